@@ -1,0 +1,230 @@
+"""Build every wheel, read its metadata, and prove that each distribution works when it is installed alone.
+
+    uv run --no-project python .ci/check_wheels.py          all of packages/*
+    uv run --no-project python .ci/check_wheels.py hiera    only these
+
+"Alone" is a fresh environment outside the workspace that holds the wheel, plm-core's wheel and what they require. Our
+wheels are given by path, never by name: some of the names belong to other projects on the public index. Their
+requirements are held to the versions in uv.lock, so that a result belongs to the commit and not to the day. Needs only
+the standard library and uv.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PathDistribution
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = "plm-core"
+OURS = {CORE, "pe-encoder", "hiera", "tome", "hydra-attn", "gazelle", "zipit", "parc"}
+
+# What one distribution must do when it is alone, run as `python -I -c`. Every distribution has an entry; small and
+# offline (HF_HUB_OFFLINE is set): one model or one function, for real.
+SMOKE = {
+    "plm-core": """
+import plm_core
+assert plm_core.list_models("resnet18*"), "none of timm's models is listed"
+""",
+    "hiera": """
+import hiera, timm, torch
+model = timm.create_model("hiera_micro_digits", pretrained=True).eval()
+logits = model(torch.zeros(1, *model.pretrained_cfg["input_size"]))
+assert logits.shape == (1, 10) and logits.isfinite().all(), logits
+""",
+}
+
+# Of one Requires-Dist row: the name, then the version specifiers, without extras and marker.
+REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?\s*\(?([^;)]*)")
+INDEX_ADDRESS = re.compile(r"://\S+/simple\b|\bindex-url\b")
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A built wheel, opened for reading."""
+
+    path: Path
+    dist: Distribution
+    files: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The distribution's name, normalised."""
+        return normalised(self.dist.metadata["Name"])
+
+    @property
+    def module(self) -> str:
+        """The import package's name: one rule for all of ours."""
+        return self.name.replace("-", "_")
+
+
+def normalised(name: str) -> str:
+    """Return a distribution name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_wheel(path: Path) -> Wheel:
+    """Open a wheel file."""
+    with zipfile.ZipFile(path) as archive:
+        files = tuple(archive.namelist())
+    dist_info = next(name.split("/")[0] for name in files if name.endswith(".dist-info/METADATA"))
+    return Wheel(path, PathDistribution(zipfile.Path(path, f"{dist_info}/")), files)
+
+
+def build_wheels(out: Path) -> list[Wheel]:
+    """Build the wheel of every package of the workspace into a folder."""
+    # --no-sources: as an installer elsewhere would see it, without the workspace's own links between the packages.
+    command = ["uv", "build", "--quiet", "--all-packages", "--no-sources", "--wheel", "--out-dir", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return [read_wheel(path) for path in sorted(out.glob("*.whl"))]
+
+
+# --- metadata -------------------------------------------------------------------------------------------------------
+
+
+def metadata_problems(wheel: Wheel) -> list[str]:
+    """Say what is wrong with a wheel's files and metadata, one line each."""
+    meta = wheel.dist.metadata
+    plugin = f"{wheel.module}.plugin"
+    top_level = {name.split("/")[0] for name in wheel.files if ".dist-info/" not in name}
+    expectations = {
+        f"{wheel.name} is not one of the hub's distributions": wheel.name in OURS,
+        f"no smoke test: add one for {wheel.name!r} to SMOKE in .ci/check_wheels.py": wheel.name in SMOKE,
+        f"installs {sorted(top_level)}, not just {wheel.module}": top_level == {wheel.module},
+        f"no {wheel.module}/py.typed": f"{wheel.module}/py.typed" in wheel.files,
+        "no LICENSE": "Apache License" in (wheel.dist.read_text("licenses/LICENSE") or ""),
+        "License-Expression is not Apache-2.0": meta.get_all("License-Expression") == ["Apache-2.0"],
+        "no README as description": any(text.strip() for text in meta.get_all("Description") or []),
+        f"no entry point in group 'plm' names {plugin}": any(
+            point.group == "plm" and point.value == plugin for point in wheel.dist.entry_points
+        ),
+        "METADATA names a package index": not INDEX_ADDRESS.search(wheel.dist.read_text("METADATA") or ""),
+    }
+    problems = [text for text, met in expectations.items() if not met]
+    return problems + requirement_problems(wheel.name, wheel.dist.requires or [])
+
+
+def requirement_problems(name: str, requires: list[str]) -> list[str]:
+    """Say what is wrong with a distribution's Requires-Dist rows, one line each."""
+    problems = []
+    needs_core = name == CORE
+    for row in requires:
+        match = REQUIREMENT.match(row)
+        required, specifiers = (normalised(match[1]), match[2]) if match else (row, "")
+        if "@" in row or "://" in row:
+            problems.append(f"requirement {row!r} names an address")
+        elif required == CORE != name:
+            needs_core |= ";" not in row
+            operators = set(re.findall(r"[<>=!~]+", specifiers))
+            if not (operators & {">=", ">"} and operators & {"<", "<="}):
+                problems.append(f"requirement {row!r} needs an explicit lower and upper bound")
+        elif required in OURS - {name}:
+            problems.append(f"requirement {row!r}: our distributions meet only through the registry")
+    if not needs_core:
+        problems.append(f"does not require {CORE}")
+    return problems
+
+
+# --- each one alone -------------------------------------------------------------------------------------------------
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command of a fresh environment and return what it printed.
+
+    Raises:
+        RuntimeError: it failed; the message holds both of its streams.
+    """
+    # A fault of any plug-in is an error here, and nothing may be fetched: what is shipped must suffice.
+    env = {**os.environ, "PLM_STRICT_PLUGINS": "1", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if result.returncode:
+        shown = shlex.join(map(str, command))
+        raise RuntimeError(f"exit status {result.returncode} of: {shown}\n{result.stdout}{result.stderr}")
+    return result.stdout
+
+
+def write_constraints(path: Path) -> None:
+    """Write the versions of uv.lock as constraints for an installer."""
+    flags = ["--quiet", "--frozen", "--all-packages", "--all-extras", "--no-emit-workspace", "--no-hashes"]
+    flags += ["--no-annotate", "--no-header", "--output-file", str(path)]
+    subprocess.run(["uv", "export", *flags], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def try_alone(wheel: Wheel, core: Wheel, tmp: Path) -> None:
+    """Install a wheel beside nothing but plm-core and use it.
+
+    Args:
+        wheel: the distribution to try.
+        core: plm-core's wheel.
+        tmp: a folder outside the workspace, the same for all: it holds the constraints and the compiled bytecode.
+    """
+    venv = tmp / "venv"
+    python = venv / "bin" / "python"
+    wheels = {str(core.path), str(wheel.path)}
+    run("uv", "venv", "--quiet", "--clear", "--python", sys.executable, venv, cwd=tmp)
+    run("uv", "pip", "install", "--quiet", "--python", python, "--constraints", "constraints.txt", *wheels, cwd=tmp)
+
+    # -I: neither the current folder nor PYTHON* variables nor the user's site-packages can lend a module. Compiling all
+    # of torch at install costs more than it saves for one use, and compiling on import costs ~10 s in each environment.
+    # As each has the same path in turn, they share what the first one compiled.
+    isolated = (python, "-I", "-X", f"pycache_prefix={tmp / 'pycache'}")
+    plm = (*isolated, venv / "bin" / "plm")
+    run(*isolated, "-c", f"import {wheel.module}\n{SMOKE[wheel.name]}", cwd=tmp)
+    run(*plm, "--version", cwd=tmp)
+    run(*plm, "list", cwd=tmp)
+    if wheel is not core and not any(wheel.name in row.values() for row in rows(run(*plm, "list", "--json", cwd=tmp))):
+        raise RuntimeError(f"`plm list --json` has nothing of {wheel.name}")
+    doctor = run(*plm, "doctor", "--json", cwd=tmp)
+    if not any(row.get("distribution") == wheel.name and row.get("state") == "loaded" for row in rows(doctor)):
+        raise RuntimeError(f"`plm doctor --json` does not say that {wheel.name} is loaded:\n{doctor}")
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    """Return every object of a JSON text, whatever its depth."""
+    found: list[dict[str, Any]] = []
+    json.loads(text, object_hook=found.append)
+    return found  # outer objects have None for inner ones; each of those stands in the list itself
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description="Build all wheels, check their metadata, try each one alone.")
+    parser.add_argument("distributions", nargs="*", help="check only these; all of packages/* if left out")
+    wanted = parser.parse_args().distributions
+    with tempfile.TemporaryDirectory(prefix="plm-wheels-") as name:
+        tmp = Path(name)
+        built = {wheel.name: wheel for wheel in build_wheels(tmp / "dist")}
+        unknown = sorted(set(wanted) - set(built))
+        if unknown:
+            parser.error(f"no such distribution: {', '.join(unknown)}; there are: {', '.join(built)}")
+        wheels = [built[name] for name in wanted or built]
+        problems = [f"{wheel.path.name}: {text}" for wheel in wheels for text in metadata_problems(wheel)]
+        if problems:
+            print(*problems, sep="\n", file=sys.stderr)
+            return 1
+        print(f"metadata is right: {', '.join(wheel.path.name for wheel in wheels)}")
+        write_constraints(tmp / "constraints.txt")
+        failed = False
+        for wheel in wheels:
+            start = time.monotonic()
+            try:
+                try_alone(wheel, built[CORE], tmp)
+            except (RuntimeError, ValueError) as error:  # ValueError: what should be JSON is not
+                failed = True
+                print(f"{wheel.name} alone: {error}", file=sys.stderr)
+            else:
+                print(f"{wheel.name} alone: works ({time.monotonic() - start:.0f} s)")
+        return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Block adapter: how transforms reach into a Hiera. Its blocks take [B, U, T, C] (see `hiera.tokens`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from hiera.model import Hiera
+from plm_core.blocks import BlockView, ModelView, Tokens
+
+
+def view(model: Hiera) -> ModelView:
+    """View of a Hiera: no special tokens, absolute positions, local blocks in the first stages."""
+    return ModelView(model, tuple(_block(b, f"blocks.{i}") for i, b in enumerate(model.blocks)), Tokens())
+
+
+def _block(block: Any, name: str) -> BlockView:
+    def output(attended: Tensor, normed: Tensor) -> Tensor:
+        return block.drop_path1(block.attn.merge(attended, normed.shape[0], normed.shape[1]))
+
+    return BlockView(
+        block=block,
+        name=name,
+        heads=block.attn.heads,
+        normalize=block.norm1,
+        qkv=block.attn.project,
+        output=output,
+        skip=block.skip,
+        feed_forward=lambda x: x + block.drop_path2(block.mlp(block.norm2(x))),
+        local=block.attn.local,
+        pools=block.attn.q_stride > 1,
+    )

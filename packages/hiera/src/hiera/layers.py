@@ -1,0 +1,119 @@
+"""Hiera's layers: attention inside or across mask units, the block that may pool, the overlapping patches.
+
+Shapes: B batch, U mask units, T tokens per unit, C channels (see `hiera.tokens`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from hiera.tokens import pool
+
+NormLayer = Callable[..., nn.Module]
+LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
+
+
+class MaskUnitAttention(nn.Module):
+    """Attention inside each mask unit, or over all tokens; its queries may be max-pooled (paper, section 3.2).
+
+    Args:
+        dim: Channels in.
+        dim_out: Channels out, and of q, k and v together over the heads.
+        heads: Number of heads.
+        q_stride: Flat stride by which the queries are pooled; 1 for none.
+        local: Attend inside mask units only.
+    """
+
+    def __init__(self, dim: int, dim_out: int, heads: int, q_stride: int, local: bool, **dd: Any) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = dim_out // heads
+        self.q_stride = q_stride
+        self.local = local
+        self.qkv = nn.Linear(dim, 3 * dim_out, **dd)
+        self.proj = nn.Linear(dim_out, dim_out, **dd)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, U, T, C] -> q, k, v [G, heads, n, head_dim]; G is B * U when local, else B."""
+        batch, units, tokens, _ = x.shape
+        groups, n = (batch * units, tokens) if self.local else (batch, units * tokens)
+        qkv = self.qkv(x).reshape(groups, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        if self.q_stride > 1:
+            q = q.unflatten(2, (-1, self.q_stride, tokens // self.q_stride)).amax(3).flatten(2, 3)
+        return q, k, v
+
+    def merge(self, y: Tensor, batch: int, units: int) -> Tensor:
+        """Attended [G, heads, n, head_dim] -> [B, U, T, C]."""
+        return self.proj(y.transpose(1, 2).reshape(batch, units, -1, self.heads * self.head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, U, T, dim] -> [B, U, T / q_stride, dim_out]."""
+        return self.merge(F.scaled_dot_product_attention(*self.project(x)), x.shape[0], x.shape[1])
+
+
+class HieraBlock(nn.Module):
+    """Pre-norm attention and MLP; where the width changes, the skip is projected and pooled like the queries.
+
+    Args:
+        dim: Channels in.
+        dim_out: Channels out.
+        heads: Attention heads.
+        mlp_ratio: Hidden width of the MLP over ``dim_out``.
+        drop_path: Probability of dropping a branch, per sample.
+        norm_layer: Called with the width.
+        q_stride: Flat pooling stride; 1 for none.
+        local: Attend inside mask units only.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        norm_layer: NormLayer = LAYER_NORM,
+        q_stride: int = 1,
+        local: bool = False,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(dim, **dd)
+        self.proj = nn.Linear(dim, dim_out, **dd) if dim != dim_out else None
+        self.attn = MaskUnitAttention(dim, dim_out, heads, q_stride, local, **dd)
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = norm_layer(dim_out, **dd)
+        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio), **dd)
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def skip(self, x: Tensor, normed: Tensor) -> Tensor:
+        """What attention is added to: x, or the projection of the NORMED x, pooled."""
+        return x if self.proj is None else pool(self.proj(normed), self.attn.q_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, U, T, dim] -> [B, U, T / q_stride, dim_out]."""
+        normed = self.norm1(x)
+        x = self.skip(x, normed) + self.drop_path1(self.attn(normed))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """One strided convolution whose patches may overlap; channels-last out."""
+
+    def __init__(
+        self, in_chans: int, dim: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], **dd: Any
+    ) -> None:
+        super().__init__()
+        conv: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(kernel)]
+        self.proj: nn.Module = conv(in_chans, dim, tuple(kernel), tuple(stride), tuple(padding), **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_chans, *size] -> [B, *grid, dim]."""
+        return self.proj(x).movedim(1, -1)

@@ -1,0 +1,415 @@
+"""Hiera: a hierarchical vision transformer without convolutions, relative positions or shifted windows.
+
+Paper: "Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles" (arXiv 2306.00989), section 3. One
+class serves signals (1-D), images (2-D) and video (3-D); `hiera.configs` has the paper's sizes.
+
+Tokens live as [B, U, T, C] from the patch embedding to the head; `hiera.tokens` explains the order.
+Shapes: B batch, U mask units, T tokens per unit, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import ClNormMlpClassifierHead, trunc_normal_
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hiera.layers import LAYER_NORM, HieraBlock, NormLayer, PatchEmbed
+from hiera.tokens import official_order, reroll, reroll_units, unroll
+from plm_core import InputError
+
+DIMENSION_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("time", "height", "width")}
+
+
+class Hiera(nn.Module):
+    """Hiera for images, video and signals.
+
+    The keywords and the returns of ``forward`` are the original's: in eval mode it answers with probabilities, in train
+    mode with logits. The models that timm creates are built with ``probabilities=False`` and always answer with logits.
+
+    Inputs of another size than ``input_size`` are allowed as long as each side is a multiple of patch stride times mask
+    unit (32 for the paper's images); the position embedding is then interpolated. Accuracy suffers from that
+    ("Window Attention is Bugged", arXiv 2311.05613, section 3): finetune at the new size.
+
+    Args:
+        input_size: Size that the position embedding is for: (height, width), (frames, height, width) or (length,).
+        in_chans: Input channels.
+        embed_dim: Channels of the first stage.
+        num_heads: Heads of the first stage.
+        num_classes: Classes; 0 for no classifier.
+        stages: Blocks per stage.
+        q_pool: How many stage transitions pool.
+        q_stride: Pooling stride per dimension.
+        mask_unit_size: Mask unit in tokens per dimension; must be ``q_stride ** (len(stages) - 1)``.
+        mask_unit_attn: For each stage, whether attention stays inside mask units. The first block of a stage still does
+            as the stage before (section 3.2: switching happens after pooling).
+        dim_mul: Width factor between stages.
+        head_mul: Head factor between stages.
+        patch_kernel: Kernel of the patch embedding.
+        patch_stride: Stride of the patch embedding.
+        patch_padding: Padding of the patch embedding.
+        mlp_ratio: Hidden width of the MLPs over the block's.
+        drop_path_rate: Rate of the last block; rises linearly from 0.
+        norm_layer: Called with the width.
+        head_dropout: Dropout before the classifier.
+        head_init_scale: Factor on the initial classifier.
+        sep_pos_embed: Separate spatial and temporal position embeddings (video).
+        global_pool: ``avg``, ``max``, ``avgmax`` or ``""``, as in timm.
+        probabilities: Softmax in eval mode, as the original does.
+        device: Where parameters are made.
+        dtype: Their dtype.
+
+    Raises:
+        InputError: The configuration contradicts itself.
+    """
+
+    def __init__(
+        self,
+        input_size: Sequence[int] = (224, 224),
+        in_chans: int = 3,
+        embed_dim: int = 96,
+        num_heads: int = 1,
+        num_classes: int = 1000,
+        stages: Sequence[int] = (2, 3, 16, 3),
+        q_pool: int = 3,
+        q_stride: Sequence[int] = (2, 2),
+        mask_unit_size: Sequence[int] = (8, 8),
+        mask_unit_attn: Sequence[bool] = (True, True, False, False),
+        dim_mul: float = 2.0,
+        head_mul: float = 2.0,
+        patch_kernel: Sequence[int] = (7, 7),
+        patch_stride: Sequence[int] = (4, 4),
+        patch_padding: Sequence[int] = (3, 3),
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        norm_layer: NormLayer = LAYER_NORM,
+        head_dropout: float = 0.0,
+        head_init_scale: float = 0.001,
+        sep_pos_embed: bool = False,
+        *,
+        global_pool: str = "avg",
+        probabilities: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.probabilities = probabilities
+        self.grad_checkpointing = False
+        self.input_size = tuple(input_size)
+        self.patch_stride = tuple(patch_stride)
+        self.q_stride = tuple(q_stride)
+        self.steps = len(stages) - 1
+        self.unit_pixels = tuple(p * u for p, u in zip(patch_stride, mask_unit_size, strict=False))
+        self._check_configuration(mask_unit_size, patch_kernel, patch_padding, q_pool, mask_unit_attn)
+        self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
+        self.stage_steps = [self.steps - min(stage, q_pool) for stage in range(len(stages))]
+
+        self.grid = tuple(i // p for i, p in zip(self.input_size, patch_stride, strict=True))
+        self.patch_embed = PatchEmbed(in_chans, embed_dim, patch_kernel, patch_stride, patch_padding, **dd)
+        if sep_pos_embed:
+            self.pos_embed = None
+            self.pos_embed_spatial = nn.Parameter(torch.zeros(1, math.prod(self.grid[1:]), embed_dim, **dd))
+            self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.grid[0], embed_dim, **dd))
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), embed_dim, **dd))
+
+        self.blocks = nn.ModuleList()
+        self.feature_info: list[dict[str, Any]] = []
+        depth, dim, heads = sum(stages), embed_dim, num_heads
+        for i in range(depth):
+            stage = sum(i > end for end in self.stage_ends)
+            first = i > 0 and i - 1 in self.stage_ends
+            dim_out = int(dim * dim_mul) if first else dim
+            heads = int(heads * head_mul) if first else heads
+            self.blocks.append(
+                HieraBlock(
+                    dim,
+                    dim_out,
+                    heads,
+                    mlp_ratio=mlp_ratio,
+                    drop_path=drop_path_rate * i / max(depth - 1, 1),
+                    norm_layer=norm_layer,
+                    q_stride=math.prod(q_stride) if first and stage <= q_pool else 1,
+                    local=mask_unit_attn[stage - first],
+                    **dd,
+                )
+            )
+            dim = dim_out
+            if i in self.stage_ends:
+                reduction = patch_stride[-1] * q_stride[-1] ** min(stage, q_pool)
+                self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"blocks.{i}"})
+
+        self.num_features = dim
+        self.head = ClNormMlpClassifierHead(
+            dim,
+            num_classes,
+            pool_type=global_pool,
+            drop_rate=head_dropout,
+            norm_layer=norm_layer,
+            input_fmt="NLC",
+            **dd,
+        )
+        self.head_hidden_size = self.head.num_features
+        self._init_weights(head_init_scale)
+
+    def _check_configuration(
+        self,
+        unit: Sequence[int],
+        kernel: Sequence[int],
+        padding: Sequence[int],
+        q_pool: int,
+        mask_unit_attn: Sequence[bool],
+    ) -> None:
+        dims = len(self.input_size)
+        given = {"q_stride": self.q_stride, "mask_unit_size": unit, "patch_stride": self.patch_stride}
+        for name, value in {**given, "patch_kernel": kernel, "patch_padding": padding}.items():
+            if len(value) != dims or dims not in DIMENSION_NAMES:
+                raise InputError(
+                    f"{name} {tuple(value)} does not have one entry for each of input_size {self.input_size}"
+                )
+        wanted = tuple(s**self.steps for s in self.q_stride)
+        if tuple(unit) != wanted:
+            raise InputError(f"mask_unit_size {tuple(unit)} must be q_stride ** (stages - 1) = {wanted}")
+        if not 0 <= q_pool <= self.steps:
+            raise InputError(f"q_pool {q_pool} must be from 0 to {self.steps}, the number of stages less one")
+        if len(mask_unit_attn) <= self.steps:
+            raise InputError(
+                f"mask_unit_attn {tuple(mask_unit_attn)} needs one entry for each of {self.steps + 1} stages"
+            )
+        self._check_size(self.input_size, "input_size")
+        for size, k, s, p in zip(self.input_size, kernel, self.patch_stride, padding, strict=True):
+            if (size + 2 * p - k) // s + 1 != size // s:
+                raise InputError(f"patch_kernel {k} with padding {p} does not give size / stride patches (stride {s})")
+
+    def _check_size(self, size: Sequence[int], what: str) -> None:
+        for name, side, multiple in zip(DIMENSION_NAMES[len(size)], size, self.unit_pixels, strict=True):
+            if side % multiple or side == 0:
+                padded = max(-(-side // multiple), 1) * multiple
+                raise InputError(
+                    f"{what} has {name} {side}, which is not a multiple of {multiple} (patch stride x mask unit); "
+                    f"pad it to {padded}"
+                )
+
+    def _check_input(self, x: Tensor) -> None:
+        names = DIMENSION_NAMES[len(self.input_size)]
+        if x.ndim != len(names) + 2:
+            raise InputError(
+                f"x has shape {list(x.shape)}; [batch, {self.in_chans}, {', '.join(names)}] is expected"
+                + (" (is the batch dimension missing?)" if x.ndim == len(names) + 1 else "")
+            )
+        if x.shape[1] != self.in_chans:
+            raise InputError(
+                f"x has {x.shape[1]} channels in shape {list(x.shape)}; {self.in_chans} are expected at dim 1"
+            )
+        self._check_size(x.shape[2:], "x")
+
+    def _init_weights(self, head_init_scale: float) -> None:
+        """Initialise as the original does: biases of Linear and LayerNorm start at 0.02, not 0."""
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.startswith("pos_embed"):
+                trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+                nn.init.constant_(module.bias, 0.02)
+        self._scale_head(head_init_scale)
+
+    @torch.no_grad()
+    def _scale_head(self, scale: float) -> None:
+        for parameter in self.head.fc.parameters():
+            parameter.mul_(scale)
+
+    # --- forward ------------------------------------------------------------------------------------------------
+
+    def _positions(self, grid: tuple[int, ...]) -> Tensor:
+        """Position embedding [1, *grid, C], interpolated when ``grid`` is not the one it was made for."""
+        if self.pos_embed is not None:
+            return _resize(self.pos_embed.unflatten(1, self.grid), grid)
+        spatial = _resize(self.pos_embed_spatial.unflatten(1, self.grid[1:]), grid[1:])
+        temporal = _resize(self.pos_embed_temporal, grid[:1])
+        return spatial[:, None] + temporal.unflatten(1, (-1, *[1] * (len(grid) - 1)))
+
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Input -> tokens [B, U, T, C] with positions; with a mask, only the U kept mask units.
+
+        Args:
+            x: [B, in_chans, *size].
+            mask: bool [B, units], True = keep; every row must keep the same number.
+        """
+        self._check_input(x)
+        if mask is not None:
+            units = self._units(x)
+            self._check_mask(mask, x.shape[0], math.prod(units))
+            # Pixels of dropped units must not reach kept tokens through overlapping patches.
+            pixels = F.interpolate(mask.reshape(-1, 1, *units).to(x.dtype), size=x.shape[2:], mode="nearest")
+            x = x * pixels
+        x = self.patch_embed(x)
+        x = unroll(x + self._positions(tuple(x.shape[1:-1])), self.q_stride, self.steps)
+        return x if mask is None else x[mask].unflatten(0, (x.shape[0], -1))
+
+    def _units(self, x: Tensor) -> tuple[int, ...]:
+        """The grid of mask units of an input."""
+        return tuple(side // pixels for side, pixels in zip(x.shape[2:], self.unit_pixels, strict=True))
+
+    @staticmethod
+    def _check_mask(mask: Tensor, batch: int, units: int) -> None:
+        if mask.dtype != torch.bool or tuple(mask.shape) != (batch, units):
+            raise InputError(
+                f"mask is {mask.dtype} {list(mask.shape)}; torch.bool [{batch}, {units}] is expected (True = keep)"
+            )
+        kept = mask.sum(1)
+        if not bool((kept == kept[0]).all()) or int(kept[0]) == 0:
+            raise InputError(f"mask keeps {kept.tolist()} mask units; each row must keep the same number, at least one")
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.grad_checkpointing:
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """[B, in_chans, *size] -> tokens of the last stage [B, N, C] in row-major spatial order, before the norm."""
+        units = self._units(x)
+        x = self.embed(x)
+        for block in self.blocks:
+            x = self._run(block, x)
+        return reroll(x, units, self.q_stride, self.stage_steps[-1]).flatten(1, -2)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens [B, N, C] -> logits [B, num_classes]; pooled and normed features [B, C] with ``pre_logits``."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(
+        self, x: Tensor | Sequence[Tensor], mask: Tensor | None = None, return_intermediates: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Classify, or encode the kept mask units.
+
+        Args:
+            x: [B, in_chans, *size]; of a list, the first element.
+            mask: bool [B, mask units], row-major, True = keep. Then the result is the tokens, without pooling, norm and
+                head.
+            return_intermediates: Return the output of each stage too, channels-last: [B, *grid, C], or
+                [B, kept, *unit grid, C] with a mask.
+
+        Returns:
+            [B, num_classes] (probabilities in eval mode unless ``probabilities`` is off), or [B, kept tokens, C] in the
+            original's order with a mask; and the list of intermediates if asked for.
+        """
+        image = x if isinstance(x, Tensor) else x[0]
+        x = self.embed(image, mask)
+        intermediates = []
+        for i, block in enumerate(self.blocks):
+            x = self._run(block, x)
+            if return_intermediates and i in self.stage_ends:
+                steps = self.stage_steps[self.stage_ends.index(i)]
+                whole = mask is None
+                intermediates.append(
+                    reroll(x, self._units(image), self.q_stride, steps)
+                    if whole
+                    else reroll_units(x, self.q_stride, steps)
+                )
+        x = official_order(x)
+        if mask is None:
+            x = self.forward_head(x)
+            if self.probabilities and not self.training:
+                x = x.softmax(-1)
+        return (x, intermediates) if return_intermediates else x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps of the stages, in natural spatial order.
+
+        Args:
+            x: [B, in_chans, *size].
+            indices: The last n stages if int, all if None, else the stages named.
+            norm: Apply the head's norm to the map of the last stage, the only one it is made for.
+            stop_early: Run no block that no map needs.
+            output_fmt: ``NCHW`` ([B, C, *grid], also for video), ``NHWC`` or ``NLC``.
+            intermediates_only: Return only the maps.
+
+        Returns:
+            The maps; before them, unless ``intermediates_only``, what ``forward_features`` returns (of the last block
+            that ran).
+        """
+        if output_fmt not in ("NCHW", "NHWC", "NLC"):
+            raise InputError(f"output_fmt {output_fmt!r} is not allowed: NCHW, NHWC and NLC are")
+        take, last = feature_take_indices(len(self.stage_ends), indices)
+        units = self._units(x)
+        x = self.embed(x)
+        maps = []
+        steps = self.stage_steps[0]
+        for i, block in enumerate(self.blocks[: self.stage_ends[last] + 1] if stop_early else self.blocks):
+            x = self._run(block, x)
+            if i not in self.stage_ends:
+                continue
+            stage = self.stage_ends.index(i)
+            steps = self.stage_steps[stage]
+            if stage in take:
+                y = self.head.norm(x) if norm and stage == len(self.stage_ends) - 1 else x
+                maps.append(_format(reroll(y, units, self.q_stride, steps), output_fmt))
+        if intermediates_only:
+            return maps
+        return reroll(x, units, self.q_stride, steps).flatten(1, -2), maps
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the blocks, and on request norm and head, that the feature maps at ``indices`` do not need."""
+        take, last = feature_take_indices(len(self.stage_ends), indices)
+        self.blocks = self.blocks[: self.stage_ends[last] + 1]
+        if prune_head:
+            self.head.reset(0, reset_other=prune_norm)
+        return list(take)
+
+    # --- timm's model interface ---------------------------------------------------------------------------------
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that optimizers should not decay."""
+        return {"pos_embed"} if self.pos_embed is not None else {"pos_embed_spatial", "pos_embed_temporal"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Groups for layer decay: positions and patches, each block, the head."""
+        return {"stem": r"^pos_embed|^patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^head\.norm", (99999,))]}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new, untrained classifier; 0 classes for none."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+
+def _format(x: Tensor, output_fmt: str) -> Tensor:
+    if output_fmt == "NHWC":
+        return x
+    return x.movedim(-1, 1).contiguous() if output_fmt == "NCHW" else x.flatten(1, -2)
+
+
+def _resize(table: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """[1, *old, C] -> [1, *grid, C], bicubic in 2-D, linear in 1-D and along time; unchanged when the sizes agree."""
+    if tuple(table.shape[1:-1]) == tuple(grid):
+        return table
+    mode = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(grid)]
+    return F.interpolate(table.movedim(-1, 1), size=tuple(grid), mode=mode, align_corners=False).movedim(1, -1)

@@ -1,0 +1,122 @@
+"""What hiera declares to the hub; imports neither torch nor timm."""
+
+from __future__ import annotations
+
+from hiera.configs import IMAGE, MICRO_DIGITS
+from plm_core.hookspecs import (
+    BlockAdapter,
+    Input,
+    Micro,
+    Model,
+    Pretrained,
+    TourStop,
+    WeightLayout,
+    hookimpl,
+)
+
+PAPER = "arXiv 2306.00989"
+# name: (parameters, ImageNet-1k top-1 in % after MAE pretraining and finetuning, as the paper's table 2 reports it)
+IMAGE_FACTS = {
+    "tiny": (27_910_216, 82.8),
+    "small": (35_008_072, 83.8),
+    "base": (51_524_968, 84.5),
+    "base_plus": (69_896_616, 85.2),
+    "large": (213_739_912, 86.1),
+    "huge": (672_779_752, 86.9),
+}
+
+
+def _image(size: str) -> Model:
+    params, top1 = IMAGE_FACTS[size]
+    repo = f"facebook/hiera_{size}_224"
+    return Model(
+        name=f"hiera_image_{size}_224",
+        family="hiera",
+        builder="hiera.builders:classifier",
+        config=IMAGE[size],
+        params=params,
+        input=Input(crop_pct=0.875),
+        out_indices=(0, 1, 2, 3),
+        paper=PAPER,
+        pretrained=(
+            Pretrained(
+                tag="mae_in1k_ft_in1k",
+                repo=f"{repo}.mae_in1k_ft_in1k",
+                layout="official",
+                license="CC-BY-NC-4.0",
+                metrics={"ImageNet-1k top-1 % (published)": top1},
+            ),
+            Pretrained(
+                tag="mae_in1k",
+                repo=f"{repo}.mae_in1k",
+                layout="official",
+                license="CC-BY-NC-4.0",
+                num_classes=0,
+                untrained=("head.",),
+                note="encoder of the MAE pretraining; norm and classifier are untrained",
+            ),
+        ),
+    )
+
+
+MICRO = Model(
+    name="hiera_micro_digits",
+    family="hiera",
+    builder="hiera.builders:classifier",
+    config={"img_size": (32, 32), **MICRO_DIGITS},
+    params=170_338,
+    input=Input(size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0),
+    num_classes=10,
+    out_indices=(0, 1, 2),
+    paper=PAPER,
+    pretrained=(
+        Pretrained(
+            tag="sklearn_digits",
+            file="hiera:weights/hiera_micro_digits.safetensors",
+            license="Apache-2.0",
+            labels=tuple("0123456789"),
+            metrics={"held-out digits top-1 %": 99.44},
+            note="trained by plm retrain hiera_micro_digits on scikit-learn's digits; see its model card",
+        ),
+    ),
+    micro=Micro(recipe="hiera.digits:train", evaluate="hiera.digits:evaluate"),
+)
+
+
+@hookimpl
+def plm_models() -> list[Model]:
+    """The paper's six image models and the micro model."""
+    return [*map(_image, IMAGE), MICRO]
+
+
+@hookimpl
+def plm_weight_layouts() -> list[WeightLayout]:
+    """Timm's names are our own; the original's and transformers' are mapped."""
+    models = ("hiera.model:Hiera",)
+    rules = "hiera.layouts:"
+    return [
+        WeightLayout(name="timm", models=models, help="timm's hiera_*; the same as our own"),
+        WeightLayout(name="official", models=models, rules=rules + "official", help="the original repository"),
+        WeightLayout(
+            name="transformers", models=models, rules=rules + "transformers", help="HieraForImageClassification"
+        ),
+        WeightLayout(
+            name="transformers-backbone", models=models, rules=rules + "transformers_backbone", help="HieraModel"
+        ),
+    ]
+
+
+@hookimpl
+def plm_block_adapters() -> list[BlockAdapter]:
+    """How transforms reach into a Hiera."""
+    example = ("hiera_micro_digits", {"pretrained": True})
+    return [BlockAdapter(name="hiera", models=("hiera.model:Hiera",), view="hiera.blocks:view", example=example)]
+
+
+@hookimpl
+def plm_tour_stops() -> list[TourStop]:
+    """Digits read by the micro model, and what it sees in a photo."""
+    return [
+        TourStop(name="hiera-digits", title="A model by name reads digits", run="hiera.tour:digits", order=20),
+        TourStop(name="hiera-features", title="What its stages see in a photo", run="hiera.tour:features", order=30),
+    ]

@@ -1,0 +1,65 @@
+"""The token order that makes Hiera's pooling and local attention plain reshapes (Hiera paper, section 3).
+
+A mask unit is the square of tokens that ends up as one token of the last stage; per dimension its side is
+``stride ** steps``. `unroll` lays tokens out as [B, U, T, C]: U mask units in row-major order, T tokens inside each,
+ordered by their coordinates' digits with the LOWEST digit outermost. Then
+
+- attention inside mask units is attention over T, without windows to cut out,
+- max pooling by ``stride`` is the maximum over the outermost digit: [B, U, s, T/s, C] -> [B, U, T/s, C],
+- dropping mask units (MAE) is indexing U.
+
+The original keeps the same tokens as [B, T*U, C], mask units innermost; see `official_order`.
+
+Shapes: B batch, U mask units, T tokens per unit, C channels; a grid is (height, width), (time, height, width) or
+(length,).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def unroll(x: Tensor, stride: Sequence[int], steps: int) -> Tensor:
+    """[B, *grid, C] -> [B, U, T, C]; each side of the grid must be a multiple of ``stride ** steps``."""
+    batch, *grid, channels = x.shape
+    dims = len(stride)
+    shape = [size for g, s in zip(grid, stride, strict=True) for size in (g // s**steps, *[s] * steps)]
+    unit = [1 + i * (steps + 1) for i in range(dims)]
+    digits = [u + steps - k for k in range(steps) for u in unit]  # k = 0 is the lowest digit
+    x = x.reshape(batch, *shape, channels).permute(0, *unit, *digits, -1)
+    return x.reshape(batch, -1, math.prod(stride) ** steps, channels)
+
+
+def reroll(x: Tensor, units: Sequence[int], stride: Sequence[int], steps: int) -> Tensor:
+    """[B, U, T, C] -> [B, *grid, C], the inverse of `unroll`.
+
+    Args:
+        x: Tokens, after any number of poolings.
+        units: The grid of mask units, whose product is U.
+        stride: As in `unroll`.
+        steps: Poolings still possible: T = prod(stride) ** steps.
+    """
+    batch, channels, dims = x.shape[0], x.shape[-1], len(stride)
+    x = x.reshape(batch, *units, *list(stride) * steps, channels)
+    order = [axis for i in range(dims) for axis in (1 + i, *(1 + dims + k * dims + i for k in reversed(range(steps))))]
+    grid = [u * s**steps for u, s in zip(units, stride, strict=True)]
+    return x.permute(0, *order, -1).reshape(batch, *grid, channels)
+
+
+def reroll_units(x: Tensor, stride: Sequence[int], steps: int) -> Tensor:
+    """[B, U, T, C] -> [B, U, *unit grid, C]: each mask unit in spatial order, for when some were dropped."""
+    batch, units = x.shape[:2]
+    return reroll(x.flatten(0, 1)[:, None], [1] * len(stride), stride, steps).unflatten(0, (batch, units))
+
+
+def pool(x: Tensor, stride: int) -> Tensor:
+    """Max pooling by the flat ``stride``: [B, U, T, C] -> [B, U, T/stride, C]."""
+    return x if stride == 1 else x.unflatten(2, (stride, -1)).amax(2)
+
+
+def official_order(x: Tensor) -> Tensor:
+    """[B, U, T, C] -> [B, T*U, C], the order in which the original returns tokens."""
+    return x.transpose(1, 2).flatten(1, 2)

@@ -1,0 +1,82 @@
+"""Turning a weights file of one layout into a safetensors file of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from plm_core import weights
+from plm_core.errors import InputError
+from plm_core.hookspecs import Model
+from plm_core.layouts import State
+from plm_core.models import create_model
+from plm_core.registry import registry
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was done."""
+
+    model: str
+    source_layout: str
+    tensors: int
+
+
+def convert_file(
+    source: str | Path, target: str | Path, to: str = "native", layout: str | None = None, model: str | None = None
+) -> Conversion:
+    """Read weights, map them to another layout and write safetensors, whole or not at all; dtypes are kept.
+
+    Args:
+        source: As for `plm_core.weights.read`; pickles are read with ``weights_only=True``.
+        target: The .safetensors file.
+        to: Layout to write.
+        layout: Layout of the source; recognised when None.
+        model: Name of the model; when None, the hub's models with as many parameters as the source are tried.
+
+    Raises:
+        WeightsError: The source cannot be read or does not fit; nothing is written.
+        InputError: No such layout, or no model was named and none fits.
+    """
+    if Path(target).suffix != ".safetensors":
+        raise InputError(f"target {str(target)!r} must end in .safetensors")
+    state = weights.read(source, allow_pickle=True)
+    name, net = _model_for(state, model)
+    mapped, report = weights.to_native(net, state, layout)
+    if not report.ok:
+        raise weights.WeightsMismatch(report.line(name), report)
+    net.load_state_dict(mapped, assign=True)  # meta -> the tensors themselves, dtype included
+    tensors = weights.export(net, to)
+    weights.write(tensors, target, {"model": name, "layout": to})
+    return Conversion(name, report.layout, len(tensors))
+
+
+def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
+    """The model on the meta device, with as many classes as the source."""
+    if name is not None:
+        return name, _with_head_of(state, name)
+    total = sum(value.numel() for value in state.values())
+    tried = []
+    for candidate, entry in registry().all(Model).items():
+        # another head changes the total by its own size at most
+        if abs(entry.declaration.params - total) <= 0.2 * entry.declaration.params:
+            net = _with_head_of(state, candidate)
+            tried.append(candidate)
+            if weights.to_native(net, state)[1].ok:
+                return candidate, net
+    what = f"closest in size: {', '.join(tried)}" if tried else "none is near in size"
+    raise InputError(f"no model of the hub fits the source ({total:,} values; {what}); name it with --model")
+
+
+def _with_head_of(state: State, name: str) -> nn.Module:
+    with torch.device("meta"):
+        net: Any = create_model(name)
+        mapped, report = weights.to_native(net, state)
+        for key in [*report.mismatched, *report.missing]:
+            if key == f"{net.pretrained_cfg.get('classifier')}.weight":
+                net.reset_classifier(mapped[key].shape[0] if key in mapped else 0)
+    return net

@@ -1,0 +1,49 @@
+"""Files that are written whole or not at all, and the place for what may be thrown away."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it takes the name ``path`` only when the block ends without an error.
+
+    After an error (full disk, Ctrl-C) what stood under ``path`` before is untouched and nothing is left beside it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(fd)
+    part = Path(name)
+    try:
+        yield part
+        with open(part, "rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)  # mkstemp gives 0600; the result should look like any other new file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all (UTF-8)."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def cache_dir(name: str) -> Path:
+    """Folder for recomputable results of one piece: ``$PLM_CACHE/name``, by default ``~/.cache/plm/name``.
+
+    Downloads are not kept here: they are huggingface_hub's, under HF_HOME.
+    """
+    root = os.environ.get("PLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plm"
+    folder = Path(root) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

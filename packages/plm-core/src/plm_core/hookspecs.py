@@ -1,0 +1,219 @@
+"""The contract between the hub and its plug-ins, on one screen.
+
+A distribution takes part by one entry point in the group ``plm`` that names a module (by convention
+``<import name>.plugin``) with functions marked ``@hookimpl`` and named as below. Each returns a list of
+declarations: frozen dataclasses of plain data. Code is named by strings, ``"module:attribute"``, and imported at first
+use. The plug-in module must import neither torch nor timm; ``plm doctor`` says when one does.
+
+Write ``hookimpl = pluggy.HookimplMarker("plm")`` or import it from here. Hooks are called per plug-in, and an error in
+one hook of one plug-in hides nothing of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("plm")
+hookimpl = pluggy.HookimplMarker("plm")
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """What a model eats, in timm's terms: ``size`` is (channels, height, width), ``mean``/``std`` are per channel."""
+
+    size: tuple[int, ...] = (3, 224, 224)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    fixed: bool = False
+    """True when an instance takes one size only, given by ``img_size=`` at creation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """One set of weights of a model, reached as ``name.tag``."""
+
+    tag: str
+    license: str
+    """SPDX identifier of the WEIGHTS; several are non-commercial."""
+    repo: str | None = None
+    """Hugging Face Hub id, ``org/name``; None when the file is shipped inside the distribution."""
+    revision: str | None = None
+    file: str = "model.safetensors"
+    """File in the repo, or ``package:path`` of a shipped file."""
+    layout: str | None = None
+    """Name of the weight layout of the file; None for the model's own keys."""
+    num_classes: int | None = None
+    """Classes of the head in the file, when not the model's default; 0 for a file without a trained head."""
+    untrained: tuple[str, ...] = ()
+    """Prefixes of the model's own keys whose values in the file mean nothing and are not loaded."""
+    input: Input | None = None
+    labels: tuple[str, ...] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Published or measured scores, as ``{"imagenet-1k top-1 %": 82.8}``."""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Micro:
+    """A model trained by us on embedded data and shipped as package data."""
+
+    recipe: str
+    """``"module:function"`` called as ``function(out: Path, seed: int) -> Mapping[str, float]``; ``plm retrain``."""
+    evaluate: str
+    """``"module:function"`` called as ``function(model) -> Mapping[str, float]`` on held-out data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that ``timm.create_model(name)`` builds."""
+
+    name: str
+    family: str
+    builder: str
+    """``"module:callable"``, often a class: called with the keywords of ``config`` and of ``create_model``, returns an
+    nn.Module. Loading, ``features_only`` and timm's configuration are the hub's business."""
+    params: int
+    """Number of parameters with the default head; a test builds the model on the meta device and compares."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords for the builder; those of ``create_model`` override them."""
+    task: str = "image-classification"
+    input: Input = Input()
+    num_classes: int = 1000
+    classifier: str | tuple[str, ...] | None = "head.fc"
+    first_conv: str | tuple[str, ...] | None = "patch_embed.proj"
+    out_indices: tuple[int, ...] = (-1,)
+    """Feature maps that ``features_only=True`` gives by default, in terms of ``forward_intermediates``."""
+    pretrained: tuple[Pretrained, ...] = ()
+    """The first entry is the default tag."""
+    needs: tuple[str, ...] = ()
+    """Other distributions or extras, as ``("plm-core[lm]", "pe-encoder")``."""
+    micro: Micro | None = None
+    license: str = "Apache-2.0"
+    """SPDX identifier of the CODE."""
+    paper: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightLayout:
+    """How another code base names and shapes the tensors of a model class."""
+
+    name: str
+    models: tuple[str, ...]
+    """Classes it applies to (subclasses too), as ``"module:ClassName"``."""
+    rules: str | None = None
+    """``"module:function"`` called with the model, returns a sequence of ``plm_core.layouts.Rule``; None when the
+    layout's names are the model's own."""
+    help: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockAdapter:
+    """How transforms reach the blocks, attention, special tokens and positions of a model class."""
+
+    name: str
+    models: tuple[str, ...]
+    view: str
+    """``"module:function"`` called with the model, returns a ``plm_core.blocks.ModelView``."""
+    example: tuple[str, Mapping[str, Any]]
+    """Name and keywords for ``create_model`` of a small model of the family, on which pieces are tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """A change of a model in place that can be undone, such as Token Merging."""
+
+    name: str
+    apply: str
+    """``"module:function"``: ``function(model, **options) -> model``; raises NotSupported with the reason."""
+    remove: str
+    """``"module:function"``: ``function(model) -> model``; afterwards the model answers as before."""
+    help: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merger:
+    """A way to make one model of several: ``function(models, **options) -> nn.Module``."""
+
+    name: str
+    merge: str
+    help: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """A transferability score: ``function(features, labels, **options) -> float``, higher is better."""
+
+    name: str
+    score: str
+    help: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A sub-command of ``plm``; ``implementation`` is a function with typer annotations or a ``typer.Typer``."""
+
+    name: str
+    help: str
+    implementation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TourStop:
+    """One stop of ``plm tour``: ``function(tour: plm_core.tour.Tour) -> None`` adds pictures and lines to the report."""
+
+    name: str
+    title: str
+    run: str
+    order: int = 100
+
+
+Declaration = Model | WeightLayout | BlockAdapter | Transform | Merger | Scorer | Command | TourStop
+
+
+@hookspec
+def plm_models() -> Sequence[Model]:  # type: ignore[empty-body]
+    """Models for timm's registry."""
+
+
+@hookspec
+def plm_weight_layouts() -> Sequence[WeightLayout]:  # type: ignore[empty-body]
+    """Weight layouts, usable in both directions."""
+
+
+@hookspec
+def plm_block_adapters() -> Sequence[BlockAdapter]:  # type: ignore[empty-body]
+    """Block adapters of the model families that the plug-in owns."""
+
+
+@hookspec
+def plm_transforms() -> Sequence[Transform]:  # type: ignore[empty-body]
+    """Transforms for ``plm_core.apply``."""
+
+
+@hookspec
+def plm_mergers() -> Sequence[Merger]:  # type: ignore[empty-body]
+    """Mergers of several models."""
+
+
+@hookspec
+def plm_scorers() -> Sequence[Scorer]:  # type: ignore[empty-body]
+    """Transferability scores."""
+
+
+@hookspec
+def plm_commands() -> Sequence[Command]:  # type: ignore[empty-body]
+    """Sub-commands of ``plm``."""
+
+
+@hookspec
+def plm_tour_stops() -> Sequence[TourStop]:  # type: ignore[empty-body]
+    """Stops of ``plm tour``."""

@@ -1,0 +1,142 @@
+"""Files from and to the Hugging Face Hub, by huggingface_hub as it is, with one-line errors.
+
+Everything that huggingface_hub reads from the environment holds: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plm_core.errors import InputError, WeightsError
+
+WEIGHTS_FILE = "model.safetensors"
+# Exactly what a model repository of ours holds: nothing that runs code when it is read.
+PUSHED = (WEIGHTS_FILE, "config.json", "README.md")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".tar")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """``org/name[@revision]`` and the file in it."""
+
+    repo: str
+    revision: str | None = None
+    file: str = WEIGHTS_FILE
+
+    @classmethod
+    def parse(cls, text: str) -> HubFile | None:
+        """Read ``[hf-hub:]org/name[@revision]``; None when ``text`` is something else."""
+        body = text.removeprefix("hf-hub:")
+        repo, _, revision = body.partition("@")
+        parts = repo.split("/")
+        if len(parts) != 2 or not all(
+            p and p[0] not in ".~" and p.replace(".", "").replace("_", "").replace("-", "").isalnum() for p in parts
+        ):
+            return None
+        return cls(repo, revision or None)
+
+
+def fetch(where: HubFile, cache_dir: str | Path | None = None) -> Path:
+    """Download a file into huggingface_hub's cache (or find it there) and return its path.
+
+    Raises:
+        WeightsError: One line that names repo, file, revision and, offline, the cache folder.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _one_line(where):
+        return Path(hf_hub_download(where.repo, where.file, revision=where.revision, cache_dir=cache_dir))
+
+
+@contextmanager
+def _one_line(where: HubFile) -> Iterator[None]:
+    """Turn huggingface_hub's errors into WeightsError; the order matters, since they derive from one another."""
+    from huggingface_hub import constants, errors
+
+    name = f"{where.file} of {where.repo}" + (f"@{where.revision}" if where.revision else "")
+    try:
+        yield
+    except errors.GatedRepoError as e:
+        raise WeightsError(
+            f"cannot get {name}: access is gated; ask for it on the model's page, then 'hf auth login'"
+        ) from e
+    except errors.RevisionNotFoundError as e:
+        raise WeightsError(f"cannot get {name}: there is no revision {where.revision!r}") from e
+    except errors.RepositoryNotFoundError as e:
+        raise WeightsError(
+            f"cannot get {name}: no such repository, or it is private and the token has no access"
+        ) from e
+    except errors.LocalEntryNotFoundError as e:
+        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
+        raise WeightsError(f"cannot get {name}: {why} and it is not in the cache {constants.HF_HUB_CACHE}") from e
+    except errors.EntryNotFoundError as e:
+        raise WeightsError(f"cannot get {name}: the repository has no such file") from e
+    except (errors.HfHubHTTPError, OSError) as e:
+        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise WeightsError(f"cannot get {name}: {first}") from e
+
+
+def push(folder: str | Path, repo: str, private: bool = False, message: str | None = None) -> str:
+    """Upload a model folder (model.safetensors, config.json, README.md with a license) to the Hub.
+
+    The folder is one that ``plm_core.weights.save_pretrained`` or ``plm convert`` wrote. Other files are not uploaded,
+    and a folder with pickled weights is refused.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        InputError: The folder is not fit to publish; nothing was uploaded.
+    """
+    from huggingface_hub import HfApi
+
+    folder = Path(folder)
+    if HubFile.parse(repo) is None or "@" in repo:
+        raise InputError(f"repo {repo!r} is not allowed: 'org/name' is")
+    check_folder(folder)
+    api = HfApi()
+    with _one_line(HubFile(repo)):
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=list(PUSHED),
+            commit_message=message or f"Upload {read_config(folder)['architecture']} with plm",
+        )
+    return str(commit.commit_url)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless a folder can be published: safetensors, a config and a model card with a license."""
+    from huggingface_hub import ModelCard
+
+    missing = [name for name in PUSHED if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"folder {str(folder)!r} lacks {', '.join(missing)}; plm_core.weights.save_pretrained writes them"
+        )
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    if pickles:
+        raise InputError(
+            f"folder {str(folder)!r} holds pickled weights ({', '.join(pickles)}); publish safetensors only"
+        )
+    if "architecture" not in read_config(folder):
+        raise InputError(f"{folder / 'config.json'} has no key 'architecture'")
+    if not ModelCard.load(folder / "README.md").data.to_dict().get("license"):
+        raise InputError(f"{folder / 'README.md'} names no 'license:' in its front matter")
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """The config.json of a model folder."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{folder / 'config.json'} cannot be read: {e}") from e
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / 'config.json'} is not a JSON object")
+    return config

@@ -1,0 +1,156 @@
+"""Weight layouts: one table of rules that maps a foreign state dict to a model's own keys, and back.
+
+A rule pairs a pattern of the model's own keys with a pattern of the foreign keys; ``*`` stands for the same run of
+characters on both sides. What is more than a change of name is a named, invertible `Step`. Both directions are read off
+the same table, so they cannot drift apart::
+
+    Rule("head.fc.*", "classifier.*")
+    Rule("attn.qkv.*", ("attn.q.*", "attn.k.*", "attn.v.*"), step=split(0, 3))
+
+Everything works on meta tensors too, which is how the tables are proved on the manifests of the public checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Parts = list[Tensor]
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens to the tensors of a rule: ``to_foreign`` on the way out, ``to_native`` on the way in."""
+
+    name: str
+    to_foreign: Callable[[Parts], Parts]
+    to_native: Callable[[Parts], Parts]
+
+    def inverted(self, name: str) -> Step:
+        """The same step with the directions swapped."""
+        return Step(name, self.to_native, self.to_foreign)
+
+
+def _same(parts: Parts) -> Parts:
+    return parts
+
+
+KEEP = Step("keep", _same, _same)
+
+
+def transpose(dim0: int = 0, dim1: int = 1) -> Step:
+    """Swap two dimensions (one tensor on each side)."""
+
+    def swap(parts: Parts) -> Parts:
+        return [part.transpose(dim0, dim1) for part in parts]
+
+    return Step("transpose", swap, swap)
+
+
+def split(dim: int, parts: int) -> Step:
+    """One native tensor is ``parts`` equal foreign ones, cut along ``dim``."""
+    return Step(
+        "split",
+        to_foreign=lambda t: list(t[0].chunk(parts, dim)),
+        to_native=lambda t: [torch.cat(t, dim)],
+    )
+
+
+def stack(dim: int, parts: int) -> Step:
+    """``parts`` native tensors are one foreign tensor with a new dimension ``dim``."""
+    return Step(
+        "stack",
+        to_foreign=lambda t: [torch.stack(t, dim)],
+        to_native=lambda t: list(t[0].unbind(dim)),
+    )
+
+
+def reshape(native: Sequence[int], foreign: Sequence[int]) -> Step:
+    """Another shape of the same numbers; one size of each may be -1."""
+    return Step(
+        "reshape",
+        to_foreign=lambda t: [part.reshape(*foreign) for part in t],
+        to_native=lambda t: [part.reshape(*native) for part in t],
+    )
+
+
+def uninterleave(heads: int) -> Step:
+    """Rows of a rotary query or key projection: foreign pairs (0,1)(2,3).. per head, native first halves then second.
+
+    Applies to weights [heads * head_dim, in] and biases [heads * head_dim].
+    """
+
+    def to_native(t: Parts) -> Parts:
+        return [p.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2) for p in t]
+
+    def to_foreign(t: Parts) -> Parts:
+        return [p.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2) for p in t]
+
+    return Step("uninterleave", to_foreign, to_native)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Native key pattern(s) and the foreign one(s) they correspond to."""
+
+    native: str | tuple[str, ...]
+    foreign: str | tuple[str, ...]
+    step: Step = KEEP
+
+    def sides(self, to: Literal["native", "foreign"]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(source patterns, target patterns) for a direction."""
+        native = (self.native,) if isinstance(self.native, str) else self.native
+        foreign = (self.foreign,) if isinstance(self.foreign, str) else self.foreign
+        return (foreign, native) if to == "native" else (native, foreign)
+
+
+def convert(
+    state: State, rules: Iterable[Rule], to: Literal["native", "foreign"]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Map a state dict by a table of rules; the first rule that matches a key takes it.
+
+    Args:
+        state: Tensors by key.
+        rules: The table.
+        to: Which side the result is to be on.
+
+    Returns:
+        The mapped tensors, and the keys that no rule took (or whose companions are not all there).
+    """
+    table = [(rule, *rule.sides(to)) for rule in rules]
+    groups: dict[tuple[int, str], dict[int, str]] = {}
+    unmapped: list[str] = []
+    for key in state:
+        place = _find(key, table)
+        if place is None:
+            unmapped.append(key)
+        else:
+            index, part, run = place
+            groups.setdefault((index, run), {})[part] = key
+    mapped: dict[str, Tensor] = {}
+    for (index, run), keys in groups.items():
+        rule, sources, targets = table[index]
+        if len(keys) < len(sources):
+            unmapped.extend(keys.values())
+            continue
+        step = rule.step.to_native if to == "native" else rule.step.to_foreign
+        results = step([state[keys[i]] for i in range(len(sources))])
+        mapped.update(zip((target.replace("*", run) for target in targets), results, strict=True))
+    return mapped, unmapped
+
+
+def _find(key: str, table: Sequence[tuple[Rule, tuple[str, ...], tuple[str, ...]]]) -> tuple[int, int, str] | None:
+    for index, (_, sources, _) in enumerate(table):
+        for part, pattern in enumerate(sources):
+            head, star, tail = pattern.partition("*")
+            if not star:
+                if key == pattern:
+                    return index, part, ""
+            elif len(key) >= len(head) + len(tail) and key.startswith(head) and key.endswith(tail):
+                return index, part, key[len(head) : len(key) - len(tail)]
+    return None

@@ -1,0 +1,143 @@
+"""Models by name: timm's functions, with the hub's models registered and errors that say what is near."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from plm_core import timm_bridge
+from plm_core.errors import DuplicateName, InputError, NotSupported, UnknownName
+from plm_core.hookspecs import Model
+from plm_core.hub import HubFile
+from plm_core.names import check_needs, miss, resolve
+from plm_core.registry import registry
+
+
+def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """``timm.create_model`` for timm's models and the hub's; needs no other import.
+
+    Args:
+        name: ``name``, ``name.tag``, ``hf-hub:org/name[@revision]`` (``org/name`` will do) or ``local-dir:path``.
+        pretrained: Load weights; of the default tag when none is named.
+        **kwargs: As timm's: ``num_classes`` (0 for none), ``in_chans``, ``img_size``, ``features_only``...
+
+    Raises:
+        UnknownName: No such model or tag; says what is near and which distribution would provide it.
+        DuplicateName: Two plug-ins declare the name.
+        WeightsError: The weights cannot be had or do not fit.
+    """
+    import timm
+
+    timm_bridge.register()
+    if ":" not in name:
+        if "/" in name and HubFile.parse(name):
+            name = f"hf-hub:{name}"
+        else:
+            _check_name(name)
+    return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+
+def _check_name(name: str) -> None:
+    import timm
+
+    arch, _, tag = name.partition(".")
+    if not timm.is_model(arch):
+        try:
+            registry().get(Model, arch)
+        except DuplicateName:
+            raise
+        except UnknownName:
+            raise UnknownName(miss("model", arch, [*registry().all(Model), *timm.list_models()])) from None
+    if tag:
+        tags = [known.partition(".")[2] for known in timm.list_models(f"{arch}.*", include_tags=True)]
+        if tag not in tags:
+            raise UnknownName(miss(f"tag of model {arch!r} named", tag, filter(None, tags)))
+
+
+def list_models(filter: str | Sequence[str] = "", pretrained: bool = False, **kwargs: Any) -> list[str]:
+    """``timm.list_models`` over timm's models and the hub's (wildcards as in timm).
+
+    Args:
+        filter: Wildcard pattern(s); everything when empty.
+        pretrained: Only models with weights, as ``name.tag``.
+        **kwargs: As timm's: ``module``, ``exclude_filters``, ``include_tags``...
+    """
+    import timm
+
+    timm_bridge.register()
+    return list(timm.list_models(filter, pretrained=pretrained, **kwargs))
+
+
+def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Build a declared model: what timm's entry points for our models call.
+
+    Raises:
+        MissingDependency: Something that the declaration ``needs`` is not installed.
+        WeightsError: The weights cannot be had or do not fit.
+    """
+    from timm.models import build_model_with_cfg
+
+    from plm_core.weights import timm_filter
+
+    check_needs(f"model {model.name!r}", model.needs)
+    if pretrained:
+        timm_bridge.announce_license(model, kwargs.get("pretrained_cfg"))
+    built: nn.Module = build_model_with_cfg(
+        resolve(model.builder),
+        model.name,
+        pretrained,
+        pretrained_filter_fn=timm_filter,
+        feature_cfg={"feature_cls": "getter", "out_indices": model.out_indices},
+        **{**model.config, **kwargs},
+    )
+    return built
+
+
+def transform_for(model: nn.Module) -> Any:
+    """The evaluation preprocessing of any timm or hub model: PIL image -> float tensor [C, H, W].
+
+    The image is converted to the model's number of channels first (1: greyscale, 3: RGB).
+
+    Raises:
+        InputError: The model has no ``pretrained_cfg`` to read it from.
+    """
+    import timm.data
+    from torchvision.transforms import Compose
+
+    if not getattr(model, "pretrained_cfg", None):
+        raise InputError(f"model {type(model).__name__} has no pretrained_cfg: make it with plm_core.create_model")
+    config = timm.data.resolve_model_data_config(model)
+    return Compose([_Channels(config["input_size"][0]), timm.data.create_transform(**config, is_training=False)])
+
+
+def embed(model: Any, x: Tensor) -> Tensor:
+    """Pooled embedding of a batch, [B, D]: what the classifier sees (``forward_head(..., pre_logits=True)``).
+
+    Args:
+        model: Any timm or hub model with that interface.
+        x: Preprocessed inputs, [B, C, H, W].
+
+    Raises:
+        NotSupported: The model has no pooled embedding.
+    """
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise NotSupported(
+            f"model {type(model).__name__} has no forward_features and forward_head, so no pooled embedding"
+        )
+    pooled: Tensor = model.forward_head(model.forward_features(x), pre_logits=True)
+    return pooled.flatten(1)
+
+
+class _Channels:
+    """Convert a PIL image to a model's number of channels."""
+
+    def __init__(self, channels: int) -> None:
+        self.mode = {1: "L", 3: "RGB"}.get(channels)
+
+    def __call__(self, image: Any) -> Any:
+        return image.convert(self.mode) if self.mode and image.mode != self.mode else image
+
+    def __repr__(self) -> str:
+        return f"Channels(mode={self.mode!r})"

@@ -1,0 +1,325 @@
+"""The scene graph: what is in a picture or a clip and how it moves, decided before a pixel is drawn.
+
+Every random choice is made from `Generator.random`, the one draw whose mapping from the bit stream is trivial, so
+that scenes stay the same when NumPy revises its other distributions.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TypeVar
+
+import numpy as np
+
+RGB = tuple[float, float, float]
+T = TypeVar("T")
+Plan = TypeVar("Plan")
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
+PALETTE: Mapping[str, RGB] = MappingProxyType(
+    {
+        "red": (212, 35, 40),
+        "orange": (245, 135, 25),
+        "yellow": (245, 220, 50),
+        "green": (40, 155, 65),
+        "cyan": (70, 215, 225),
+        "blue": (40, 80, 215),
+        "purple": (125, 45, 175),
+        "pink": (250, 150, 200),
+        "white": (245, 245, 245),
+        "black": (15, 15, 15),
+    }
+)
+COLOURS = tuple(PALETTE)
+SIZES = ("small", "large")
+MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink")
+BACKGROUNDS = ("plain", "gradient", "clutter")
+
+RADII = {"small": (0.10, 0.12), "large": (0.18, 0.22)}  # as fractions of the image's side
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+ROUND = ("circle", "ring")  # these look the same at every angle
+TILT = math.radians(15)  # the most a shape leans when nothing turns it
+TUCK = 0.8  # how deep two discs may overlap, as a fraction of the smaller radius
+SHADE = 10.0  # how far one object's colour strays from the palette, in levels of 255
+TRAVEL = 0.45  # the longest way an object goes, as a fraction of the image's side
+DARTS = 20  # throws per object before a crowded layout is given up
+GROWTH = 0.4  # the slowest growth, in pixels of radius per frame, that shows in every mask
+
+
+@dataclass(frozen=True, slots=True)
+class Sprite:
+    """One shape in one pose; lengths are in pixels, the angle in radians, clockwise as y points down."""
+
+    shape: str
+    colour: str
+    size: str
+    rgb: RGB
+    x: float
+    y: float
+    radius: float
+    angle: float
+    visible: bool = True
+
+    @property
+    def name(self) -> str:
+        """Its words, for example "small red circle"."""
+        return f"{self.size} {self.colour} {self.shape}"
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """What a sprite does in the frames [start, end), as a constant change per frame."""
+
+    name: str
+    start: int
+    end: int
+    dx: float = 0
+    dy: float = 0
+    growth: float = 0
+    turn: float = 0
+
+    @property
+    def steps(self) -> int:
+        """The number of changes: one fewer than the frames that show them."""
+        return self.end - self.start - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A sprite as it is in the first frame, and its motion."""
+
+    sprite: Sprite
+    motion: Motion
+
+    def at(self, frame: int) -> Sprite:
+        """The sprite's pose in a frame: at rest before its motion starts and after it ends."""
+        motion, sprite = self.motion, self.sprite
+        step = min(max(frame - motion.start, 0), motion.steps)
+        return replace(
+            sprite,
+            x=sprite.x + step * motion.dx,
+            y=sprite.y + step * motion.dy,
+            radius=sprite.radius + step * motion.growth,
+            angle=sprite.angle + step * motion.turn,
+            visible=motion.name != "blink" or step % 2 == 0,
+        )
+
+    def extent(self) -> tuple[float, float, float, float]:
+        """The box (x0, y0, x1, y1) that holds the sprite's disc in every frame."""
+        ends = self.at(self.motion.start), self.at(self.motion.end - 1)
+        return (
+            min(s.x - s.radius for s in ends),
+            min(s.y - s.radius for s in ends),
+            max(s.x + s.radius for s in ends),
+            max(s.y + s.radius for s in ends),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Backdrop:
+    """A wash from one grey to another along an angle, faint strokes over it, and grain (in levels) over all."""
+
+    start: RGB
+    end: RGB
+    angle: float
+    strokes: tuple[Sprite, ...]
+    grain: float
+
+
+def sample_sprites(rng: np.random.Generator, size: int, objects: tuple[int, int]) -> list[Sprite]:
+    """Sprites for a picture, in drawing order; each may be tucked a little under at most one other."""
+    identities = _identities(rng, objects)
+
+    def propose(identity: tuple[str, str]) -> Sprite:
+        word = _pick(rng, SIZES)
+        radius = _between(rng, *RADII[word]) * size
+        low, high = radius + 1, size - radius - 1
+        return _sprite(rng, identity, word, (_between(rng, low, high), _between(rng, low, high)), radius)
+
+    return _scatter(lambda: identities, propose, _tucks)
+
+
+def sample_actors(rng: np.random.Generator, size: int, frames: int, objects: tuple[int, int]) -> list[Actor]:
+    """Actors for a clip; their paths never meet, so that no event is hidden."""
+    identities = _identities(rng, objects)
+
+    def plan() -> list[tuple[tuple[str, str], str]]:
+        return [(identity, _pick(rng, _possible(identity[0], frames))) for identity in identities]
+
+    def propose(part: tuple[tuple[str, str], str]) -> Actor:
+        identity, name = part
+        word = {"grow": "small", "shrink": "large"}.get(name) or _pick(rng, SIZES)
+        radius = _between(rng, *RADII[word]) * size
+        motion = _motion(rng, name, radius, size, frames)
+        pad = max(radius, radius + motion.steps * motion.growth) + 1
+        x = _between(rng, *_room(size, pad, motion.steps * motion.dx))
+        y = _between(rng, *_room(size, pad, motion.steps * motion.dy))
+        return Actor(_sprite(rng, identity, word, (x, y), radius), motion)
+
+    return _scatter(plan, propose, _clear)
+
+
+def sample_backdrop(rng: np.random.Generator, size: int, background: str, sprites: Sequence[Sprite]) -> Backdrop:
+    """A backdrop against which the sprites stand out: of six greys, the one farthest from their colours."""
+    flat = background == "plain"
+    washes = [_wash(rng, flat) for _ in range(6)]
+    start, end = max(washes, key=lambda wash: min(math.dist(rgb, s.rgb) for rgb in wash for s in sprites))
+    angle = _between(rng, 0, math.tau)
+    strokes: tuple[Sprite, ...] = ()
+    if background == "clutter":
+        strokes = tuple(_stroke(rng, size, start) for _ in range(2 + int(rng.random() * 4)))
+    return Backdrop(start, end, angle, strokes, grain=0.0 if flat else _between(rng, 2, 8))
+
+
+def describe_sprites(sprites: Sequence[Sprite]) -> str:
+    """One object is named, two are related, more are listed in drawing order."""
+    names = [f"a {sprite.name}" for sprite in sprites]
+    if len(sprites) == 2:
+        return f"{names[0]} {_relation(*sprites)} {names[1]}"
+    return _listed(names)
+
+
+def describe_actors(actors: Sequence[Actor]) -> str:
+    """What each object does, for example "a small red circle moves left while a large blue star spins"."""
+    clauses = [f"a {actor.sprite.name} {_verb(actor.motion.name)}" for actor in actors]
+    return " while ".join(clauses) if len(clauses) == 2 else _listed(clauses)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()
+
+
+def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.random() * len(options))]
+
+
+def _identities(rng: np.random.Generator, objects: tuple[int, int]) -> list[tuple[str, str]]:
+    """Distinct (shape, colour) pairs, so that "the red circle" always means one object."""
+    count = _pick(rng, range(objects[0], objects[1] + 1))
+    drawn = np.argsort(rng.random(len(SHAPES) * len(COLOURS)))[:count].tolist()
+    return [(SHAPES[pair // len(COLOURS)], COLOURS[pair % len(COLOURS)]) for pair in drawn]
+
+
+def _scatter(
+    plan: Callable[[], Sequence[Plan]], propose: Callable[[Plan], T], fits: Callable[[T, list[T]], bool]
+) -> list[T]:
+    """Throw darts until each part of a plan has a place, with a new plan whenever a layout has no room left."""
+    while True:
+        parts = plan()
+        kept: list[T] = []
+        for _ in range(DARTS * len(parts)):
+            candidate = propose(parts[len(kept)])
+            if fits(candidate, kept):
+                kept.append(candidate)
+            if len(kept) == len(parts):
+                return kept
+
+
+def _tucks(sprite: Sprite, others: list[Sprite]) -> bool:
+    """Whether a sprite may lie on the others: over one at most, not deep, and never over its own colour.
+
+    One overlap per object keeps more than half of it in sight even where its outline is thin.
+    """
+    under = [other for other in others if _depth(sprite, other) > 0]
+    if not under:
+        return True
+    (other, *more) = under
+    return (
+        not more
+        and other.colour != sprite.colour
+        and _depth(sprite, other) <= TUCK * min(sprite.radius, other.radius)
+        and all(_depth(other, third) <= 0 for third in others if third is not other)
+    )
+
+
+def _depth(a: Sprite, b: Sprite) -> float:
+    """How deep the discs of two sprites overlap, with a pixel to spare; not positive where they are apart."""
+    return a.radius + b.radius + 1 - math.hypot(a.x - b.x, a.y - b.y)
+
+
+def _clear(actor: Actor, others: list[Actor]) -> bool:
+    """Whether an actor's path stays a pixel clear of the others'."""
+    x0, y0, x1, y1 = actor.extent()
+    boxes = (other.extent() for other in others)
+    return all(x1 + 1 < a0 or a1 + 1 < x0 or y1 + 1 < b0 or b1 + 1 < y0 for a0, b0, a1, b1 in boxes)
+
+
+def _sprite(
+    rng: np.random.Generator, identity: tuple[str, str], size: str, centre: tuple[float, float], radius: float
+) -> Sprite:
+    shape, colour = identity
+    shade = _between(rng, -SHADE, SHADE)
+    red, green, blue = PALETTE[colour]
+    return Sprite(
+        shape, colour, size, (red + shade, green + shade, blue + shade), *centre, radius, _between(rng, -TILT, TILT)
+    )
+
+
+def _possible(shape: str, frames: int) -> list[str]:
+    """The motions that can be seen on a shape in so many frames; a blink is on, off and on again."""
+    return [
+        motion
+        for motion in MOTIONS
+        if motion == "still"
+        or (frames >= 3 if motion == "blink" else frames >= 2 and not (motion == "spin" and shape in ROUND))
+    ]
+
+
+def _motion(rng: np.random.Generator, name: str, radius: float, size: int, frames: int) -> Motion:
+    """A motion of random pace that fills at least half of the clip, or of the frames there is room for."""
+    if name == "still":
+        return Motion(name, 0, frames)
+    speed = 1 + int(rng.random() * size / 24)  # whole pixels, so that a box moves exactly as its object does
+    target = _between(rng, *RADII["large" if name == "grow" else "small"]) * size
+    longest = frames
+    if name in DIRECTIONS:
+        longest = min(frames, 1 + int(TRAVEL * size / speed))
+    elif name in ("grow", "shrink"):
+        longest = min(frames, 1 + int(abs(target - radius) / GROWTH))
+    length = _pick(rng, range(max(2, longest // 2), longest + 1))
+    if name == "blink":
+        length = max(3, length - 1 + length % 2)  # odd, so that it ends in sight
+    start = int(rng.random() * (frames - length + 1))
+    dx, dy = DIRECTIONS.get(name, (0, 0))
+    growth = (target - radius) / (length - 1) if name in ("grow", "shrink") else 0.0
+    turn = math.radians(_between(rng, 12, 24)) * _pick(rng, (-1, 1)) if name == "spin" else 0.0
+    return Motion(name, start, start + length, speed * dx, speed * dy, growth, turn)
+
+
+def _room(size: int, pad: float, travel: float) -> tuple[float, float]:
+    """The first and last coordinate a centre may start from to stay `pad` pixels inside while it travels."""
+    return pad - min(travel, 0), size - pad - max(travel, 0)
+
+
+def _wash(rng: np.random.Generator, flat: bool) -> tuple[RGB, RGB]:
+    level = _between(rng, 45, 210)
+    red, green, blue = (level + _between(rng, -12, 12) for _ in range(3))
+    slope = 0.0 if flat else _between(rng, -30, 30)
+    return (red, green, blue), (red + slope, green + slope, blue + slope)
+
+
+def _stroke(rng: np.random.Generator, size: int, ground: RGB) -> Sprite:
+    """A faint line of the backdrop's own hue: clutter that no colour or shape word fits."""
+    lift = _between(rng, 12, 26) * _pick(rng, (-1, 1))
+    rgb = (ground[0] + lift, ground[1] + lift, ground[2] + lift)
+    x, y = _between(rng, 0, size), _between(rng, 0, size)
+    return Sprite("stroke", "", "", rgb, x, y, _between(rng, 0.08, 0.25) * size, _between(rng, 0, math.pi))
+
+
+def _relation(a: Sprite, b: Sprite) -> str:
+    """Where `a` is as seen from `b`, along the axis that separates them more."""
+    if abs(a.x - b.x) >= abs(a.y - b.y):
+        return "left of" if a.x < b.x else "right of"
+    return "above" if a.y < b.y else "below"
+
+
+def _verb(motion: str) -> str:
+    if motion == "still":
+        return "stays still"
+    return f"moves {motion}" if motion in DIRECTIONS else f"{motion}s"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last

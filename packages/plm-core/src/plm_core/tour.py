@@ -1,0 +1,148 @@
+"""The tour: stops contributed by plug-ins, shown as a self-contained HTML report and a short table."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plm_core import __version__
+from plm_core.errors import MissingDependency
+from plm_core.files import write_text
+from plm_core.hookspecs import Model, TourStop
+from plm_core.names import resolve
+from plm_core.progress import track
+from plm_core.registry import registry
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.8rem; } h2 { margin-top: 2.5rem; border-bottom: 2px solid #d8dee9; padding-bottom: .25rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
+td, th { border: 1px solid #d8dee9; padding: .3rem .7rem; text-align: left; }
+th { background: #f2f5f9; } img { max-width: 100%; height: auto; } figcaption { color: #57606f; font-size: .9rem; }
+figure { margin: 1rem 0; } code, pre { background: #f2f5f9; border-radius: 4px; padding: .1rem .3rem; }
+pre { padding: .8rem; overflow-x: auto; } .failed { color: #b00020; } footer { margin-top: 3rem; color: #57606f; }
+"""
+
+
+@dataclass
+class Tour:
+    """What a stop writes to: its part of the report, and its lines in the terminal's table."""
+
+    parts: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def text(self, text: str) -> None:
+        """A paragraph."""
+        self.parts.append(f"<p>{html.escape(text)}</p>")
+
+    def code(self, code: str) -> None:
+        """A block of code."""
+        self.parts.append(f"<pre>{html.escape(code)}</pre>")
+
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows with equal keys."""
+        head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows
+        )
+        self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
+
+    def figure(self, figure: Any, caption: str) -> None:
+        """A matplotlib figure, stored inside the report."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        said = html.escape(caption)
+        image = f'<img alt="{said}" src="data:image/png;base64,{data}">'
+        self.parts.append(f"<figure>{image}<figcaption>{said}</figcaption></figure>")
+
+    def fact(self, what: str, value: str) -> None:
+        """A line of the table on the terminal."""
+        self.facts[what] = value
+
+
+def run(out: Path) -> list[dict[str, str]]:
+    """Visit every stop and write the report; a stop that fails is reported in its place and stops no other.
+
+    Args:
+        out: Path of the HTML file.
+
+    Returns:
+        Rows for the terminal: stop, what, value.
+
+    Raises:
+        MissingDependency: The extra plm-core[tour] is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError as e:
+        raise MissingDependency("the tour needs matplotlib and scikit-learn: install plm-core[tour]") from e
+    mpl.use("Agg")
+    stops = sorted((e.declaration for e in registry().all(TourStop).values()), key=lambda stop: (stop.order, stop.name))
+    rows: list[dict[str, str]] = []
+    sections: list[str] = []
+    for stop in track(stops, "tour"):
+        tour = Tour()
+        try:
+            resolve(stop.run)(tour)
+        except Exception as e:  # one plug-in's stop must not cost the others
+            tour.parts.append(f'<p class="failed">This stop failed: {html.escape(f"{type(e).__name__}: {e}")}</p>')
+            tour.facts = {"FAILED": f"{type(e).__name__}: {e}"}
+        sections.append(f"<section><h2>{html.escape(stop.title)}</h2>{''.join(tour.parts)}</section>")
+        rows += [{"stop": stop.title, "what": what, "value": value} for what, value in tour.facts.items()]
+    write_text(out, _page(sections))
+    return rows
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>The hub at work</title>
+<meta name="viewport" content="width=device-width"><style>{style}</style></head>
+<body><h1>The hub at work</h1>
+<p>Everything below was computed on this machine, on data that ships with the packages; nothing was downloaded.</p>
+{sections}
+<footer>plm-core {version}</footer></body></html>
+"""
+
+
+def _page(sections: Sequence[str]) -> str:
+    return PAGE.format(style=STYLE, sections="\n".join(sections), version=html.escape(__version__))
+
+
+def installed(tour: Tour) -> None:
+    """First stop: the plug-ins and the models they bring."""
+    hub = registry()
+    tour.text("Distributions that take part in the hub, and what each declares.")
+    tour.table(
+        [
+            {
+                "plug-in": s.name,
+                "version": s.version,
+                "state": s.state,
+                "declares": s.declares,
+            }
+            for s in hub.statuses
+        ]
+    )
+    tour.text("Models by name; timm.create_model builds each of them.")
+    tour.table(
+        [
+            {
+                "model": m.name,
+                "parameters": f"{m.params:,}",
+                "input": "x".join(map(str, m.input.size)),
+                "weights": _weights(m),
+            }
+            for m in (entry.declaration for entry in hub.all(Model).values())
+        ]
+    )
+    tour.fact("plug-ins", str(sum(s.state == "loaded" for s in hub.statuses)))
+    tour.fact("models", str(len(hub.all(Model))))
+
+
+def _weights(model: Model) -> str:
+    return ", ".join(f".{p.tag} ({p.license}{'' if p.repo else ', shipped'})" for p in model.pretrained)

@@ -1,0 +1,99 @@
+"""Transforms by name: changes of a model in place that can be undone."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from plm_core.errors import InputError
+from plm_core.hookspecs import Transform
+from plm_core.names import resolve
+from plm_core.registry import registry
+
+M = TypeVar("M", bound=nn.Module)
+APPLIED = "_plm_transforms"
+
+
+def apply(model: M, name: str, **options: Any) -> M:
+    """Apply a transform to a model in place, as ``apply(model, "tome", r=13)``.
+
+    Args:
+        model: Any model that the transform supports.
+        name: The transform's name in the registry.
+        **options: The transform's own.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnknownName: No such transform; says which distribution would provide it.
+        NotSupported: The transform cannot work on this model, and why. The model is unchanged.
+        InputError: The transform is applied already.
+    """
+    spec = registry().get(Transform, name)
+    applied: list[str] = model.__dict__.get(APPLIED, [])
+    if name in applied:
+        raise InputError(f"transform {name!r} is applied to this {type(model).__name__} already; remove it first")
+    resolve(spec.apply)(model, **options)
+    model.__dict__[APPLIED] = [*applied, name]
+    return model
+
+
+def remove(model: M, name: str | None = None) -> M:
+    """Undo one transform, or all in reverse order when ``name`` is None; the model then answers as before.
+
+    Raises:
+        InputError: The named transform is not applied, or not the last one that was.
+    """
+    applied: list[str] = model.__dict__.get(APPLIED, [])
+    if name is not None and applied[-1:] != [name]:
+        where = f"applied are, in order: {', '.join(applied)}" if applied else "none is applied"
+        raise InputError(f"transform {name!r} cannot be removed: {where}; the last one goes first")
+    for last in [name] if name is not None else list(reversed(applied)):
+        resolve(registry().get(Transform, last).remove)(model)
+        model.__dict__[APPLIED] = model.__dict__[APPLIED][:-1]
+    return model
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Read a command line's ``--transform``: ``tome:r=13,prop_attn=False`` -> ``("tome", {"r": 13, ...})``.
+
+    Values are Python literals (numbers, True, tuples, lists, None); anything else is a string.
+
+    Raises:
+        InputError: Not of that form.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in _split(rest):
+        key, equals, value = part.partition("=")
+        if not (equals and key.strip().isidentifier()):
+            raise InputError(f"transform {text!r}: option {part!r} is not of the form key=value")
+        options[key.strip()] = _literal(value.strip())
+    if not re.fullmatch(r"[\w-]+", name):
+        raise InputError(f"transform {text!r} is not of the form name or name:key=value,...")
+    return name, options
+
+
+def apply_all(model: M, texts: Iterable[str]) -> M:
+    """Apply transforms given in the form that `parse` reads, in order."""
+    for text in texts:
+        name, options = parse(text)
+        apply(model, name, **options)
+    return model
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    return [part for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
+
+
+def _literal(value: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
