@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -67,9 +69,10 @@ def features(tour: Tour) -> None:
         ax.set_axis_off()
     figure.tight_layout()
     tour.text(
-        "features_only=True gives each stage's map as a timm backbone does. The three strongest directions of each map "
-        "are painted red, green and blue. This model has only ever seen digits, so what it shows are edges and strokes; "
-        "the photo is larger than its training images, which Hiera takes as long as the sides are multiples of the mask unit."
+        "features_only=True gives each stage's map as a timm backbone does. The three strongest directions of each "
+        "map are painted red, green and blue. This model has only ever seen digits, so what it shows are edges and "
+        "strokes; the photo is larger than its training images, which Hiera takes as long as the sides are multiples "
+        "of the mask unit."
     )
     tour.figure(figure, "A photograph and the feature maps of the three stages of hiera_micro_digits.")
     tour.fact("feature maps", ", ".join("x".join(map(str, m.shape[1:])) for m in maps))

@@ -97,7 +97,8 @@ def view(model: nn.Module) -> ModelView:
     adapters = registry().for_class(BlockAdapter, model)
     if not adapters:
         raise NotSupported(
-            f"no block adapter for {type(model).__module__}.{type(model).__name__}; the package that owns it can declare one"
+            f"no block adapter for {type(model).__module__}.{type(model).__name__}; "
+            "the package that owns it can declare one"
         )
     found: ModelView = resolve(adapters[0].view)(model)
     return found

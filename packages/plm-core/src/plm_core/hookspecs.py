@@ -168,7 +168,7 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class TourStop:
-    """One stop of ``plm tour``: ``function(tour: plm_core.tour.Tour) -> None`` adds pictures and lines to the report."""
+    """One stop of ``plm tour``: ``function(tour: plm_core.tour.Tour) -> None`` adds to the report."""
 
     name: str
     title: str

@@ -1,8 +1,8 @@
 """The composition matrix: every transform, merger and scorer tried on an example of every family.
 
-A cell is ``yes`` only after the combination ran: the transformed model gave finite outputs of the unpatched shape, and
-once the transform was removed the very outputs of before. ``no: ...`` is a `NotSupported` with its reason, ``ERROR: ...``
-anything else, which is a bug of the piece.
+A cell is ``yes`` only after the combination ran: the transformed model gave finite outputs of the unpatched shape,
+and the very outputs of before once the transform was removed. ``no: ...`` is a `NotSupported` with its reason,
+``ERROR: ...`` anything else, which is a bug of the piece.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from plm_core.hub import PICKLES, WEIGHTS_FILE, HubFile, fetch
 from plm_core.layouts import Rule, State, convert
 from plm_core.names import miss, resolve
 from plm_core.registry import registry
+from plm_core.timm_bridge import shipped_file
 
 NATIVE = WeightLayout(name="native", models=(), help="the model's own keys")
 # Wrappers around the state dict in checkpoints: Hiera, SAM 2, Lightning and others, MAE, timm's training script.
@@ -330,31 +331,34 @@ def timm_filter(state: State, model: nn.Module) -> dict[str, Tensor]:
 
 
 def _pretrained_entry(cfg: Mapping[str, Any]) -> Pretrained | None:
-    """Our declaration of the weights that timm is about to load; None when they come from elsewhere."""
-    if cfg.get("source") in ("hf-hub", "local-dir"):
-        return None
+    """Our declaration of the weights that timm is about to load; None when the user has them come from elsewhere."""
     found = registry().all(Model).get(cfg.get("architecture", ""))
     entries = found.declaration.pretrained if found else ()
-    return next((entry for entry in entries if entry.tag == cfg.get("tag")), None)
+    entry = next((entry for entry in entries if entry.tag == cfg.get("tag")), None)
+    if entry is None or cfg.get("source") or cfg.get("state_dict"):
+        return None
+    if entry.repo is None:
+        return entry if cfg.get("file") == str(shipped_file(entry.file)) else None
+    return entry if cfg.get("hf_hub_id", "").partition("@")[0] == entry.repo and not cfg.get("file") else None
 
 
 def _native_head(cfg: Mapping[str, Any], own: State, mapped: State) -> dict[str, tuple[int, ...]]:
     """Shapes that the weights' configuration fixes, whatever classes and channels the model was asked for."""
     shapes: dict[str, tuple[int, ...]] = {}
     classes, channels = cfg.get("num_classes", 0), cfg.get("input_size", (3,))[0]
-    for name in _as_tuple(cfg.get("classifier")):
+    for name in as_tuple(cfg.get("classifier")):
         for key in (f"{name}.weight", f"{name}.bias"):
             template = own.get(key, mapped.get(key))
             if classes and template is not None:
                 shapes[key] = (classes, *template.shape[1:])
             elif classes:
                 shapes[key] = (classes,)  # the file lacks it altogether: reported as missing
-    for name in _as_tuple(cfg.get("first_conv")):
+    for name in as_tuple(cfg.get("first_conv")):
         key = f"{name}.weight"
         if key in own:
             shapes[key] = (own[key].shape[0], channels, *own[key].shape[2:])
     return shapes
 
 
-def _as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())

@@ -44,7 +44,7 @@ TUCK = 0.8  # how deep two discs may overlap, as a fraction of the smaller radiu
 SHADE = 10.0  # how far one object's colour strays from the palette, in levels of 255
 TRAVEL = 0.45  # the longest way an object goes, as a fraction of the image's side
 DARTS = 20  # throws per object before a crowded layout is given up
-GROWTH = 0.4  # the slowest growth, in pixels of radius per frame, that shows in every mask
+GROWTH = 0.75  # the slowest growth, in pixels of radius per frame; less would seldom show in a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,7 @@ def _motion(rng: np.random.Generator, name: str, radius: float, size: int, frame
     start = int(rng.random() * (frames - length + 1))
     dx, dy = DIRECTIONS.get(name, (0, 0))
     growth = (target - radius) / (length - 1) if name in ("grow", "shrink") else 0.0
-    turn = math.radians(_between(rng, 12, 24)) * _pick(rng, (-1, 1)) if name == "spin" else 0.0
+    turn = math.radians(_between(rng, 15, 25)) * _pick(rng, (-1, 1)) if name == "spin" else 0.0
     return Motion(name, start, start + length, speed * dx, speed * dy, growth, turn)
 
 

@@ -1,0 +1,209 @@
+"""What every model of the hub must be able to do. ``check_model(name)`` is the test plan of a registration."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plm_core import blocks, weights
+from plm_core.errors import WeightsError
+from plm_core.hookspecs import BlockAdapter, Model
+from plm_core.models import build, create_model, list_models
+from plm_core.names import class_paths
+from plm_core.registry import registry
+
+# Above this many parameters a model is only built on the meta device: shapes are checked, values are not.
+BIG = 5_000_000
+TOLERANCE = 1e-5
+
+
+def check_model(name: str) -> None:
+    """Hold a registered model to timm's interface and the hub's promises.
+
+    Checked are: declared facts; classifier and channels on request; the feature interface; strict loading, also with
+    another head; every weight layout both ways; the block adapter; ``torch.compile(fullgraph=True)``; ``torch.export``
+    with a dynamic batch. Models of more than five million parameters are built on the meta device.
+
+    Args:
+        name: A model of the registry.
+
+    Raises:
+        AssertionError: Says what does not hold.
+    """
+    spec = registry().get(Model, name)
+    check_declaration(spec)
+    device = "meta" if spec.params > BIG else "cpu"
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_model(name).eval()
+        x = torch.rand(2, *spec.input.size)
+        check_heads(spec, model, x)
+        check_features(spec, model, x)
+        check_strict_loading(spec, model)
+        check_layouts(model)
+        if registry().for_class(BlockAdapter, model):
+            check_blocks(model, x)
+        check_compile(model, x)
+        check_export(model, x)
+
+
+def check_declaration(spec: Model) -> None:
+    """What is declared agrees with what is built and with what timm knows."""
+    import timm.data
+
+    with torch.device("meta"):
+        model = create_model(spec.name)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == spec.params, f"{spec.name} has {count} parameters, {spec.params} are declared"
+    keys = set(model.state_dict())
+    for layer in (*weights.as_tuple(spec.classifier), *weights.as_tuple(spec.first_conv)):
+        assert f"{layer}.weight" in keys, f"{spec.name} has no layer {layer!r}, which is declared"
+    config = timm.data.resolve_model_data_config(model)
+    default = (spec.pretrained[0].input if spec.pretrained else None) or spec.input
+    for key, wanted in {"input_size": default.size, "mean": default.mean, "std": default.std}.items():
+        assert tuple(config[key]) == tuple(wanted), f"timm's {key} is {config[key]}, {wanted} is declared"
+    listed = list_models(f"{spec.name}.*", pretrained=True)
+    assert sorted(listed) == sorted(f"{spec.name}.{p.tag}" for p in spec.pretrained), f"timm lists {listed}"
+
+
+def check_heads(spec: Model, model: Any, x: Tensor) -> None:
+    """Logits; features plus head equal the whole; another number of classes, none, other channels."""
+    with torch.no_grad():
+        out = model(x)
+        assert out.shape == (2, spec.num_classes), f"forward gives {list(out.shape)}"
+        features = model.forward_features(x)
+        _same(model.forward_head(features), out, "forward_head(forward_features(x)) and forward(x)")
+        pooled = model.forward_head(features, pre_logits=True)
+        wanted = (2, getattr(model, "head_hidden_size", model.num_features))
+        assert pooled.shape == wanted, (
+            f"forward_head(pre_logits=True) gives {list(pooled.shape)}, {list(wanted)} expected"
+        )
+        for classes in (0, 7):
+            other = create_model(spec.name, num_classes=classes).eval()
+            assert other(x).shape == (2, classes or wanted[1]), f"num_classes={classes} gives {list(other(x).shape)}"
+            assert other.num_classes == classes, f"num_classes={classes} leaves {other.num_classes}"
+            reset = copy.deepcopy(model)
+            reset.reset_classifier(classes)
+            assert reset(x).shape == other(x).shape, f"reset_classifier({classes}) gives {list(reset(x).shape)}"
+        channels = x.shape[1] + 1
+        wider = torch.rand(x.shape[0], channels, *x.shape[2:])
+        assert create_model(spec.name, in_chans=channels).eval()(wider).shape == out.shape, "in_chans is not honoured"
+
+
+def check_features(spec: Model, model: Any, x: Tensor) -> None:
+    """``features_only`` and ``forward_intermediates`` give the same maps, in the declared shapes."""
+    backbone = create_model(spec.name, features_only=True).eval()
+    with torch.no_grad():
+        maps = backbone(x)
+        channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
+        wanted = [(2, c, *(side // r for side in x.shape[2:])) for c, r in zip(channels, reductions, strict=True)]
+        assert [tuple(m.shape) for m in maps] == wanted, f"features_only gives {[list(m.shape) for m in maps]}"
+        final, all_maps = model.forward_intermediates(x)
+        _same(model.forward_head(final), model(x), "the head on forward_intermediates' last output and forward(x)")
+        early = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
+        assert len(early) == 1, f"indices=[0] gives {len(early)} maps"
+        _same(early[0], all_maps[0], "a map with and without stop_early")
+        last = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]
+        assert last.shape == all_maps[-1].shape, f"norm=True gives {list(last.shape)}"
+        backbone.model.load_state_dict(model.state_dict(), strict=False)
+        for here, there in zip(backbone(x), [all_maps[i] for i in spec.out_indices], strict=True):
+            _same(here, there, "a map of features_only and of forward_intermediates")
+
+
+def check_strict_loading(spec: Model, model: nn.Module) -> None:
+    """A complete state dict loads; one with a tensor missing, left over or misshapen does not, whatever was asked for."""
+    state = dict(model.state_dict())
+    head = {f"{layer}.{part}" for layer in weights.as_tuple(spec.classifier) for part in ("weight", "bias")}
+    body = [key for key in state if key not in head]
+    victim = body[len(body) // 2]
+    broken = {
+        "missing": {k: v for k, v in state.items() if k != victim},
+        "left over": state | {"not.of.this.model": torch.zeros(1)},
+        "misshapen": state | {victim: torch.zeros(*state[victim].shape, 2)},
+    }
+    adapted: list[dict[str, Any]] = [{"num_classes": 7}, {"in_chans": spec.input.size[0] + 1}, {"features_only": True}]
+    for options in ({}, *adapted):
+        _load(spec, state, options)
+    for what, bad, options in [
+        *((what, bad, {}) for what, bad in broken.items()),
+        *(("missing", broken["missing"], options) for options in adapted),
+    ]:
+        try:
+            _load(spec, bad, options)
+        except WeightsError as e:
+            assert victim in str(e) or "not.of.this.model" in str(e), f"the error does not name the tensor: {e}"
+        else:
+            raise AssertionError(f"weights with a tensor {what} were loaded with {options}")
+
+
+def _load(spec: Model, state: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+    cfg = {"state_dict": dict(state), "num_classes": spec.num_classes, "source": None, "hf_hub_id": None, "file": None}
+    build(spec, pretrained=True, pretrained_cfg_overlay=cfg, **options)
+
+
+def check_layouts(model: Any) -> None:
+    """Every layout known for the class gives the model's tensors back."""
+    own = model.state_dict()
+    for name in weights.layouts_for(model):
+        try:
+            tensors = weights.export(model, name)
+        except WeightsError:  # a layout of backbones has no place for a classifier
+            model = copy.deepcopy(model)
+            model.reset_classifier(0)
+            own, tensors = model.state_dict(), weights.export(model, name)
+        back, report = weights.to_native(model, tensors, name)
+        assert report.ok, f"layout {name!r} does not come back: {report.line(type(model).__name__)}"
+        for key, value in own.items():
+            _same(back[key], value, f"{key} after a round trip through layout {name!r}", exact=True)
+
+
+def check_blocks(model: nn.Module, x: Tensor) -> None:
+    """The pieces that the block adapter hands out make up each block again."""
+    seen = blocks.view(model)
+    assert seen.blocks, f"the adapter of {class_paths(model)[0]} shows no blocks"
+    inputs: dict[str, tuple[Tensor, Tensor]] = {}
+    hooks = [
+        b.block.register_forward_hook(lambda _, args, out, name=b.name: inputs.__setitem__(name, (args[0], out)))
+        for b in seen.blocks
+    ]
+    with torch.no_grad():
+        model(x)
+        for hook in hooks:
+            hook.remove()
+        for b in seen.blocks:
+            assert model.get_submodule(b.name) is b.block, f"the adapter calls a block {b.name!r} that is elsewhere"
+            before, after = inputs[b.name]
+            _same(blocks.run_block(b, before), after, f"{b.name} from its pieces and its own forward")
+            assert b.pools or before.shape[-2] == after.shape[-2], f"{b.name} pools, its view says it does not"
+
+
+def check_compile(model: nn.Module, x: Tensor) -> None:
+    """One graph without breaks, and the same answer."""
+    torch._dynamo.reset()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        _same(compiled(x), model(x), "compiled and eager")
+    torch._dynamo.reset()
+
+
+def check_export(model: nn.Module, x: Tensor) -> None:
+    """``torch.export`` with a dynamic batch, run at another batch size."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        bigger = torch.cat([x, x[:1]])
+        _same(program.module()(bigger), model(bigger), "exported and eager")
+
+
+def _same(a: Tensor, b: Tensor, what: str, exact: bool = False) -> None:
+    assert a.shape == b.shape, f"{what} differ in shape: {list(a.shape)} and {list(b.shape)}"
+    if not a.is_meta and not b.is_meta:
+        worst = (a.double() - b.double()).abs().max().item() if a.numel() else 0.0
+        scale = 1.0 if exact else max(1.0, b.double().abs().max().item())
+        assert worst <= (0.0 if exact else TOLERANCE * scale), f"{what} differ by up to {worst:.3g}"

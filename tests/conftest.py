@@ -1,0 +1,21 @@
+"""Settings that must hold before anything is imported: no test reaches the real Hub or writes to the user's folders."""
+
+import os
+import shutil
+import tempfile
+
+_home = tempfile.mkdtemp(prefix="plm-tests-")
+os.environ.update(
+    HF_HOME=f"{_home}/hf",
+    HF_HUB_OFFLINE="1",  # the hub_double fixture opens a way to its own server
+    HF_HUB_DISABLE_TELEMETRY="1",
+    PLM_CACHE=f"{_home}/plm",
+    TORCH_HOME=f"{_home}/torch",
+    MPLBACKEND="Agg",
+)
+for switch in ("PLM_PLUGINS", "PLM_DISABLE_PLUGINS", "PLM_STRICT_PLUGINS", "PLM_TRACE_PLUGINS"):
+    os.environ.pop(switch, None)
+
+
+def pytest_sessionfinish(session):
+    shutil.rmtree(_home, ignore_errors=True)
