@@ -102,6 +102,7 @@ def train(out: Path, seed: int = 0, epochs: int = EPOCHS) -> Mapping[str, float]
             save_strategy="no",
             logging_strategy="no",
             report_to=[],
+            dataloader_pin_memory=False,  # one digit batch is not worth it, and torch warns where there is no GPU
             remove_unused_columns=False,
         )
         DigitsTrainer(model=model, args=arguments, train_dataset=Digits(model)).train()

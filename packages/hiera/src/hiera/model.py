@@ -385,7 +385,7 @@ class Hiera(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Groups for layer decay: positions and patches, each block, the head."""
-        return {"stem": r"^pos_embed|^patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^head\.norm", (99999,))]}
+        return {"stem": r"^pos_embed|^patch_embed", "blocks": r"^blocks\.(\d+)"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass instead of keeping their activations."""

@@ -361,4 +361,5 @@ def _native_head(cfg: Mapping[str, Any], own: State, mapped: State) -> dict[str,
 
 
 def as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Names as timm's configurations give them (one, several or none), as a tuple."""
     return (names,) if isinstance(names, str) else tuple(names or ())

@@ -97,7 +97,7 @@ def check_heads(spec: Model, model: Any, x: Tensor) -> None:
 
 def check_features(spec: Model, model: Any, x: Tensor) -> None:
     """``features_only`` and ``forward_intermediates`` give the same maps, in the declared shapes."""
-    backbone = create_model(spec.name, features_only=True).eval()
+    backbone: Any = create_model(spec.name, features_only=True).eval()
     with torch.no_grad():
         maps = backbone(x)
         channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
@@ -116,7 +116,7 @@ def check_features(spec: Model, model: Any, x: Tensor) -> None:
 
 
 def check_strict_loading(spec: Model, model: nn.Module) -> None:
-    """A complete state dict loads; one with a tensor missing, left over or misshapen does not, whatever was asked for."""
+    """A complete state dict loads; one with a tensor missing, left over or misshapen does not, whatever was asked."""
     state = dict(model.state_dict())
     head = {f"{layer}.{part}" for layer in weights.as_tuple(spec.classifier) for part in ("weight", "bias")}
     body = [key for key in state if key not in head]
@@ -136,7 +136,8 @@ def check_strict_loading(spec: Model, model: nn.Module) -> None:
         try:
             _load(spec, bad, options)
         except WeightsError as e:
-            assert victim in str(e) or "not.of.this.model" in str(e), f"the error does not name the tensor: {e}"
+            named = victim in str(e) or "not.of.this.model" in str(e)
+            assert named, f"the error does not name the tensor: {e}"  # noqa: PT017
         else:
             raise AssertionError(f"weights with a tensor {what} were loaded with {options}")
 

@@ -19,7 +19,7 @@ def write_distribution(
     """Write modules and the metadata that make ``importlib.metadata`` see an installed distribution.
 
     Args:
-        folder: Put it on ``sys.path`` (``monkeypatch.syspath_prepend``) to make it importable and its entry points found.
+        folder: Put it on ``sys.path`` (``monkeypatch.syspath_prepend``), and its modules and entry points are found.
         name: Of the distribution.
         modules: Path of a module to its source, ``{"demo_plugin.py": "..."}``; dedented.
         entry_points: Name to module, ``{"demo": "demo_plugin"}``.

@@ -33,7 +33,8 @@ def plm_registry(
     PLM_* switches; the result is the registry of this process until the test ends, and timm knows its models.
 
         def test_mine(plm_registry):
-            hub = plm_registry({"name": "demo", "modules": {"demo_plugin.py": SOURCE}, "entry_points": {"demo": "demo_plugin"}})
+            demo = {"name": "demo", "modules": {"demo_plugin.py": SOURCE}, "entry_points": {"demo": "demo_plugin"}}
+            hub = plm_registry(demo)
             assert hub.statuses[-1].healthy
     """
     from plm_core import timm_bridge
@@ -46,9 +47,7 @@ def plm_registry(
 
     def make(*distributions: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Registry:
         for distribution in distributions:
-            monkeypatch.syspath_prepend(
-                write_distribution(tmp_path_factory.mktemp("distribution"), **distribution)  # type: ignore[arg-type]
-            )
+            monkeypatch.syspath_prepend(write_distribution(tmp_path_factory.mktemp("distribution"), **distribution))
         hub = Registry(environ=environ or {})
         contexts.append(using(hub))
         contexts[-1].__enter__()

@@ -1,0 +1,335 @@
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.optim import param_groups_layer_decay
+
+import hiera
+from hiera.tokens import official_order, pool, reroll, reroll_units, unroll
+from plm_core import InputError
+
+SMALL = {"embed_dim": 8, "num_heads": 1, "stages": (1, 2, 1), "mask_unit_size": (4, 4), "q_pool": 2, "num_classes": 5}
+SMALL["mask_unit_attn"] = (True, False, False)
+VIDEO = {
+    **SMALL,
+    "input_size": (4, 32, 32),
+    "q_stride": (1, 2, 2),
+    "mask_unit_size": (1, 4, 4),
+    "patch_kernel": (3, 7, 7),
+    "patch_stride": (2, 4, 4),
+    "patch_padding": (1, 3, 3),
+}
+
+
+def small(**kwargs):
+    torch.manual_seed(0)
+    return hiera.Hiera(**{"input_size": (32, 48), **SMALL, **kwargs}).eval()
+
+
+# --- the order of tokens ----------------------------------------------------------------------------------------
+
+
+def test_closed_form_of_the_token_order():
+    """y = 8 my + 4 y3 + 2 y2 + y1; index = ((((y1 x1) y2) x2) y3) x3 in bits, times the units, plus the unit."""
+    height, width = 16, 24
+    units = (height // 8) * (width // 8)
+    grid = torch.arange(height * width).view(1, height, width, 1)
+    order = official_order(unroll(grid, (2, 2), 3)).flatten()
+    for y in range(height):
+        for x in range(width):
+            bits = [(y & 1), (x & 1), (y >> 1) & 1, (x >> 1) & 1, (y >> 2) & 1, (x >> 2) & 1]
+            inside = int("".join(map(str, bits)), 2)
+            assert order[inside * units + (y // 8) * (width // 8) + x // 8] == y * width + x
+
+
+@given(
+    stride=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    steps=st.integers(0, 3),
+    units=st.lists(st.integers(1, 3), min_size=3, max_size=3),
+)
+@settings(max_examples=40, deadline=None)
+def test_reroll_inverts_unroll_after_any_number_of_poolings(stride, steps, units):
+    units = units[: len(stride)]
+    grid = [u * s**steps for u, s in zip(units, stride, strict=True)]
+    x = torch.rand(2, *grid, 3)
+    tokens = unroll(x, stride, steps)
+    assert torch.equal(reroll(tokens, units, stride, steps), x)
+    for left in range(steps, 0, -1):  # pooling tokens is pooling the grid
+        tokens = pool(tokens, math.prod(stride))
+        x = spatial_max(x, stride)
+        assert torch.equal(reroll(tokens, units, stride, left - 1), x)
+
+
+def spatial_max(x, stride):
+    for axis, s in enumerate(stride, start=1):
+        x = x.unflatten(axis, (-1, s)).amax(axis + 1)
+    return x
+
+
+def test_units_keep_their_spatial_order():
+    x = torch.rand(2, 8, 16, 3)
+    expected = x.view(2, 2, 4, 4, 4, 3).permute(0, 1, 3, 2, 4, 5).flatten(1, 2)
+    assert torch.equal(reroll_units(unroll(x, (2, 2), 2), (2, 2), 2), expected)
+
+
+# --- an independent reference -----------------------------------------------------------------------------------
+
+
+def reference(model, x, units_local):
+    """The paper's text in plain spatial operations, float64: windows are cut out, pooling is max_pool2d."""
+    x = F.conv2d(x, model.patch_embed.proj.weight, model.patch_embed.proj.bias, stride=4, padding=3)
+    x = x.permute(0, 2, 3, 1) + model.pos_embed.view(1, *x.shape[2:], -1)
+    side, maps = 4, []
+    for i, block in enumerate(model.blocks):
+        normed = block.norm1(x)
+        pooled = block.proj is not None
+        skip = max_pool(block.proj(normed)) if pooled else x
+        window = side if units_local[i] else None
+        x = skip + window_attention(block.attn, normed, window, pooled)
+        side = side // 2 if pooled else side
+        x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
+        maps.append(x)
+    return model.head.fc(model.head.norm(x.mean((1, 2)))), maps
+
+
+def max_pool(x):
+    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def window_attention(attn, x, window, pooled):
+    batch, height, width, _ = x.shape
+    tall, wide = (window, window) if window else (height, width)
+    out_step = 2 if pooled else 1
+    out = x.new_zeros(batch, height // out_step, width // out_step, attn.proj.out_features)
+    q, k, v = attn.qkv(x).chunk(3, -1)
+    q = max_pool(q) if pooled else q
+    for top in range(0, height, tall):
+        for left in range(0, width, wide):
+            rows, columns = slice(top, top + tall), slice(left, left + wide)
+            q_rows = slice(top // out_step, (top + tall) // out_step)
+            q_columns = slice(left // out_step, (left + wide) // out_step)
+            qs, ks, vs = (
+                t.flatten(1, 2).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+                for t in (q[:, q_rows, q_columns], k[:, rows, columns], v[:, rows, columns])
+            )
+            weights = (qs @ ks.transpose(-1, -2) / attn.head_dim**0.5).softmax(-1)
+            y = (weights @ vs).transpose(1, 2).flatten(2)
+            out[:, q_rows, q_columns] = y.unflatten(1, (q_rows.stop - q_rows.start, -1))
+    return attn.proj(out)
+
+
+@torch.no_grad()
+def test_equals_the_plain_spatial_reference_in_float64():
+    model = small(num_heads=2, probabilities=False).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.rand(2, 3, 32, 48, dtype=torch.float64)
+    # stage 1 is local; the first block of stage 2 still is (one block of lag)
+    logits, maps = reference(model, x, units_local=[True, True, False, False])
+    out, intermediates = model(x, return_intermediates=True)
+    torch.testing.assert_close(out, logits, atol=1e-10, rtol=1e-10)
+    for ours, theirs in zip(intermediates, [maps[0], maps[2], maps[3]], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
+
+
+def test_paper_models_switch_to_global_attention_one_block_late():
+    model = hiera.Hiera(stages=(1, 2, 7, 2), device="meta")
+    assert [b.attn.local for b in model.blocks] == [True] * 4 + [False] * 8
+    assert [b.attn.q_stride for b in model.blocks] == [1, 4, 1, 4] + [1] * 6 + [4, 1]
+    assert [b.attn.heads for b in model.blocks] == [1] + [2] * 2 + [4] * 7 + [8] * 2
+
+
+# --- sizes and shapes -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_signals_images_and_video():
+    signal = {
+        "q_stride": (2,),
+        "mask_unit_size": (4,),
+        "patch_kernel": (7,),
+        "patch_stride": (4,),
+        "patch_padding": (3,),
+    }
+    assert small(input_size=(64,), **signal)(torch.rand(2, 3, 64)).shape == (2, 5)
+    assert small()(torch.rand(2, 3, 32, 48)).shape == (2, 5)
+    for separate in (True, False):
+        video = hiera.Hiera(**VIDEO, sep_pos_embed=separate).eval()
+        out, maps = video(torch.rand(2, 3, 4, 32, 32), return_intermediates=True)
+        assert out.shape == (2, 5)
+        assert [tuple(m.shape) for m in maps] == [(2, 2, 8, 8, 8), (2, 2, 4, 4, 16), (2, 2, 2, 2, 32)]
+
+
+@torch.no_grad()
+def test_other_input_sizes_interpolate_the_positions():
+    model = small()
+    assert model(torch.rand(1, 3, 64, 32)).shape == (1, 5)
+    assert model(torch.rand(1, 3, 32, 48)).shape == (1, 5)
+    same = model._positions((8, 12))
+    assert torch.equal(same.flatten(1, 2), model.pos_embed)
+    larger = model._positions((16, 24))
+    expected = F.interpolate(same.permute(0, 3, 1, 2), scale_factor=2, mode="bicubic").permute(0, 2, 3, 1)
+    torch.testing.assert_close(larger, expected)
+    video = hiera.Hiera(**VIDEO, sep_pos_embed=True).eval()
+    assert video(torch.rand(1, 3, 8, 64, 32)).shape == (1, 5)
+
+
+@torch.no_grad()
+def test_feature_maps_are_in_natural_spatial_order():
+    model = small(probabilities=False)
+    x = torch.rand(1, 3, 32, 48)
+    final, maps = model.forward_intermediates(x)
+    seen = {}
+    for end in model.stage_ends:
+        model.blocks[end].register_forward_hook(lambda _, args, out, end=end: seen.__setitem__(end, out))
+    _, channels_last = model(x, return_intermediates=True)
+    for i, (nchw, nhwc) in enumerate(zip(maps, channels_last, strict=True)):
+        assert torch.equal(nchw.permute(0, 2, 3, 1), nhwc)
+        steps = model.stage_steps[i]
+        assert torch.equal(reroll(seen[model.stage_ends[i]], (2, 3), (2, 2), steps), nhwc)
+    assert torch.equal(final, channels_last[-1].flatten(1, 2))
+    # moving the picture by a mask unit moves the map: positions and borders aside, nothing mixes up places
+    model.pos_embed.zero_()
+    wide = torch.rand(1, 3, 32, 64)
+    a = model.forward_intermediates(wide, indices=[0], intermediates_only=True)[0]
+    b = model.forward_intermediates(wide.roll(-16, 3), indices=[0], intermediates_only=True)[0]
+    torch.testing.assert_close(a[..., 8:12], b[..., 4:8])
+    assert not torch.allclose(a[..., 8:12], b[..., 8:12])
+
+
+@torch.no_grad()
+def test_normed_features_are_what_the_head_norms():
+    model = small()
+    x = torch.rand(1, 3, 32, 48)
+    *early, last = model.forward_intermediates(x, norm=True, intermediates_only=True)
+    *plain, raw = model.forward_intermediates(x, intermediates_only=True)
+    for a, b in zip(early, plain, strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(last, model.head.norm(raw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("fmt", ["NHWC", "NLC"])
+def test_feature_formats(fmt):
+    model, x = small(), torch.rand(1, 3, 32, 48)
+    nchw = model.forward_intermediates(x, intermediates_only=True)[0].permute(0, 2, 3, 1)
+    other = model.forward_intermediates(x, output_fmt=fmt, intermediates_only=True)[0]
+    assert torch.equal(other, nchw if fmt == "NHWC" else nchw.flatten(1, 2))
+
+
+@torch.no_grad()
+def test_dropped_units_do_not_leak_into_kept_tokens():
+    model = small()
+    mask = torch.tensor([[True, False, True, False, False, True]])
+    x = torch.rand(1, 3, 32, 48)
+    changed = x.clone()
+    changed[..., :16, 16:32] = 7  # unit 1, dropped
+    assert torch.equal(model(x, mask=mask), model(changed, mask=mask))
+    assert not torch.equal(model(x), model(changed))
+
+
+# --- bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (torch.rand(3, 32, 48), "batch dimension missing"),
+        (torch.rand(1, 1, 3, 32, 48), "[batch, 3, height, width] is expected"),
+        (torch.rand(1, 1, 32, 48), "x has 1 channels"),
+        (torch.rand(1, 3, 30, 48), "height 30, which is not a multiple of 16 (patch stride x mask unit); pad it to 32"),
+        (torch.rand(1, 3, 32, 0), "width 0"),
+    ],
+)
+def test_bad_inputs_are_named(x, said):
+    with pytest.raises(InputError) as e:
+        small()(x)
+    assert said in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (torch.ones(1, 5, dtype=torch.bool), "torch.bool [1, 6] is expected"),
+        (torch.ones(1, 6), "mask is torch.float32"),
+        (torch.zeros(1, 6, dtype=torch.bool), "at least one"),
+    ],
+)
+def test_bad_masks_are_named(mask, said):
+    with pytest.raises(InputError, match="mask") as e:
+        small()(torch.rand(1, 3, 32, 48), mask=mask)
+    assert said in str(e.value)
+
+
+def test_uneven_masks_are_refused():
+    mask = torch.tensor([[True, True, False, False, False, False], [True] + [False] * 5])
+    with pytest.raises(InputError, match=r"keeps \[2, 1\] mask units"):
+        small()(torch.rand(2, 3, 32, 48), mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"input_size": (30, 48)}, "input_size has height 30"),
+        ({"mask_unit_size": (8, 8)}, "mask_unit_size (8, 8) must be q_stride ** (stages - 1) = (4, 4)"),
+        ({"q_pool": 3}, "q_pool 3 must be from 0 to 2"),
+        ({"q_stride": (2,)}, "q_stride (2,)"),
+        ({"mask_unit_attn": (True, False)}, "mask_unit_attn (True, False)"),
+        ({"patch_padding": (0, 0)}, "patch_kernel 7 with padding 0"),
+    ],
+)
+def test_contradictory_configurations_are_named(wrong, said):
+    with pytest.raises(InputError) as e:
+        small(**wrong)
+    assert said in str(e.value)
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+def test_initial_values_are_the_originals():
+    model = small()
+    for name, parameter in model.named_parameters():
+        if name.startswith("head.fc"):
+            assert parameter.abs().max() < 1e-3
+        elif name.endswith("bias") and "patch_embed" not in name:
+            assert (parameter == 0.02).all(), name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+        elif "pos_embed" in name or name.endswith("weight"):
+            assert 0.01 < parameter.std() < 0.03, name
+
+
+def test_drop_path_rises_linearly():
+    rates = [getattr(b.drop_path1, "drop_prob", 0.0) for b in small(drop_path_rate=0.3).blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_gradient_checkpointing_changes_nothing():
+    plain, saving = small().train(), small().train()
+    saving.set_grad_checkpointing()
+    x = torch.rand(2, 3, 32, 48)
+    for model in (plain, saving):
+        model(x).square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert a.grad is not None, name
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_layer_decay_and_weight_decay_groups():
+    model = timm.create_model("hiera_micro_digits")
+    groups = param_groups_layer_decay(
+        model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.5
+    )
+    placed = {id(p): (g["weight_decay"], g["lr_scale"]) for g in groups for p in g["params"]}
+    named = dict(model.named_parameters())
+    assert placed[id(named["pos_embed"])][0] == 0
+    assert placed[id(named["blocks.0.attn.qkv.weight"])][0] == 0.05
+    scales = [placed[id(named[f"blocks.{i}.attn.qkv.weight"])][1] for i in range(4)]
+    assert placed[id(named["patch_embed.proj.weight"])][1] == scales[0] / 2
+    assert scales == sorted(scales)
+    assert placed[id(named["head.fc.weight"])][1] == placed[id(named["head.norm.weight"])][1] == 1.0
