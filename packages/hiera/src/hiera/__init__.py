@@ -10,30 +10,21 @@ Importing this imports neither torch nor timm; timm knows our models from then o
 
 from __future__ import annotations
 
-import importlib
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import plm_core  # noqa: F401  (registers the hub's models with timm)
+from plm_core.lazy import attributes
 
 if TYPE_CHECKING:
     from hiera.layers import HieraBlock, MaskUnitAttention
     from hiera.model import Hiera
 
-__version__ = version("hiera")
-
-_LAZY = {"Hiera": "hiera.model", "HieraBlock": "hiera.layers", "MaskUnitAttention": "hiera.layers"}
+    __version__: str
 
 __all__ = ["Hiera", "HieraBlock", "MaskUnitAttention", "__version__"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'hiera' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# importing plm_core, as above, is also what makes timm know our models
+__getattr__, __dir__ = attributes(
+    __name__,
+    "hiera",
+    {"Hiera": "hiera.model", "HieraBlock": "hiera.layers", "MaskUnitAttention": "hiera.layers"},
+)

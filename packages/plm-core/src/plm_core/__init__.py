@@ -12,9 +12,7 @@ whichever order the two are imported.
 
 from __future__ import annotations
 
-import importlib
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plm_core.errors import (
     DuplicateName,
@@ -27,14 +25,14 @@ from plm_core.errors import (
     WeightsError,
 )
 from plm_core.hookspecs import hookimpl
+from plm_core.lazy import attributes
 from plm_core.timm_bridge import install as _register_with_timm
 
 if TYPE_CHECKING:
+    __version__: str
     from plm_core import blocks, hub, samples, shapes, weights
     from plm_core.models import create_model, embed, list_models, transform_for
     from plm_core.transforms import apply, remove
-
-__version__ = version("plm-core")
 
 _LAZY = {
     "apply": "plm_core.transforms",
@@ -43,8 +41,8 @@ _LAZY = {
     "list_models": "plm_core.models",
     "remove": "plm_core.transforms",
     "transform_for": "plm_core.models",
+    **dict.fromkeys(("blocks", "hub", "samples", "shapes", "weights"), ""),
 }
-_MODULES = ("blocks", "hub", "samples", "shapes", "weights")
 
 __all__ = [
     "DuplicateName",
@@ -71,19 +69,6 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"plm_core.{name}")
-    else:
-        raise AttributeError(f"module 'plm_core' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = attributes(__name__, "plm-core", _LAZY)
 
 _register_with_timm()

@@ -1,0 +1,36 @@
+"""Timing of contenders in one run: interleaved rounds, medians, ratios to the first."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+
+
+def compare(title: str, contenders: Mapping[str, Callable[[], object]], rounds: int = 15, warmup: int = 2) -> None:
+    """Run the contenders in turn, ``rounds`` times each, and print median, minimum and ratio of medians to the last.
+
+    The last contender is the peer. Interleaving spreads whatever else the machine does over all of them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for i in range(warmup + rounds):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if i >= warmup:
+                times[name].append(time.perf_counter() - start)
+    *_, peer = contenders
+    base = statistics.median(times[peer])
+    for name, seen in times.items():
+        median = statistics.median(seen)
+        paired = statistics.median(a / b for a, b in zip(seen, times[peer], strict=True))
+        ratio = "" if name == peer else f"  {median / base:.3f}x (paired rounds {paired:.3f}x) of {peer}"
+        print(f"{title:<28} {name:<16} median {median * 1e3:9.1f} ms  min {min(seen) * 1e3:9.1f} ms{ratio}", flush=True)
+
+
+def machine(*distributions: str) -> str:
+    """One line about where the numbers come from."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in distributions)
+    return f"{platform.machine()}, Python {platform.python_version()}, {versions}"
