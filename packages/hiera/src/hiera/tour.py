@@ -82,11 +82,11 @@ def _title(m: Tensor, stage: int) -> str:
     return f"stage {stage + 1}: {m.shape[1]} channels, {m.shape[2]} x {m.shape[3]}"
 
 
-def _principal_colours(m: Tensor) -> Tensor:
+def _principal_colours(m: Tensor) -> Any:
     """[1, C, H, W] -> [H, W, 3] in 0..1: the three principal components as colours."""
     flat = m[0].flatten(1).T
     flat = flat - flat.mean(0)
     _, _, directions = torch.linalg.svd(flat, full_matrices=False)
     colours = flat @ directions[:3].T
     low, high = colours.quantile(0.01, 0), colours.quantile(0.99, 0)
-    return ((colours - low) / (high - low)).clamp(0, 1).view(*m.shape[2:], 3)
+    return ((colours - low) / (high - low)).clamp(0, 1).view(*m.shape[2:], 3).numpy()

@@ -48,8 +48,9 @@ def check_model(name: str) -> None:
         check_layouts(model)
         if registry().for_class(BlockAdapter, model):
             check_blocks(model, x)
-        check_compile(model, x)
-        check_export(model, x)
+    # outside: the compiler of torch 2.9 stumbles over the device context
+    check_compile(model, x)
+    check_export(model, x)
 
 
 def check_declaration(spec: Model) -> None:

@@ -37,12 +37,10 @@ def plm_registry(
             hub = plm_registry(demo)
             assert hub.statuses[-1].healthy
     """
-    from plm_core import timm_bridge
     from plm_core.registry import Registry, using
     from plm_core.testing.distributions import write_distribution
 
     modules_before = set(sys.modules)
-    timm_before = _timm_models()
     contexts: list[Any] = []
 
     def make(*distributions: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Registry:
@@ -51,13 +49,13 @@ def plm_registry(
         hub = Registry(environ=environ or {})
         contexts.append(using(hub))
         contexts[-1].__enter__()
-        timm_bridge.register()
+        _register_anew()
         return hub
 
     yield make
     for context in reversed(contexts):
         context.__exit__(None, None, None)
-    _forget_timm_models(timm_before)
+    _register_anew()
     ours = {Path(str(p)) for p in sys.path}
     for name in set(sys.modules) - modules_before:
         origin = getattr(sys.modules[name], "__file__", None) or ""
@@ -65,19 +63,18 @@ def plm_registry(
             del sys.modules[name]
 
 
-def _timm_models() -> set[str]:
-    timm_registry = sys.modules.get("timm.models._registry")
-    return set(timm_registry._model_entrypoints) if timm_registry else set()
+def _register_anew() -> None:
+    """Leave in timm's registry exactly the current registry's models; timm has no public function to take one out."""
+    from plm_core import timm_bridge
 
-
-def _forget_timm_models(keep: set[str]) -> None:
-    """Take the throw-away models out of timm's registry, for which timm has no public function."""
     timm_registry: Any = sys.modules.get("timm.models._registry")
-    if timm_registry is None or not keep:
+    if timm_registry is None:
         return
-    for name in set(timm_registry._model_entrypoints) - keep:
-        timm_registry._model_entrypoints.pop(name)
-        timm_registry._clear_model_entries(name)
+    for name, entry_point in list(timm_registry._model_entrypoints.items()):
+        if hasattr(entry_point, "plm_model"):
+            timm_registry._model_entrypoints.pop(name)
+            timm_registry._clear_model_entries(name)
+    timm_bridge.register()
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""The composition matrix: no cell may be an error, and its verdicts are earned."""
+
+import pytest
+
+from plm_core.matrix import compute
+
+TRANSFORM = """
+    import torch
+    from plm_core.blocks import view
+    from plm_core.errors import NotSupported
+    from plm_core.hookspecs import Merger, Scorer, Transform, hookimpl
+
+    @hookimpl
+    def plm_transforms():
+        return [
+            Transform(name="halve", apply="acme:halve", remove="acme:restore"),
+            Transform(name="forgetful", apply="acme:halve", remove="acme:forget"),
+            Transform(name="global-only", apply="acme:refuse_local", remove="acme:forget"),
+        ]
+
+    @hookimpl
+    def plm_mergers():
+        return [Merger(name="first", merge="acme:first"), Merger(name="clash", merge="acme:clash")]
+
+    @hookimpl
+    def plm_scorers():
+        return [Scorer(name="spread", score="acme:spread"), Scorer(name="nan", score="acme:nan")]
+
+    def halve(model):
+        model.halved = [b.block.register_forward_hook(lambda m, a, out: out / 2) for b in view(model).blocks]
+
+    def restore(model):
+        for hook in model.halved:
+            hook.remove()
+
+    def forget(model):
+        pass
+
+    def refuse_local(model):
+        if any(b.local for b in view(model).blocks):
+            raise NotSupported("attention is local")
+
+    def first(models):
+        return models[0]
+
+    def clash(models):
+        raise ZeroDivisionError("no")
+
+    def spread(features, labels):
+        return features.std()
+
+    def nan(features, labels):
+        return float("nan")
+"""
+
+
+def test_no_installed_combination_is_broken():
+    rows = compute()
+    assert {row["family"] for row in rows} >= {"hiera", "timm-vit"}
+    assert not [cell for row in rows for cell in row.values() if str(cell).startswith("ERROR")]
+
+
+@pytest.fixture
+def rows(plm_registry):
+    package = {"name": "acme", "modules": {"acme.py": TRANSFORM}, "entry_points": {"acme": "acme"}}
+    assert plm_registry(package).statuses[1].healthy
+    return {row["family"]: row for row in compute()}
+
+
+def test_verdicts_are_earned(rows):
+    for family in ("hiera", "timm-vit"):
+        row = rows[family]
+        assert row["halve"] == row["first"] == row["spread"] == "yes"
+        assert row["forgetful"].startswith("ERROR: RuntimeError: after remove() the model answers differently")
+        assert row["clash"].startswith("ERROR: ZeroDivisionError")
+        assert row["nan"].startswith("ERROR")
+    assert rows["hiera"]["global-only"] == "no: attention is local"
+    assert rows["timm-vit"]["global-only"] == "yes"
+
+
+def test_families_are_described_by_their_views(rows):
+    assert rows["hiera"]["local"] == 2
+    assert rows["timm-vit"]["prefix tokens"] == 1

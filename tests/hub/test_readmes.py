@@ -1,0 +1,59 @@
+"""Every code block of every README runs: python in one namespace per file, plm commands through the command line."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import plm_core
+from plm_core.cli import main
+
+ROOT = Path(__file__).parents[2]
+READMES = sorted([ROOT / "README.md", *ROOT.glob("packages/*/README.md"), ROOT / "tests" / "README.md"])
+# Commands that are run elsewhere (.ci/run and its wheel check, the benches by hand) or would run this very suite.
+ELSEWHERE = ("uv run pytest", "pip install ./packages/", "uv run python tests/bench/")
+SLOW = ("plm retrain hiera_micro_digits",)  # its recipe is run by tests/hiera/test_micro.py
+
+
+def blocks(readme):
+    return re.findall(r"^```(\w+)\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_block_runs(readme, tmp_path, monkeypatch, hub_double):
+    monkeypatch.chdir(tmp_path)
+    images, _ = plm_core.samples.digits("heldout")
+    images[0].save("digit.png")
+    namespace = {"__name__": "readme"}
+    for language, code in blocks(readme):
+        if language == "python":
+            exec(compile(code, f"{readme.name}", "exec"), namespace)
+        elif language == "bash":
+            for line in code.splitlines():
+                run(line.partition("#")[0].strip(), monkeypatch)
+        else:
+            pytest.fail(f"a block of {language}: how is it tested?")
+
+
+def run(line, monkeypatch):
+    command = line.removeprefix("uv run ")
+    if line.startswith(ELSEWHERE) or command.startswith(SLOW):
+        return
+    assert command.startswith("plm "), f"'{line}': how is it tested?"
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code in (0, None), f"'{line}' answers {exit_.value.code}"
+
+
+def test_root_readme_has_its_two_commands():
+    text = (ROOT / "README.md").read_text()
+    for command in ("uv run plm tour", "uv run pytest"):
+        assert f"\n{command}\n" in text
+
+
+def test_links_lead_somewhere():
+    for readme in [*READMES, ROOT / ".github" / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", readme.read_text()):
+            assert (readme.parent / target).exists(), f"{readme}: {target}"

@@ -1,0 +1,65 @@
+"""Block adapters: taking a block apart and putting it together gives the block, for everything timm's ViT can have."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from plm_core import NotSupported, blocks
+from plm_core.testing import check_blocks
+
+SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
+VARIANTS = {
+    "plain": ("vit_tiny_patch16_224", {}),
+    "layer scale": ("vit_tiny_patch16_224", {"init_values": 0.1}),
+    "query and key norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
+    "attention and mlp norm": ("vit_tiny_patch16_224", {"scale_attn_norm": True, "scale_mlp_norm": True}),
+    "registers": ("vit_tiny_patch16_224", {"reg_tokens": 4}),
+    "no class token": ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}),
+    "pre-norm": ("vit_tiny_patch16_224", {"pre_norm": True}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+}
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS.values(), ids=VARIANTS)
+def test_pieces_make_up_the_block(name, options):
+    torch.manual_seed(0)
+    model = timm.create_model(name, **{**SIZE, **options}).eval()
+    for parameter in model.parameters():  # layer scale and others start where an error would not show
+        nn.init.normal_(parameter, std=0.2)
+    check_blocks(model, torch.rand(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("variant", "tokens"),
+    [
+        ("plain", blocks.Tokens(class_tokens=1)),
+        ("registers", blocks.Tokens(class_tokens=1, register_tokens=4)),
+        ("no class token", blocks.Tokens()),
+        ("distilled", blocks.Tokens(class_tokens=1, distill_tokens=1)),
+    ],
+)
+def test_special_tokens_are_told_apart(variant, tokens):
+    name, options = VARIANTS[variant]
+    model = timm.create_model(name, **{**SIZE, **options})
+    assert blocks.view(model).tokens == tokens
+    assert tokens.prefix == model.num_prefix_tokens
+
+
+def test_another_attention_takes_the_place_of_softmax():
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE).eval()
+    x = torch.rand(2, 17, 48)
+    block = blocks.view(model).blocks[0]
+    mean = blocks.run_block(block, x, attention=lambda q, k, v: v.mean(2, keepdim=True).expand_as(v))
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight[: 2 * 48].zero_()
+        model.blocks[0].attn.qkv.bias[: 2 * 48].zero_()
+    torch.testing.assert_close(mean, model.blocks[0](x))  # no query, no key: attention is the mean
+
+
+def test_blocks_without_a_view_are_refused_with_the_reason():
+    parallel = timm.create_model("vit_small_patch16_18x2_224", **{**SIZE, "num_heads": 3})
+    with pytest.raises(NotSupported, match="blocks of kind Parallel"):
+        blocks.view(parallel)
+    with pytest.raises(NotSupported, match=r"no block adapter for torch.nn.modules.linear.Linear"):
+        blocks.view(nn.Linear(1, 1))

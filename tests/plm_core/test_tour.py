@@ -1,0 +1,46 @@
+"""The tour: a report that needs nothing beside it, and a stop that fails costs only itself."""
+
+import re
+
+import pytest
+
+from plm_core import tour
+
+BAD_STOP = """
+    from plm_core.hookspecs import TourStop, hookimpl
+
+    @hookimpl
+    def plm_tour_stops():
+        return [TourStop(name="bad", title="A <bad> stop", run="bad_stop:run", order=1)]
+
+    def run(tour):
+        tour.text("so far")
+        raise RuntimeError("the stop broke <here>")
+"""
+
+
+def test_report_is_self_contained(tmp_path):
+    rows = tour.run(tmp_path / "out" / "report.html")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') >= 2
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    for word in ("What is installed", "hiera_micro_digits", "hiera_image_huge_224", "held-out"):
+        assert word in page
+    facts = {row["what"]: row["value"] for row in rows}
+    assert float(facts["hiera_micro_digits, held-out digits"].split()[0]) >= 97
+    assert "FAILED" not in facts
+
+
+def test_failing_stop_is_reported_and_the_others_go_on(plm_registry, tmp_path, monkeypatch, capsys):
+    plm_registry({"name": "bad-stop", "modules": {"bad_stop.py": BAD_STOP}, "entry_points": {"bad": "bad_stop"}})
+    monkeypatch.setattr("sys.argv", ["plm", "tour", "--out", str(tmp_path / "report.html")])
+    from plm_core.cli import main
+
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    page = (tmp_path / "report.html").read_text()
+    assert exit_.value.code == 2
+    assert "so far" in page
+    assert "RuntimeError: the stop broke &lt;here&gt;" in page
+    assert "held-out" in page
+    assert "a stop of the tour failed" in capsys.readouterr().err
