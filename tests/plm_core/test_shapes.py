@@ -297,6 +297,15 @@ def test_boxes_are_tight(seed, density):
 # --- Clips ---
 
 
+def test_objects_keep_inside_the_picture(scenes, clips):
+    for clip in clips:
+        for track in clip.objects:
+            seen = track.boxes[track.masks.any((1, 2))]
+            assert seen.min() > 0
+            assert seen.max() < 64
+    assert all(min(thing.box) > 0 and max(thing.box) < 64 for scene in scenes for thing in scene.objects)
+
+
 @settings(max_examples=20, deadline=None)
 @given(size=st.integers(32, 72), frames=st.integers(1, 20), seed=st.integers(0, 2**64 - 1), most=st.integers(1, 4))
 def test_clip_labels_are_consistent(size, frames, seed, most):

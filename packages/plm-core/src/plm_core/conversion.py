@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from plm_core import weights
-from plm_core.errors import InputError
+from plm_core.errors import InputError, MissingDependency
 from plm_core.hookspecs import Model
 from plm_core.layouts import State
 from plm_core.models import create_model
@@ -48,7 +48,7 @@ def convert_file(
     name, net = _model_for(state, model)
     mapped, report = weights.to_native(net, state, layout)
     if not report.ok:
-        raise weights.WeightsMismatch(report.line(name), report)
+        raise weights.mismatch(report, name, net, state)
     net.load_state_dict(mapped, assign=True)  # meta -> the tensors themselves, dtype included
     tensors = weights.export(net, to)
     weights.write(tensors, target, {"model": name, "layout": to})
@@ -64,7 +64,10 @@ def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
     for candidate, entry in registry().all(Model).items():
         # another head changes the total by its own size at most
         if abs(entry.declaration.params - total) <= 0.2 * entry.declaration.params:
-            net = _with_head_of(state, candidate)
+            try:
+                net = _with_head_of(state, candidate)
+            except MissingDependency:  # of a model that nobody asked for by name
+                continue
             tried.append(candidate)
             if weights.to_native(net, state)[1].ok:
                 return candidate, net
@@ -78,5 +81,5 @@ def _with_head_of(state: State, name: str) -> nn.Module:
         mapped, report = weights.to_native(net, state)
         for key in [*report.mismatched, *report.missing]:
             if key == f"{net.pretrained_cfg.get('classifier')}.weight":
-                net.reset_classifier(mapped[key].shape[0] if key in mapped else 0)
+                net.reset_classifier(len(mapped[key]) if key in mapped and mapped[key].ndim else 0)
     return net

@@ -31,14 +31,18 @@ class HubFile:
     @classmethod
     def parse(cls, text: str) -> HubFile | None:
         """Read ``[hf-hub:]org/name[@revision]``; None when ``text`` is something else."""
-        body = text.removeprefix("hf-hub:")
-        repo, _, revision = body.partition("@")
-        parts = repo.split("/")
-        if len(parts) != 2 or not all(
-            p and p[0] not in ".~" and p.replace(".", "").replace("_", "").replace("-", "").isalnum() for p in parts
-        ):
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        repo, _, revision = text.removeprefix("hf-hub:").partition("@")
+        try:
+            validate_repo_id(repo)
+        except HFValidationError:
             return None
-        return cls(repo, revision or None)
+        return cls(repo, revision or None) if "/" in repo else None
+
+    def __str__(self) -> str:
+        return f"{self.file} of {self.repo}" + (f"@{self.revision}" if self.revision else "")
 
 
 def fetch(where: HubFile, cache_dir: str | Path | None = None) -> Path:
@@ -49,36 +53,34 @@ def fetch(where: HubFile, cache_dir: str | Path | None = None) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    with _one_line(where):
+    with one_line(f"cannot get {where}"):
         return Path(hf_hub_download(where.repo, where.file, revision=where.revision, cache_dir=cache_dir))
 
 
 @contextmanager
-def _one_line(where: HubFile) -> Iterator[None]:
-    """Turn huggingface_hub's errors into WeightsError; the order matters, since they derive from one another."""
+def one_line(failed: str) -> Iterator[None]:
+    """Turn what huggingface_hub and safetensors raise into a WeightsError that begins with ``failed``."""
     from huggingface_hub import constants, errors
+    from safetensors import SafetensorError
 
-    name = f"{where.file} of {where.repo}" + (f"@{where.revision}" if where.revision else "")
     try:
         yield
-    except errors.GatedRepoError as e:
-        raise WeightsError(
-            f"cannot get {name}: access is gated; ask for it on the model's page, then 'hf auth login'"
-        ) from e
-    except errors.RevisionNotFoundError as e:
-        raise WeightsError(f"cannot get {name}: there is no revision {where.revision!r}") from e
-    except errors.RepositoryNotFoundError as e:
-        raise WeightsError(
-            f"cannot get {name}: no such repository, or it is private and the token has no access"
-        ) from e
-    except errors.LocalEntryNotFoundError as e:
-        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
-        raise WeightsError(f"cannot get {name}: {why} and it is not in the cache {constants.HF_HUB_CACHE}") from e
-    except errors.EntryNotFoundError as e:
-        raise WeightsError(f"cannot get {name}: the repository has no such file") from e
-    except (errors.HfHubHTTPError, OSError) as e:
-        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise WeightsError(f"cannot get {name}: {first}") from e
+    except (errors.HfHubHTTPError, SafetensorError, OSError) as e:
+        # the order matters, since they derive from one another
+        if isinstance(e, errors.GatedRepoError):
+            why = "access is gated; ask for it on the model's page, then 'hf auth login'"
+        elif isinstance(e, errors.RevisionNotFoundError):
+            why = "there is no such revision"
+        elif isinstance(e, errors.RepositoryNotFoundError):
+            why = "no such repository, or it is private and the token has no access"
+        elif isinstance(e, errors.LocalEntryNotFoundError):
+            why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
+            why += f" and it is not in the cache {constants.HF_HUB_CACHE}"
+        elif isinstance(e, errors.EntryNotFoundError):
+            why = "the repository has no such file"
+        else:
+            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise WeightsError(f"{failed}: {why}") from e
 
 
 def push(folder: str | Path, repo: str, private: bool = False, message: str | None = None) -> str:
@@ -96,11 +98,11 @@ def push(folder: str | Path, repo: str, private: bool = False, message: str | No
     from huggingface_hub import HfApi
 
     folder = Path(folder)
-    if HubFile.parse(repo) is None or "@" in repo:
+    if HubFile.parse(repo) != HubFile(repo):
         raise InputError(f"repo {repo!r} is not allowed: 'org/name' is")
     check_folder(folder)
     api = HfApi()
-    with _one_line(HubFile(repo)):
+    with one_line(f"cannot push to {repo}"):
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo,
@@ -113,7 +115,7 @@ def push(folder: str | Path, repo: str, private: bool = False, message: str | No
 
 def check_folder(folder: Path) -> None:
     """Raise InputError unless a folder can be published: safetensors, a config and a model card with a license."""
-    from huggingface_hub import ModelCard
+    from safetensors import SafetensorError, safe_open
 
     missing = [name for name in PUSHED if not (folder / name).is_file()]
     if missing:
@@ -125,10 +127,25 @@ def check_folder(folder: Path) -> None:
         raise InputError(
             f"folder {str(folder)!r} holds pickled weights ({', '.join(pickles)}); publish safetensors only"
         )
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "numpy"):
+            pass  # the header is read and checked
+    except (SafetensorError, OSError) as e:
+        raise InputError(f"{folder / WEIGHTS_FILE} is not a readable safetensors file: {e}") from e
     if "architecture" not in read_config(folder):
         raise InputError(f"{folder / 'config.json'} has no key 'architecture'")
-    if not ModelCard.load(folder / "README.md").data.to_dict().get("license"):
+    if not _front_matter(folder / "README.md").get("license"):
         raise InputError(f"{folder / 'README.md'} names no 'license:' in its front matter")
+
+
+def _front_matter(card: Path) -> Mapping[str, Any]:
+    """The YAML block that a model card begins with; empty when there is none or it cannot be read."""
+    from huggingface_hub import metadata_load
+
+    try:
+        return metadata_load(card) or {}
+    except Exception:  # not UTF-8, not YAML, YAML but no mapping
+        return {}
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:

@@ -19,6 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from plm_core.errors import InputError
+
 Parts = list[Tensor]
 State = Mapping[str, Tensor]
 
@@ -96,11 +98,16 @@ def uninterleave(heads: int) -> Step:
 
 @dataclass(frozen=True)
 class Rule:
-    """Native key pattern(s) and the foreign one(s) they correspond to."""
+    """Native key pattern(s) and the foreign one(s) they correspond to; each has one ``*``, or none has."""
 
     native: str | tuple[str, ...]
     foreign: str | tuple[str, ...]
     step: Step = KEEP
+
+    def __post_init__(self) -> None:
+        patterns = [pattern for side in self.sides("foreign") for pattern in side]
+        if {pattern.count("*") for pattern in patterns} not in ({0}, {1}):
+            raise InputError(f"patterns {', '.join(patterns)} of a rule must have one '*' each, or none")
 
     def sides(self, to: Literal["native", "foreign"]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(source patterns, target patterns) for a direction."""
@@ -120,7 +127,8 @@ def convert(
         to: Which side the result is to be on.
 
     Returns:
-        The mapped tensors, and the keys that no rule took (or whose companions are not all there).
+        The mapped tensors, and the keys that were left over: no rule took them, their companions are not all there,
+        their shapes are none that the step works on, or another key has their place.
     """
     table = [(rule, *rule.sides(to)) for rule in rules]
     groups: dict[tuple[int, str], dict[int, str]] = {}
@@ -139,8 +147,16 @@ def convert(
             unmapped.extend(keys.values())
             continue
         step = rule.step.to_native if to == "native" else rule.step.to_foreign
-        results = step([state[keys[i]] for i in range(len(sources))])
-        mapped.update(zip((target.replace("*", run) for target in targets), results, strict=True))
+        try:
+            results = step([state[keys[i]] for i in range(len(sources))])
+            made = dict(zip((target.replace("*", run) for target in targets), results, strict=True))
+        except (RuntimeError, IndexError, ValueError):  # what torch raises on shapes that it cannot split, stack ...
+            unmapped.extend(keys.values())
+            continue
+        if made.keys() & mapped.keys():
+            unmapped.extend(keys.values())  # never one tensor silently in place of another
+        else:
+            mapped |= made
     return mapped, unmapped
 
 

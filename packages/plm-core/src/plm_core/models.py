@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from plm_core import timm_bridge
-from plm_core.errors import DuplicateName, InputError, NotSupported, UnknownName
+from plm_core.errors import DuplicateName, InputError, NotSupported, PluginError, UnknownName, WeightsError
 from plm_core.hookspecs import Model
-from plm_core.hub import HubFile
+from plm_core.hub import WEIGHTS_FILE, HubFile, one_line
 from plm_core.names import check_needs, miss, resolve
 from plm_core.registry import registry
+
+SOURCES = ("hf-hub", "hf_hub", "local-dir")  # hf_hub is timm's older spelling
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -26,6 +30,7 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     Raises:
         UnknownName: No such model or tag; says what is near and which distribution would provide it.
         DuplicateName: Two plug-ins declare the name.
+        PluginError: timm cannot take what the plug-in declares.
         WeightsError: The weights cannot be had or do not fit.
     """
     import timm
@@ -36,7 +41,17 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
             name = f"hf-hub:{name}"
         else:
             _check_name(name)
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+    elif (source := name.partition(":")[0].lower()) not in SOURCES:
+        raise InputError(f"model {name!r} has source {source!r}; 'hf-hub:' and 'local-dir:' are allowed")
+    try:
+        with one_line(f"cannot get {name}"):
+            return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except json.JSONDecodeError as e:
+        raise WeightsError(f"cannot get {name}: its config.json is not JSON ({e})") from e
+    except RuntimeError as e:
+        if unknown := re.fullmatch(r"Unknown model \((.+)\)", str(e)):  # in the config.json of a repository
+            _check_name(unknown[1])
+        raise
 
 
 def _check_name(name: str) -> None:
@@ -50,6 +65,8 @@ def _check_name(name: str) -> None:
             raise
         except UnknownName:
             raise UnknownName(miss("model", arch, [*registry().all(Model), *timm.list_models()])) from None
+        if arch in registry().left_out:
+            raise PluginError(f"model {arch!r} could not be registered with timm: {registry().left_out[arch]}")
     if tag:
         tags = [known.partition(".")[2] for known in timm.list_models(f"{arch}.*", include_tags=True)]
         if tag not in tags:
@@ -77,28 +94,32 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         MissingDependency: Something that the declaration ``needs`` is not installed.
         WeightsError: The weights cannot be had or do not fit.
     """
-    from timm.models import build_model_with_cfg
+    from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 
-    from plm_core.weights import timm_filter
+    from plm_core.weights import pretrained_entry, timm_filter
 
     check_needs(f"model {model.name!r}", model.needs)
+    source = model.name
     if pretrained:
-        timm_bridge.announce_license(model, kwargs.get("pretrained_cfg"))
-    built: nn.Module = build_model_with_cfg(
-        resolve(model.builder),
-        model.name,
-        pretrained,
-        pretrained_filter_fn=timm_filter,
-        feature_cfg={"feature_cls": "getter", "out_indices": model.out_indices},
-        **{**model.config, **kwargs},
-    )
+        cfg = resolve_pretrained_cfg(model.name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+        source = cfg.file or f"{cfg.hf_hub_filename or WEIGHTS_FILE} of {cfg.hf_hub_id}"
+        timm_bridge.announce_license(model, pretrained_entry(cfg.to_dict()))
+    with one_line(f"cannot get {source}"):
+        built: nn.Module = build_model_with_cfg(
+            resolve(model.builder),
+            model.name,
+            pretrained,
+            pretrained_filter_fn=timm_filter,
+            feature_cfg={"feature_cls": "getter", "out_indices": model.out_indices},
+            **{**model.config, **kwargs},
+        )
     return built
 
 
 def transform_for(model: nn.Module) -> Any:
     """The evaluation preprocessing of any timm or hub model: PIL image -> float tensor [C, H, W].
 
-    The image is converted to the model's number of channels first (1: greyscale, 3: RGB).
+    The image is converted to the number of channels that the model was made with first (1: greyscale, 3: RGB).
 
     Raises:
         InputError: The model has no ``pretrained_cfg`` to read it from.
@@ -108,7 +129,9 @@ def transform_for(model: nn.Module) -> Any:
 
     if not getattr(model, "pretrained_cfg", None):
         raise InputError(f"model {type(model).__name__} has no pretrained_cfg: make it with plm_core.create_model")
-    config = timm.data.resolve_model_data_config(model)
+    # timm's newer function knows what in_chans and img_size the model was made with, the older only its configuration
+    resolve_config = getattr(timm.data, "resolve_input_data_config", timm.data.resolve_model_data_config)
+    config = resolve_config(model)
     return Compose([_Channels(config["input_size"][0]), timm.data.create_transform(**config, is_training=False)])
 
 
@@ -137,6 +160,8 @@ class _Channels:
         self.mode = {1: "L", 3: "RGB"}.get(channels)
 
     def __call__(self, image: Any) -> Any:
+        if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255 instead of scaling
+            image = image.point(lambda value: value * (255 / 65535)).convert("L")
         return image.convert(self.mode) if self.mode and image.mode != self.mode else image
 
     def __repr__(self) -> str:

@@ -55,25 +55,28 @@ def resolve(reference: str) -> Any:
 
 def miss(kind: str, name: str, known: Iterable[str]) -> str:
     """One line for a look-up that found nothing: what is near, and which distribution would provide it."""
-    known = sorted(known)
+    known = sorted(set(known))
     line = f"no {kind} {name!r}"
+    provider = next((dist for k, pattern, dist in PROVIDERS if k == kind and fnmatchcase(name, pattern)), None)
+    absent = provider is not None and not installed(provider)
+    if absent:
+        line += f"; {provider} would provide it and is not installed (see 'Install' in the hub's README)"
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
         line += f"; did you mean {' or '.join(map(repr, near))}?"
-    provider = next((dist for k, pattern, dist in PROVIDERS if k == kind and fnmatchcase(name, pattern)), None)
-    if provider and not installed(provider):
-        line += f"; {provider} would provide it and is not installed (see 'Install' in the hub's README)"
-    elif not near and 0 < len(known) <= 12:
+    elif not absent and 0 < len(known) <= 12:
         line += f"; there are: {', '.join(known)}"
     return line
 
 
 def installed(requirement: str) -> bool:
-    """Whether ``"dist"`` or ``"dist[extra]"`` is installed, with everything that the extra asks for."""
+    """Whether ``"dist"``, ``"dist>=1"`` or ``"dist[extra]"`` is installed, with everything that the extra asks for."""
     try:
         wanted = Requirement(requirement)
         dist = metadata.distribution(wanted.name)
     except (InvalidRequirement, metadata.PackageNotFoundError):
+        return False
+    if not wanted.specifier.contains(dist.version, prereleases=True):
         return False
     for extra in wanted.extras:
         if extra not in (dist.metadata.get_all("Provides-Extra") or []):

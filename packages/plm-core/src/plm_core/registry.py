@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import logging
 import os
+import reprlib
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib import metadata
-from typing import Any, Generic, Literal, TypeVar, cast
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import pluggy
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from plm_core import hookspecs
@@ -114,21 +116,18 @@ class Registry:
         self.disabled = _names(env.get("PLM_DISABLE_PLUGINS", ""))
         self.strict = env.get("PLM_STRICT_PLUGINS", "0") not in ("", "0")
         self.statuses: list[PluginStatus] = []
-        self.clashes: dict[str, str] = {}
-        """Names of ours that timm owns, kept out of timm's registry: name -> distribution that declared it."""
+        self.left_out: dict[str, str] = {}
+        """Models kept out of timm's registry (timm owns the name, or cannot take the declaration): name -> why."""
         self._entries: dict[type, dict[str, list[Entry[Any]]]] = {kind: {} for kind in HOOKS.values()}
         self._manager = pluggy.PluginManager("plm")
         self._manager.add_hookspecs(hookspecs)
         if env.get("PLM_TRACE_PLUGINS", "0") not in ("", "0"):
             self._manager.add_hookcall_monitoring(_trace_before, _trace_after)
         found = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-        # plm-core's own plug-in comes first and cannot be switched off: it holds the commands themselves.
-        for entry_point in sorted(found, key=lambda e: (e.name != CORE, e.name)):
+        for entry_point in sorted(found, key=_order):
             self._load(entry_point)
-        for kind, table in self._entries.items():
-            for name, entries in table.items():
-                if len(entries) > 1:
-                    _log.warning("%s", self._duplicate_line(kind, name, entries))
+        for line in self.withdrawn():
+            self._warn(line)
 
     # --- loading ------------------------------------------------------------------------------------------------
 
@@ -136,9 +135,10 @@ class Registry:
         dist = entry_point.dist
         status = PluginStatus(
             name=entry_point.name,
-            distribution=dist.name if dist else "(unknown)",
-            version=dist.version if dist else "",
+            distribution=_dist_name(entry_point),
+            version=(dist.version or "") if dist else "",
         )
+        rivals = [s.distribution for s in self.statuses if s.name == status.name and s.state == "loaded"]
         self.statuses.append(status)
         if entry_point.name != CORE:
             if self.only is not None and entry_point.name not in self.only:
@@ -147,6 +147,10 @@ class Registry:
             if entry_point.name in self.disabled:
                 status.state = "disabled"
                 return
+        if rivals:  # no switch can tell the two apart
+            mend = f"remove {status.distribution} or {rivals[0]}"
+            error = f"{rivals[0]} has a plug-in named {status.name!r} too"
+            return self._fault(status, error, mend, state="failed")
         conflict = _version_conflict(dist)
         if conflict:
             mend = f"install a version of {status.distribution} that fits"
@@ -160,13 +164,15 @@ class Registry:
             mend = f"reinstall or remove {status.distribution}, or set PLM_DISABLE_PLUGINS={entry_point.name}"
             return self._fault(status, f"{type(e).__name__}: {_first_line(e)}", mend, state="failed", cause=e)
         if status.heavy:
-            _log.warning("plug-in %s imports %s at start-up", entry_point.name, " and ".join(status.heavy))
+            self._warn(f"plug-in {entry_point.name} imports {' and '.join(status.heavy)} at start-up")
         self._collect(plugin, status)
 
     def _register(self, plugin: object, name: str) -> None:
-        if self._manager.has_plugin(name):
-            raise PluginError(f"another distribution has a plug-in named {name!r} too")
-        self._manager.register(plugin, name=name)
+        try:
+            self._manager.register(plugin, name=name)
+        except pluggy.PluginValidationError as e:
+            self._manager.unregister(name=name)  # older versions of pluggy leave it half registered
+            raise PluginError(" ".join(str(e).split())) from e
         callers = self._manager.get_hookcallers(plugin) or []
         unknown = [caller.name for caller in callers if not caller.has_spec()]
         problem = None
@@ -184,7 +190,10 @@ class Registry:
         for hook, kind in HOOKS.items():
             word = KIND_WORDS[kind]
             try:
-                results = self._manager.subset_hook_caller(hook, remove_plugins=others)()
+                caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
+                results = caller()
+                if len(results) < len(caller.get_hookimpls()):  # pluggy drops None
+                    raise TypeError("returned None; a list was expected")
                 declarations = [d for result in results for d in result]
                 for d in declarations:
                     _check_declaration(d, kind)
@@ -211,9 +220,12 @@ class Registry:
         status.mend = mend
         status.state = state or status.state
         line = f"plug-in {status.name} ({status.distribution} {status.version}): {error}"
+        self._warn(f"{line}; {mend}" if self.strict else f"{line}; see 'plm doctor'", cause)
+
+    def _warn(self, line: str, cause: BaseException | None = None) -> None:
         if self.strict:
-            raise PluginError(f"{line}; {mend}") from cause
-        _log.warning("%s; see 'plm doctor'", line)
+            raise PluginError(line) from cause
+        _log.warning("%s", line)
 
     # --- look-up ------------------------------------------------------------------------------------------------
 
@@ -257,14 +269,25 @@ class Registry:
 
     @staticmethod
     def _duplicate_line(kind: type, name: str, entries: list[Entry[Any]]) -> str:
-        owners = " and ".join(f"{e.plugin} ({e.distribution})" for e in entries)
-        switches = " or ".join(f"PLM_DISABLE_PLUGINS={e.plugin}" for e in entries if e.plugin != CORE)
-        mend = f"set {switches}" if switches else "the plug-in must use another name"
-        return f"{KIND_WORDS[kind]} {name!r} is declared more than once, by {owners}, and withdrawn; {mend}"
+        owners = {e.plugin: e.distribution for e in entries}
+        who = " and ".join(f"{plugin} ({distribution})" for plugin, distribution in owners.items())
+        switches = " or ".join(f"PLM_DISABLE_PLUGINS={plugin}" for plugin in owners if plugin != CORE)
+        mend = f"set {switches}" if len(owners) > 1 else "each needs a name of its own"
+        return f"{KIND_WORDS[kind]} {name!r} is declared more than once, by {who}, and withdrawn; {mend}"
 
 
 def _names(text: str) -> set[str]:
     return {part.strip() for part in text.split(",") if part.strip()}
+
+
+def _order(entry_point: metadata.EntryPoint) -> tuple[bool, str, bool, str]:
+    """plm-core's own plug-in first, which holds the commands; of two of one name, the one whose distribution has it."""
+    name, dist = entry_point.name, _dist_name(entry_point)
+    return name != CORE, name, canonicalize_name(dist) != canonicalize_name(name), dist
+
+
+def _dist_name(entry_point: metadata.EntryPoint) -> str:
+    return (entry_point.dist and entry_point.dist.name) or "(unknown)"
 
 
 def _first_line(error: BaseException) -> str:
@@ -277,8 +300,13 @@ def _version_conflict(dist: metadata.Distribution | None) -> str:
         return ""
     have = metadata.version(CORE)
     for line in dist.requires or []:
-        wanted = Requirement(line)
-        if canonicalize_name(wanted.name) == CORE and not wanted.specifier.contains(have, prereleases=True):
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue  # the installer's business
+        if canonicalize_name(wanted.name) != CORE or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            continue
+        if not wanted.specifier.contains(have, prereleases=True):
             return f"needs plm-core {wanted.specifier}, this is {have}"
     return ""
 
@@ -286,10 +314,38 @@ def _version_conflict(dist: metadata.Distribution | None) -> str:
 def _check_declaration(declaration: object, kind: type) -> None:
     if not isinstance(declaration, kind):
         raise TypeError(f"a {kind.__name__} was expected, a {type(declaration).__name__} came")
+    _check_fields(declaration)
     name = getattr(declaration, "name", "")
     allowed = "letters, digits, '_' and '-'"
     if not name or not name.replace("_", "a").replace("-", "a").isalnum():
         raise ValueError(f"name {name!r} is not allowed: {allowed} only")
+
+
+def _check_fields(declaration: Any) -> None:
+    """Hold every field to its annotation: a comma forgotten in a tuple would else break ``plm list`` for everyone."""
+    hints = get_type_hints(type(declaration))
+    for name, hint in hints.items():
+        value = getattr(declaration, name)
+        if not _fits(value, hint):
+            allowed = type(declaration).__annotations__[name]
+            raise TypeError(f"{type(declaration).__name__}.{name} is {reprlib.repr(value)}; {allowed} is expected")
+        for part in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(part):
+                _check_fields(part)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is UnionType:
+        return any(_fits(value, arg) for arg in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        hints = args[:1] * len(value) if Ellipsis in args else args
+        return len(value) == len(hints) and all(map(_fits, value, hints))
+    return isinstance(value, int | float if hint is float else origin or hint)
 
 
 def _keys(declaration: Any) -> list[str]:
@@ -321,19 +377,23 @@ def registry() -> Registry:
     """The registry of this process, loaded at first use."""
     global _current, _loading
     with _lock:
-        if _current is None:
-            if _loading:
-                raise PluginError("a plug-in asks for the registry while it is being loaded; ask at first use instead")
-            _loading = True
-            try:
-                _current = Registry()
-            finally:
-                _loading = False
-        return _current
+        if _current is not None:
+            return _current
+        if _loading:
+            raise PluginError("a plug-in asks for the registry while it is being loaded; ask at first use instead")
+        _loading = True
+        try:
+            loaded = _current = Registry()
+        finally:
+            _loading = False
+    from plm_core.timm_bridge import register
+
+    register()  # a plug-in or another thread may have imported timm meanwhile, which then had to do without us
+    return loaded
 
 
 def is_loading() -> bool:
-    """Whether this thread is inside ``registry()``'s first load (a plug-in that imports timm gets here)."""
+    """Whether ``registry()`` is at its first load (seen by a plug-in, or another thread, that imports timm)."""
     return _loading
 
 

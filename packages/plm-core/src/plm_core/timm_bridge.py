@@ -8,7 +8,6 @@ covers a hub that was imported while timm was half imported.
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.machinery
 import logging
 import re
@@ -17,7 +16,7 @@ import threading
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import resources, util
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ _announced: set[str] = set()
 NON_COMMERCIAL = re.compile(r"(^|-)nc($|-)", re.IGNORECASE)
 
 
-class TimmFinder(importlib.abc.MetaPathFinder):
+class TimmFinder:  # importlib.abc.MetaPathFinder in all but name: that module takes 3 ms to import
     """Finds ``timm`` by the other finders and has our models registered once it has been executed."""
 
     def find_spec(
@@ -79,21 +78,24 @@ def register() -> None:
             if getattr(owner, "plm_model", None) == entry.declaration:
                 continue
             if not hasattr(owner, "plm_model"):
-                _clash(hub, name, entry.distribution, owner.__module__)
+                _leave_out(hub, name, entry.distribution, f"{owner.__module__} owns the name")
                 continue
-        _register_stub(timm_models, entry.declaration, entry.distribution)
+        try:
+            _register_stub(timm_models, entry.declaration, entry.distribution)
+        except Exception as e:  # what one plug-in declares must not break ``import timm`` for everyone
+            _leave_out(hub, name, entry.distribution, f"{type(e).__name__}: {e}")
 
 
-def _clash(hub: Registry, name: str, distribution: str, owner: str) -> None:
-    if name not in hub.clashes:
-        hub.clashes[name] = distribution
-        _log.warning("model %r of %s is left out of timm's registry: %s owns the name", name, distribution, owner)
+def _leave_out(hub: Registry, name: str, distribution: str, why: str) -> None:
+    if name not in hub.left_out:
+        hub.left_out[name] = why
+        _log.warning("model %r of %s is left out of timm's registry: %s", name, distribution, why)
 
 
 def _register_stub(timm_models: Any, model: Model, distribution: str) -> None:
     # timm reads default_cfgs from the module that the entry point names, and files the module under the last part of
     # its name: one module per distribution, under a name that no module of timm has.
-    module_name = f"plm_core.registered.plm_{distribution.replace('-', '_')}"
+    module_name = f"plm_core.registered.plm_{re.sub(r'[^A-Za-z0-9]', '_', distribution)}"
     module = sys.modules.setdefault(module_name, types.ModuleType(module_name, f"timm entry points of {distribution}."))
     configs = {f"{model.name}.{p.tag}": _pretrained_cfg(model, p, timm_models) for p in model.pretrained}
     configs = configs or {model.name: _pretrained_cfg(model, None, timm_models)}
@@ -139,14 +141,14 @@ def _pretrained_cfg(model: Model, weights: Pretrained | None, timm_models: Any) 
 
 def shipped_file(reference: str) -> Path:
     """Path of ``"package:path"``, a file that is shipped inside a distribution."""
+    from importlib import resources  # brings zipfile and tempfile; the light commands do without
+
     package, _, path = reference.partition(":")
     return Path(str(resources.files(package).joinpath(path)))
 
 
-def announce_license(model: Model, pretrained_cfg: Any) -> None:
+def announce_license(model: Model, entry: Pretrained | None) -> None:
     """Say once per set of weights, before any download, that they are not for commercial use."""
-    tag = pretrained_cfg if isinstance(pretrained_cfg, str) else getattr(pretrained_cfg, "tag", None)
-    entry = next((p for p in model.pretrained if tag in (None, p.tag)), None)
     if entry and entry.repo and NON_COMMERCIAL.search(entry.license) and entry.repo not in _announced:
         _announced.add(entry.repo)
         _log.warning(
@@ -155,10 +157,16 @@ def announce_license(model: Model, pretrained_cfg: Any) -> None:
 
 
 def timm_names() -> set[str]:
-    """Names that timm itself registers, read from its source: importing timm takes seconds."""
+    """Names that timm itself registers, deprecated ones too, read from its source: importing timm takes seconds."""
     spec = util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
         return set()
-    pattern = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
-    files = Path(spec.submodule_search_locations[0], "models").glob("*.py")
-    return {name for file in files for name in pattern.findall(file.read_text(encoding="utf-8"))}
+    current = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
+    deprecated = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)\}\)", re.MULTILINE | re.DOTALL)
+    names: set[str] = set()
+    for file in Path(spec.submodule_search_locations[0], "models").glob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        names.update(current.findall(source))
+        for table in deprecated.findall(source):
+            names.update(re.findall(r"['\"](\w+)['\"]\s*:", table))
+    return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -32,13 +33,18 @@ def apply(model: M, name: str, **options: Any) -> M:
     Raises:
         UnknownName: No such transform; says which distribution would provide it.
         NotSupported: The transform cannot work on this model, and why. The model is unchanged.
-        InputError: The transform is applied already.
+        InputError: The transform is applied already, or has no such option.
     """
     spec = registry().get(Transform, name)
     applied: list[str] = model.__dict__.get(APPLIED, [])
     if name in applied:
         raise InputError(f"transform {name!r} is applied to this {type(model).__name__} already; remove it first")
-    resolve(spec.apply)(model, **options)
+    function = resolve(spec.apply)
+    try:
+        inspect.signature(function).bind(model, **options)
+    except TypeError as e:
+        raise InputError(f"transform {name!r}: {e}; its signature is {inspect.signature(function)}") from None
+    function(model, **options)
     model.__dict__[APPLIED] = [*applied, name]
     return model
 
@@ -70,10 +76,12 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in _split(rest):
-        key, equals, value = part.partition("=")
-        if not (equals and key.strip().isidentifier()):
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if not (key.isidentifier() and value):
             raise InputError(f"transform {text!r}: option {part!r} is not of the form key=value")
-        options[key.strip()] = _literal(value.strip())
+        if key in options:
+            raise InputError(f"transform {text!r}: option {key!r} is given twice")
+        options[key] = _literal(value)
     if not re.fullmatch(r"[\w-]+", name):
         raise InputError(f"transform {text!r} is not of the form name or name:key=value,...")
     return name, options
@@ -89,11 +97,20 @@ def apply_all(model: M, texts: Iterable[str]) -> M:
 
 def _split(text: str) -> list[str]:
     """Split at commas outside brackets."""
-    return [part for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth:
+        raise InputError(f"brackets in {text!r} do not match")
+    return [part for part in parts if part.strip()]
 
 
 def _literal(value: str) -> Any:
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):  # TypeError: a list as the key of a dict
         return value

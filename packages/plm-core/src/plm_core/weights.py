@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,10 @@ class Report:
     """How a state dict fits a model. Keys are the model's own."""
 
     layout: str
+    closest: str | None = None
+    """The layout that fits better, where another one was asked for."""
+    unmapped: list[str] = field(default_factory=list)
+    """Keys of the source that the layout has no place for; ``unexpected`` lists them too."""
     fitting: int = 0
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -64,7 +69,10 @@ class Report:
                 f"{k} is {list(a)} in the source and {list(b)} in the model" for k, (a, b) in self.mismatched.items()
             ]
             faults.append(f"wrong shape: {_some(shapes)}")
-        return f"weights do not fit {what} (layout {self.layout!r}, {self.fitting} tensors fit); {'; '.join(faults)}"
+        layout = f"layout {self.layout!r}, {self.fitting} tensors fit"
+        if self.closest:
+            layout += f", the closest layout is {self.closest!r}"
+        return f"weights do not fit {what} ({layout}); {'; '.join(faults)}"
 
 
 def _some(items: list[str]) -> str:
@@ -115,9 +123,11 @@ def _locate(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
         path = path / WEIGHTS_FILE
+        if not path.is_file():
+            raise WeightsError(f"folder {str(source)!r} has no {WEIGHTS_FILE}")
     if path.is_file():
         return path
-    where = HubFile.parse(str(source))
+    where = HubFile.parse(source) if isinstance(source, str) else None
     if where is None or str(source).endswith((".safetensors", *PICKLES)):
         raise WeightsError(f"source {str(source)!r} is neither a file nor a repository 'org/name[@revision]'")
     return fetch(where)
@@ -129,7 +139,14 @@ def _read_pickle(path: Path) -> Any:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise WeightsError(f"{path} is refused: the pickle holds more than tensors and would run code when read") from e
+        if wanted := re.search(r"GLOBAL (\S+)", str(e)):
+            raise WeightsError(
+                f"{path} is refused: it holds more than tensors ({wanted[1]}) and could run code when read"
+            ) from e
+        detail = re.search(r"WeightsUnpickler error:\s*(.+)", str(e))
+        raise WeightsError(
+            f"{path} cannot be read as a pickle of tensors only" + (f": {detail[1]}" if detail else "")
+        ) from e
     except Exception as e:  # torch raises RuntimeError, EOFError, KeyError ... on files that are cut or not its own
         raise WeightsError(f"{path} cannot be read as a torch checkpoint: {type(e).__name__}") from e
     for wrapper in WRAPPERS:
@@ -148,16 +165,25 @@ def _checked(state: Any, what: str) -> dict[str, Tensor]:
 
 
 def write(state: State, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all; dtypes are kept, views are made contiguous."""
+    """Write tensors as safetensors, whole or not at all; dtypes are kept, views are made contiguous.
+
+    Raises:
+        InputError: The path does not end in .safetensors.
+        WeightsError: It cannot be written; what stood there before is untouched.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"path {str(path)!r} must end in .safetensors")
-    # clone: views of one storage (a split projection) are separate tensors in a file
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    with atomic_path(path) as part:
-        save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
+    try:
+        # clone: views of one storage (a split projection) are separate tensors in a file
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+        with atomic_path(path) as part:
+            save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
+    except (SafetensorError, OSError, ValueError, RuntimeError) as e:  # the latter two for sparse and meta tensors
+        raise WeightsError(f"cannot write {path}: {e}") from e
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------
@@ -219,7 +245,7 @@ def to_native(model: nn.Module, state: State, layout: str | None = None) -> tupl
 
 
 def _compare(layout: str, mapped: State, left: list[str], wanted: Mapping[str, tuple[int, ...]]) -> Report:
-    report = Report(layout, missing=[k for k in wanted if k not in mapped])
+    report = Report(layout, unmapped=left, missing=[k for k in wanted if k not in mapped])
     report.unexpected = [*left, *(k for k in mapped if k not in wanted)]
     for key, shape in wanted.items():
         if key in mapped:
@@ -228,6 +254,14 @@ def _compare(layout: str, mapped: State, left: list[str], wanted: Mapping[str, t
             else:
                 report.mismatched[key] = (tuple(mapped[key].shape), shape)
     return report
+
+
+def mismatch(report: Report, what: str, model: nn.Module, state: State) -> WeightsMismatch:
+    """The error that says how ``state`` does not fit, and which layout it is closest to if that was not the one."""
+    best = to_native(model, state)[1]
+    if best.fitting > report.fitting:
+        report.closest = best.layout
+    return WeightsMismatch(report.line(what), report)
 
 
 # --- models -----------------------------------------------------------------------------------------------------
@@ -249,9 +283,10 @@ def load(model: nn.Module, source: str | Path | State, layout: str | None = None
         WeightsError: The source cannot be read.
         InputError: No such layout for this model.
     """
-    mapped, report = to_native(model, read(source), layout)
+    state = read(source)
+    mapped, report = to_native(model, state, layout)
     if not report.ok:
-        raise WeightsMismatch(report.line(type(model).__name__), report)
+        raise mismatch(report, type(model).__name__, model, state)
     on_meta = any(p.is_meta for p in model.state_dict().values())
     model.load_state_dict(mapped, strict=True, assign=on_meta)
     return report
@@ -287,15 +322,17 @@ def save_pretrained(model: nn.Module, folder: str | Path, license: str, card: st
     from timm.models._hub import save_config_for_hf
 
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    if not name:
-        raise InputError("model has no name: make it with plm_core.create_model")
+    if not name or not hasattr(model, "num_classes"):
+        raise InputError("model is none that can be made again: make it with plm_core.create_model, not features_only")
     if not license:
         raise InputError("license is empty: name the SPDX identifier of the weights")
+    license = license.lower()  # as the Hub spells SPDX identifiers
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder / WEIGHTS_FILE)
     with atomic_path(folder / "config.json") as part:
-        save_config_for_hf(model, part)
+        # what timm kept of the weights that the model may once have started from is not about these
+        save_config_for_hf(model, part, {"pretrained_cfg": {"license": license, "description": None}})
     head = {"license": license, "library_name": "timm", "tags": ["image-classification", "plm"]}
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
     use = f'import plm_core\nmodel = plm_core.create_model("local-dir:...", pretrained=True)  # {name}'
@@ -315,22 +352,21 @@ def timm_filter(state: State, model: nn.Module) -> dict[str, Tensor]:
         WeightsMismatch: Something is missing, unexpected or of another shape; timm then loads nothing.
     """
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
-    entry = _pretrained_entry(cfg)
-    mapped, report = to_native(model, _checked(dict(state), "the checkpoint"), entry.layout if entry else None)
+    entry = pretrained_entry(cfg)
+    state = _checked(dict(state), "the checkpoint")
+    mapped, report = to_native(model, state, entry.layout if entry else None)
     untrained = entry.untrained if entry else ()
     own = model.state_dict()
-    expected = {key: tuple(value.shape) for key, value in own.items()}
-    expected |= _native_head(cfg, own, mapped)
-    mapped = {key: value for key, value in mapped.items() if not key.startswith(untrained)} if untrained else mapped
-    wanted = {key: shape for key, shape in expected.items() if not (untrained and key.startswith(untrained))}
-    left = [key for key in report.unexpected if key not in expected and not (untrained and key.startswith(untrained))]
-    strict = _compare(report.layout, mapped, [key for key in left if key not in mapped], wanted)
+    shapes = {key: tuple(value.shape) for key, value in own.items()} | _native_head(cfg, own, mapped)
+    wanted = {key: shape for key, shape in shapes.items() if not key.startswith(untrained)}
+    mapped = {key: value for key, value in mapped.items() if not key.startswith(untrained)}
+    strict = _compare(report.layout, mapped, report.unmapped, wanted)
     if not strict.ok:
-        raise WeightsMismatch(strict.line(str(cfg.get("architecture", type(model).__name__))), strict)
-    return mapped | {key: value for key, value in own.items() if untrained and key.startswith(untrained)}
+        raise mismatch(strict, str(cfg.get("architecture", type(model).__name__)), model, state)
+    return mapped | {key: value for key, value in own.items() if key.startswith(untrained)}
 
 
-def _pretrained_entry(cfg: Mapping[str, Any]) -> Pretrained | None:
+def pretrained_entry(cfg: Mapping[str, Any]) -> Pretrained | None:
     """Our declaration of the weights that timm is about to load; None when the user has them come from elsewhere."""
     found = registry().all(Model).get(cfg.get("architecture", ""))
     entries = found.declaration.pretrained if found else ()
@@ -351,7 +387,7 @@ def _native_head(cfg: Mapping[str, Any], own: State, mapped: State) -> dict[str,
             template = own.get(key, mapped.get(key))
             if classes and template is not None:
                 shapes[key] = (classes, *template.shape[1:])
-            elif classes:
+            elif classes and key.endswith(".weight"):  # a classifier may have no bias
                 shapes[key] = (classes,)  # the file lacks it altogether: reported as missing
     for name in as_tuple(cfg.get("first_conv")):
         key = f"{name}.weight"

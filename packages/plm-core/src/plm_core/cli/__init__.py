@@ -28,7 +28,7 @@ class PluginCommands(typer.core.TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A stand-in with the declared help, enough for the list in ``plm --help``."""
-        return typer.core.TyperCommand(cmd_name, help=registry().get(Command, cmd_name).help)
+        return typer.core.TyperCommand(cmd_name, help=_literal(registry().get(Command, cmd_name).help))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, Any, list[str]]:
         """The real command; a miss says what is near and which distribution would provide it."""
@@ -36,9 +36,18 @@ class PluginCommands(typer.core.TyperGroup):
         implementation = resolve(spec.implementation)
         if not isinstance(implementation, typer.Typer):
             app = typer.Typer(add_completion=False)
-            app.command(name=spec.name, help=spec.help)(implementation)
+            app.command(name=spec.name, help=_literal(spec.help))(implementation)
             implementation = app
         return spec.name, typer.main.get_command(implementation), args[1:]
+
+
+def _literal(text: str) -> str:
+    """``text`` as typer must get it to show ``[brackets]``, which it reads as rich's markup, as they are."""
+    if "[" not in text:
+        return text
+    from rich.markup import escape
+
+    return escape(text)
 
 
 app = typer.Typer(

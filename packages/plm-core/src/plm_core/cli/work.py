@@ -53,7 +53,7 @@ def _open(path: Path) -> Any:
         with Image.open(path) as image:
             image.load()
             return image.copy()
-    except (OSError, ValueError) as e:
+    except Exception as e:  # PIL's decoders raise nearly anything on a file that is cut or not what it says
         raise InputError(f"image {str(path)!r} cannot be read: {e}") from e
 
 

@@ -1,0 +1,481 @@
+"""The command line: stdout is data, stderr is the rest, what goes wrong is one line and exit code 2."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import pytest
+from PIL import Image
+
+from plm_core import __version__, samples
+from plm_core.cli import main
+from plm_core.hookspecs import Command, Model
+from plm_core.registry import registry
+
+MICRO = "hiera_micro_digits"
+COMMANDS = sorted(registry().all(Command))
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self):
+        return json.loads(self.out)
+
+    @property
+    def rows(self):
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def plm(monkeypatch, capsys):
+    """Run ``plm WORDS`` in this process."""
+    # typer colours its help whenever it sees a CI service in the environment
+    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", None)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["plm", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as e:
+            code = e.code or 0
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out + err, "colour although this is no terminal"
+        return Result(code, out, err)
+
+    return run
+
+
+def assert_one_line(result, said):
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.count("\n") == 1
+    assert result.err.startswith("plm: error: ")
+    assert said in result.err
+
+
+# --- the root ---------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command(plm):
+    shown = plm("--help")
+    assert (shown.code, shown.err) == (0, "")
+    for entry in registry().all(Command).values():
+        assert re.search(rf"\b{entry.declaration.name} +{re.escape(entry.declaration.help[:20])}", shown.out)
+    assert plm("-h").out == shown.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(plm, command):
+    shown = plm(command, "--help")
+    assert (shown.code, shown.err) == (0, "")
+    assert f"Usage: plm {command}" in shown.out
+    assert registry().get(Command, command).help.rstrip(".") in " ".join(shown.out.replace("│", " ").split())
+
+
+def test_version(plm):
+    assert plm("--version") == Result(0, f"plm-core {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lst"], "no command 'lst'; did you mean 'list'?"),
+        (["rank"], "no command 'rank'; parc would provide it and is not installed"),
+        (["zzz"], "there are: convert, doctor, info, list"),
+        (["list", "hierra_*"], "no model 'hierra_*'; there are: hiera_image_base_224, "),
+        (["list", "pe_*"], "pe-encoder would provide it and is not installed"),
+        (["info", "hiera_micro_digit"], f"no model 'hiera_micro_digit'; did you mean '{MICRO}'?"),
+        (["info", "gazelle_x"], "gazelle would provide it and is not installed"),
+        (["info", f"{MICRO}.mnist"], f"no tag of model '{MICRO}' named 'mnist'; there are: sklearn_digits"),
+        (["predict", MICRO, "/no/such.png"], "image '/no/such.png' cannot be read"),
+        (["retrain", "resnet18"], "no model 'resnet18'"),
+        (["retrain", "hiera_image_tiny_224"], f"is not a micro model; there are: {MICRO}"),
+        (["convert", "/no/such.pt", "x.safetensors"], "/no/such.pt"),
+        (["push", "/no/such/folder", "org/name"], "/no/such/folder"),
+    ],
+)
+def test_errors_are_one_line(plm, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    failed = plm(*words)
+    assert_one_line(failed, said)
+    assert "pip install" not in failed.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["list", "--no-such-option"],
+        ["--no-such-option"],
+        ["info"],
+        ["predict", MICRO],
+        ["predict", MICRO, "x.png", "--top", "0"],
+        ["info", MICRO, "superfluous"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(plm, words):
+    assert plm(*words).code == 2
+
+
+@pytest.mark.parametrize("words", [["list", "--nope"], ["info"], ["info", MICRO, "more"]])
+def test_wrong_usage_goes_to_stderr(plm, words):
+    refused = plm(*words)
+    assert refused.out == ""
+    assert f"Usage: plm {words[0]}" in refused.err
+
+
+# --- list and info ----------------------------------------------------------------------------------------------
+
+
+def test_list(plm):
+    shown = plm("list")
+    assert (shown.code, shown.err) == (0, "")
+    assert {row[0] for row in shown.rows} == set(registry().all(Model))
+    assert shown.rows[-1] == [MICRO, "hiera", "170k", "3x32x32", "image-classification", "sklearn_digits"]
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["hiera_image_*"], 6),
+        (["hiera_image_base_*", MICRO], 3),
+        (["hiera_image_*", "--pretrained"], 12),
+        (["*_micro_*", "--pretrained"], 1),
+    ],
+)
+def test_list_by_wildcard(plm, words, count):
+    rows = plm("list", *words).rows
+    assert len(rows) == len({row[0] for row in rows}) == count
+    assert rows == [list(map(str_of, row.values())) for row in plm("list", *words, "--json").data]
+
+
+def str_of(value):
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def test_list_shows_licenses_of_weights(plm):
+    rows = {row["model"]: row for row in plm("list", "--pretrained", "--json").data}
+    assert rows["hiera_image_tiny_224.mae_in1k"]["license"] == "CC-BY-NC-4.0"
+    assert rows[f"{MICRO}.sklearn_digits"]["weights"] == "shipped"
+
+
+def test_list_of_timm_too(plm):
+    rows = plm("list", "--timm", "resnet18", "hiera_micro_*", "--json").data
+    assert [(row["model"], row["from"]) for row in rows] == [(MICRO, "hiera"), ("resnet18", "timm")]
+    assert [row["model"] for row in plm("list", "--timm", "test_resnet", "--json").data] == ["test_resnet"]
+
+
+def test_info(plm):
+    shown = plm("info", MICRO)
+    assert (shown.code, shown.err) == (0, "")
+    facts = dict(shown.rows[:11])
+    assert facts["model"] == MICRO
+    assert facts["from"] == "hiera"
+    assert facts["parameters"] == "170,338"
+    assert facts["input"] == "3x32x32, bicubic, crop 1.0"
+    assert facts["classes"] == "10"
+    assert facts["needs"] == "nothing more"
+    assert facts["license of the code"] == "Apache-2.0"
+    assert "shipped, weights/hiera_micro_digits.safetensors" in shown.out
+    assert "NON-COMMERCIAL" not in shown.out
+
+
+def test_info_warns_of_non_commercial_weights(plm):
+    out = plm("info", "hiera_image_tiny_224").out
+    assert out.count("license CC-BY-NC-4.0 NON-COMMERCIAL USE ONLY") == 2
+    assert "hf-hub:facebook/hiera_tiny_224.mae_in1k_ft_in1k@main, model.safetensors (layout official)" in out
+    assert "82.8" in out
+
+
+def test_info_of_one_tag(plm):
+    out = plm("info", "hiera_image_tiny_224.mae_in1k").out
+    assert "weights .mae_in1k\t" in out
+    assert "mae_in1k_ft_in1k" not in out
+    [weights] = plm("info", "hiera_image_tiny_224.mae_in1k", "--json").data["pretrained"]
+    assert weights["num_classes"] == 0
+
+
+def test_info_as_json(plm):
+    data = plm("info", MICRO, "--json").data
+    assert data["params"] == 170338
+    assert data["input"]["size"] == [3, 32, 32]
+    assert data["micro"]["recipe"] == "hiera.digits:train"
+    assert data["pretrained"][0]["labels"] == list("0123456789")
+
+
+# --- commands, models and faults of plug-ins --------------------------------------------------------------------
+
+PLUGIN = """
+from plm_core.hookspecs import *
+
+@hookimpl
+def plm_models():
+    needs = ("plm-core", "pe-encoder", "plm-core[no-such-extra]")
+    return [Model(name="demo_net", family="demo", builder="a:b", params=1_500_000, needs=needs)]
+
+@hookimpl
+def plm_commands():
+    return [
+        Command(name="greet", help="Say hello [not markup].", implementation="demo_commands:greet"),
+        Command(name="many", help="Two in one.", implementation="demo_commands:many"),
+        Command(name="absent", help="Needs more.", implementation="no_such_module:f"),
+        Command(name="refuse", help="Fails on purpose.", implementation="demo_commands:refuse"),
+    ]
+"""
+COMMANDS_MODULE = """
+import typer
+from plm_core import InputError
+
+many = typer.Typer()
+
+@many.command()
+def one(): print("1")
+
+@many.command()
+def two(n: int): print(n)
+
+def greet(name: str, loud: bool = False):
+    print(f"hello {name}".upper() if loud else f"hello {name}")
+
+def refuse():
+    raise InputError("argument 'x' is 3; 1 and 2 are allowed")
+"""
+DEMO = {
+    "name": "demo",
+    "modules": {"demo_plugin.py": PLUGIN, "demo_commands.py": COMMANDS_MODULE},
+    "entry_points": {"demo": "demo_plugin"},
+}
+BROKEN = {"name": "broken", "modules": {"broken_plugin.py": "1/0"}, "entry_points": {"broken": "broken_plugin"}}
+RIVAL = {"name": "rival", "modules": {"rival_plugin.py": PLUGIN}, "entry_points": {"rival": "rival_plugin"}}
+
+
+def test_help_does_not_import_a_command(plm, plm_registry):
+    plm_registry(DEMO)
+    assert re.search(r"greet +Say hello \[not markup\]\.", plm("--help").out)
+    assert "demo_commands" not in sys.modules
+    assert plm("greet", "you").out == "hello you\n"
+    assert "demo_commands" in sys.modules
+
+
+def test_commands_of_a_plugin(plm, plm_registry):
+    plm_registry(DEMO)
+    assert plm("greet", "you", "--loud") == Result(0, "HELLO YOU\n", "")
+    assert plm("many", "two", "22") == Result(0, "22\n", "")
+    assert plm("many", "two", "x").code == 2
+    assert "Say hello" in plm("greet", "--help").out
+    assert "Usage: plm many" in plm("many", "--help").out
+
+
+def test_commands_that_fail(plm, plm_registry):
+    plm_registry(DEMO)
+    assert_one_line(plm("absent"), "needs the module 'no_such_module', which is not installed")
+    assert_one_line(plm("refuse"), "argument 'x' is 3; 1 and 2 are allowed")
+
+
+def test_withdrawn_command(plm, plm_registry):
+    plm_registry(DEMO, RIVAL)
+    assert_one_line(plm("greet"), "set PLM_DISABLE_PLUGINS=demo or PLM_DISABLE_PLUGINS=rival")
+    assert "greet" not in plm("--help").out
+
+
+def test_info_says_which_needs_are_not_met(plm, plm_registry):
+    plm_registry(DEMO)
+    needs = dict(row for row in plm("info", "demo_net").rows if len(row) == 2)["needs"]
+    assert needs == ("plm-core (installed) pe-encoder (NOT installed) plm-core[no-such-extra] (NOT installed)")
+    assert plm("list", "demo_net").rows[0][2] == "1.5M"
+
+
+def test_doctor_is_content(plm):
+    shown = plm("doctor")
+    assert (shown.code, shown.err) == (0, "")
+    assert next(row for row in shown.rows if row[0] == "hiera")[:3] == ["hiera", f"hiera {version('hiera')}", "loaded"]
+    data = plm("doctor", "--json").data
+    assert data["problems"] == []
+    assert data["versions"]["plm-core"] == __version__
+    assert [p["state"] for p in data["plugins"]] == ["loaded"] * len(data["plugins"])
+
+
+def test_doctor_reports_a_broken_plugin(plm, plm_registry):
+    plm_registry(BROKEN, DEMO)
+    shown = plm("doctor")
+    assert shown.code == 1
+    row = next(row for row in shown.rows if row[0] == "broken")
+    assert row[1:3] == ["broken 1.0", "failed"]
+    assert row[4:] == [
+        "ZeroDivisionError: division by zero",
+        "reinstall or remove broken, or set PLM_DISABLE_PLUGINS=broken",
+    ]
+    report = plm("doctor", "--json")
+    assert report.code == 1
+    states = {p["name"]: p["state"] for p in report.data["plugins"]}
+    assert states == {"plm-core": "loaded", "hiera": "loaded", "demo": "loaded", "broken": "failed"}
+    assert plm("list", MICRO).code == 0
+
+
+def test_doctor_reports_duplicates(plm, plm_registry):
+    hub = plm_registry(DEMO, RIVAL)
+    shown = plm("doctor")
+    assert shown.code == 1
+    assert len(hub.withdrawn()) == 5
+    assert all(f"problem: {line}\n" in shown.out for line in hub.withdrawn())
+    assert plm("doctor", "--json").data["problems"] == hub.withdrawn()
+
+
+def test_doctor_names_what_was_disabled(plm, plm_registry):
+    plm_registry(BROKEN, environ={"PLM_DISABLE_PLUGINS": "broken"})
+    shown = plm("doctor")
+    assert shown.code == 0
+    assert next(row for row in shown.rows if row[0] == "broken")[2] == "disabled"
+
+
+# --- matrix -----------------------------------------------------------------------------------------------------
+
+TRANSFORMS = """
+from plm_core import NotSupported
+from plm_core.hookspecs import *
+
+@hookimpl
+def plm_transforms():
+    return [Transform(name=n, apply=f"matrix_plugin:{n}", remove="matrix_plugin:undo") for n in ("idle", "refuses")]
+
+def idle(model):
+    pass
+
+def undo(model):
+    pass
+
+def refuses(model):
+    raise NotSupported("not\\nthis one")
+"""
+
+
+def test_matrix(plm, plm_registry):
+    plm_registry({"name": "mx", "modules": {"matrix_plugin.py": TRANSFORMS}, "entry_points": {"mx": "matrix_plugin"}})
+    rows = {row["family"]: row for row in plm("matrix", "--json").data}
+    assert {"hiera", "timm-vit"} <= set(rows)
+    assert rows["hiera"] | {"local": 0} == {
+        "family": "hiera",
+        "example": MICRO,
+        "blocks": 4,
+        "local": 0,
+        "prefix tokens": 0,
+        "positions": "absolute",
+        "idle": "yes",
+        "refuses": "no: not\nthis one",
+    }
+    assert rows["hiera"]["local"] > 0
+
+
+# --- predict ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digit_files(tmp_path_factory):
+    """PNG files of fifty held-out digits: path -> label."""
+    folder = tmp_path_factory.mktemp("digits")
+    files = {}
+    for number, (image, label) in enumerate(list(zip(*samples.digits("heldout"), strict=True))[:50]):
+        file = folder / f"{number}.png"
+        image.save(file)
+        files[file] = str(label)
+    return files
+
+
+@pytest.fixture(scope="module")
+def seven(digit_files):
+    """A digit that is easy to read."""
+    return next(file for file, label in digit_files.items() if label == "7")
+
+
+def test_predict_reads_digits(plm, digit_files):
+    shown = plm("predict", MICRO, *digit_files, "--top", 1, "--json")
+    assert (shown.code, shown.err) == (0, "")
+    assert [row["image"] for row in shown.data] == list(map(str, digit_files))
+    right = [row["label"] == label for row, label in zip(shown.data, digit_files.values(), strict=True)]
+    assert sum(right) >= 48
+    assert all(row["label"] == str(row["class"]) for row in shown.data)
+
+
+def test_predict_gives_the_top_classes_in_order(plm, seven):
+    rows = plm("predict", f"{MICRO}.sklearn_digits", seven, "--top", 3).rows
+    assert [len(rows), rows[0][2]] == [3, "7"]
+    probabilities = [float(row[3]) for row in rows]
+    assert probabilities == sorted(probabilities, reverse=True)
+    everything = plm("predict", MICRO, seven, "--top", 99, "--json").data
+    assert len(everything) == 10
+    assert sum(row["probability"] for row in everything) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "I;16"])
+def test_predict_takes_any_kind_of_image(plm, seven, tmp_path, mode):
+    grey = Image.open(seven)
+    image = grey.convert("I").point(lambda v: v * 257).convert(mode) if mode == "I;16" else grey.convert(mode)
+    image.save(tmp_path / "x.tif")
+    assert plm("predict", MICRO, tmp_path / "x.tif", "--top", 1).rows[0][2] == "7"
+
+
+def corrupt(kind, file):
+    Image.effect_noise((400, 400), 50).save(file, "PNG")
+    data = file.read_bytes()
+    second_chunk = data.index(b"IDAT", data.index(b"IDAT") + 4)
+    file.write_bytes(
+        {
+            "text": b"this is no image",
+            "empty": b"",
+            "cut": data[: len(data) // 2],
+            "header only": data[:20],
+            "bad chunk": data[:second_chunk] + b"\0" + data[second_chunk + 1 :],
+            "bad data": data[:60] + bytes(40) + data[100:],
+            "bomb": data,
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "cut", "header only", "bad chunk", "bad data", "bomb"])
+def test_corrupt_image(plm, tmp_path, monkeypatch, seven, kind):
+    if kind == "bomb":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    file = tmp_path / "bad.png"
+    corrupt(kind, file)
+    assert_one_line(plm("predict", MICRO, seven, file), f"image '{file}' cannot be read: ")
+
+
+def test_folder_is_no_image(plm, tmp_path):
+    assert_one_line(plm("predict", MICRO, tmp_path), f"image '{tmp_path}' cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("hiera_micro_digit", f"did you mean '{MICRO}'?"),
+        (f"{MICRO}.mnist", "there are: sklearn_digits"),
+        ("hf-hub:org/name", "HF_HUB_OFFLINE is set"),
+        ("test_resnet", "HF_HUB_OFFLINE is set"),
+        ("local-dir:/no/such/folder", "/no/such/folder"),
+    ],
+)
+def test_model_that_cannot_be_had(plm, seven, model, said):
+    assert_one_line(plm("predict", model, seven), said)
+
+
+@pytest.mark.parametrize(
+    ("transform", "said"),
+    [
+        ("idel", "no transform 'idel'; did you mean 'idle'?"),
+        ("idle:r=1", "transform 'idle': got an unexpected keyword argument 'r'"),
+        ("idle:r", "option 'r' is not of the form key=value"),
+    ],
+)
+def test_transform_that_cannot_be_applied(plm, plm_registry, seven, transform, said):
+    plm_registry({"name": "mx", "modules": {"matrix_plugin.py": TRANSFORMS}, "entry_points": {"mx": "matrix_plugin"}})
+    assert_one_line(plm("predict", MICRO, seven, "--transform", transform), said)
+    assert plm("predict", MICRO, seven, "--transform", "idle", "--top", 1).rows[0][2] == "7"
