@@ -4,6 +4,9 @@ import os
 import shutil
 import tempfile
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each only wait for one another on two cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _home = tempfile.mkdtemp(prefix="plm-tests-")
 os.environ.update(
     HF_HOME=f"{_home}/hf",

@@ -15,6 +15,8 @@ TRANSFORM = """
         return [
             Transform(name="halve", apply="acme:halve", remove="acme:restore"),
             Transform(name="forgetful", apply="acme:halve", remove="acme:forget"),
+            Transform(name="quits", apply="acme:quit", remove="acme:forget"),
+            Transform(name="half-refused", apply="acme:halve_and_refuse", remove="acme:forget"),
             Transform(name="global-only", apply="acme:refuse_local", remove="acme:forget"),
         ]
 
@@ -39,6 +41,13 @@ TRANSFORM = """
     def refuse_local(model):
         if any(b.local for b in view(model).blocks):
             raise NotSupported("attention is local")
+
+    def quit(model):
+        raise SystemExit(1)
+
+    def halve_and_refuse(model):
+        halve(model)
+        raise NotSupported("too late")
 
     def first(models):
         return models[0]
@@ -70,12 +79,16 @@ def rows(plm_registry):
 def test_verdicts_are_earned(rows):
     for family in ("hiera", "timm-vit"):
         row = rows[family]
-        assert row["halve"] == row["first"] == row["spread"] == "yes"
-        assert row["forgetful"].startswith("ERROR: RuntimeError: after remove() the model answers differently")
-        assert row["clash"].startswith("ERROR: ZeroDivisionError")
-        assert row["nan"].startswith("ERROR")
-    assert rows["hiera"]["global-only"] == "no: attention is local"
-    assert rows["timm-vit"]["global-only"] == "yes"
+        assert row["transform halve"] == row["merger first"] == row["scorer spread"] == "yes"
+        assert row["transform forgetful"].startswith(
+            "ERROR: RuntimeError: after remove() the model answers differently"
+        )
+        assert row["merger clash"].startswith("ERROR: ZeroDivisionError")
+        assert row["scorer nan"] == "ERROR: RuntimeError: score is nan"
+        assert row["transform quits"].startswith("ERROR: SystemExit")
+        assert row["transform half-refused"].startswith("ERROR: RuntimeError: after it was refused the model answers")
+    assert rows["hiera"]["transform global-only"] == "no: attention is local"
+    assert rows["timm-vit"]["transform global-only"] == "yes"
 
 
 def test_families_are_described_by_their_views(rows):

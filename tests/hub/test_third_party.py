@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 
-from plm_core.hookspecs import Model, Transform
+import plm_core
+from plm_core.hookspecs import Model
 from plm_core.testing import check_model, write_distribution
 
 CONTRIBUTING = Path(__file__).parents[2] / ".github" / "CONTRIBUTING.md"
@@ -61,11 +63,20 @@ def test_check_model_finds_what_is_wrong(plm_registry):
         check_model("acme_vit_micro")
 
 
-def test_transform_of_contributing_is_found(plm_registry):
+@pytest.mark.parametrize("name", ["hiera_micro_digits", "vit_tiny_patch16_224"])
+def test_transform_of_contributing_works_and_is_undone(plm_registry, name):
     package = the_package()
-    package["modules"]["acme_models/plugin.py"] = next(b for b in blocks("python") if "plm_transforms" in b)
-    hub = plm_registry(package)
-    assert hub.get(Transform, "acme").apply == "acme_models.transform:apply"
+    declares, does = (next(b for b in blocks("python") if word in b) for word in ("plm_transforms", "run_block("))
+    package["modules"] |= {"acme_models/plugin.py": declares, "acme_models/transform.py": does}
+    plm_registry(package)
+    model = plm_core.create_model(name).eval()
+    x = torch.rand(1, *model.pretrained_cfg["input_size"])
+    with torch.no_grad():
+        before = model.forward_features(x)
+        plm_core.apply(model, "acme")
+        assert not torch.equal(model.forward_features(x), before)
+        plm_core.remove(model)
+        assert torch.equal(model.forward_features(x), before)
 
 
 def test_command_line_lists_the_good_one_and_reports_the_broken_one(tmp_path):

@@ -96,7 +96,8 @@ def test_version(plm):
         (["info", "gazelle_x"], "gazelle would provide it and is not installed"),
         (["info", f"{MICRO}.mnist"], f"no tag of model '{MICRO}' named 'mnist'; there are: sklearn_digits"),
         (["predict", MICRO, "/no/such.png"], "image '/no/such.png' cannot be read"),
-        (["retrain", "resnet18"], "no model 'resnet18'"),
+        (["retrain", "resnet18"], "model 'resnet18' is timm's own"),
+        (["info", "resnet18"], "model 'resnet18' is timm's own"),
         (["retrain", "hiera_image_tiny_224"], f"is not a micro model; there are: {MICRO}"),
         (["convert", "/no/such.pt", "x.safetensors"], "/no/such.pt"),
         (["push", "/no/such/folder", "org/name"], "/no/such/folder"),
@@ -369,8 +370,8 @@ def test_matrix(plm, plm_registry):
         "local": 0,
         "prefix tokens": 0,
         "positions": "absolute",
-        "idle": "yes",
-        "refuses": "no: not\nthis one",
+        "transform idle": "yes",
+        "transform refuses": "no: not\nthis one",
     }
     assert rows["hiera"]["local"] > 0
 

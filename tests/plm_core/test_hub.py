@@ -18,7 +18,7 @@ import plm_core
 from plm_core import InputError, cli, timm_bridge, weights
 from plm_core.errors import UnknownName, WeightsError
 from plm_core.hub import HubFile, check_folder, fetch, push
-from plm_core.testing.hub_double import offline
+from plm_core.testing.hub_client import offline
 from plm_core.weights import WeightsMismatch
 
 MICRO = "hiera_micro_digits"

@@ -12,7 +12,8 @@ from huggingface_hub import constants, errors, hf_hub_download
 from huggingface_hub.utils import _cache_manager, _http, get_session
 from huggingface_hub.utils import tqdm as hf_tqdm
 
-from plm_core.testing.hub_double import HubDouble, offline
+from plm_core.testing.hub_client import offline
+from plm_core.testing.hub_double import HubDouble
 
 REPO = "org/model"
 WEIGHTS = bytes(range(256)) * 8

@@ -148,8 +148,11 @@ def test_every_position_in_the_order_is_isolated(plm_registry, name):
         (returning("x", needs="'torch'"), "Model.needs is 'torch'; tuple[str, ...] is expected"),
         (returning("x", config="[]"), "Model.config is []; Mapping[str, Any] is expected"),
         # the forgotten comma: parentheses alone do not make a tuple
-        (returning("x", pretrained="(Pretrained(tag='t', license='MIT'))"), "tuple[Pretrained, ...] is expected"),
-        (returning("x", pretrained="(Pretrained(tag='t', license=None),)"), "Pretrained.license is None"),
+        (
+            returning("x", pretrained="(Pretrained(tag='t', repo='a/b', license='MIT'))"),
+            "tuple[Pretrained, ...] is expected",
+        ),
+        (returning("x", pretrained="(Pretrained(tag='t', repo='a/b', license=None),)"), "Pretrained.license is None"),
         (returning("x", input="Input(size='32')"), "Input.size is '32'; tuple[int, ...] is expected"),
         # one bad declaration takes the good ones of the same hook with it, but not the other hooks
         (f"return [{model('fine')}, None]", "a Model was expected, a NoneType came"),
@@ -159,7 +162,7 @@ def test_broken_hook(plm_registry, caplog, body, error):
     source = hook(body) + "@hookimpl\ndef plm_scorers():\n    return [Scorer(name='demo_score', score='a:b')]\n"
     hub = plm_registry(plugin(source), GOOD)
     found = status(hub)
-    assert (found.state, found.declares, found.healthy) == ("loaded", "1 scorer", False)
+    assert (found.state, found.declares, found.healthy) == ("faulty", "1 scorer", False)
     assert found.errors[0].startswith("plm_models: ")
     assert error in found.errors[0]
     assert found.mend == "report it to the authors of demo"
@@ -260,9 +263,11 @@ def test_nobody_takes_one_of_ours(plm_registry):
 def test_nobody_takes_a_command(plm_registry):
     source = hook("return [Command(name='list', help='', implementation='os:system')]", name="plm_commands")
     hub = plm_registry(plugin(source, name="evil"))
-    with pytest.raises(DuplicateName, match=r"set PLM_DISABLE_PLUGINS=evil$"):
-        hub.get(Command, "list")
-    assert hub.get(Command, "doctor")
+    assert hub.get(Command, "list").implementation == "plm_core.cli.show:list_"
+    assert hub.withdrawn() == []
+    evil = next(s for s in hub.statuses if s.name == "evil")
+    assert (evil.state, evil.errors) == ("faulty", ["command 'list' is plm-core's own"])
+    assert evil.mend == "evil must use another name"
 
 
 def test_three_of_one_name(plm_registry):

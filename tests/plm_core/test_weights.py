@@ -701,10 +701,9 @@ def test_convert_refuses_a_misshapen_classifier(classifier, state, source, tmp_p
 
 
 @pytest.mark.parametrize("name", ["out.pt", "out.bin", "out", "out.safetensors.tmp", "out.SAFETENSORS"])
-def test_only_safetensors_are_written(name, micro, state, source, tmp_path):
-    path = source(state)
+def test_only_safetensors_are_written(name, micro, state, tmp_path):
     for call in (
-        lambda: convert_file(path, tmp_path / name),
+        lambda: convert_file(tmp_path / "not looked at.pt", tmp_path / name),
         lambda: weights.save(micro, tmp_path / name),
         lambda: weights.write(state, tmp_path / name),
     ):
@@ -846,6 +845,15 @@ def test_timm_loads_no_file_of_two_layouts(micro, state, source):
     exported = weights.export(micro, "official")
     with one_line(WeightsMismatch, "layout 'official'", "unexpected: head.fc.weight"):
         through_timm(source(exported | {"head.fc.weight": state["head.fc.weight"] + 1}))
+
+
+@pytest.mark.parametrize("layout", ["native", "transformers"])
+def test_given_tensors_are_not_taken_for_those_of_the_entry(layout):
+    small = {"embed_dim": 8, "num_classes": 1000}  # the entry says official layout
+    other = plm_core.create_model("hiera_image_tiny_224", **small)
+    overlay = {"state_dict": weights.export(other, layout)}
+    model = timm.create_model("hiera_image_tiny_224", pretrained=True, pretrained_cfg_overlay=overlay, **small)
+    assert weights.fingerprint(model) == weights.fingerprint(other)
 
 
 def test_timm_loads_no_corrupt_file(tmp_path):

@@ -51,7 +51,8 @@ class MaskUnitAttention(nn.Module):
 
     def merge(self, y: Tensor, batch: int, units: int) -> Tensor:
         """Attended [G, heads, n, head_dim] -> [B, U, T, C]."""
-        return self.proj(y.transpose(1, 2).reshape(batch, units, -1, self.heads * self.head_dim))
+        tokens = y.shape[2] if self.local else y.shape[2] // units
+        return self.proj(y.transpose(1, 2).reshape(batch, units, tokens, self.heads * self.head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, U, T, dim] -> [B, U, T / q_stride, dim_out]."""

@@ -248,7 +248,7 @@ class Hiera(nn.Module):
         """
         self._check_input(x)
         if mask is not None:
-            units = self._units(x)
+            units = self._units(x.shape)
             self._check_mask(mask, x.shape[0], math.prod(units))
             # Pixels of dropped units must not reach kept tokens through overlapping patches.
             pixels = F.interpolate(mask.reshape(-1, 1, *units).to(x.dtype), size=x.shape[2:], mode="nearest")
@@ -257,9 +257,9 @@ class Hiera(nn.Module):
         x = unroll(x + self._positions(tuple(x.shape[1:-1])), self.q_stride, self.steps)
         return x if mask is None else x[mask].unflatten(0, (x.shape[0], -1))
 
-    def _units(self, x: Tensor) -> tuple[int, ...]:
-        """The grid of mask units of an input."""
-        return tuple(side // pixels for side, pixels in zip(x.shape[2:], self.unit_pixels, strict=True))
+    def _units(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The grid of mask units of an input of a shape."""
+        return tuple(side // pixels for side, pixels in zip(shape[2:], self.unit_pixels, strict=True))
 
     @staticmethod
     def _check_mask(mask: Tensor, batch: int, units: int) -> None:
@@ -278,11 +278,11 @@ class Hiera(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, *size] -> tokens of the last stage [B, N, C] in row-major spatial order, before the norm."""
-        units = self._units(x)
+        size = x.shape
         x = self.embed(x)
         for block in self.blocks:
             x = self._run(block, x)
-        return reroll(x, units, self.q_stride, self.stage_steps[-1]).flatten(1, -2)
+        return reroll(x, self._units(size), self.q_stride, self.stage_steps[-1]).flatten(1, -2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens [B, N, C] -> logits [B, num_classes]; pooled and normed features [B, C] with ``pre_logits``."""
@@ -313,7 +313,7 @@ class Hiera(nn.Module):
                 steps = self.stage_steps[self.stage_ends.index(i)]
                 whole = mask is None
                 intermediates.append(
-                    reroll(x, self._units(image), self.q_stride, steps)
+                    reroll(x, self._units(image.shape), self.q_stride, steps)
                     if whole
                     else reroll_units(x, self.q_stride, steps)
                 )
@@ -350,8 +350,9 @@ class Hiera(nn.Module):
         if output_fmt not in ("NCHW", "NHWC", "NLC"):
             raise InputError(f"output_fmt {output_fmt!r} is not allowed: NCHW, NHWC and NLC are")
         take, last = feature_take_indices(len(self.stage_ends), indices)
-        units = self._units(x)
+        size = x.shape
         x = self.embed(x)
+        units = self._units(size)
         maps = []
         steps = self.stage_steps[0]
         for i, block in enumerate(self.blocks[: self.stage_ends[last] + 1] if stop_early else self.blocks):

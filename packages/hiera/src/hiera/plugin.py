@@ -37,6 +37,7 @@ def _image(size: str) -> Model:
         params=params,
         input=Input(crop_pct=0.875),
         out_indices=(0, 1, 2, 3),
+        license="Apache-2.0",
         paper=PAPER,
         pretrained=(
             Pretrained(
@@ -68,6 +69,7 @@ MICRO = Model(
     input=Input(size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0),
     num_classes=10,
     out_indices=(0, 1, 2),
+    license="Apache-2.0",
     paper=PAPER,
     pretrained=(
         Pretrained(

@@ -30,7 +30,7 @@ def unroll(x: Tensor, stride: Sequence[int], steps: int) -> Tensor:
     unit = [1 + i * (steps + 1) for i in range(dims)]
     digits = [u + steps - k for k in range(steps) for u in unit]  # k = 0 is the lowest digit
     x = x.reshape(batch, *shape, channels).permute(0, *unit, *digits, -1)
-    return x.reshape(batch, -1, math.prod(stride) ** steps, channels)
+    return x.reshape(batch, math.prod(shape[:: steps + 1]), math.prod(stride) ** steps, channels)
 
 
 def reroll(x: Tensor, units: Sequence[int], stride: Sequence[int], steps: int) -> Tensor:

@@ -14,6 +14,7 @@ from plm_core import samples
 from plm_core.tour import Tour
 
 DIGITS_CODE = f'''import plm_core
+import torch
 
 model = plm_core.create_model("{NAME}", pretrained=True).eval()
 preprocess = plm_core.transform_for(model)
@@ -34,17 +35,21 @@ def digits(tour: Tour) -> None:
     )
     tour.code(DIGITS_CODE)
     wrong = [i for i in range(len(labels)) if int(predicted[i]) != int(labels[i])]
-    shown = [*wrong[:6], *(i for i in range(len(labels)) if i not in wrong)][:24]
+    shown = [*wrong, *(i for i in range(len(labels)) if i not in wrong)][:24]
     figure = Figure(figsize=(9, 3.6))
     for place, i in enumerate(shown):
         ax = figure.add_subplot(3, 8, place + 1)
         ax.imshow(images[i], cmap="gray_r")
         ax.set_axis_off()
         colour = "#b00020" if i in wrong else "#1c2330"
-        ax.set_title(f"{int(predicted[i])}  ({confidence[i]:.0%})", fontsize=9, color=colour)
+        truth = f", is {int(labels[i])}" if i in wrong else ""
+        ax.set_title(f"{int(predicted[i])} ({confidence[i]:.0%}){truth}", fontsize=9, color=colour)
     figure.tight_layout()
+    right = len(labels) - len(wrong)
     tour.figure(
-        figure, f"Held-out digits with what the model reads and how sure it is; its {len(wrong)} errors in red."
+        figure,
+        f"What the model reads in held-out digits, and how sure it is: all {len(wrong)} errors first, in red, then "
+        f"{len(shown) - len(wrong)} of the {right} that it reads right.",
     )
     tour.text(f"Right on {top1:.1f} % of {len(labels)} held-out digits.")
     tour.fact(f"{NAME}, held-out digits", f"{top1:.1f} % of {len(labels)} right")
@@ -74,7 +79,10 @@ def features(tour: Tour) -> None:
         "strokes; the photo is larger than its training images, which Hiera takes as long as the sides are multiples "
         "of the mask unit."
     )
-    tour.figure(figure, "A photograph and the feature maps of the three stages of hiera_micro_digits.")
+    tour.figure(
+        figure,
+        "A photograph (danielbuechele, CC BY 2.0) and the feature maps of the three stages of hiera_micro_digits.",
+    )
     tour.fact("feature maps", ", ".join("x".join(map(str, m.shape[1:])) for m in maps))
 
 

@@ -62,7 +62,7 @@ def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
     total = sum(value.numel() for value in state.values())
     tried = []
     for candidate, entry in registry().all(Model).items():
-        # another head changes the total by its own size at most
+        # a head of another size changes the total; one that changes it by more than this wants --model
         if abs(entry.declaration.params - total) <= 0.2 * entry.declaration.params:
             try:
                 net = _with_head_of(state, candidate)
@@ -79,7 +79,8 @@ def _with_head_of(state: State, name: str) -> nn.Module:
     with torch.device("meta"):
         net: Any = create_model(name)
         mapped, report = weights.to_native(net, state)
+        heads = {f"{layer}.weight" for layer in weights.as_tuple(net.pretrained_cfg.get("classifier"))}
         for key in [*report.mismatched, *report.missing]:
-            if key == f"{net.pretrained_cfg.get('classifier')}.weight":
+            if key in heads:
                 net.reset_classifier(len(mapped[key]) if key in mapped and mapped[key].ndim else 0)
     return net

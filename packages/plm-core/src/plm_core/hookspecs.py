@@ -61,6 +61,10 @@ class Pretrained:
     """Published or measured scores, as ``{"imagenet-1k top-1 %": 82.8}``."""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        if self.repo is None and ":" not in self.file:
+            raise ValueError(f"weights {self.tag!r} name neither a repo nor a shipped file as 'package:path'")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Micro:
@@ -97,7 +101,7 @@ class Model:
     needs: tuple[str, ...] = ()
     """Other distributions or extras, as ``("plm-core[lm]", "pe-encoder")``."""
     micro: Micro | None = None
-    license: str = "Apache-2.0"
+    license: str = ""
     """SPDX identifier of the CODE."""
     paper: str = ""
 
@@ -150,7 +154,10 @@ class Merger:
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """A transferability score: ``function(features, labels, **options) -> float``, higher is better."""
+    """A transferability score, higher is better: ``function(features, labels, **options) -> float``.
+
+    ``features`` is a numpy array [N, D], ``labels`` an integer one [N].
+    """
 
     name: str
     score: str

@@ -7,9 +7,11 @@ and the very outputs of before once the transform was removed. ``no: ...`` is a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,13 +30,13 @@ def compute() -> list[dict[str, Any]]:
     adapters = {entry.declaration.name: entry.declaration for entry in hub.all(BlockAdapter).values()}
     rows = []
     for adapter in track(adapters.values(), "families"):
-        row: dict[str, Any] = {"family": adapter.name} | _guard(lambda a=adapter: _facts(a))  # type: ignore[misc]
+        row: dict[str, Any] = {"family": adapter.name} | _facts(adapter)
         for name, transform in hub.all(Transform).items():
-            row[name] = _cell(lambda a=adapter, t=transform: _try_transform(_example(a), t.declaration.name))  # type: ignore[misc]
+            row[f"transform {name}"] = _cell(_try_transform, adapter, transform.declaration)
         for name, merger in hub.all(Merger).items():
-            row[name] = _cell(lambda a=adapter, m=merger: _try_merger(a, m.declaration))  # type: ignore[misc]
+            row[f"merger {name}"] = _cell(_try_merger, adapter, merger.declaration)
         for name, scorer in hub.all(Scorer).items():
-            row[name] = _cell(lambda a=adapter, s=scorer: _try_scorer(_example(a), s.declaration))  # type: ignore[misc]
+            row[f"scorer {name}"] = _cell(_try_scorer, adapter, scorer.declaration)
         rows.append(row)
     return rows
 
@@ -51,31 +53,43 @@ def _input(model: Any) -> Tensor:
 
 
 def _facts(adapter: BlockAdapter) -> dict[str, Any]:
-    seen = blocks.view(_example(adapter))
-    local = sum(b.local for b in seen.blocks)
+    facts: dict[str, Any] = dict.fromkeys(("example", "blocks", "local", "prefix tokens", "positions"), "")
+    try:
+        seen = blocks.view(_example(adapter))
+    except Exception as e:  # the matrix reports what is broken instead of breaking
+        return facts | {"example": f"ERROR: {type(e).__name__}: {e}"}
     return {
         "example": adapter.example[0],
         "blocks": len(seen.blocks),
-        "local": local,
+        "local": sum(b.local for b in seen.blocks),
         "prefix tokens": seen.tokens.prefix,
         "positions": seen.tokens.positions,
     }
 
 
-@torch.inference_mode()
-def _try_transform(model: nn.Module, name: str) -> None:
+def _try_transform(adapter: BlockAdapter, transform: Transform) -> None:
+    model = _example(adapter)
     x = _input(model)
     before = model(x)
-    transforms.apply(model, name)
+    try:
+        transforms.apply(model, transform.name)
+    except NotSupported:
+        _check_same(model(x), before, "after it was refused")
+        raise
     during = model(x)
-    transforms.remove(model, name)
-    if during.shape != before.shape or not during.isfinite().all():
+    transforms.remove(model, transform.name)
+    if during.shape != before.shape:
         raise RuntimeError(f"transformed output is {list(during.shape)}, the model's is {list(before.shape)}")
-    if not torch.equal(model(x), before):
-        raise RuntimeError("after remove() the model answers differently")
+    if not during.isfinite().all():
+        raise RuntimeError("transformed output is not finite")
+    _check_same(model(x), before, "after remove()")
 
 
-@torch.inference_mode()
+def _check_same(now: Tensor, before: Tensor, when: str) -> None:
+    if not torch.equal(now, before):
+        raise RuntimeError(f"{when} the model answers differently")
+
+
 def _try_merger(adapter: BlockAdapter, merger: Merger) -> None:
     model = _example(adapter)
     x = _input(model)
@@ -84,32 +98,20 @@ def _try_merger(adapter: BlockAdapter, merger: Merger) -> None:
         raise RuntimeError(f"merged output is {list(merged(x).shape)}, the model's is {list(model(x).shape)}")
 
 
-@torch.inference_mode()
-def _try_scorer(model: nn.Module, scorer: Scorer) -> None:
+def _try_scorer(adapter: BlockAdapter, scorer: Scorer) -> None:
+    model = _example(adapter)
     features = torch.cat([embed(model, _input(model)), embed(model, _input(model).flip(0) * 0.5)])
-    score = resolve(scorer.score)(features.numpy(), [0, 1, 1, 0])
-    if not torch.isfinite(torch.tensor(float(score))):
+    score = float(resolve(scorer.score)(features.numpy(), np.array([0, 1, 1, 0])))
+    if not math.isfinite(score):
         raise RuntimeError(f"score is {score}")
 
 
-def _cell(attempt: Callable[[], None]) -> str:
+@torch.inference_mode()
+def _cell(attempt: Callable[[BlockAdapter, Any], None], adapter: BlockAdapter, piece: Any) -> str:
     try:
-        attempt()
+        attempt(adapter, piece)
     except NotSupported as e:
         return f"no: {e}"
-    except Exception as e:  # the matrix reports what is broken instead of breaking
+    except (Exception, SystemExit) as e:  # the matrix reports what is broken instead of breaking
         return f"ERROR: {type(e).__name__}: {e}"
     return "yes"
-
-
-def _guard(facts: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return facts()
-    except Exception as e:
-        return {
-            "example": f"ERROR: {type(e).__name__}: {e}",
-            "blocks": "",
-            "local": "",
-            "prefix tokens": "",
-            "positions": "",
-        }

@@ -12,6 +12,7 @@ and logged once. Environment switches, read when the registry loads:
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import reprlib
@@ -58,7 +59,7 @@ KIND_WORDS = {
 
 _log = logging.getLogger("plm_core")
 D = TypeVar("D")
-State = Literal["loaded", "failed", "incompatible", "disabled", "not selected"]
+State = Literal["loaded", "faulty", "failed", "incompatible", "disabled", "not selected"]
 
 
 @dataclass
@@ -199,14 +200,22 @@ class Registry:
                     _check_declaration(d, kind)
             except (Exception, SystemExit) as e:
                 mend = f"report it to the authors of {status.distribution}"
-                self._fault(status, f"{hook}: {type(e).__name__}: {_first_line(e)}", mend, cause=e)
+                self._fault(status, f"{hook}: {type(e).__name__}: {_first_line(e)}", mend, state="faulty", cause=e)
                 continue
             if declarations:
                 status.counts[word] = len(declarations)
             for d in declarations:
                 for key in _keys(d):
-                    entry = Entry(d, status.name, status.distribution)
-                    self._entries[kind].setdefault(key, []).append(entry)
+                    self._enter(kind, key, Entry(d, status.name, status.distribution), status)
+
+    def _enter(self, kind: type, key: str, entry: Entry[Any], status: PluginStatus) -> None:
+        entries = self._entries[kind].setdefault(key, [])
+        if entries and entries[0].plugin == CORE != entry.plugin:
+            # plm-core's own names are never withdrawn: ``plm doctor`` must stay there to say so
+            error = f"{KIND_WORDS[kind]} {key!r} is plm-core's own"
+            self._fault(status, error, f"{status.distribution} must use another name", state="faulty")
+        else:
+            entries.append(entry)
 
     def _fault(
         self,
@@ -323,8 +332,7 @@ def _check_declaration(declaration: object, kind: type) -> None:
 
 def _check_fields(declaration: Any) -> None:
     """Hold every field to its annotation: a comma forgotten in a tuple would else break ``plm list`` for everyone."""
-    hints = get_type_hints(type(declaration))
-    for name, hint in hints.items():
+    for name, hint in _hints(type(declaration)).items():  # type: ignore[arg-type]
         value = getattr(declaration, name)
         if not _fits(value, hint):
             allowed = type(declaration).__annotations__[name]
@@ -332,6 +340,11 @@ def _check_fields(declaration: Any) -> None:
         for part in value if isinstance(value, tuple) else (value,):
             if is_dataclass(part):
                 _check_fields(part)
+
+
+@functools.cache  # resolving a class's annotations costs more than all else at start-up
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -35,7 +35,10 @@ def digits(split: Split) -> tuple[list[Image.Image], NDArray[np.int64]]:
 
 
 def photo(name: str = "china") -> Image.Image:
-    """A photograph, 640x427 RGB: ``china`` (a temple) or ``flower``."""
+    """A photograph, 640x427 RGB, as scikit-learn ships it: ``china`` (a temple) or ``flower``.
+
+    Both are under CC BY 2.0, by the flickr users danielbuechele and vultilion; name them where you show the pictures.
+    """
     if name not in PHOTOS:
         raise InputError(f"photo {name!r} is not allowed: {' and '.join(map(repr, PHOTOS))} are")
     return Image.fromarray(_sklearn_datasets().load_sample_image(f"{name}.jpg"))

@@ -156,6 +156,14 @@ def announce_license(model: Model, entry: Pretrained | None) -> None:
         )
 
 
+def announce_repo(repo: str) -> None:
+    """`announce_license` for a repository that is one of our declared ones."""
+    for entry in registry().all(Model).values():
+        for weights in entry.declaration.pretrained:
+            if weights.repo == repo:
+                announce_license(entry.declaration, weights)
+
+
 def timm_names() -> set[str]:
     """Names that timm itself registers, deprecated ones too, read from its source: importing timm takes seconds."""
     spec = util.find_spec("timm")

@@ -7,10 +7,10 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from plm_core import __version__
 from plm_core.errors import MissingDependency
 from plm_core.files import write_text
 from plm_core.hookspecs import Model, TourStop
@@ -21,7 +21,7 @@ from plm_core.registry import registry
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.8rem; } h2 { margin-top: 2.5rem; border-bottom: 2px solid #d8dee9; padding-bottom: .25rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
+table { display: block; overflow-x: auto; border-collapse: collapse; margin: 1rem 0; }
 td, th { border: 1px solid #d8dee9; padding: .3rem .7rem; text-align: left; }
 th { background: #f2f5f9; } img { max-width: 100%; height: auto; } figcaption { color: #57606f; font-size: .9rem; }
 figure { margin: 1rem 0; } code, pre { background: #f2f5f9; border-radius: 4px; padding: .1rem .3rem; }
@@ -105,12 +105,16 @@ PAGE = """<!doctype html>
 <body><h1>The hub at work</h1>
 <p>Everything below was computed on this machine, on data that ships with the packages; nothing was downloaded.</p>
 {sections}
-<footer>plm-core {version}</footer></body></html>
+<footer>{version}</footer></body></html>
 """
 
 
 def _page(sections: Sequence[str]) -> str:
-    return PAGE.format(style=STYLE, sections="\n".join(sections), version=html.escape(__version__))
+    return PAGE.format(
+        style=STYLE,
+        sections="\n".join(sections),
+        version=html.escape(", ".join(f"{name} {version(name)}" for name in ("plm-core", "torch", "timm"))),
+    )
 
 
 def installed(tour: Tour) -> None:
@@ -123,7 +127,7 @@ def installed(tour: Tour) -> None:
                 "plug-in": s.name,
                 "version": s.version,
                 "state": s.state,
-                "declares": s.declares,
+                "declares": s.declares or "; ".join(s.errors),
             }
             for s in hub.statuses
         ]
@@ -137,7 +141,7 @@ def installed(tour: Tour) -> None:
                 "input": "x".join(map(str, m.input.size)),
                 "weights": _weights(m),
             }
-            for m in (entry.declaration for entry in hub.all(Model).values())
+            for m in sorted((e.declaration for e in hub.all(Model).values()), key=lambda m: (m.family, m.params))
         ]
     )
     tour.fact("plug-ins", str(sum(s.state == "loaded" for s in hub.statuses)))

@@ -29,7 +29,7 @@ from plm_core.hub import PICKLES, WEIGHTS_FILE, HubFile, fetch
 from plm_core.layouts import Rule, State, convert
 from plm_core.names import miss, resolve
 from plm_core.registry import registry
-from plm_core.timm_bridge import shipped_file
+from plm_core.timm_bridge import announce_repo, shipped_file
 
 NATIVE = WeightLayout(name="native", models=(), help="the model's own keys")
 # Wrappers around the state dict in checkpoints: Hiera, SAM 2, Lightning and others, MAE, timm's training script.
@@ -128,6 +128,8 @@ def _locate(source: str | Path) -> Path:
     if path.is_file():
         return path
     where = HubFile.parse(source) if isinstance(source, str) else None
+    if where is not None:
+        announce_repo(where.repo)
     if where is None or str(source).endswith((".safetensors", *PICKLES)):
         raise WeightsError(f"source {str(source)!r} is neither a file nor a repository 'org/name[@revision]'")
     return fetch(where)

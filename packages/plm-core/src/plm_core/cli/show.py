@@ -38,7 +38,7 @@ def list_(
         for name in list_models(patterns or "", pretrained=pretrained):
             if name.partition(".")[0] not in ours:
                 rows.append(dict.fromkeys(rows[0] if rows else ("model", "from"), "") | {"model": name, "from": "timm"})
-    if not rows and patterns:
+    if not entries and not rows and patterns:
         raise UnknownName(miss("model", patterns[0], registry().all(Model)))
     show(rows, as_json)
 
@@ -64,7 +64,7 @@ def info(
 ) -> None:
     """Show everything declared about a model."""
     arch, _, tag = name.partition(".")
-    model = registry().get(Model, arch)
+    model = find_model(arch)
     tags = [p.tag for p in model.pretrained]
     if tag and tag not in tags:
         raise UnknownName(miss(f"tag of model {arch!r} named", tag, tags))
@@ -83,13 +83,23 @@ def info(
         "mean / std": f"{model.input.mean} / {model.input.std}",
         "classes": model.num_classes,
         "needs": needs or "nothing more",
-        "license of the code": model.license,
+        "license of the code": model.license or "not stated",
         "paper": model.paper,
     }
     rows = [{"": key, " ": value} for key, value in facts.items()]
     for p in weights:
         rows += [{"": f"weights .{p.tag}", " ": line} for line in _weights_lines(p)]
     show(rows)
+
+
+def find_model(name: str) -> Model:
+    """A declared model; of timm's own, which are not declared, the error says so."""
+    try:
+        return registry().get(Model, name)
+    except UnknownName:
+        if name in timm_bridge.timm_names():
+            raise UnknownName(f"model {name!r} is timm's own; the hub declares nothing about it") from None
+        raise
 
 
 def _weights_lines(p: Pretrained) -> list[str]:
@@ -161,4 +171,7 @@ def matrix(as_json: Json = False) -> None:
     """Try every transform, merger and scorer on every family, and show what works and why the rest does not."""
     from plm_core.matrix import compute
 
-    show(compute(), as_json, title="what combines with what")
+    rows = compute()
+    show(rows, as_json, title="what combines with what")
+    if any(str(cell).startswith("ERROR") for row in rows for cell in row.values()):
+        raise typer.Exit(1)

@@ -38,5 +38,8 @@ def _plain(value: Any) -> str:
 
 
 def millions(count: int) -> str:
-    """27910216 -> ``27.9M``."""
-    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"
+    """27910216 -> ``27.9M``, 170338 -> ``170k``, 442 -> ``442``."""
+    for size, letter, digits in ((1e6, "M", 1), (1e3, "k", 0)):
+        if count >= size:
+            return f"{count / size:.{digits}f}{letter}"
+    return str(count)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from plm_core.cli.show import find_model
 from plm_core.cli.table import show
 from plm_core.errors import InputError, PlmError
 from plm_core.hookspecs import Model
@@ -101,7 +102,7 @@ def retrain(
     seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
 ) -> None:
     """Train a shipped micro model from scratch by its own recipe and report its held-out score."""
-    spec = registry().get(Model, model)
+    spec = find_model(model)
     if spec.micro is None:
         micros = [name for name, entry in registry().all(Model).items() if entry.declaration.micro]
         raise InputError(f"model {model!r} is not a micro model; there are: {', '.join(micros)}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from plm_core.testing.distributions import write_distribution
+from plm_core.testing.hub_client import offline
 from plm_core.testing.hub_double import HubDouble
 
-__all__ = ["HubDouble", "check_blocks", "check_model", "write_distribution"]
+__all__ = ["HubDouble", "check_blocks", "check_model", "offline", "write_distribution"]
 
 
 def __getattr__(name: str) -> Any:

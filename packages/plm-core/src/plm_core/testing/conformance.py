@@ -20,6 +20,15 @@ from plm_core.registry import registry
 # Above this many parameters a model is only built on the meta device: shapes are checked, values are not.
 BIG = 5_000_000
 TOLERANCE = 1e-5
+INTERFACE = (
+    "forward_features",
+    "forward_head",
+    "forward_intermediates",
+    "feature_info",
+    "reset_classifier",
+    "num_classes",
+    "num_features",
+)
 
 
 def check_model(name: str) -> None:
@@ -59,6 +68,8 @@ def check_declaration(spec: Model) -> None:
 
     with torch.device("meta"):
         model = create_model(spec.name)
+    lacking = [name for name in INTERFACE if not hasattr(model, name)]
+    assert not lacking, f"{spec.name} lacks {', '.join(lacking)} of timm's interface"
     count = sum(p.numel() for p in model.parameters())
     assert count == spec.params, f"{spec.name} has {count} parameters, {spec.params} are declared"
     keys = set(model.state_dict())
@@ -86,7 +97,9 @@ def check_heads(spec: Model, model: Any, x: Tensor) -> None:
         )
         for classes in (0, 7):
             other = create_model(spec.name, num_classes=classes).eval()
-            assert other(x).shape == (2, classes or wanted[1]), f"num_classes={classes} gives {list(other(x).shape)}"
+            got, expected = list(other(x).shape), [2, classes or wanted[1]]
+            hint = "" if classes else " (without classes the head's classifier is an identity)"
+            assert got == expected, f"num_classes={classes} gives {got}, {expected} is expected{hint}"
             assert other.num_classes == classes, f"num_classes={classes} leaves {other.num_classes}"
             reset = copy.deepcopy(model)
             reset.reset_classifier(classes)
@@ -104,10 +117,14 @@ def check_features(spec: Model, model: Any, x: Tensor) -> None:
         channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
         wanted = [(2, c, *(side // r for side in x.shape[2:])) for c, r in zip(channels, reductions, strict=True)]
         assert [tuple(m.shape) for m in maps] == wanted, f"features_only gives {[list(m.shape) for m in maps]}"
-        final, all_maps = model.forward_intermediates(x)
+        both = model.forward_intermediates(x)
+        assert isinstance(both, tuple), "forward_intermediates(x) must give (final, [maps])"
+        final, all_maps = both
         _same(model.forward_head(final), model(x), "the head on forward_intermediates' last output and forward(x)")
         early = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
-        assert len(early) == 1, f"indices=[0] gives {len(early)} maps"
+        asked = "forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)"
+        assert isinstance(early, list), f"{asked} must give a list of maps"
+        assert len(early) == 1, f"{asked} gives {len(early)} maps"
         _same(early[0], all_maps[0], "a map with and without stop_early")
         last = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]
         assert last.shape == all_maps[-1].shape, f"norm=True gives {list(last.shape)}"

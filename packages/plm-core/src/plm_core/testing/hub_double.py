@@ -14,12 +14,9 @@ inline (no LFS, no Xet). Nothing here imports `huggingface_hub`: a test may be t
 
 import base64
 import hashlib
-import importlib.util
 import json
 import os
 import re
-import runpy
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +28,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from plm_core.testing.hub_client import set_environment
 
 if TYPE_CHECKING:
     import pytest
@@ -145,7 +144,7 @@ class HubDouble:
             "no_proxy": bypass,
         }
         disabled = {f"HF_HUB_DISABLE_{what}": "1" for what in ("PROGRESS_BARS", "TELEMETRY", "UPDATE_CHECK", "XET")}
-        _set_environment(monkeypatch, dict.fromkeys([*inherited, "TRANSFORMERS_OFFLINE"]) | client | disabled)
+        set_environment(monkeypatch, dict.fromkeys([*inherited, "TRANSFORMERS_OFFLINE"]) | client | disabled)
 
     # The store
 
@@ -302,15 +301,6 @@ class HubDouble:
         return _json({"commitUrl": url, "commitOid": sha, "pullRequestUrl": pull_request})
 
 
-def offline(monkeypatch: "pytest.MonkeyPatch") -> None:
-    """Switch the offline mode of `huggingface_hub` on until the undo.
-
-    For a part of a test: `with monkeypatch.context() as patch: offline(patch)`.
-    """
-    monkeypatch.setattr(_CLIENT, "constants", _CLIENT.constants | {"HF_HUB_OFFLINE": True})
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
 def _compile(template: str) -> re.Pattern[str]:
     parts = {"repo": "[^/]+(?:/[^/]+)?", "rev": "[^/]+", "path": ".+"}
     return re.compile(template.format(**{name: f"(?P<{name}>{pattern})" for name, pattern in parts.items()}))
@@ -409,77 +399,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: the log is `HubDouble.requests`."""
-
-
-class _Client:
-    """The constants of `huggingface_hub` in this process, wherever its loaded modules keep them, as one attribute.
-
-    The client reads its environment once, at import. Assigning here does what an import would do now: it changes
-    `huggingface_hub.constants`, the copies in other modules and what these derived from the endpoint. The undo of
-    monkeypatch is an assignment too, so it reaches modules that were not loaded yet when the patch was made.
-    """
-
-    @property
-    def constants(self) -> dict[str, Any]:
-        loaded = sys.modules.get("huggingface_hub.constants")
-        return _without_functions(vars(loaded)) if loaded else _computed_constants()
-
-    @constants.setter
-    def constants(self, values: dict[str, Any]) -> None:
-        present = self.constants
-        changed = {name: value for name, value in values.items() if present[name] != value}
-        for module in [module for name, module in list(sys.modules.items()) if module and _is_client(name)]:
-            for name in changed.keys() & vars(module).keys():
-                if vars(module)[name] == present[name]:
-                    setattr(module, name, changed[name])
-        _move_endpoint(present["ENDPOINT"], values["ENDPOINT"])
-
-
-_CLIENT = _Client()
-
-
-def _set_environment(monkeypatch: "pytest.MonkeyPatch", variables: Mapping[str, str | None]) -> None:
-    """Set environment variables (None: unset), and everything that `huggingface_hub` took from them."""
-
-    def apply(patch: "pytest.MonkeyPatch") -> None:
-        for name, value in variables.items():
-            if value is None:
-                patch.delenv(name, raising=False)
-            else:
-                patch.setenv(name, value)
-
-    with monkeypatch.context() as trial:
-        apply(trial)
-        constants = _computed_constants()
-    # Constants first: while the client is not loaded, what to go back to is computed from the environment as it is.
-    monkeypatch.setattr(_CLIENT, "constants", constants)
-    apply(monkeypatch)
-
-
-def _computed_constants() -> dict[str, Any]:
-    """Return what `huggingface_hub.constants` would hold if it were imported now, without importing it."""
-    spec = importlib.util.find_spec("huggingface_hub")
-    assert spec is not None
-    assert spec.origin is not None
-    return _without_functions(runpy.run_path(str(Path(spec.origin).with_name("constants.py"))))
-
-
-def _is_client(module_name: str) -> bool:
-    return module_name.partition(".")[0] == "huggingface_hub"
-
-
-def _without_functions(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    # A function is another one after each run, and takes no value from the environment.
-    return {name: value for name, value in namespace.items() if not name.startswith("__") and not callable(value)}
-
-
-def _move_endpoint(old: str, new: str) -> None:
-    """Change what loaded modules derived from the endpoint: the API behind the module functions, the HTTP client."""
-    hf_api: Any = sys.modules.get("huggingface_hub.hf_api")
-    if hf_api and hf_api.api.endpoint == old:
-        hf_api.api.endpoint = new
-    http: Any = sys.modules.get("huggingface_hub.utils._http")
-    if http:
-        if hasattr(http, "_HUB_ORIGINS"):  # hosts that may see the token
-            http._HUB_ORIGINS = http._HUB_ORIGINS - {http._url_origin(old)} | {http._url_origin(new)}
-        http.close_session()  # an open client knows the proxies of the past
