@@ -6,6 +6,7 @@ stdout is data, stderr is everything else; what goes wrong on purpose is one lin
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -19,7 +20,26 @@ from plm_core.names import resolve
 from plm_core.registry import registry
 
 
-class PluginCommands(typer.core.TyperGroup):
+class _LightHelp:
+    """Gives ``--help`` a default that typer takes as it is.
+
+    For every parameter that is not a flag with a boolean, given or not, typer imports pydantic, which takes longer than
+    everything that ``plm list`` does; and the default of its own ``--help`` is None.
+    """
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The help option."""
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.default = False
+        return option
+
+
+class LightCommand(_LightHelp, typer.core.TyperCommand):
+    """A command that imports pydantic only if its own parameters need it."""
+
+
+class PluginCommands(_LightHelp, typer.core.TyperGroup):
     """A group that lists declared commands without importing them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -36,7 +56,7 @@ class PluginCommands(typer.core.TyperGroup):
         implementation = resolve(spec.implementation)
         if not isinstance(implementation, typer.Typer):
             app = typer.Typer(add_completion=False)
-            app.command(name=spec.name, help=_literal(spec.help))(implementation)
+            app.command(name=spec.name, help=_literal(spec.help), cls=LightCommand)(implementation)
             implementation = app
         return spec.name, typer.main.get_command(implementation), args[1:]
 
@@ -50,21 +70,12 @@ def _literal(text: str) -> str:
     return escape(text)
 
 
-app = typer.Typer(
-    cls=PluginCommands,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-)
-
-
 def _version(asked: bool) -> None:
     if asked:
         print(f"plm-core {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: bool = typer.Option(
         False, "--version", help="Print the version and exit.", callback=_version, is_eager=True
@@ -76,12 +87,19 @@ def _root(
 def main() -> None:
     """Entry point of the console script."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="plm: %(message)s")
+    # The options that set up shell completion are no plain flags (see _LightHelp), so they are there only when no
+    # command is named and no command pays for them.
+    names_command = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
+    app = typer.Typer(
+        cls=PluginCommands,
+        add_completion=not names_command or "_PLM_COMPLETE" in os.environ,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
     try:
         app()
     except PlmError as e:
-        sys.exit(_say(e))
-
-
-def _say(error: PlmError) -> int:
-    print(f"plm: error: {error}", file=sys.stderr)
-    return 2
+        print(f"plm: error: {e}", file=sys.stderr)
+        sys.exit(2)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from plm_core import timm_bridge
+from plm_core.cli import LightCommand
 from plm_core.cli.table import millions, show
 from plm_core.errors import UnknownName
 from plm_core.hookspecs import Model, Pretrained
@@ -21,13 +22,19 @@ from plm_core.registry import Entry, registry
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def list_(
-    patterns: Annotated[list[str] | None, typer.Argument(help="Wildcards, as 'hiera_*'; all when none.")] = None,
+list_ = typer.Typer(add_completion=False)
+
+
+# The patterns are arguments without a parameter, so that this command keeps to flags (see cli._LightHelp).
+@list_.command(cls=LightCommand, options_metavar="[OPTIONS] [PATTERN]...", context_settings={"allow_extra_args": True})
+def _list(
+    ctx: typer.Context,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="One row for each set of weights.")] = False,
     timm: Annotated[bool, typer.Option("--timm", help="timm's own models too (imports timm: seconds).")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the hub's models."""
+    """List models by name, timm's wildcards allowed."""
+    patterns = ctx.args
     found = sorted(registry().all(Model).items(), key=lambda item: natural_key(item[0]))
     entries = [entry for name, entry in found if _matches(name, patterns)]
     rows = [row for entry in entries for row in _list_rows(entry, pretrained)]
@@ -43,7 +50,7 @@ def list_(
     show(rows, as_json)
 
 
-def _matches(name: str, patterns: list[str] | None) -> bool:
+def _matches(name: str, patterns: list[str]) -> bool:
     return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
