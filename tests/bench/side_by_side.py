@@ -1,4 +1,4 @@
-"""Timing of contenders in one run: interleaved rounds, medians, ratios to the first."""
+"""Timing of contenders in one run: interleaved rounds, medians, ratios to the last."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ BIN = Path(sys.executable).parent
 
 # A cache of its own, filled by the warm-up rounds: editable installs and this workplace's environment have none.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-ENVIRONMENT["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="plm-bench-")
+CACHE = tempfile.TemporaryDirectory(prefix="plm-bench-")
+ENVIRONMENT["PYTHONPYCACHEPREFIX"] = CACHE.name
 
 
 def run(*command: str) -> None:

@@ -231,6 +231,28 @@ def test_dropped_units_do_not_leak_into_kept_tokens():
     assert not torch.equal(model(x), model(changed))
 
 
+@torch.no_grad()
+def test_without_classes_the_features_are_no_probabilities():
+    model, x = small(num_classes=0), torch.rand(2, 3, 32, 48)
+    assert torch.equal(model(x), model.forward_head(model.forward_features(x), pre_logits=True))
+
+
+@torch.no_grad()
+def test_blocks_that_no_map_needs_are_not_run_or_kept():
+    model, x = small(), torch.rand(1, 3, 32, 48)
+    ran = []
+    model.blocks[-1].register_forward_hook(lambda *_: ran.append(0))
+    model.forward_intermediates(x, indices=[0], stop_early=True)
+    assert ran == []
+    model.forward_intermediates(x, indices=[0])
+    assert ran == [0]
+    assert model.prune_intermediate_layers([0, 1], prune_norm=True) == [0, 1]
+    assert len(model.blocks) == 3
+    assert isinstance(model.head.norm, torch.nn.Identity)
+    maps = model.forward_intermediates(x, indices=[0, 1], intermediates_only=True)
+    assert [m.shape[1] for m in maps] == [8, 16]
+
+
 # --- bad input --------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +301,10 @@ def test_uneven_masks_are_refused():
         ({"q_pool": 3}, "q_pool 3 must be from 0 to 2"),
         ({"q_stride": (2,)}, "q_stride (2,)"),
         ({"mask_unit_attn": (True, False)}, "mask_unit_attn (True, False)"),
+        ({"stages": ()}, "stages () must name"),
+        ({"num_heads": 3}, "stage 1 has 8 channels, which 3 heads do not divide"),
+        ({"dim_mul": 1.0}, "dim_mul 1.0 leaves stage 2 at 8 channels"),
+        ({"input_size": (64,), "sep_pos_embed": True}, "sep_pos_embed is for video"),
         ({"patch_padding": (0, 0)}, "patch_kernel 7 with padding 0"),
     ],
 )
@@ -309,12 +335,15 @@ def test_drop_path_rises_linearly():
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
-def test_gradient_checkpointing_changes_nothing():
+def test_gradient_checkpointing_recomputes_and_changes_nothing():
     plain, saving = small().train(), small().train()
     saving.set_grad_checkpointing()
+    runs = []
+    saving.blocks[0].register_forward_pre_hook(lambda *_: runs.append(0))
     x = torch.rand(2, 3, 32, 48)
     for model in (plain, saving):
         model(x).square().sum().backward()
+    assert len(runs) == 2
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         assert a.grad is not None, name
         torch.testing.assert_close(a.grad, b.grad, msg=name)

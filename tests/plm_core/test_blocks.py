@@ -1,10 +1,13 @@
 """Block adapters: taking a block apart and putting it together gives the block, for everything timm's ViT can have."""
 
+import copy
+
 import pytest
 import timm
 import torch
 from torch import nn
 
+import plm_core
 from plm_core import NotSupported, blocks
 from plm_core.testing import check_blocks
 
@@ -55,6 +58,27 @@ def test_another_attention_takes_the_place_of_softmax():
         model.blocks[0].attn.qkv.weight[: 2 * 48].zero_()
         model.blocks[0].attn.qkv.bias[: 2 * 48].zero_()
     torch.testing.assert_close(mean, model.blocks[0](x))  # no query, no key: attention is the mean
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "hiera_micro_digits"])
+def test_a_patched_block_survives_a_deep_copy_and_is_undone(name):
+    model = plm_core.create_model(name).eval()
+    keys = list(model.state_dict())
+    x = torch.rand(1, *model.pretrained_cfg["input_size"])
+    with torch.no_grad():
+        before = model.forward_features(x)
+        for block in blocks.view(model).blocks:
+            blocks.patch(block, lambda view, x: 2 * blocks.run_block(view, x))
+        during = model.forward_features(x)
+        assert not torch.equal(during, before)
+        assert list(model.state_dict()) == keys
+        twin = copy.deepcopy(model)
+        for parameter in model.blocks.parameters():
+            parameter.zero_()
+        assert torch.equal(twin.forward_features(x), during)  # its own weights, not the original's
+        for block in blocks.view(twin).blocks:
+            blocks.unpatch(block.block)
+        assert torch.equal(twin.forward_features(x), before)
 
 
 def test_blocks_without_a_view_are_refused_with_the_reason():

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from plm_core.errors import FileError
 from plm_core.files import atomic_path, cache_dir, write_text
 
 
@@ -64,7 +65,7 @@ def test_target_that_cannot_be_replaced_leaves_no_litter(tmp_path):
 
 
 def test_block_that_removes_its_own_file_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file.txt") as part:
+    with pytest.raises(FileError), atomic_path(tmp_path / "file.txt") as part:
         part.unlink()
     assert not list(tmp_path.iterdir())
 

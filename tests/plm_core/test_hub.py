@@ -292,6 +292,11 @@ def test_a_wrong_layout_is_named(model, hub_double, sha):
     ("config", "error", "part"),
     [
         (b"{", WeightsError, "config.json is not JSON"),
+        (
+            b'{"embed_dim": 96}',
+            WeightsError,
+            "no 'architecture'); make the model by name and use plm_core.weights.load",
+        ),
         (b'{"architecture": "hiera_micro_digitz"}', UnknownName, f"did you mean '{MICRO}'"),
         (None, WeightsError, "the repository has no such file"),
     ],

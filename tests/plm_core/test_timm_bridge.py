@@ -438,14 +438,27 @@ def test_transform_takes_any_image(name, mode):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "options"), [(MICRO, {"in_chans": 1}), ("test_vit", {"in_chans": 1, "img_size": 64})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (MICRO, {"in_chans": 1}),
+        (MICRO, {"in_chans": 1, "img_size": 64}),
+        ("test_vit", {"in_chans": 1, "img_size": 64}),
+    ],
+)
 @pytest.mark.parametrize("features", [False, True])
 def test_transform_fits_the_model_that_was_made(name, options, features):
     model = plm_core.create_model(name, features_only=features, **options).eval()
     tensor = plm_core.transform_for(model)(Image.new("RGB", (50, 40), "white"))
-    assert tensor.shape[0] == 1
+    side = options.get("img_size", model.pretrained_cfg["input_size"][1])
+    assert tensor.shape == (1, side, side)
     assert tensor.isfinite().all()
     model(tensor[None])
+
+
+def test_transform_refuses_channels_that_no_picture_has():
+    with pytest.raises(plm_core.InputError, match="takes 5 channels; a PIL image has 1 or 3"):
+        plm_core.transform_for(plm_core.create_model(MICRO, in_chans=5))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])

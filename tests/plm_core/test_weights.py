@@ -964,3 +964,17 @@ def test_save_pretrained_refuses_before_it_writes(make, license, part, tmp_path)
     with one_line(InputError, part):
         weights.save_pretrained(make(), tmp_path / "folder", license)
     assert not (tmp_path / "folder").exists()
+
+
+def test_tensors_given_to_a_meta_model_are_not_shared_with_it(micro):
+    with torch.device("meta"):
+        twin = plm_core.create_model(MICRO)
+    weights.load(twin, micro.state_dict())
+    assert weights.fingerprint(twin) == weights.fingerprint(micro)
+    assert twin.pos_embed.data_ptr() != micro.pos_embed.data_ptr()
+
+
+def test_integers_are_no_weights(micro):
+    state = {key: value.to(torch.int64) for key, value in micro.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"is torch.int64 in the source and torch.float32 in the model"):
+        weights.load(plm_core.create_model(MICRO), state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +28,7 @@ def _block(block: Any, name: str) -> BlockView:
         qkv=block.attn.project,
         output=output,
         skip=block.skip,
+        rebind=partial(_block, name=name),
         feed_forward=lambda x: x + block.drop_path2(block.mlp(block.norm2(x))),
         local=block.attn.local,
         pools=block.attn.q_stride > 1,

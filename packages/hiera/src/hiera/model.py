@@ -100,6 +100,10 @@ class Hiera(nn.Module):
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
+        if not stages or min(stages) < 1:
+            raise InputError(f"stages {tuple(stages)} must name at least one stage, each of at least one block")
+        if sep_pos_embed and len(input_size) < 2:
+            raise InputError(f"sep_pos_embed is for video; input_size {tuple(input_size)} has no space beside time")
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.probabilities = probabilities
@@ -130,6 +134,12 @@ class Hiera(nn.Module):
             first = i > 0 and i - 1 in self.stage_ends
             dim_out = int(dim * dim_mul) if first else dim
             heads = int(heads * head_mul) if first else heads
+            if dim_out % heads:
+                raise InputError(f"stage {stage + 1} has {dim_out} channels, which {heads} heads do not divide")
+            if first and stage <= q_pool and dim_out == dim:
+                raise InputError(
+                    f"dim_mul {dim_mul} leaves stage {stage + 1} at {dim} channels; pooling needs a change"
+                )
             self.blocks.append(
                 HieraBlock(
                     dim,
@@ -320,7 +330,7 @@ class Hiera(nn.Module):
         x = official_order(x)
         if mask is None:
             x = self.forward_head(x)
-            if self.probabilities and not self.training:
+            if self.probabilities and self.num_classes and not self.training:
                 x = x.softmax(-1)
         return (x, intermediates) if return_intermediates else x
 

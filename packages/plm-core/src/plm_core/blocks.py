@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,14 +53,17 @@ class BlockView:
     heads: int
     normalize: Callable[[Tensor], Tensor]
     """x -> the input of the attention."""
-    qkv: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-    """Normalized x -> q, k, v, each [G, H, n, D] with q and k normed; G = B, or B times the number of windows."""
+    qkv: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    """(normalized x, **context) -> q, k, v, each [G, H, n, D] with q and k normed; G = B, or B times the number of
+    windows. The context is what the block's forward gets besides x, such as the ``rope`` of rotary families."""
     output: Callable[[Tensor, Tensor], Tensor]
     """(attended [G, H, n, D], normalized x) -> the attention branch, as it is added to the skip."""
     skip: Callable[[Tensor, Tensor], Tensor]
     """(x, normalized x) -> what the attention branch is added to; x itself unless the block pools or widens."""
     feed_forward: Callable[[Tensor], Tensor]
     """x after attention -> x after the MLP, its skip included."""
+    rebind: Callable[[nn.Module], BlockView]
+    """The view of another block of the kind, such as a copy of this one."""
     local: bool = False
     """Attention inside windows only: tokens cannot be merged or dropped freely."""
     pools: bool = False
@@ -81,11 +84,38 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def run_block(view: BlockView, x: Tensor, attention: Attend = attend) -> Tensor:
+def run_block(view: BlockView, x: Tensor, attention: Attend = attend, **context: Any) -> Tensor:
     """A block's forward from its pieces, with another attention if asked."""
     normed = view.normalize(x)
-    y = view.output(attention(*view.qkv(normed)), normed)
+    y = view.output(attention(*view.qkv(normed, **context)), normed)
     return view.feed_forward(view.skip(x, normed) + y)
+
+
+def patch(view: BlockView, forward: Callable[..., Tensor]) -> None:
+    """Replace a block's forward by ``forward(view, x, **context)``.
+
+    The block's class changes, not the instance: a deep copy of the model works on its own weights, and state dict keys
+    stay as they are. Undone by `unpatch`.
+    """
+    cls = type(view.block)
+
+    def patched(self: nn.Module, x: Tensor, **context: Any) -> Tensor:
+        return forward(view.rebind(self), x, **context)
+
+    view.block.__class__ = type(cls.__name__, (cls,), {"forward": patched, "unpatched": cls})
+
+
+def unpatch(block: nn.Module) -> None:
+    """Give a patched block the class back that it had before the last `patch`."""
+    block.__class__ = type(block).unpatched  # type: ignore[attr-defined]
+
+
+def original_class(block: nn.Module) -> type:
+    """The class of a block, patched or not."""
+    cls = type(block)
+    while "unpatched" in vars(cls):
+        cls = cls.unpatched  # type: ignore[attr-defined]
+    return cls
 
 
 def view(model: nn.Module) -> ModelView:

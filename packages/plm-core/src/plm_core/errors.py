@@ -26,7 +26,11 @@ class NotSupported(PlmError, NotImplementedError):
 
 
 class PluginError(PlmError):
-    """A plug-in could not be used (raised only when PLM_STRICT_PLUGINS is set)."""
+    """A plug-in, or something that it declares, could not be used."""
+
+
+class FileError(PlmError, OSError):
+    """A file cannot be written; what stood there before is untouched."""
 
 
 class WeightsError(PlmError, ValueError):

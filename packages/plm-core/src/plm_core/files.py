@@ -8,26 +8,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from plm_core.errors import FileError
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; it takes the name ``path`` only when the block ends without an error.
 
     After an error (full disk, Ctrl-C) what stood under ``path`` before is untouched and nothing is left beside it.
+
+    Raises:
+        FileError: For an OSError, also one that the block raises.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(fd)
-    part = Path(name)
+    part = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(fd)
+        part = Path(name)
         yield part
         with open(part, "rb") as written:
             os.fsync(written.fileno())
         part.chmod(_mode(path))
         part.replace(path)
+    except OSError as e:
+        raise FileError(f"cannot write {path}: {e}") from e
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
 
 
 def _mode(path: Path) -> int:

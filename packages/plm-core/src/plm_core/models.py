@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -48,6 +48,12 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
             return timm.create_model(name, pretrained=pretrained, **kwargs)
     except json.JSONDecodeError as e:
         raise WeightsError(f"cannot get {name}: its config.json is not JSON ({e})") from e
+    except KeyError as e:
+        if e.args != ("architecture",):
+            raise
+        # an original's own repository: constructor keywords are all that it holds
+        why = "its config.json is not timm's (no 'architecture')"
+        raise WeightsError(f"cannot get {name}: {why}; make the model by name and use plm_core.weights.load") from e
     except RuntimeError as e:
         if unknown := re.fullmatch(r"Unknown model \((.+)\)", str(e)):  # in the config.json of a repository
             _check_name(unknown[1])
@@ -104,6 +110,7 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         cfg = resolve_pretrained_cfg(model.name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
         source = cfg.file or f"{cfg.hf_hub_filename or WEIGHTS_FILE} of {cfg.hf_hub_id}"
         timm_bridge.announce_license(model, pretrained_entry(cfg.to_dict()))
+        timm_bridge.announce_repo((cfg.hf_hub_id or "").partition("@")[0])
     with one_line(f"cannot get {source}"):
         built: nn.Module = build_model_with_cfg(
             resolve(model.builder),
@@ -122,7 +129,7 @@ def transform_for(model: nn.Module) -> Any:
     The image is converted to the number of channels that the model was made with first (1: greyscale, 3: RGB).
 
     Raises:
-        InputError: The model has no ``pretrained_cfg`` to read it from.
+        InputError: The model has no ``pretrained_cfg`` to read it from, or takes neither 1 nor 3 channels.
     """
     import timm.data
     from torchvision.transforms import Compose
@@ -132,7 +139,13 @@ def transform_for(model: nn.Module) -> Any:
     # timm's newer function knows what in_chans and img_size the model was made with, the older only its configuration
     resolve_config = getattr(timm.data, "resolve_input_data_config", timm.data.resolve_model_data_config)
     config = resolve_config(model)
-    return Compose([_Channels(config["input_size"][0]), timm.data.create_transform(**config, is_training=False)])
+    channels, *size = config["input_size"]
+    if channels not in _Channels.MODES:
+        raise InputError(f"model {type(model).__name__} takes {channels} channels; a PIL image has 1 or 3")
+    # what neither of timm's functions sees: a model that takes any size, made for another than its weights
+    asked = getattr(model, "_model_args", {}).get("img_size", size)
+    config["input_size"] = (channels, *((asked, asked) if isinstance(asked, int) else asked))
+    return Compose([_Channels(channels), timm.data.create_transform(**config, is_training=False)])
 
 
 def embed(model: Any, x: Tensor) -> Tensor:
@@ -156,13 +169,16 @@ def embed(model: Any, x: Tensor) -> Tensor:
 class _Channels:
     """Convert a PIL image to a model's number of channels."""
 
+    MODES: ClassVar[dict[int, str]] = {1: "L", 3: "RGB"}
+
     def __init__(self, channels: int) -> None:
-        self.mode = {1: "L", 3: "RGB"}.get(channels)
+        self.mode = self.MODES[channels]
 
     def __call__(self, image: Any) -> Any:
-        if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255 instead of scaling
+        # 16 bits, which convert() would clip at 255 instead of scaling; PIL reads such files as mode I too
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):
             image = image.point(lambda value: value * (255 / 65535)).convert("L")
-        return image.convert(self.mode) if self.mode and image.mode != self.mode else image
+        return image.convert(self.mode) if image.mode != self.mode else image
 
     def __repr__(self) -> str:
         return f"Channels(mode={self.mode!r})"

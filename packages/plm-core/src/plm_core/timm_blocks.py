@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from timm.layers import Attention
@@ -9,7 +10,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
-from plm_core.blocks import BlockView, ModelView, Tokens
+from plm_core.blocks import BlockView, ModelView, Tokens, original_class
 from plm_core.errors import NotSupported
 
 
@@ -21,7 +22,7 @@ def vision_transformer(model: VisionTransformer) -> ModelView:
     """
     blocks = []
     for index, block in enumerate(model.blocks):
-        if type(block) is not Block or type(block.attn) is not Attention:
+        if original_class(block) is not Block or type(block.attn) is not Attention:
             raise NotSupported(
                 f"blocks of kind {type(block).__name__} with attention {type(getattr(block, 'attn', None)).__name__} "
                 "have no view yet; timm's Block with Attention has"
@@ -54,5 +55,6 @@ def _block(block: Any, name: str) -> BlockView:
         qkv=qkv,
         output=output,
         skip=lambda x, normed: x,
+        rebind=partial(_block, name=name),
         feed_forward=lambda x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
     )

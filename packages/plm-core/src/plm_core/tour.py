@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plm_core.errors import MissingDependency
-from plm_core.files import write_text
+from plm_core.files import atomic_path
 from plm_core.hookspecs import Model, TourStop
 from plm_core.names import resolve
 from plm_core.progress import track
@@ -86,16 +86,17 @@ def run(out: Path) -> list[dict[str, str]]:
     stops = sorted((e.declaration for e in registry().all(TourStop).values()), key=lambda stop: (stop.order, stop.name))
     rows: list[dict[str, str]] = []
     sections: list[str] = []
-    for stop in track(stops, "tour"):
-        tour = Tour()
-        try:
-            resolve(stop.run)(tour)
-        except Exception as e:  # one plug-in's stop must not cost the others
-            tour.parts.append(f'<p class="failed">This stop failed: {html.escape(f"{type(e).__name__}: {e}")}</p>')
-            tour.facts = {"FAILED": f"{type(e).__name__}: {e}"}
-        sections.append(f"<section><h2>{html.escape(stop.title)}</h2>{''.join(tour.parts)}</section>")
-        rows += [{"stop": stop.title, "what": what, "value": value} for what, value in tour.facts.items()]
-    write_text(out, _page(sections))
+    with atomic_path(out) as report:  # before the first stop: a path that cannot be written should not cost minutes
+        for stop in track(stops, "tour"):
+            tour = Tour()
+            try:
+                resolve(stop.run)(tour)
+            except Exception as e:  # one plug-in's stop must not cost the others
+                tour.parts.append(f'<p class="failed">This stop failed: {html.escape(f"{type(e).__name__}: {e}")}</p>')
+                tour.facts = {"FAILED": f"{type(e).__name__}: {e}"}
+            sections.append(f"<section><h2>{html.escape(stop.title)}</h2>{''.join(tour.parts)}</section>")
+            rows += [{"stop": stop.title, "what": what, "value": value} for what, value in tour.facts.items()]
+        report.write_text(_page(sections), encoding="utf-8")
     return rows
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core.errors import InputError, WeightsError
+from plm_core.errors import FileError, InputError, WeightsError
 from plm_core.files import atomic_path, write_text
 from plm_core.hookspecs import Model, Pretrained, WeightLayout
 from plm_core.hub import PICKLES, WEIGHTS_FILE, HubFile, fetch
@@ -185,7 +185,7 @@ def write(state: State, path: str | Path, metadata: Mapping[str, str] | None = N
         with atomic_path(path) as part:
             save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
     except (SafetensorError, OSError, ValueError, RuntimeError) as e:  # the latter two for sparse and meta tensors
-        raise WeightsError(f"cannot write {path}: {e}") from e
+        raise WeightsError(str(e) if isinstance(e, FileError) else f"cannot write {path}: {e}") from e
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------
@@ -289,7 +289,13 @@ def load(model: nn.Module, source: str | Path | State, layout: str | None = None
     mapped, report = to_native(model, state, layout)
     if not report.ok:
         raise mismatch(report, type(model).__name__, model, state)
-    on_meta = any(p.is_meta for p in model.state_dict().values())
+    own = model.state_dict()
+    for key, value in mapped.items():
+        if value.is_floating_point() != own[key].is_floating_point():
+            raise WeightsError(f"{key} is {value.dtype} in the source and {own[key].dtype} in the model")
+    on_meta = any(p.is_meta for p in own.values())
+    if on_meta and isinstance(source, Mapping):
+        mapped = {key: value.clone() for key, value in mapped.items()}  # assigning the caller's would share them
     model.load_state_dict(mapped, strict=True, assign=on_meta)
     return report
 
@@ -330,7 +336,6 @@ def save_pretrained(model: nn.Module, folder: str | Path, license: str, card: st
         raise InputError("license is empty: name the SPDX identifier of the weights")
     license = license.lower()  # as the Hub spells SPDX identifiers
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     save(model, folder / WEIGHTS_FILE)
     with atomic_path(folder / "config.json") as part:
         # what timm kept of the weights that the model may once have started from is not about these
