@@ -18,7 +18,7 @@ def view(model: Hiera) -> ModelView:
 
 def _block(block: Any, name: str) -> BlockView:
     def output(attended: Tensor, normed: Tensor) -> Tensor:
-        return block.drop_path1(block.attn.merge(attended, normed.shape[0], normed.shape[1]))
+        return block.drop_path1(block.ls1(block.attn.merge(attended, normed.shape[0], normed.shape[1])))
 
     return BlockView(
         block=block,
@@ -29,7 +29,7 @@ def _block(block: Any, name: str) -> BlockView:
         output=output,
         skip=block.skip,
         rebind=partial(_block, name=name),
-        feed_forward=lambda x: x + block.drop_path2(block.mlp(block.norm2(x))),
+        feed_forward=lambda x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
         local=block.attn.local,
         pools=block.attn.q_stride > 1,
     )

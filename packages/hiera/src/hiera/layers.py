@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from plm_core import InputError
+from timm.layers import DropPath, LayerScale, Mlp
 from torch import Tensor, nn
 
-from hiera.tokens import pool
+from hiera.tokens import pool, pool_mean
 
 NormLayer = Callable[..., nn.Module]
 LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
@@ -71,6 +73,8 @@ class HieraBlock(nn.Module):
         norm_layer: Called with the width.
         q_stride: Flat pooling stride; 1 for none.
         local: Attend inside mask units only.
+        init_values: Initial layer scale of both branches; None for none.
+        expand_proj: Widen the skip by a projection; otherwise by its maximum beside its mean (timm's abs-win models).
     """
 
     def __init__(
@@ -83,26 +87,37 @@ class HieraBlock(nn.Module):
         norm_layer: NormLayer = LAYER_NORM,
         q_stride: int = 1,
         local: bool = False,
+        init_values: float | None = None,
+        expand_proj: bool = True,
         **dd: Any,
     ) -> None:
         super().__init__()
+        if not expand_proj and dim_out not in (dim, 2 * dim):
+            raise InputError(f"expand_proj=False doubles the width; {dim} -> {dim_out} needs the projection")
+        self.expands = dim != dim_out
         self.norm1 = norm_layer(dim, **dd)
-        self.proj = nn.Linear(dim, dim_out, **dd) if dim != dim_out else None
+        self.proj = nn.Linear(dim, dim_out, **dd) if self.expands and expand_proj else None
         self.attn = MaskUnitAttention(dim, dim_out, heads, q_stride, local, **dd)
+        self.ls1 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = norm_layer(dim_out, **dd)
         self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio), **dd)
+        self.ls2 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def skip(self, x: Tensor, normed: Tensor) -> Tensor:
-        """What attention is added to: x, or the projection of the NORMED x, pooled."""
-        return x if self.proj is None else pool(self.proj(normed), self.attn.q_stride)
+        """What attention is added to: x, or where the width changes the projection of the NORMED x, pooled."""
+        if self.proj is not None:
+            return pool(self.proj(normed), self.attn.q_stride)
+        if self.expands:
+            return torch.cat([pool(x, self.attn.q_stride), pool_mean(x, self.attn.q_stride)], -1)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, U, T, dim] -> [B, U, T / q_stride, dim_out]."""
         normed = self.norm1(x)
-        x = self.skip(x, normed) + self.drop_path1(self.attn(normed))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        x = self.skip(x, normed) + self.drop_path1(self.ls1(self.attn(normed)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class PatchEmbed(nn.Module):

@@ -20,6 +20,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hiera.abswin import abs_win
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer, PatchEmbed
 from hiera.tokens import official_order, reroll, reroll_units, unroll
 from plm_core import InputError
@@ -60,6 +61,13 @@ class Hiera(nn.Module):
         head_dropout: Dropout before the classifier.
         head_init_scale: Factor on the initial classifier.
         sep_pos_embed: Separate spatial and temporal position embeddings (video).
+        abs_win_pos_embed: Absolute Win (arXiv 2311.05613): the position embedding is a window's, tiled, plus a global one,
+            interpolated; exact at every input size.
+        global_pos_size: Size of the global embedding per dimension.
+        global_pos_antialias: Interpolate it with antialiasing, as timm's Hiera does; SAM 2 does not.
+        init_values: Initial layer scale; None for none.
+        use_expand_proj: Widen skips by a projection (the original); see `HieraBlock`.
+        img_size: timm's name for ``input_size``; an int for a square.
         global_pool: ``avg``, ``max``, ``avgmax`` or ``""``, as in timm.
         probabilities: Softmax in eval mode, as the original does.
         device: Where parameters are made.
@@ -93,6 +101,12 @@ class Hiera(nn.Module):
         head_init_scale: float = 0.001,
         sep_pos_embed: bool = False,
         *,
+        abs_win_pos_embed: bool = False,
+        global_pos_size: Sequence[int] = (14, 14),
+        global_pos_antialias: bool = True,
+        init_values: float | None = None,
+        use_expand_proj: bool = True,
+        img_size: int | Sequence[int] | None = None,
         global_pool: str = "avg",
         probabilities: bool = True,
         device: Any = None,
@@ -108,6 +122,8 @@ class Hiera(nn.Module):
         self.in_chans = in_chans
         self.probabilities = probabilities
         self.grad_checkpointing = False
+        if img_size is not None:
+            input_size = (img_size,) * len(q_stride) if isinstance(img_size, int) else img_size
         self.input_size = tuple(input_size)
         self.patch_stride = tuple(patch_stride)
         self.q_stride = tuple(q_stride)
@@ -119,7 +135,14 @@ class Hiera(nn.Module):
 
         self.grid = tuple(i // p for i, p in zip(self.input_size, patch_stride, strict=True))
         self.patch_embed = PatchEmbed(in_chans, embed_dim, patch_kernel, patch_stride, patch_padding, **dd)
-        if sep_pos_embed:
+        self.pos_embed_win = None
+        if abs_win_pos_embed:
+            if sep_pos_embed or len(self.grid) != 2:
+                raise InputError("abs_win_pos_embed is for images, without sep_pos_embed")
+            self.global_pos_antialias = global_pos_antialias
+            self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *global_pos_size, **dd))
+            self.pos_embed_win = nn.Parameter(torch.zeros(1, embed_dim, *mask_unit_size, **dd))
+        elif sep_pos_embed:
             self.pos_embed = None
             self.pos_embed_spatial = nn.Parameter(torch.zeros(1, math.prod(self.grid[1:]), embed_dim, **dd))
             self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.grid[0], embed_dim, **dd))
@@ -150,6 +173,8 @@ class Hiera(nn.Module):
                     norm_layer=norm_layer,
                     q_stride=math.prod(q_stride) if first and stage <= q_pool else 1,
                     local=mask_unit_attn[stage - first],
+                    init_values=init_values,
+                    expand_proj=use_expand_proj,
                     **dd,
                 )
             )
@@ -243,6 +268,8 @@ class Hiera(nn.Module):
 
     def _positions(self, grid: tuple[int, ...]) -> Tensor:
         """Position embedding [1, *grid, C], interpolated when ``grid`` is not the one it was made for."""
+        if self.pos_embed_win is not None:
+            return abs_win(self.pos_embed, self.pos_embed_win, grid, self.global_pos_antialias)
         if self.pos_embed is not None:
             return _resize(self.pos_embed.unflatten(1, self.grid), grid)
         spatial = _resize(self.pos_embed_spatial.unflatten(1, self.grid[1:]), grid[1:])
@@ -392,7 +419,7 @@ class Hiera(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that optimizers should not decay."""
-        return {"pos_embed"} if self.pos_embed is not None else {"pos_embed_spatial", "pos_embed_temporal"}
+        return {name for name, _ in self.named_parameters(recurse=False) if name.startswith("pos_embed")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Groups for layer decay: positions and patches, each block, the head."""

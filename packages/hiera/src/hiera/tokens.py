@@ -60,6 +60,11 @@ def pool(x: Tensor, stride: int) -> Tensor:
     return x if stride == 1 else x.unflatten(2, (stride, -1)).amax(2)
 
 
+def pool_mean(x: Tensor, stride: int) -> Tensor:
+    """Mean pooling by the flat ``stride``."""
+    return x if stride == 1 else x.unflatten(2, (stride, -1)).mean(2)
+
+
 def official_order(x: Tensor) -> Tensor:
     """[B, U, T, C] -> [B, T*U, C], the order in which the original returns tokens."""
     return x.transpose(1, 2).flatten(1, 2)

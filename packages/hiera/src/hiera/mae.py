@@ -1,0 +1,212 @@
+"""Masked autoencoding with Hiera (Hiera paper, section 4): the encoder sees kept mask units only.
+
+Dropped mask units cost nothing: tokens of the kept ones alone go through the encoder. The features of all stages are
+fused per mask unit, a plain decoder predicts the pixels of what was dropped.
+
+Shapes: B batch, U mask units, K kept ones, P predictions per mask unit, D decoder width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from plm_core import InputError
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from hiera.layers import LAYER_NORM, HieraBlock, NormLayer
+from hiera.model import Hiera
+from hiera.tokens import reroll_units
+
+
+class MaskedAutoencoderHiera(Hiera):
+    """Hiera with the decoder that pretrains it; keywords and returns of ``forward`` are the original's.
+
+    Args:
+        in_chans: Input channels.
+        patch_stride: As for `Hiera`.
+        mlp_ratio: As for `Hiera`; of the decoder too.
+        decoder_embed_dim: Width of the decoder.
+        decoder_depth: Its blocks.
+        decoder_num_heads: Its heads.
+        norm_layer: Called with a width.
+        q_pool: Stage transitions that pool; 2 in the paper, so that a mask unit has 2 x 2 predictions of 16 x 16 pixels.
+        **kwargs: As for `Hiera`.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        patch_stride: Sequence[int] = (4, 4),
+        mlp_ratio: float = 4.0,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_num_heads: int = 16,
+        norm_layer: NormLayer = LAYER_NORM,
+        q_pool: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            in_chans=in_chans,
+            patch_stride=patch_stride,
+            mlp_ratio=mlp_ratio,
+            norm_layer=norm_layer,
+            q_pool=q_pool,
+            **{**kwargs, "num_classes": 0},
+        )
+        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        del self.head  # the encoder's norm takes its place
+        self.encoder_norm = norm_layer(self.num_features, **dd)
+        # predictions per mask unit, and pixels of each, per dimension
+        self.unit_grid = tuple(s ** self.stage_steps[-1] for s in self.q_stride)
+        self.pred_stride = patch_stride[-1] * self.q_stride[-1] ** q_pool
+        self.fused_stages = [*range(q_pool), len(self.stage_ends) - 1]
+        self.multi_scale_fusion_heads = nn.ModuleList(
+            self._fusion_head(stage, dd) if stage < q_pool else nn.Identity() for stage in self.fused_stages
+        )
+        self.pred_grid = tuple(
+            g // s**self.steps * u for g, s, u in zip(self.grid, self.q_stride, self.unit_grid, strict=True)
+        )
+        self.decoder_embed = nn.Linear(self.num_features, decoder_embed_dim, **dd)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim, **dd))
+        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.pred_grid), decoder_embed_dim, **dd))
+        self.decoder_blocks = nn.ModuleList(
+            HieraBlock(decoder_embed_dim, decoder_embed_dim, decoder_num_heads, mlp_ratio, norm_layer=norm_layer, **dd)
+            for _ in range(decoder_depth)
+        )
+        self.decoder_norm = norm_layer(decoder_embed_dim, **dd)
+        # video predicts one frame for each temporal token: two spatial dimensions at most
+        pixels = self.pred_stride ** min(2, len(self.grid)) * in_chans
+        self.decoder_pred = nn.Linear(decoder_embed_dim, pixels, **dd)
+        self._init_mae()
+
+    def _fusion_head(self, stage: int, dd: dict[str, Any]) -> nn.Module:
+        """Convolution that brings a stage's map of a mask unit to the size and width of the last stage's."""
+        kernel = [s ** (self.stage_steps[stage] - self.stage_steps[-1]) for s in self.q_stride]
+        conv: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(kernel)]
+        module: nn.Module = conv(self.feature_info[stage]["num_chs"], self.num_features, kernel, kernel, **dd)
+        return module
+
+    def _init_mae(self) -> None:
+        """MAE's initialisation in place of the classifier's: Linear xavier, biases zero."""
+        trunc_normal_(self.mask_token, std=0.02)
+        trunc_normal_(self.decoder_pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            if isinstance(module, nn.Linear | nn.LayerNorm):
+                nn.init.zeros_(module.bias)
+        weight = self.patch_embed.proj.weight
+        with torch.no_grad():
+            weight.copy_(nn.init.xavier_uniform_(weight.new_empty(len(weight), weight[0].numel())).view_as(weight))
+
+    def get_random_mask(self, x: Tensor, mask_ratio: float, generator: torch.Generator | None = None) -> Tensor:
+        """Random keep mask, bool [B, U]: int(U * (1 - mask_ratio)) units of each row are kept.
+
+        Raises:
+            InputError: Nothing, or everything, would be masked.
+        """
+        units = math.prod(self._units(x))
+        keep = int(units * (1 - mask_ratio))
+        if not 0 < keep < units:
+            raise InputError(f"mask_ratio {mask_ratio} keeps {keep} of {units} mask units; some must be kept, some masked")
+        noise = torch.rand(x.shape[0], units, device=x.device, generator=generator)
+        mask = torch.zeros(x.shape[0], units, dtype=torch.bool, device=x.device)
+        return mask.scatter_(1, noise.argsort(1)[:, :keep], True)
+
+    def forward_encoder(self, x: Tensor, mask: Tensor) -> Tensor:
+        """[B, in_chans, *size] and a keep mask -> fused latents of the kept units [B, K, *unit grid, C]."""
+        tokens = self.embed(x, mask)
+        fused: Any = 0
+        for i, block in enumerate(self.blocks):
+            tokens = self._run(block, tokens)
+            stage = self.stage_ends.index(i) if i in self.stage_ends else None
+            if stage in self.fused_stages:
+                maps = reroll_units(tokens, self.q_stride, self.stage_steps[stage])
+                head = self.multi_scale_fusion_heads[self.fused_stages.index(stage)]
+                fused = fused + self._fuse(head, maps)
+        return self.encoder_norm(fused)
+
+    @staticmethod
+    def _fuse(head: nn.Module, maps: Tensor) -> Tensor:
+        if isinstance(head, nn.Identity):
+            return maps
+        batch, kept = maps.shape[:2]
+        return head(maps.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).unflatten(0, (batch, kept))
+
+    def forward_decoder(self, latent: Tensor, mask: Tensor) -> Tensor:
+        """Latents of the kept units -> predictions for every token [B, N, pixels], row-major."""
+        visible = self.decoder_embed(latent).flatten(2, -2)  # [B, K, P, D]
+        whole = self.mask_token[:, :, None].to(visible.dtype).expand(*mask.shape, visible.shape[2], -1)
+        index = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : visible.shape[1], None, None]
+        whole = whole.scatter(1, index.expand_as(visible), visible)
+        x = self._to_grid(whole) + self.decoder_pos_embed
+        x = x[:, None]  # one "mask unit": attention over everything
+        for block in self.decoder_blocks:
+            x = self._run(block, x)
+        return self.decoder_pred(self.decoder_norm(x[:, 0]))
+
+    def _to_grid(self, x: Tensor) -> Tensor:
+        """[B, U, P, C] -> [B, N, C]: from mask units to the row-major grid of predictions."""
+        units = [g // u for g, u in zip(self.pred_grid, self.unit_grid, strict=True)]
+        dims = len(units)
+        x = x.unflatten(1, units).unflatten(1 + dims, self.unit_grid)
+        order = [axis for i in range(dims) for axis in (1 + i, 1 + dims + i)]
+        return x.permute(0, *order, -1).flatten(1, -2)
+
+    def masked_tokens(self, mask: Tensor) -> Tensor:
+        """Which predictions belong to masked units: bool [B, N] from the keep mask [B, U]."""
+        per_unit = (~mask)[:, :, None, None].expand(-1, -1, math.prod(self.unit_grid), 1)
+        return self._to_grid(per_unit)[..., 0]
+
+    def pixel_targets(self, x: Tensor, normalize: bool = True) -> Tensor:
+        """Pixels of every prediction [B, N, pixels], each patch normalised by its own mean and (unbiased) variance.
+
+        As in the original, a patch of an image is ordered (channel, y, x), one of a video (y, x, channel) and taken from
+        the first frame of its temporal token.
+        """
+        side = self.pred_stride
+        if x.ndim == 5:
+            frames = x[:, :, :: self.patch_stride[0]]
+            patches = frames.unflatten(4, (-1, side)).unflatten(3, (-1, side))  # B C T H side W side
+            targets = patches.permute(0, 2, 3, 5, 4, 6, 1).flatten(1, 3).flatten(2)
+        elif x.ndim == 4:
+            patches = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # B C H side W side
+            targets = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+        else:
+            targets = x.unflatten(2, (-1, side)).permute(0, 2, 1, 3).flatten(2)
+        if not normalize:
+            return targets
+        mean, variance = targets.mean(-1, keepdim=True), targets.var(-1, keepdim=True)
+        return (targets - mean) / (variance + 1e-6).sqrt()
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Reconstruct the masked units of a batch.
+
+        Args:
+            x: [B, in_chans, *size], of the model's own size.
+            mask_ratio: Share of mask units to drop when no mask is given (the paper: 0.6 for images, 0.9 for video).
+            mask: Keep mask, bool [B, U], True = visible.
+
+        Returns:
+            (loss, predictions of the masked tokens [M, pixels], their targets [M, pixels], mask).
+        """
+        if tuple(x.shape[2:]) != self.input_size:
+            raise InputError(f"x has size {tuple(x.shape[2:])}; the decoder is made for {self.input_size}")
+        if mask is None:
+            mask = self.get_random_mask(x, mask_ratio)
+        elif bool(mask.all()):
+            raise InputError("mask keeps every mask unit, so there is nothing to predict")
+        predictions = self.forward_decoder(self.forward_encoder(x, mask), mask)
+        hidden = self.masked_tokens(mask)
+        predicted, targets = predictions[hidden], self.pixel_targets(x)[hidden]
+        return (predicted - targets).square().mean(), predicted, targets, mask
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that optimizers should not decay."""
+        return super().no_weight_decay() | {"mask_token", "decoder_pos_embed"}
