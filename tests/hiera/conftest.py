@@ -13,7 +13,8 @@ class Golden:
     def __init__(self, name):
         with safe_open(HERE / "goldens" / f"{name}.safetensors", "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            self.kwargs = json.loads(file.metadata()["config"])["kwargs"]
+            self.config = json.loads(file.metadata()["config"])
+            self.kwargs = self.config.get("kwargs")
         for group in ("inputs", "weights", "outputs"):
             setattr(self, group, {k.removeprefix(f"{group}."): v for k, v in tensors.items() if k.startswith(group)})
 

@@ -1,4 +1,4 @@
-"""Every public image (and video) checkpoint by names and shapes: into our model, and out again, on the meta device."""
+"""Every public checkpoint by names and shapes: into our model, and out again, on the meta device."""
 
 import json
 import re
@@ -8,23 +8,13 @@ import pytest
 import torch
 
 import hiera
-from hiera.configs import IMAGE
+from hiera.configs import HIERADET, IMAGE, VIDEO
 from plm_core import weights
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
 
 HEADS = {"head.projection.weight", "head.fc.weight", "classifier.weight"}
 FOLDER = Path(__file__).parent / "manifests"
-VIDEO = {
-    "input_size": (16, 224, 224),
-    "num_classes": 400,
-    "q_stride": (1, 2, 2),
-    "mask_unit_size": (1, 8, 8),
-    "patch_kernel": (3, 7, 7),
-    "patch_stride": (2, 4, 4),
-    "patch_padding": (1, 3, 3),
-    "sep_pos_embed": True,
-}
 
 
 def expand(tensors):
@@ -40,19 +30,47 @@ def expand(tensors):
 
 
 def cases():
-    for file, layout in [("official", "official"), ("timm", "timm"), ("transformers", "transformers")]:
-        for entry in json.loads((FOLDER / f"hiera_{file}.json").read_text()):
-            # abs-win models and MAE decoders are not this class
-            if "abswin" not in entry["layout"] and "PreTraining" not in entry["layout"]:
-                backbone = layout == "transformers" and not any(k.startswith("hiera.") for k in entry["tensors"])
-                yield pytest.param(entry, "transformers-backbone" if backbone else layout, id=entry["variant"])
+    for file in ("hiera_official", "hiera_official_mae", "hiera_timm", "hiera_transformers", "hieradet"):
+        for entry in json.loads((FOLDER / f"{file}.json").read_text()):
+            yield pytest.param(entry, layout_of(entry), id=f"{entry['variant']}-{entry['layout'].split()[0]}")
+
+
+def layout_of(entry):
+    """Our name for what the manifest calls the layout."""
+    theirs = entry["layout"]
+    if theirs.startswith("transformers-sam2") or "PreTraining" in theirs or "ForImageClassification" in theirs:
+        return "transformers"
+    if "HieraModel" in theirs:
+        return "transformers-backbone"
+    return "sam2" if theirs.startswith("sam2") else theirs.split("-")[0]
 
 
 def build(entry):
-    size = re.search(r"hiera[-_](\w+?(?:[-_]plus)?)[-_](?:16x)?224", entry["variant"])[1].replace("-", "_")
+    size = re.search(r"(tiny|small|base[-_]plus|base|large|huge)", entry["variant"])[1].replace("-", "_")
+    if "hieradet" in entry["layout"] or "sam2" in entry["layout"]:
+        return build_hieradet(entry, size)
     video = VIDEO if "16x224" in entry["variant"] else {}
-    headless = not HEADS & set(entry["tensors"])
-    return hiera.Hiera(**{**IMAGE[size], **video, **({"num_classes": 0} if headless else {})}, device="meta")
+    config = {**IMAGE[size], **video, "device": "meta"}
+    if any("decoder" in key for key in entry["tensors"]):
+        config.pop("num_classes", None)
+        return hiera.MaskedAutoencoderHiera(**config)
+    classes = [entry["tensors"][key][0] for key in HEADS & set(entry["tensors"])] or [0]
+    if "abswin" in entry["variant"]:
+        config |= {"abs_win_pos_embed": True, "init_values": 1e-5, "img_size": 256}
+        small = {"global_pos_size": (16, 16), "use_expand_proj": False}
+        config |= small if size == "small" else {}
+    return hiera.Hiera(**{**config, "num_classes": classes[0]})
+
+
+def build_hieradet(entry, size):
+    config = {**HIERADET[size], "device": "meta"}
+    if entry["variant"].startswith("hieradet_small"):
+        windows = {"window_spec": (8, 4, 16, 8), "init_values": 1e-5, "num_classes": 1000}
+        return hiera.HieraDet(**config | windows)
+    if entry["layout"] == "timm-hieradet":
+        return hiera.HieraDet(**config, num_classes=0)
+    trunk = hiera.HieraDet(**config)
+    return hiera.HieraDetFpn(trunk, hiera.FpnNeck(256, trunk.channels[::-1], levels=(2, 3), device="meta"))
 
 
 @pytest.mark.parametrize(("entry", "layout"), list(cases()))
@@ -71,6 +89,7 @@ def test_names_and_shapes_both_ways(entry, layout):
 
 def test_every_image_model_and_layout_is_covered():
     variants = {case.values[0]["variant"] for case in cases()}
+    assert len(cases_list := list(cases())) == 10 + 10 + 17 + 18 + 17, len(cases_list)
     for size in IMAGE:
         dashed = size.replace("_", "-")
         wanted = {f"hiera_{size}_224", f"hiera_{size}_224.mae", f"hiera-{dashed}-224-in1k-hf", f"hiera-{dashed}-224-hf"}

@@ -15,16 +15,33 @@ from typing import TYPE_CHECKING
 from plm_core.lazy import attributes
 
 if TYPE_CHECKING:
+    from hiera.hieradet import FpnNeck, HieraDet, HieraDetFpn
     from hiera.layers import HieraBlock, MaskUnitAttention
+    from hiera.mae import MaskedAutoencoderHiera
     from hiera.model import Hiera
 
     __version__: str
 
-__all__ = ["Hiera", "HieraBlock", "MaskUnitAttention", "__version__"]
+_LAZY = {
+    "FpnNeck": "hiera.hieradet",
+    "Hiera": "hiera.model",
+    "HieraBlock": "hiera.layers",
+    "HieraDet": "hiera.hieradet",
+    "HieraDetFpn": "hiera.hieradet",
+    "MaskUnitAttention": "hiera.layers",
+    "MaskedAutoencoderHiera": "hiera.mae",
+}
+
+__all__ = [
+    "FpnNeck",
+    "Hiera",
+    "HieraBlock",
+    "HieraDet",
+    "HieraDetFpn",
+    "MaskUnitAttention",
+    "MaskedAutoencoderHiera",
+    "__version__",
+]
 
 # importing plm_core, as above, is also what makes timm know our models
-__getattr__, __dir__ = attributes(
-    __name__,
-    "hiera",
-    {"Hiera": "hiera.model", "HieraBlock": "hiera.layers", "MaskUnitAttention": "hiera.layers"},
-)
+__getattr__, __dir__ = attributes(__name__, "hiera", _LAZY)

@@ -1,8 +1,8 @@
 """Absolute Win position embeddings ("Window Attention is Bugged", arXiv 2311.05613).
 
 A learned absolute embedding inside windows becomes a repeated tile, and interpolating it for another input size breaks
-the tile's period against the windows. The fix: learn the tile and a global embedding apart, tile the one and interpolate
-the other.
+the tile's period against the windows. The fix: learn the tile and a global embedding apart, tile the one and
+interpolate the other.
 
 Shapes: C channels; embeddings are channels-first like images, results channels-last like token grids.
 """
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from plm_core import InputError
 from torch import Tensor
+
+from plm_core import InputError
 
 
 def abs_win(global_embed: Tensor, window_embed: Tensor, grid: Sequence[int], antialias: bool = False) -> Tensor:
@@ -24,7 +25,7 @@ def abs_win(global_embed: Tensor, window_embed: Tensor, grid: Sequence[int], ant
         global_embed: [1, C, g, g], interpolated (bicubic) to the grid, also when it has its size.
         window_embed: [1, C, w, w], tiled.
         grid: (height, width) in tokens, multiples of the window.
-        antialias: As timm's Hiera does; SAM 2 and what follows it do not.
+        antialias: As timm's Hiera does; SAM 2 and what follows it do not. The two differ at every size but the own.
 
     Returns:
         [1, height, width, C].
@@ -46,9 +47,10 @@ def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
 def split_plain(positions: Tensor, window: Sequence[int], global_size: Sequence[int]) -> tuple[Tensor, Tensor, float]:
     """Turn a plain position embedding into a window and a global one.
 
-    The window embedding is the mean over the windows; what remains is averaged by area to the global one's size. A plain
-    embedding that is a tile plus a constant per window comes back exactly (up to a constant that moves between the two)
-    at ``global_size`` = number of windows, up to the bicubic interpolation of the global part.
+    Our own recipe; the paper trains with Absolute Win from the start. The window embedding is the mean over the
+    windows; what remains is averaged by area to the global one's size. Of a plain embedding that is a tile plus a
+    constant per window, both come back at ``global_size`` = number of windows, but for a constant that moves between
+    the two.
 
     Args:
         positions: [1, height, width, C], of a checkpoint without Absolute Win.

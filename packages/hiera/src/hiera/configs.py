@@ -24,3 +24,32 @@ MICRO_DIGITS: Config = {
     "mask_unit_size": (4, 4),
     "mask_unit_attn": (True, False, False),
 }
+
+# What every video model adds to its size (paper, section 4.2): 16 frames, time is patched by 2 and never pooled.
+VIDEO: Config = {
+    "input_size": (16, 224, 224),
+    "num_classes": 400,
+    "q_stride": (1, 2, 2),
+    "mask_unit_size": (1, 8, 8),
+    "patch_kernel": (3, 7, 7),
+    "patch_stride": (2, 4, 4),
+    "patch_padding": (1, 3, 3),
+    "sep_pos_embed": True,
+}
+
+# SAM 2's image encoders (SAM 2, section 8): Hiera's sizes, with windows that need not be mask units.
+HIERADET: dict[str, Config] = {
+    "tiny": {**IMAGE["tiny"], "window_pos_embed_bkg_spatial_size": (7, 7), "global_att_blocks": (5, 7, 9)},
+    "small": {**IMAGE["small"], "window_pos_embed_bkg_spatial_size": (7, 7), "global_att_blocks": (7, 10, 13)},
+    "base_plus": {
+        **IMAGE["base_plus"],
+        "window_pos_embed_bkg_spatial_size": (14, 14),
+        "global_att_blocks": (12, 16, 20),
+    },
+    "large": {
+        **IMAGE["large"],
+        "window_pos_embed_bkg_spatial_size": (7, 7),
+        "window_spec": (8, 4, 16, 8),
+        "global_att_blocks": (23, 33, 43),
+    },
+}

@@ -1,7 +1,7 @@
 """HieraDet: Hiera's blocks on token grids, for dense prediction at any size (SAM 2, section 8; arXiv 2311.05613).
 
-The weights are Hiera's but for the positions. Tokens stay a grid, windows are cut out anew in each block, so that they may
-differ from mask units and the input may have any size that is a multiple of 32.
+The weights are Hiera's but for the positions. Tokens stay a grid, windows are cut out anew in each block, so that they
+may differ from mask units and the input may have any size that is a multiple of 32.
 
 Shapes: B batch, H, W tokens, C channels, N windows, S tokens per window.
 """
@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from plm_core import InputError
-from timm.layers import DropPath, LayerScale, Mlp, trunc_normal_
+from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, Mlp, trunc_normal_
 from torch import Tensor, nn
 
 from hiera.abswin import abs_win
 from hiera.layers import LAYER_NORM, NormLayer, PatchEmbed
+from plm_core import InputError
 
 
 def max_pool(x: Tensor, stride: int) -> Tensor:
@@ -138,6 +138,7 @@ class HieraDet(nn.Module):
         window_pos_embed_bkg_spatial_size: Size of the global position embedding.
         window_spec: Side of the windows in each stage. The first block of a stage uses the one before (after pooling).
         global_att_blocks: Blocks with global attention.
+        num_classes: Adds timm's head, a norm and with more than 0 classes a classifier; None, as SAM 2, for neither.
         in_chans: Input channels.
         mlp_ratio: Hidden width of the MLPs over the block's.
         init_values: Initial layer scale; None for none.
@@ -163,6 +164,7 @@ class HieraDet(nn.Module):
         window_spec: Sequence[int] = (8, 4, 14, 7),
         global_att_blocks: Sequence[int] = (12, 16, 20),
         *,
+        num_classes: int | None = None,
         in_chans: int = 3,
         mlp_ratio: float = 4.0,
         init_values: float | None = None,
@@ -208,6 +210,9 @@ class HieraDet(nn.Module):
             dim = dim_out
             if i in self.stage_ends:
                 self.channels.append(dim)
+        self.head = None
+        if num_classes is not None:
+            self.head = ClNormMlpClassifierHead(dim, num_classes, norm_layer=norm_layer, input_fmt="NHWC", **dd)
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.pos_embed_window, std=0.02)
 
@@ -226,6 +231,12 @@ class HieraDet(nn.Module):
             if i in self.stage_ends:
                 maps.append(x.movedim(-1, 1))
         return maps
+
+    def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
+        """The maps of ``forward`` -> logits [B, num_classes], or pooled and normed features with ``pre_logits``."""
+        if self.head is None:
+            raise InputError("num_classes is None: this HieraDet was made without a head")
+        return self.head(maps[-1].movedim(1, -1), pre_logits=pre_logits)
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_chans:
@@ -298,6 +309,24 @@ class FpnNeck(nn.Module):
             features.insert(0, lateral)
         features = features[: len(features) - self.scalp]
         return features, [sine_positions(f) for f in features]
+
+
+class HieraDetFpn(nn.Module):
+    """Trunk and feature pyramid, SAM 2's image encoder.
+
+    Args:
+        trunk: A HieraDet.
+        neck: Its pyramid.
+    """
+
+    def __init__(self, trunk: HieraDet, neck: FpnNeck) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.neck = neck
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """[B, in_chans, height, width] -> (features, their sine positions), high to low resolution."""
+        return self.neck(self.trunk(x))
 
 
 def sine_positions(x: Tensor, temperature: float = 10000.0) -> Tensor:

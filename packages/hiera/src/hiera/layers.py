@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from plm_core import InputError
 from timm.layers import DropPath, LayerScale, Mlp
 from torch import Tensor, nn
 
 from hiera.tokens import pool, pool_mean
+from plm_core import InputError
 
 NormLayer = Callable[..., nn.Module]
 LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from hiera.hieradet import HieraDet, HieraDetFpn
+from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
 from plm_core.layouts import Rule
 
@@ -19,26 +22,95 @@ def official(model: Hiera) -> tuple[Rule, ...]:
     )
 
 
+def _stages(blocks: str, stage_ends: Sequence[int], there: str) -> Iterator[Rule]:
+    """Blocks that transformers counts by stage, with its names for the norms."""
+    starts = [0, *(end + 1 for end in stage_ends)]
+    for stage, (start, stop) in enumerate(pairwise(starts)):
+        for block in range(start, stop):
+            yield from _norms(f"{blocks}.{block}", there.format(stage=stage, layer=block - start))
+
+
+def _norms(here: str, there: str) -> tuple[Rule, ...]:
+    return (
+        Rule(f"{here}.norm1.*", f"{there}.layernorm_before.*"),
+        Rule(f"{here}.norm2.*", f"{there}.layernorm_after.*"),
+        Rule(f"{here}.*", f"{there}.*"),
+    )
+
+
 def transformers_backbone(model: Hiera) -> tuple[Rule, ...]:
-    """Transformers' HieraModel."""
-    rules = [
+    """The HieraModel of transformers."""
+    return (
         Rule("pos_embed", "embeddings.position_embeddings"),
         Rule("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
         Rule("head.norm.*", "pooler.layernorm.*"),
-    ]
-    starts = [0, *(end + 1 for end in model.stage_ends)]
-    for stage, (start, stop) in enumerate(pairwise(starts)):
-        for block in range(start, stop):
-            there = f"encoder.stages.{stage}.layers.{block - start}"
-            rules += [
-                Rule(f"blocks.{block}.norm1.*", f"{there}.layernorm_before.*"),
-                Rule(f"blocks.{block}.norm2.*", f"{there}.layernorm_after.*"),
-                Rule(f"blocks.{block}.*", f"{there}.*"),
-            ]
-    return tuple(rules)
+        *_stages("blocks", model.stage_ends, "encoder.stages.{stage}.layers.{layer}"),
+    )
 
 
 def transformers(model: Hiera) -> tuple[Rule, ...]:
-    """Transformers' HieraForImageClassification."""
+    """The HieraForImageClassification of transformers."""
     inner = (Rule(rule.native, f"hiera.{rule.foreign}") for rule in transformers_backbone(model))
     return (Rule("head.fc.*", "classifier.*"), *inner)
+
+
+def transformers_mae(model: MaskedAutoencoderHiera) -> tuple[Rule, ...]:
+    """The HieraForPreTraining of transformers."""
+    trunk = (rule for rule in transformers_backbone(model) if rule.native != "head.norm.*")
+    decoder = (
+        rule
+        for block in range(len(model.decoder_blocks))
+        for rule in _norms(f"decoder_blocks.{block}", f"decoder.decoder_block.layers.{block}")
+    )
+    return (
+        *(Rule(rule.native, f"hiera.{rule.foreign}") for rule in trunk),
+        *decoder,
+        Rule("encoder_norm.*", "encoder_norm.*"),
+        Rule("multi_scale_fusion_heads.*", "multiscale_fusion.multi_scale_fusion_heads.*"),
+        Rule("mask_token", "decoder.mask_token"),
+        Rule("decoder_pos_embed", "decoder.decoder_position_embeddings"),
+        Rule("decoder_embed.*", "decoder.decoder_embeddings.*"),
+        Rule("decoder_norm.*", "decoder.decoder_norm.*"),
+        Rule("decoder_pred.*", "decoder.decoder_pred.*"),
+    )
+
+
+def sam2_trunk(model: HieraDet) -> tuple[Rule, ...]:
+    """The trunk inside SAM 2's code: its MLPs are lists of layers."""
+    names = {"mlp.fc1": "mlp.layers.0", "mlp.fc2": "mlp.layers.1"}
+    return (
+        *(
+            Rule(f"blocks.{block}.{ours}.*", f"blocks.{block}.{theirs}.*")
+            for block in range(len(model.blocks))
+            for ours, theirs in names.items()
+        ),
+        Rule("*", "*"),
+    )
+
+
+def sam2_encoder(model: HieraDetFpn) -> tuple[Rule, ...]:
+    """SAM 2's image encoder by itself."""
+    trunk = (Rule(f"trunk.{rule.native}", f"trunk.{rule.foreign}") for rule in sam2_trunk(model.trunk))
+    return (*trunk, Rule("neck.*", "neck.*"))
+
+
+def sam2(model: HieraDetFpn) -> tuple[Rule, ...]:
+    """The image encoder's part of a SAM 2 checkpoint."""
+    return tuple(Rule(rule.native, f"image_encoder.{rule.foreign}") for rule in sam2_encoder(model))
+
+
+def transformers_sam2(model: HieraDetFpn) -> tuple[Rule, ...]:
+    """The vision encoder's part of transformers' Sam2Model."""
+    names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.proj_in", "mlp.fc2": "mlp.proj_out"}
+    blocks = (
+        Rule(f"trunk.blocks.{block}.{ours}.*", f"vision_encoder.backbone.blocks.{block}.{theirs}.*")
+        for block in range(len(model.trunk.blocks))
+        for ours, theirs in names.items()
+    )
+    necks = (Rule(f"neck.convs.{i}.conv.*", f"vision_encoder.neck.convs.{i}.*") for i in range(len(model.neck.convs)))
+    return (
+        *blocks,
+        *necks,
+        Rule("trunk.patch_embed.proj.*", "vision_encoder.backbone.patch_embed.projection.*"),
+        Rule("trunk.*", "vision_encoder.backbone.*"),
+    )

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from plm_core import InputError
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer
 from hiera.model import Hiera
 from hiera.tokens import reroll_units
+from plm_core import InputError
 
 
 class MaskedAutoencoderHiera(Hiera):
@@ -33,7 +33,7 @@ class MaskedAutoencoderHiera(Hiera):
         decoder_depth: Its blocks.
         decoder_num_heads: Its heads.
         norm_layer: Called with a width.
-        q_pool: Stage transitions that pool; 2 in the paper, so that a mask unit has 2 x 2 predictions of 16 x 16 pixels.
+        q_pool: Stage transitions that pool; 2 in the paper: a mask unit then has 2 x 2 predictions of 16 x 16 pixels.
         **kwargs: As for `Hiera`.
     """
 
@@ -58,6 +58,13 @@ class MaskedAutoencoderHiera(Hiera):
             **{**kwargs, "num_classes": 0},
         )
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        self.trunk_kwargs = {
+            **kwargs,
+            "in_chans": in_chans,
+            "patch_stride": patch_stride,
+            "mlp_ratio": mlp_ratio,
+            "norm_layer": norm_layer,
+        }
         del self.head  # the encoder's norm takes its place
         self.encoder_norm = norm_layer(self.num_features, **dd)
         # predictions per mask unit, and pixels of each, per dimension
@@ -109,10 +116,12 @@ class MaskedAutoencoderHiera(Hiera):
         Raises:
             InputError: Nothing, or everything, would be masked.
         """
-        units = math.prod(self._units(x))
+        units = math.prod(self._units(x.shape))
         keep = int(units * (1 - mask_ratio))
         if not 0 < keep < units:
-            raise InputError(f"mask_ratio {mask_ratio} keeps {keep} of {units} mask units; some must be kept, some masked")
+            raise InputError(
+                f"mask_ratio {mask_ratio} keeps {keep} of {units} mask units; some must be kept, some masked"
+            )
         noise = torch.rand(x.shape[0], units, device=x.device, generator=generator)
         mask = torch.zeros(x.shape[0], units, dtype=torch.bool, device=x.device)
         return mask.scatter_(1, noise.argsort(1)[:, :keep], True)
@@ -165,8 +174,8 @@ class MaskedAutoencoderHiera(Hiera):
     def pixel_targets(self, x: Tensor, normalize: bool = True) -> Tensor:
         """Pixels of every prediction [B, N, pixels], each patch normalised by its own mean and (unbiased) variance.
 
-        As in the original, a patch of an image is ordered (channel, y, x), one of a video (y, x, channel) and taken from
-        the first frame of its temporal token.
+        As in the original, a patch of an image is ordered (channel, y, x), one of a video (y, x, channel) and taken
+        from the first frame of its temporal token.
         """
         side = self.pred_stride
         if x.ndim == 5:
@@ -206,6 +215,21 @@ class MaskedAutoencoderHiera(Hiera):
         hidden = self.masked_tokens(mask)
         predicted, targets = predictions[hidden], self.pixel_targets(x)[hidden]
         return (predicted - targets).square().mean(), predicted, targets, mask
+
+    @torch.no_grad()
+    def plain_encoder(self, num_classes: int = 0, q_pool: int = 3, **kwargs: Any) -> Hiera:
+        """The pretrained trunk as a Hiera for finetuning; its norm and classifier are new, as in the original.
+
+        Args:
+            num_classes: Classes of the new head.
+            q_pool: Stage transitions that pool; 3 in the paper's classifiers.
+            **kwargs: Override the trunk's own (``drop_path_rate`` ...).
+        """
+        encoder = Hiera(**{**self.trunk_kwargs, "num_classes": num_classes, "q_pool": q_pool, **kwargs})
+        encoder = encoder.to(self.mask_token.device)
+        own = encoder.state_dict()
+        encoder.load_state_dict({key: value for key, value in self.state_dict().items() if key in own}, strict=False)
+        return encoder
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that optimizers should not decay."""

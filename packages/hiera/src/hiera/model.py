@@ -61,8 +61,8 @@ class Hiera(nn.Module):
         head_dropout: Dropout before the classifier.
         head_init_scale: Factor on the initial classifier.
         sep_pos_embed: Separate spatial and temporal position embeddings (video).
-        abs_win_pos_embed: Absolute Win (arXiv 2311.05613): the position embedding is a window's, tiled, plus a global one,
-            interpolated; exact at every input size.
+        abs_win_pos_embed: Absolute Win (arXiv 2311.05613): the position embedding is a window's, tiled, plus a global
+            one, interpolated; the same at every input size.
         global_pos_size: Size of the global embedding per dimension.
         global_pos_antialias: Interpolate it with antialiasing, as timm's Hiera does; SAM 2 does not.
         init_values: Initial layer scale; None for none.

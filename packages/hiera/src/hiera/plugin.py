@@ -94,7 +94,8 @@ def plm_models() -> list[Model]:
 @hookimpl
 def plm_weight_layouts() -> list[WeightLayout]:
     """Timm's names are our own; the original's and transformers' are mapped."""
-    models = ("hiera.model:Hiera",)
+    models, mae = ("hiera.model:Hiera",), ("hiera.mae:MaskedAutoencoderHiera",)
+    trunk, fpn = ("hiera.hieradet:HieraDet",), ("hiera.hieradet:HieraDetFpn",)
     rules = "hiera.layouts:"
     return [
         WeightLayout(name="timm", models=models, help="timm's hiera_*; the same as our own"),
@@ -104,6 +105,15 @@ def plm_weight_layouts() -> list[WeightLayout]:
         ),
         WeightLayout(
             name="transformers-backbone", models=models, rules=rules + "transformers_backbone", help="HieraModel"
+        ),
+        WeightLayout(name="official", models=mae, help="the original repository; the same as our own"),
+        WeightLayout(name="transformers", models=mae, rules=rules + "transformers_mae", help="HieraForPreTraining"),
+        WeightLayout(name="timm", models=trunk, help="timm's sam2_hiera_*; the same as our own with num_classes=0"),
+        WeightLayout(name="sam2", models=trunk, rules=rules + "sam2_trunk", help="the trunk inside SAM 2"),
+        WeightLayout(name="sam2", models=fpn, rules=rules + "sam2", help="image_encoder.* of a SAM 2 checkpoint"),
+        WeightLayout(name="sam2-encoder", models=fpn, rules=rules + "sam2_encoder", help="SAM 2's image encoder alone"),
+        WeightLayout(
+            name="transformers", models=fpn, rules=rules + "transformers_sam2", help="vision_encoder.* of Sam2Model"
         ),
     ]
 

@@ -193,7 +193,8 @@ def write(state: State, path: str | Path, metadata: Mapping[str, str] | None = N
 
 def layouts_for(model: nn.Module) -> dict[str, WeightLayout]:
     """The layouts known for a model's class by name, ``native`` first."""
-    return {layout.name: layout for layout in (NATIVE, *registry().for_class(WeightLayout, model))}
+    # nearest class last, so that its layouts take the place of the same names of its bases
+    return {layout.name: layout for layout in (NATIVE, *reversed(registry().for_class(WeightLayout, model)))}
 
 
 def _layout(model: nn.Module, name: str) -> WeightLayout:
