@@ -65,7 +65,7 @@ def split_plain(positions: Tensor, window: Sequence[int], global_size: Sequence[
     if height % tall or width % wide:
         raise InputError(f"position grid {(height, width)} is not a multiple of the window {tuple(window)}")
     tile = p.unflatten(3, (-1, wide)).unflatten(2, (-1, tall)).mean((2, 4))
-    rest = F.adaptive_avg_pool2d(p - _tile(tile, (height, width)), tuple(global_size))
+    rest = F.adaptive_avg_pool2d(p - _tile(tile, (height, width)), (global_size[0], global_size[1]))
     back = abs_win(rest, tile, (height, width))
     error = torch.linalg.vector_norm(back - positions) / torch.linalg.vector_norm(positions).clamp_min(1e-12)
     return rest, tile, float(error)

@@ -57,7 +57,7 @@ class MaskedAutoencoderHiera(Hiera):
             q_pool=q_pool,
             **{**kwargs, "num_classes": 0},
         )
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.trunk_kwargs = {
             **kwargs,
             "in_chans": in_chans,
@@ -106,7 +106,7 @@ class MaskedAutoencoderHiera(Hiera):
                 nn.init.xavier_uniform_(module.weight)
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 nn.init.zeros_(module.bias)
-        weight = self.patch_embed.proj.weight
+        weight: Any = self.patch_embed.proj.weight
         with torch.no_grad():
             weight.copy_(nn.init.xavier_uniform_(weight.new_empty(len(weight), weight[0].numel())).view_as(weight))
 
@@ -132,7 +132,7 @@ class MaskedAutoencoderHiera(Hiera):
         fused: Any = 0
         for i, block in enumerate(self.blocks):
             tokens = self._run(block, tokens)
-            stage = self.stage_ends.index(i) if i in self.stage_ends else None
+            stage = self.stage_ends.index(i) if i in self.stage_ends else -1
             if stage in self.fused_stages:
                 maps = reroll_units(tokens, self.q_stride, self.stage_steps[stage])
                 head = self.multi_scale_fusion_heads[self.fused_stages.index(stage)]

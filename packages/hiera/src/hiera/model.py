@@ -135,7 +135,8 @@ class Hiera(nn.Module):
 
         self.grid = tuple(i // p for i, p in zip(self.input_size, patch_stride, strict=True))
         self.patch_embed = PatchEmbed(in_chans, embed_dim, patch_kernel, patch_stride, patch_padding, **dd)
-        self.pos_embed_win = None
+        self.pos_embed: nn.Parameter | None = None
+        self.pos_embed_win: nn.Parameter | None = None
         if abs_win_pos_embed:
             if sep_pos_embed or len(self.grid) != 2:
                 raise InputError("abs_win_pos_embed is for images, without sep_pos_embed")
@@ -143,7 +144,6 @@ class Hiera(nn.Module):
             self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *global_pos_size, **dd))
             self.pos_embed_win = nn.Parameter(torch.zeros(1, embed_dim, *mask_unit_size, **dd))
         elif sep_pos_embed:
-            self.pos_embed = None
             self.pos_embed_spatial = nn.Parameter(torch.zeros(1, math.prod(self.grid[1:]), embed_dim, **dd))
             self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.grid[0], embed_dim, **dd))
         else:
@@ -268,7 +268,7 @@ class Hiera(nn.Module):
 
     def _positions(self, grid: tuple[int, ...]) -> Tensor:
         """Position embedding [1, *grid, C], interpolated when ``grid`` is not the one it was made for."""
-        if self.pos_embed_win is not None:
+        if self.pos_embed is not None and self.pos_embed_win is not None:
             return abs_win(self.pos_embed, self.pos_embed_win, grid, self.global_pos_antialias)
         if self.pos_embed is not None:
             return _resize(self.pos_embed.unflatten(1, self.grid), grid)
