@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import hiera
+import plm_core
 from hiera.configs import HIERADET, IMAGE, VIDEO
 from plm_core import weights
 from plm_core.hookspecs import Model
@@ -87,6 +88,14 @@ def test_names_and_shapes_both_ways(entry, layout):
     assert {key: tuple(value.shape) for key, value in weights.export(model, layout).items()} == tensors
 
 
+@pytest.mark.parametrize("options", [VIDEO, {"abs_win_pos_embed": True}])
+def test_variants_that_transformers_lacks_are_refused(options):
+    model = hiera.Hiera(**{**IMAGE["tiny"], **options}, device="meta")
+    with pytest.raises(plm_core.NotSupported, match="transformers has Hiera for images"):
+        weights.export(model, "transformers")
+    assert weights.to_native(model, model.state_dict())[1].ok  # the others are still tried
+
+
 def test_every_image_model_and_layout_is_covered():
     variants = {case.values[0]["variant"] for case in cases()}
     assert len(cases_list := list(cases())) == 10 + 10 + 17 + 18 + 17, len(cases_list)
@@ -100,6 +109,6 @@ def test_declared_repositories_are_the_manifests(manifest):
     known = {repo for entry in manifest("hiera_official") for repo in entry["hub"]}
     declared = [p for e in registry().all(Model).values() for p in e.declaration.pretrained if p.repo]
     ours = {p.repo for p in declared if p.repo.startswith("facebook/hiera_")}
-    assert len(ours) == 12
+    assert len(ours) == 20
     assert ours <= known
     assert {p.license for p in declared if p.repo in ours} == {"CC-BY-NC-4.0"}

@@ -164,6 +164,12 @@ def test_signals_images_and_video():
         assert [tuple(m.shape) for m in maps] == [(2, 2, 8, 8, 8), (2, 2, 4, 4, 16), (2, 2, 2, 2, 32)]
 
 
+def test_img_size_is_the_size_in_space():
+    assert small(img_size=64).input_size == (64, 64)
+    assert small(img_size=(32, 64)).input_size == (32, 64)
+    assert hiera.Hiera(**VIDEO, img_size=64, device="meta").input_size == (4, 64, 64)
+
+
 @torch.no_grad()
 def test_other_input_sizes_interpolate_the_positions():
     model = small()

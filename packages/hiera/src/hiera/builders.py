@@ -6,13 +6,7 @@ from typing import Any
 
 from hiera.model import Hiera
 
-# timm's names for what the original's constructor calls otherwise
-TIMM_KEYWORDS = {"img_size": "input_size", "drop_rate": "head_dropout"}
 
-
-def classifier(**kwargs: Any) -> Hiera:
-    """A Hiera under timm's conventions: ``img_size`` (an int for a square), ``drop_rate``, logits in eval mode too."""
-    kwargs = {TIMM_KEYWORDS.get(key, key): value for key, value in kwargs.items()}
-    if isinstance(kwargs.get("input_size"), int):
-        kwargs["input_size"] = (kwargs["input_size"],) * 2
-    return Hiera(probabilities=False, **kwargs)
+def classifier(drop_rate: float = 0.0, **kwargs: Any) -> Hiera:
+    """A Hiera under timm's conventions: ``drop_rate`` before the classifier, logits in eval mode too."""
+    return Hiera(probabilities=False, head_dropout=drop_rate, **kwargs)

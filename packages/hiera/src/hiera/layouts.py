@@ -8,6 +8,7 @@ from itertools import pairwise
 from hiera.hieradet import HieraDet, HieraDetFpn
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
+from plm_core import NotSupported
 from plm_core.layouts import Rule
 
 
@@ -39,7 +40,9 @@ def _norms(here: str, there: str) -> tuple[Rule, ...]:
 
 
 def transformers_backbone(model: Hiera) -> tuple[Rule, ...]:
-    """The HieraModel of transformers."""
+    """The HieraModel of transformers; it is for images with a plain position embedding only."""
+    if model.pos_embed is None or model.pos_embed_win is not None or len(model.grid) != 2:
+        raise NotSupported("transformers has Hiera for images with a plain position embedding only")
     return (
         Rule("pos_embed", "embeddings.position_embeddings"),
         Rule("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),

@@ -114,40 +114,29 @@ class Hiera(nn.Module):
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        if not stages or min(stages) < 1:
-            raise InputError(f"stages {tuple(stages)} must name at least one stage, each of at least one block")
-        if sep_pos_embed and len(input_size) < 2:
-            raise InputError(f"sep_pos_embed is for video; input_size {tuple(input_size)} has no space beside time")
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.probabilities = probabilities
         self.grad_checkpointing = False
         if img_size is not None:
-            input_size = (img_size,) * len(q_stride) if isinstance(img_size, int) else img_size
+            space = (img_size,) * min(2, len(q_stride)) if isinstance(img_size, int) else tuple(img_size)
+            input_size = (*input_size[: len(q_stride) - len(space)], *space)  # frames stay as they are
         self.input_size = tuple(input_size)
         self.patch_stride = tuple(patch_stride)
         self.q_stride = tuple(q_stride)
         self.steps = len(stages) - 1
         self.unit_pixels = tuple(p * u for p, u in zip(patch_stride, mask_unit_size, strict=False))
-        self._check_configuration(mask_unit_size, patch_kernel, patch_padding, q_pool, mask_unit_attn)
+        self._check_configuration(stages, mask_unit_size, patch_kernel, patch_padding, q_pool, mask_unit_attn)
         self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
         self.stage_steps = [self.steps - min(stage, q_pool) for stage in range(len(stages))]
 
         self.grid = tuple(i // p for i, p in zip(self.input_size, patch_stride, strict=True))
         self.patch_embed = PatchEmbed(in_chans, embed_dim, patch_kernel, patch_stride, patch_padding, **dd)
+        self.global_pos_antialias = global_pos_antialias
         self.pos_embed: nn.Parameter | None = None
         self.pos_embed_win: nn.Parameter | None = None
-        if abs_win_pos_embed:
-            if sep_pos_embed or len(self.grid) != 2:
-                raise InputError("abs_win_pos_embed is for images, without sep_pos_embed")
-            self.global_pos_antialias = global_pos_antialias
-            self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *global_pos_size, **dd))
-            self.pos_embed_win = nn.Parameter(torch.zeros(1, embed_dim, *mask_unit_size, **dd))
-        elif sep_pos_embed:
-            self.pos_embed_spatial = nn.Parameter(torch.zeros(1, math.prod(self.grid[1:]), embed_dim, **dd))
-            self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.grid[0], embed_dim, **dd))
-        else:
-            self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), embed_dim, **dd))
+        global_size = tuple(global_pos_size) if abs_win_pos_embed else None
+        self._make_positions(embed_dim, tuple(mask_unit_size), global_size, sep_pos_embed, dd)
 
         self.blocks = nn.ModuleList()
         self.feature_info: list[dict[str, Any]] = []
@@ -196,14 +185,37 @@ class Hiera(nn.Module):
         self.head_hidden_size = self.head.num_features
         self._init_weights(head_init_scale)
 
+    def _make_positions(
+        self, dim: int, window: tuple[int, ...], global_size: tuple[int, ...] | None, separate: bool, dd: dict[str, Any]
+    ) -> None:
+        """Parameters of the position embedding: one table, space and time apart, or window and global (abs-win)."""
+
+        def table(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(1, *shape, **dd))
+
+        if global_size is not None:
+            if separate or len(self.grid) != 2:
+                raise InputError("abs_win_pos_embed is for images, without sep_pos_embed")
+            self.pos_embed, self.pos_embed_win = table(dim, *global_size), table(dim, *window)
+        elif separate:
+            if len(self.grid) < 2:
+                raise InputError(f"sep_pos_embed is for video; input_size {self.input_size} has no space beside time")
+            self.pos_embed_spatial = table(math.prod(self.grid[1:]), dim)
+            self.pos_embed_temporal = table(self.grid[0], dim)
+        else:
+            self.pos_embed = table(math.prod(self.grid), dim)
+
     def _check_configuration(
         self,
+        stages: Sequence[int],
         unit: Sequence[int],
         kernel: Sequence[int],
         padding: Sequence[int],
         q_pool: int,
         mask_unit_attn: Sequence[bool],
     ) -> None:
+        if not stages or min(stages) < 1:
+            raise InputError(f"stages {tuple(stages)} must name at least one stage, each of at least one block")
         dims = len(self.input_size)
         given = {"q_stride": self.q_stride, "mask_unit_size": unit, "patch_stride": self.patch_stride}
         for name, value in {**given, "patch_kernel": kernel, "patch_padding": padding}.items():

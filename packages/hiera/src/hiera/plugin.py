@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hiera.configs import IMAGE, MICRO_DIGITS
+from hiera.configs import IMAGE, MICRO_DIGITS, VIDEO
 from plm_core.hookspecs import (
     BlockAdapter,
     Input,
@@ -24,6 +24,54 @@ IMAGE_FACTS = {
     "large": (213_739_912, 86.1),
     "huge": (672_779_752, 86.9),
 }
+
+
+# name: (parameters, Kinetics-400 top-1 in %, 3 x 5 views; the paper has no tiny and small)
+VIDEO_FACTS: dict[str, tuple[int, float | None]] = {
+    "tiny": (27_477_808, None),
+    "small": (34_575_664, None),
+    "base": (51_092_560, 84.0),
+    "base_plus": (69_392_240, 85.0),
+    "large": (213_091_600, 87.3),
+    "huge": (671_627_664, 87.8),
+}
+
+
+def _video(size: str) -> Model:
+    params, top1 = VIDEO_FACTS[size]
+    repo = f"facebook/hiera_{size}_16x224"
+    published = (
+        Pretrained(
+            tag="mae_k400_ft_k400",
+            repo=f"{repo}.mae_k400_ft_k400",
+            layout="official",
+            license="CC-BY-NC-4.0",
+            metrics={"Kinetics-400 top-1 % (published)": top1 or 0.0},
+        ),
+        Pretrained(
+            tag="mae_k400",
+            repo=f"{repo}.mae_k400",
+            layout="official",
+            license="CC-BY-NC-4.0",
+            num_classes=0,
+            untrained=("head.",),
+            note="encoder of the MAE pretraining; norm and classifier are untrained",
+        ),
+    )
+    return Model(
+        name=f"hiera_video_{size}_16x224",
+        family="hiera",
+        task="video-classification",
+        builder="hiera.builders:classifier",
+        config={**IMAGE[size], **VIDEO},
+        params=params,
+        input=Input(frames=16, mean=(0.45,) * 3, std=(0.225,) * 3, crop_pct=0.875),
+        num_classes=400,
+        out_indices=(0, 1, 2, 3),
+        license="Apache-2.0",
+        paper=PAPER,
+        pretrained=published if top1 else (),
+    )
 
 
 def _image(size: str) -> Model:
@@ -87,8 +135,8 @@ MICRO = Model(
 
 @hookimpl
 def plm_models() -> list[Model]:
-    """The paper's six image models and the micro model."""
-    return [*map(_image, IMAGE), MICRO]
+    """The paper's image and video models, two smaller ones for video, and the micro model."""
+    return [*map(_image, IMAGE), *map(_video, VIDEO_FACTS), MICRO]
 
 
 @hookimpl

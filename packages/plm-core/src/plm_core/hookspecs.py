@@ -33,6 +33,8 @@ class Input:
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     crop_mode: str = "center"
+    frames: int | None = None
+    """Frames of a clip, for a model that eats video [B, C, frames, H, W]; timm's configurations do not know them."""
     fixed: bool = False
     """True when an instance takes one size only, given by ``img_size=`` at creation."""
 
@@ -114,8 +116,8 @@ class WeightLayout:
     models: tuple[str, ...]
     """Classes it applies to (subclasses too), as ``"module:ClassName"``."""
     rules: str | None = None
-    """``"module:function"`` called with the model, returns a sequence of ``plm_core.layouts.Rule``; None when the
-    layout's names are the model's own."""
+    """``"module:function"`` called with the model, returns a sequence of ``plm_core.layouts.Rule``, or raises
+    NotSupported for a variant that the other code base lacks; None when the layout's names are the model's own."""
     help: str = ""
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from plm_core.cli.show import shape
 from plm_core.errors import MissingDependency
 from plm_core.files import atomic_path
 from plm_core.hookspecs import Model, TourStop
@@ -139,7 +140,7 @@ def installed(tour: Tour) -> None:
             {
                 "model": m.name,
                 "parameters": f"{m.params:,}",
-                "input": "x".join(map(str, m.input.size)),
+                "input": shape(m.input),
                 "weights": _weights(m),
             }
             for m in sorted((e.declaration for e in hub.all(Model).values()), key=lambda m: (m.family, m.params))

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core.errors import FileError, InputError, WeightsError
+from plm_core.errors import FileError, InputError, NotSupported, WeightsError
 from plm_core.files import atomic_path, write_text
 from plm_core.hookspecs import Model, Pretrained, WeightLayout
 from plm_core.hub import PICKLES, WEIGHTS_FILE, HubFile, fetch
@@ -213,6 +213,7 @@ def export(model: nn.Module, layout: str | None = None) -> dict[str, Tensor]:
 
     Raises:
         InputError: No such layout for this model.
+        NotSupported: The other code base has no such variant of the model.
         WeightsError: The layout has no place for some of the model's tensors.
     """
     mapped, left = convert(model.state_dict(), _rules(model, _layout(model, layout or "native")), to="foreign")
@@ -236,7 +237,13 @@ def to_native(model: nn.Module, state: State, layout: str | None = None) -> tupl
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     best: tuple[dict[str, Tensor], Report] | None = None
     for candidate in layouts:
-        mapped, left = convert(state, _rules(model, candidate), to="native")
+        try:
+            rules = _rules(model, candidate)
+        except NotSupported:  # the other code base has no such variant of the model
+            if layout is not None:
+                raise
+            continue
+        mapped, left = convert(state, rules, to="native")
         report = _compare(candidate.name, mapped, left, wanted)
         # a layout that knows every key beats one that fits as many tensors but leaves some over
         if best is None or (report.fitting, -len(report.unexpected)) > (best[1].fitting, -len(best[1].unexpected)):

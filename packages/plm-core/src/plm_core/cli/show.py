@@ -15,7 +15,7 @@ from plm_core import timm_bridge
 from plm_core.cli import LightCommand
 from plm_core.cli.table import millions, show
 from plm_core.errors import UnknownName
-from plm_core.hookspecs import Model, Pretrained
+from plm_core.hookspecs import Input, Model, Pretrained
 from plm_core.names import installed, miss, natural_key
 from plm_core.registry import Entry, registry
 
@@ -56,7 +56,7 @@ def _matches(name: str, patterns: list[str]) -> bool:
 
 def _list_rows(entry: Entry[Model], pretrained: bool) -> list[dict[str, Any]]:
     model = entry.declaration
-    size = "x".join(map(str, model.input.size))
+    size = shape(model.input)
     base = {"model": model.name, "from": entry.distribution, "params": millions(model.params), "input": size}
     if pretrained:
         return [
@@ -86,7 +86,7 @@ def info(
         "from": registry().all(Model)[arch].distribution,
         "task": model.task,
         "parameters": f"{model.params:,}",
-        "input": f"{'x'.join(map(str, model.input.size))}, {model.input.interpolation}, crop {model.input.crop_pct}",
+        "input": f"{shape(model.input)}, {model.input.interpolation}, crop {model.input.crop_pct}",
         "mean / std": f"{model.input.mean} / {model.input.std}",
         "classes": model.num_classes,
         "needs": needs or "nothing more",
@@ -97,6 +97,12 @@ def info(
     for p in weights:
         rows += [{"": f"weights .{p.tag}", " ": line} for line in _weights_lines(p)]
     show(rows)
+
+
+def shape(spec: Input) -> str:
+    """``3x224x224``, or ``3x16x224x224`` of a video model."""
+    channels, *size = spec.size
+    return "x".join(map(str, [channels, *([spec.frames] if spec.frames else []), *size]))
 
 
 def find_model(name: str) -> Model:
