@@ -14,6 +14,14 @@ from plm_core import InputError
 
 SMALL = {"embed_dim": 8, "num_heads": 1, "stages": (1, 2, 1), "mask_unit_size": (4, 4), "q_pool": 2, "num_classes": 5}
 SMALL["mask_unit_attn"] = (True, False, False)
+SIGNAL = {
+    "input_size": (64,),
+    "q_stride": (2,),
+    "mask_unit_size": (4,),
+    "patch_kernel": (7,),
+    "patch_stride": (4,),
+    "patch_padding": (3,),
+}
 VIDEO = {
     **SMALL,
     "input_size": (4, 32, 32),
@@ -148,14 +156,7 @@ def test_paper_models_switch_to_global_attention_one_block_late():
 
 @torch.no_grad()
 def test_signals_images_and_video():
-    signal = {
-        "q_stride": (2,),
-        "mask_unit_size": (4,),
-        "patch_kernel": (7,),
-        "patch_stride": (4,),
-        "patch_padding": (3,),
-    }
-    assert small(input_size=(64,), **signal)(torch.rand(2, 3, 64)).shape == (2, 5)
+    assert small(**SIGNAL)(torch.rand(2, 3, 64)).shape == (2, 5)
     assert small()(torch.rand(2, 3, 32, 48)).shape == (2, 5)
     for separate in (True, False):
         video = hiera.Hiera(**VIDEO, sep_pos_embed=separate).eval()
@@ -310,7 +311,7 @@ def test_uneven_masks_are_refused():
         ({"stages": ()}, "stages () must name"),
         ({"num_heads": 3}, "stage 1 has 8 channels, which 3 heads do not divide"),
         ({"dim_mul": 1.0}, "dim_mul 1.0 leaves stage 2 at 8 channels"),
-        ({"input_size": (64,), "sep_pos_embed": True}, "sep_pos_embed is for video"),
+        ({**SIGNAL, "sep_pos_embed": True}, "sep_pos_embed is for video"),
         ({"patch_padding": (0, 0)}, "patch_kernel 7 with padding 0"),
     ],
 )
