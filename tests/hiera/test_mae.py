@@ -98,6 +98,22 @@ def test_learns():
 
 
 @torch.no_grad()
+def test_indices_are_masks_and_compile_in_one_graph():
+    model, x = small(), torch.rand(2, 3, 32, 48)
+    mask = torch.tensor([[True, False, True, False, False, True], [False, True, True, True, False, False]])
+    keep = torch.tensor([[0, 2, 5], [1, 2, 3]])
+    whole, compiled = model(x, mask=mask), torch.compile(model, fullgraph=True, backend="eager")(x, mask=keep)
+    for a, b, c in zip(whole, model(x, mask=keep), compiled, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c)
+    encoder = hiera.Hiera(**{k: v for k, v in SMALL.items() if "decoder" not in k}).eval()
+    program = torch.export.export(encoder, (x, keep)).module()
+    torch.testing.assert_close(program(x, keep), encoder(x, mask=mask))
+    random = torch.compile(model, fullgraph=True, backend="eager")(x, mask_ratio=0.5)
+    assert random[3].sum(1).tolist() == [3, 3]
+
+
+@torch.no_grad()
 def test_plain_encoder_has_the_trunk():
     model = small()
     encoder = model.plain_encoder(num_classes=7, q_pool=2).eval()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hiera.layers import HieraBlock, MaskUnitAttention
     from hiera.mae import MaskedAutoencoderHiera
     from hiera.model import Hiera
+    from hiera.vitdet import ViTDet
 
     __version__: str
 
@@ -30,6 +31,7 @@ _LAZY = {
     "HieraDetFpn": "hiera.hieradet",
     "MaskUnitAttention": "hiera.layers",
     "MaskedAutoencoderHiera": "hiera.mae",
+    "ViTDet": "hiera.vitdet",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "HieraDetFpn",
     "MaskUnitAttention",
     "MaskedAutoencoderHiera",
+    "ViTDet",
     "__version__",
 ]
 

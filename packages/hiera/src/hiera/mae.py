@@ -116,6 +116,9 @@ class MaskedAutoencoderHiera(Hiera):
         Raises:
             InputError: Nothing, or everything, would be masked.
         """
+        return _as_bool(self._random_units(x, mask_ratio, generator), math.prod(self._units(x.shape)))
+
+    def _random_units(self, x: Tensor, mask_ratio: float, generator: torch.Generator | None = None) -> Tensor:
         units = math.prod(self._units(x.shape))
         keep = int(units * (1 - mask_ratio))
         if not 0 < keep < units:
@@ -123,8 +126,7 @@ class MaskedAutoencoderHiera(Hiera):
                 f"mask_ratio {mask_ratio} keeps {keep} of {units} mask units; some must be kept, some masked"
             )
         noise = torch.rand(x.shape[0], units, device=x.device, generator=generator)
-        mask = torch.zeros(x.shape[0], units, dtype=torch.bool, device=x.device)
-        return mask.scatter_(1, noise.argsort(1)[:, :keep], True)
+        return noise.argsort(1)[:, :keep].sort(1).values
 
     def forward_encoder(self, x: Tensor, mask: Tensor) -> Tensor:
         """[B, in_chans, *size] and a keep mask -> fused latents of the kept units [B, K, *unit grid, C]."""
@@ -149,9 +151,10 @@ class MaskedAutoencoderHiera(Hiera):
     def forward_decoder(self, latent: Tensor, mask: Tensor) -> Tensor:
         """Latents of the kept units -> predictions for every token [B, N, pixels], row-major."""
         visible = self.decoder_embed(latent).flatten(2, -2)  # [B, K, P, D]
-        whole = self.mask_token[:, :, None].to(visible.dtype).expand(*mask.shape, visible.shape[2], -1)
-        index = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : visible.shape[1], None, None]
-        whole = whole.scatter(1, index.expand_as(visible), visible)
+        batch, units = latent.shape[0], math.prod(self.pred_grid) // math.prod(self.unit_grid)
+        keep = self.keep_indices(mask, batch, units)[:, :, None, None]
+        whole = self.mask_token[:, :, None].to(visible.dtype).expand(batch, units, visible.shape[2], -1)
+        whole = whole.scatter(1, keep.expand_as(visible), visible)
         x = self._to_grid(whole) + self.decoder_pos_embed
         x = x[:, None]  # one "mask unit": attention over everything
         for block in self.decoder_blocks:
@@ -200,21 +203,26 @@ class MaskedAutoencoderHiera(Hiera):
         Args:
             x: [B, in_chans, *size], of the model's own size.
             mask_ratio: Share of mask units to drop when no mask is given (the paper: 0.6 for images, 0.9 for video).
-            mask: Keep mask, bool [B, U], True = visible.
+            mask: Keep mask, bool [B, U], True = visible, or the kept indices, int64 [B, K].
 
         Returns:
             (loss, predictions of the masked tokens [M, pixels], their targets [M, pixels], mask).
         """
         if tuple(x.shape[2:]) != self.input_size:
             raise InputError(f"x has size {tuple(x.shape[2:])}; the decoder is made for {self.input_size}")
-        if mask is None:
-            mask = self.get_random_mask(x, mask_ratio)
-        elif bool(mask.all()):
+        units = math.prod(self._units(x.shape))
+        keep = self._random_units(x, mask_ratio) if mask is None else self.keep_indices(mask, x.shape[0], units)
+        if keep.shape[1] == units:
             raise InputError("mask keeps every mask unit, so there is nothing to predict")
-        predictions = self.forward_decoder(self.forward_encoder(x, mask), mask)
-        hidden = self.masked_tokens(mask)
-        predicted, targets = predictions[hidden], self.pixel_targets(x)[hidden]
-        return (predicted - targets).square().mean(), predicted, targets, mask
+        predictions = self.forward_decoder(self.forward_encoder(x, keep), keep)
+        visible = _as_bool(keep, units)
+        # positions of the hidden tokens, ascending; every row has as many, which keeps shapes static
+        count = (units - keep.shape[1]) * math.prod(self.unit_grid)
+        hidden = self.masked_tokens(visible).byte().argsort(dim=1, descending=True, stable=True)[:, :count, None]
+        predicted, targets = (
+            torch.take_along_dim(t, hidden, 1).flatten(0, 1) for t in (predictions, self.pixel_targets(x))
+        )
+        return (predicted - targets).square().mean(), predicted, targets, visible
 
     @torch.no_grad()
     def plain_encoder(self, num_classes: int = 0, q_pool: int = 3, **kwargs: Any) -> Hiera:
@@ -234,3 +242,8 @@ class MaskedAutoencoderHiera(Hiera):
     def no_weight_decay(self) -> set[str]:
         """Parameters that optimizers should not decay."""
         return super().no_weight_decay() | {"mask_token", "decoder_pos_embed"}
+
+
+def _as_bool(keep: Tensor, units: int) -> Tensor:
+    """Kept indices [B, K] -> keep mask, bool [B, U]."""
+    return torch.zeros(keep.shape[0], units, dtype=torch.bool, device=keep.device).scatter(1, keep, True)

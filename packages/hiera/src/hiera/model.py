@@ -293,32 +293,45 @@ class Hiera(nn.Module):
 
         Args:
             x: [B, in_chans, *size].
-            mask: bool [B, units], True = keep; every row must keep the same number.
+            mask: Mask units to keep: bool [B, units] with the same number of True in every row, or their indices,
+                int64 [B, kept]. Only indices have a static shape, so they are what compiles and exports.
         """
         self._check_input(x)
-        if mask is not None:
-            units = self._units(x.shape)
-            self._check_mask(mask, x.shape[0], math.prod(units))
-            # Pixels of dropped units must not reach kept tokens through overlapping patches.
-            pixels = F.interpolate(mask.reshape(-1, 1, *units).to(x.dtype), size=x.shape[2:], mode="nearest")
-            x = x * pixels
+        if mask is None:
+            return self._embed(x)
+        units = self._units(x.shape)
+        keep = self.keep_indices(mask, x.shape[0], math.prod(units))
+        # Pixels of dropped units must not reach kept tokens through overlapping patches.
+        kept = x.new_zeros(x.shape[0], math.prod(units)).scatter(1, keep, 1)
+        x = x * F.interpolate(kept.view(-1, 1, *units), size=x.shape[2:], mode="nearest")
+        return torch.take_along_dim(self._embed(x), keep[:, :, None, None], 1)
+
+    def _embed(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
-        x = unroll(x + self._positions(tuple(x.shape[1:-1])), self.q_stride, self.steps)
-        return x if mask is None else x[mask].unflatten(0, (x.shape[0], -1))
+        return unroll(x + self._positions(tuple(x.shape[1:-1])), self.q_stride, self.steps)
 
     def _units(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The grid of mask units of an input of a shape."""
         return tuple(side // pixels for side, pixels in zip(shape[2:], self.unit_pixels, strict=True))
 
     @staticmethod
-    def _check_mask(mask: Tensor, batch: int, units: int) -> None:
+    def keep_indices(mask: Tensor, batch: int, units: int) -> Tensor:
+        """Indices of the kept mask units, int64 [B, kept], from a mask in either form.
+
+        Raises:
+            InputError: Another dtype or shape, or rows that keep different numbers, or none.
+        """
+        if mask.dtype == torch.int64 and mask.ndim == 2 and len(mask) == batch and 0 < mask.shape[1] <= units:
+            return mask
         if mask.dtype != torch.bool or tuple(mask.shape) != (batch, units):
             raise InputError(
-                f"mask is {mask.dtype} {list(mask.shape)}; torch.bool [{batch}, {units}] is expected (True = keep)"
+                f"mask is {mask.dtype} {list(mask.shape)}; torch.bool [{batch}, {units}] is expected (True = keep), "
+                f"or the kept indices, torch.int64 [{batch}, 1 to {units}]"
             )
         kept = mask.sum(1)
         if not bool((kept == kept[0]).all()) or int(kept[0]) == 0:
             raise InputError(f"mask keeps {kept.tolist()} mask units; each row must keep the same number, at least one")
+        return mask.nonzero()[:, 1].view(batch, -1)
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if self.grad_checkpointing:
@@ -344,8 +357,8 @@ class Hiera(nn.Module):
 
         Args:
             x: [B, in_chans, *size]; of a list, the first element.
-            mask: bool [B, mask units], row-major, True = keep. Then the result is the tokens, without pooling, norm and
-                head.
+            mask: bool [B, mask units], row-major, True = keep, or the indices of the kept units, int64 [B, kept]. Then
+                the result is the tokens, without pooling, norm and head.
             return_intermediates: Return the output of each stage too, channels-last: [B, *grid, C], or
                 [B, kept, *unit grid, C] with a mask.
 

@@ -1,0 +1,233 @@
+"""ViTDet with Absolute Win: a plain ViT for detection whose windows see the embedding they were pretrained with.
+
+"Window Attention is Bugged" (arXiv 2311.05613), second half, as SAM 2 (8.2.2, C.1) and SAM 3 (C.2) describe it.
+ViTDet interpolates the pretrained position embedding to the larger grid, so that each attention window sees a zoomed
+slice of it. Here it is TILED: each window gets all of it. What tells windows apart is the decomposed relative position of
+the few blocks with global attention; the windowed blocks have none, and so keep a fused attention kernel.
+
+Shapes: B batch, H, W tokens, C channels, D channels per head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
+from torch import Tensor, nn
+
+from hiera.hieradet import partition, unpartition
+from hiera.layers import LAYER_NORM, NormLayer
+from plm_core import InputError
+
+
+def tile_positions(embed: Tensor, grid: Sequence[int]) -> Tensor:
+    """Tile a position embedding [1, h, w, C] over a grid, cropped at the end: [1, H, W, C]; as is when sizes agree.
+
+    Also the outer step of the recursive form for HieraDet: tile the ``abs_win`` embedding of the pretraining grid.
+    """
+    height, width = embed.shape[1:3]
+    times = (-(-grid[0] // height), -(-grid[1] // width))
+    return embed.tile(1, *times, 1)[:, : grid[0], : grid[1]]
+
+
+def relative_positions(q_side: int, k_side: int, table: Tensor) -> Tensor:
+    """Rows of a relative position table for every pair along one axis: [q_side, k_side, D].
+
+    Args:
+        q_side: Queries along the axis.
+        k_side: Keys along the axis.
+        table: [2 * side - 1, D]; interpolated linearly when made for another side.
+    """
+    longest = 2 * max(q_side, k_side) - 1
+    if len(table) != longest:
+        table = F.interpolate(table.T[None], size=longest, mode="linear")[0].T
+    q = torch.arange(q_side, device=table.device)[:, None] * max(k_side / q_side, 1.0)
+    k = torch.arange(k_side, device=table.device)[None] * max(q_side / k_side, 1.0)
+    distance = q - k + (k_side - 1) * max(q_side / k_side, 1.0)
+    return table[distance.long()]
+
+
+def relative_bias(q: Tensor, table_h: Tensor, table_w: Tensor, q_size: Sequence[int], k_size: Sequence[int]) -> Tensor:
+    """Decomposed relative position bias (ViTDet, MViTv2), to be added to the scaled scores.
+
+    Args:
+        q: Unscaled queries [..., H * W, D].
+        table_h: [2 * height - 1, D].
+        table_w: [2 * width - 1, D].
+        q_size: (height, width) of the queries.
+        k_size: (height, width) of the keys.
+
+    Returns:
+        [..., q height * q width, k height * k width].
+    """
+    grid = q.unflatten(-2, q_size)
+    rows = torch.einsum("...hwd,hkd->...hwk", grid, relative_positions(q_size[0], k_size[0], table_h))
+    columns = torch.einsum("...hwd,wkd->...hwk", grid, relative_positions(q_size[1], k_size[1], table_w))
+    return (rows[..., :, None] + columns[..., None, :]).flatten(-2).flatten(-3, -2)
+
+
+class ViTDetAttention(nn.Module):
+    """Attention over a grid; with relative positions when a grid size is given.
+
+    Args:
+        dim: Channels.
+        heads: Attention heads.
+        rel_pos_size: (height, width) that the relative position tables are made for; None for none.
+    """
+
+    def __init__(self, dim: int, heads: int, rel_pos_size: Sequence[int] | None = None, **dd: Any) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+        self.rel_pos_h: nn.Parameter | None = None
+        self.rel_pos_w: nn.Parameter | None = None
+        if rel_pos_size is not None:
+            # zero, as in ViTDet: finetuning starts from the pretrained attention
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos_size[0] - 1, dim // heads, **dd))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, dim // heads, **dd))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] in and out."""
+        size = (x.shape[1], x.shape[2])
+        q, k, v = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = None
+        if self.rel_pos_h is not None and self.rel_pos_w is not None:
+            bias = relative_bias(q, self.rel_pos_h, self.rel_pos_w, size, size)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, size))
+
+
+class ViTDetBlock(nn.Module):
+    """Pre-norm block on a grid; attention in windows unless ``window`` is 0."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        window: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        norm_layer: NormLayer = LAYER_NORM,
+        rel_pos_size: Sequence[int] | None = None,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.norm1 = norm_layer(dim, **dd)
+        self.attn = ViTDetAttention(dim, heads, rel_pos_size, **dd)
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = norm_layer(dim, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] in and out."""
+        normed = self.norm1(x)
+        if self.window:
+            y = unpartition(self.attn(partition(normed, self.window)), self.window, x.shape[0], x.shape[1:3])
+        else:
+            y = self.attn(normed)
+        x = x + self.drop_path1(y)
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class ViTDet(nn.Module):
+    """Plain ViT for detection with tiled positions; one map of stride 16 out.
+
+    Names of tensors are those of timm's ViT without its class token, so that a pretrained ViT loads into it
+    (`load_vit`); relative positions, which no pretrained ViT has, start at zero.
+
+    Args:
+        img_size: Size the relative position tables are made for; other sizes interpolate them.
+        patch_size: Side of a patch.
+        in_chans: Input channels.
+        embed_dim: Channels.
+        depth: Blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLPs.
+        pretrain_grid: Grid of the pretrained position embedding; its side is the window's.
+        global_att_blocks: Blocks with global attention and relative positions.
+        drop_path_rate: Rate of the last block.
+        norm_layer: Called with the width.
+        device: Where parameters are made.
+        dtype: Their dtype.
+    """
+
+    def __init__(
+        self,
+        img_size: int = 1024,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        pretrain_grid: int = 14,
+        global_att_blocks: Sequence[int] = (2, 5, 8, 11),
+        drop_path_rate: float = 0.1,
+        norm_layer: NormLayer = LAYER_NORM,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.patch_size = patch_size
+        self.patch_embed = PatchEmbed(
+            None, patch_size, in_chans, embed_dim, flatten=False, output_fmt="NHWC", strict_img_size=False, **dd
+        )
+        self.pos_embed = nn.Parameter(torch.zeros(1, pretrain_grid**2, embed_dim, **dd))
+        self.pretrain_grid = pretrain_grid
+        side = img_size // patch_size
+        self.blocks = nn.Sequential(
+            *(
+                ViTDetBlock(
+                    embed_dim,
+                    num_heads,
+                    window=0 if i in global_att_blocks else pretrain_grid,
+                    mlp_ratio=mlp_ratio,
+                    drop_path=drop_path_rate * i / max(depth - 1, 1),
+                    norm_layer=norm_layer,
+                    rel_pos_size=(side, side) if i in global_att_blocks else None,
+                    **dd,
+                )
+                for i in range(depth)
+            )
+        )
+        trunc_normal_(self.pos_embed, std=0.02)
+
+    def positions(self, grid: Sequence[int]) -> Tensor:
+        """The position embedding of a grid [1, H, W, C]: pos[:, i, j] == pos[:, i + window, j + window]."""
+        return tile_positions(self.pos_embed.unflatten(1, (self.pretrain_grid, self.pretrain_grid)), grid)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_chans, height, width] -> [B, C, height / patch, width / patch].
+
+        Raises:
+            InputError: A side is not a multiple of the patch.
+        """
+        for name, side in zip(("height", "width"), x.shape[-2:], strict=True):
+            if side % self.patch_size or side == 0:
+                raise InputError(f"x has {name} {side}, which is not a multiple of the patch, {self.patch_size}")
+        x = self.patch_embed(x)
+        x = x + self.positions(x.shape[1:3])
+        return self.blocks(x).movedim(-1, 1)
+
+    @torch.no_grad()
+    def load_vit(self, vit: nn.Module) -> None:
+        """Take the weights of a timm VisionTransformer; its class token's position and its head are left.
+
+        Raises:
+            InputError: Something else than those and the relative positions does not fit.
+        """
+        state = {key: value for key, value in vit.state_dict().items() if key in self.state_dict()}
+        state["pos_embed"] = state["pos_embed"][:, -(self.pretrain_grid**2) :]
+        own = self.state_dict()
+        lacking = [key for key in own if "rel_pos" not in key and key not in state]
+        wrong = [key for key, value in state.items() if value.shape != own[key].shape]
+        if lacking or wrong:
+            raise InputError(f"vit does not fit this ViTDet: lacks {lacking[:3]}, of another shape {wrong[:3]}")
+        self.load_state_dict(state, strict=False)
