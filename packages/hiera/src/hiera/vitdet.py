@@ -2,8 +2,8 @@
 
 "Window Attention is Bugged" (arXiv 2311.05613), second half, as SAM 2 (8.2.2, C.1) and SAM 3 (C.2) describe it.
 ViTDet interpolates the pretrained position embedding to the larger grid, so that each attention window sees a zoomed
-slice of it. Here it is TILED: each window gets all of it. What tells windows apart is the decomposed relative position of
-the few blocks with global attention; the windowed blocks have none, and so keep a fused attention kernel.
+slice of it. Here it is TILED: each window gets all of it. What tells windows apart is the decomposed relative
+position of the few blocks with global attention; the windowed blocks have none, and so keep a fused attention kernel.
 
 Shapes: B batch, H, W tokens, C channels, D channels per head.
 """
