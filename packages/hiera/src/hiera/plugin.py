@@ -37,20 +37,19 @@ VIDEO_FACTS: dict[str, tuple[int, float | None]] = {
 }
 
 
-def _video(size: str) -> Model:
-    params, top1 = VIDEO_FACTS[size]
-    repo = f"facebook/hiera_{size}_16x224"
-    published = (
+def _published(repo: str, data: str, metrics: dict[str, float]) -> tuple[Pretrained, ...]:
+    """The two sets of weights that Meta published of each model: finetuned, and the encoder of the pretraining."""
+    return (
         Pretrained(
-            tag="mae_k400_ft_k400",
-            repo=f"{repo}.mae_k400_ft_k400",
+            tag=f"mae_{data}_ft_{data}",
+            repo=f"{repo}.mae_{data}_ft_{data}",
             layout="official",
             license="CC-BY-NC-4.0",
-            metrics={"Kinetics-400 top-1 % (published)": top1 or 0.0},
+            metrics=metrics,
         ),
         Pretrained(
-            tag="mae_k400",
-            repo=f"{repo}.mae_k400",
+            tag=f"mae_{data}",
+            repo=f"{repo}.mae_{data}",
             layout="official",
             license="CC-BY-NC-4.0",
             num_classes=0,
@@ -58,6 +57,27 @@ def _video(size: str) -> Model:
             note="encoder of the MAE pretraining; norm and classifier are untrained",
         ),
     )
+
+
+def _image(size: str) -> Model:
+    params, top1 = IMAGE_FACTS[size]
+    return Model(
+        name=f"hiera_image_{size}_224",
+        family="hiera",
+        builder="hiera.builders:classifier",
+        config=IMAGE[size],
+        params=params,
+        input=Input(crop_pct=0.875),
+        out_indices=(0, 1, 2, 3),
+        license="Apache-2.0",
+        paper=PAPER,
+        pretrained=_published(f"facebook/hiera_{size}_224", "in1k", {"ImageNet-1k top-1 % (published)": top1}),
+    )
+
+
+def _video(size: str) -> Model:
+    params, top1 = VIDEO_FACTS[size]
+    metrics = {"Kinetics-400 top-1 % (published)": top1} if top1 is not None else None
     return Model(
         name=f"hiera_video_{size}_16x224",
         family="hiera",
@@ -70,41 +90,7 @@ def _video(size: str) -> Model:
         out_indices=(0, 1, 2, 3),
         license="Apache-2.0",
         paper=PAPER,
-        pretrained=published if top1 else (),
-    )
-
-
-def _image(size: str) -> Model:
-    params, top1 = IMAGE_FACTS[size]
-    repo = f"facebook/hiera_{size}_224"
-    return Model(
-        name=f"hiera_image_{size}_224",
-        family="hiera",
-        builder="hiera.builders:classifier",
-        config=IMAGE[size],
-        params=params,
-        input=Input(crop_pct=0.875),
-        out_indices=(0, 1, 2, 3),
-        license="Apache-2.0",
-        paper=PAPER,
-        pretrained=(
-            Pretrained(
-                tag="mae_in1k_ft_in1k",
-                repo=f"{repo}.mae_in1k_ft_in1k",
-                layout="official",
-                license="CC-BY-NC-4.0",
-                metrics={"ImageNet-1k top-1 % (published)": top1},
-            ),
-            Pretrained(
-                tag="mae_in1k",
-                repo=f"{repo}.mae_in1k",
-                layout="official",
-                license="CC-BY-NC-4.0",
-                num_classes=0,
-                untrained=("head.",),
-                note="encoder of the MAE pretraining; norm and classifier are untrained",
-            ),
-        ),
+        pretrained=_published(f"facebook/hiera_{size}_16x224", "k400", metrics) if metrics else (),
     )
 
 
