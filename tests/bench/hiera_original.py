@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# Written out, since the original's environment has no hiera.configs of ours.
 VIDEO = {
     "input_size": (16, 224, 224),
     "num_classes": 400,

@@ -459,6 +459,32 @@ def test_transform_fits_the_model_that_was_made(name, options, features):
     model(tensor[None])
 
 
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda repo: weights.load(plm_core.create_model(MICRO), repo),
+        lambda repo: weights.load(plm_core.create_model(MICRO), f"hf-hub:{repo}"),
+    ],
+)
+def test_license_is_announced_for_a_declared_repository_named_by_hand(load, caplog, monkeypatch):
+    monkeypatch.setattr("plm_core.timm_bridge._announced", set())
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set"):
+            load("facebook/hiera_tiny_224.mae_in1k")
+    assert len(caplog.records) == 1
+    assert "hiera_image_tiny_224.mae_in1k" in caplog.text
+    assert "non-commercial" in caplog.text
+
+
+def test_license_is_not_announced_for_weights_of_the_users_own(caplog, monkeypatch, tmp_path):
+    monkeypatch.setattr("plm_core.timm_bridge._announced", set())
+    with pytest.raises(WeightsError, match=r"own\.safetensors"):
+        plm_core.create_model(
+            "hiera_image_tiny_224", pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "own.safetensors")}
+        )
+    assert "non-commercial" not in caplog.text
+
+
 def test_transform_refuses_channels_that_no_picture_has():
     with pytest.raises(plm_core.InputError, match="takes 5 channels; a PIL image has 1 or 3"):
         plm_core.transform_for(plm_core.create_model(MICRO, in_chans=5))

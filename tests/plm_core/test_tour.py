@@ -31,6 +31,18 @@ def test_report_is_self_contained(tmp_path):
     assert "FAILED" not in facts
 
 
+def test_path_that_cannot_be_written_is_said_before_the_first_stop(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("plm_core.tour.resolve", lambda reference: pytest.fail("a stop was run"))
+    monkeypatch.setattr("sys.argv", ["plm", "tour", "--out", str(tmp_path / "file" / "report.html")])
+    from plm_core.cli import main
+
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("plm: error: cannot write ")
+
+
 def test_failing_stop_is_reported_and_the_others_go_on(plm_registry, tmp_path, monkeypatch, capsys):
     plm_registry({"name": "bad-stop", "modules": {"bad_stop.py": BAD_STOP}, "entry_points": {"bad": "bad_stop"}})
     monkeypatch.setattr("sys.argv", ["plm", "tour", "--out", str(tmp_path / "report.html")])

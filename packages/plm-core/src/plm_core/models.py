@@ -110,7 +110,8 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         cfg = resolve_pretrained_cfg(model.name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
         source = cfg.file or f"{cfg.hf_hub_filename or WEIGHTS_FILE} of {cfg.hf_hub_id}"
         timm_bridge.announce_license(model, pretrained_entry(cfg.to_dict()))
-        timm_bridge.announce_repo((cfg.hf_hub_id or "").partition("@")[0])
+        if cfg.source == "hf-hub":  # named by the user, so no entry of ours, but perhaps a repository of one
+            timm_bridge.announce_repo((cfg.hf_hub_id or "").partition("@")[0])
     with one_line(f"cannot get {source}"):
         built: nn.Module = build_model_with_cfg(
             resolve(model.builder),

@@ -348,7 +348,9 @@ def save_pretrained(model: nn.Module, folder: str | Path, license: str, card: st
     with atomic_path(folder / "config.json") as part:
         # what timm kept of the weights that the model may once have started from is not about these
         save_config_for_hf(model, part, {"pretrained_cfg": {"license": license, "description": None}})
-    head = {"license": license, "library_name": "timm", "tags": ["image-classification", "plm"]}
+    declared = registry().all(Model).get(name)
+    task = [declared.declaration.task] if declared else []
+    head = {"license": license, "library_name": "timm", "tags": [*task, "plm"]}
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
     use = f'import plm_core\nmodel = plm_core.create_model("local-dir:...", pretrained=True)  # {name}'
     write_text(folder / "README.md", f"---\n{front}\n---\n\n# {name}\n\n{card}\n\n```python\n{use}\n```\n")
