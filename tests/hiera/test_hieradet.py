@@ -88,3 +88,106 @@ def test_compiles_and_exports_with_a_dynamic_batch():
         for a, b, c in zip(compiled(x), model(x), program(torch.cat([x, x])), strict=True):
             torch.testing.assert_close(a, b)
             torch.testing.assert_close(c[2:], b)
+
+
+RECURSIVE = {"embed_dim": 8, "stages": (1, 1, 2, 1), "global_att_blocks": (3,), "window_spec": (4, 2, 4, 2)}
+
+
+def recursive(**kwargs):
+    torch.manual_seed(0)
+    return hiera.HieraDet(**{**RECURSIVE, "pretrain_grid": (12, 12), **kwargs}).eval()
+
+
+@given(grid=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+@settings(max_examples=20, deadline=None)
+def test_recursive_positions_repeat_with_the_pretraining_grid(grid):
+    model = recursive()
+    positions = model.positions(grid)
+    assert positions.shape == (1, *grid, 8)
+    assert torch.equal(positions[:, 12:, :], positions[:, : max(grid[0] - 12, 0), :])
+    assert torch.equal(positions[:, :, 12:], positions[:, :, : max(grid[1] - 12, 0)])
+    learnt = model.positions((12, 12))
+    height, width = (min(side, 12) for side in grid)
+    assert torch.equal(positions[:, :height, :width], learnt[:, :height, :width])
+
+
+@torch.no_grad()
+def test_at_the_pretraining_size_it_is_sam2s_form():
+    model, sam2 = recursive(pretrain_grid=(24, 16)), hiera.HieraDet(**RECURSIVE).eval()
+    sam2.load_state_dict(model.state_dict())
+    x = torch.rand(1, 3, 96, 64)
+    assert all(torch.equal(a, b) for a, b in zip(model(x), sam2(x), strict=True))
+    larger = torch.rand(1, 3, 192, 96)
+    assert not torch.allclose(model(larger)[0], sam2(larger)[0], atol=1e-4)
+
+
+def tiles(model):
+    """The maps of a picture that repeats with the pretraining size, 3 x 3 times: [B, C, 3, side, 3, side] each."""
+    x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).tile(1, 1, 3, 3)
+    return [m.unflatten(3, (3, -1)).unflatten(2, (3, -1)) for m in model(x)]
+
+
+def differ(m):
+    """How much two tiles differ, neither of which touches the top or left, where patches see the edge."""
+    return float((m[:, :, 1, :, 1] - m[:, :, 2, :, 2]).abs().max())
+
+
+@torch.no_grad()
+def test_windows_of_8_4_14_7_see_whole_tiles():
+    """A tile of 56 tokens is 28, 14 and 7 in the later stages: the last two are one window, so every tile is alike."""
+    config = {"stages": (1, 1, 2, 1), "global_att_blocks": (), "pretrain_grid": (56, 56)}
+    for m in tiles(recursive(**config, window_spec=(8, 4, 14, 7))):
+        assert differ(m) < 1e-5
+    large = tiles(recursive(**config, window_spec=(8, 4, 16, 8)))
+    assert differ(large[1]) < 1e-5
+    assert differ(large[2]) > 1e-3  # windows of 16 cut through tiles of 14
+
+
+@torch.no_grad()
+def test_relative_positions_tell_tiles_apart_once_they_are_learnt():
+    config = {
+        "stages": (1, 1, 3, 1),
+        "window_spec": (8, 4, 14, 7),
+        "global_att_blocks": (3,),
+        "pretrain_grid": (56, 56),
+    }
+    plain, model = recursive(**config), recursive(**config, rel_pos_img_size=224)
+    tables = {name for name, _ in model.named_parameters() if "rel_pos" in name}
+    assert tables == {"blocks.3.attn.rel_pos_h", "blocks.3.attn.rel_pos_w"}  # the global block only
+    assert model.blocks[3].attn.rel_pos_h.shape == (2 * 224 // 16 - 1, 8)
+    model.load_state_dict(plain.state_dict() | {k: v for k, v in model.state_dict().items() if k in tables})
+    x = torch.rand(1, 3, 96, 160)  # of another size than the tables
+    for a, b in zip(model(x), plain(x), strict=True):  # zero tables change nothing
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    for name in tables:
+        torch.nn.init.normal_(model.get_parameter(name))
+    assert not torch.allclose(model(x)[2], plain(x)[2], atol=1e-3)
+    assert differ(tiles(model)[2]) > 1e-3
+
+
+@torch.no_grad()
+def test_relative_tables_of_another_size_are_interpolated():
+    """Built for the size with the interpolated tables, a model is the same as one that interpolates them itself."""
+    config = {"pretrain_grid": None, "window_spec": (4, 2, 4, 2)}
+    model, built = recursive(**config, rel_pos_img_size=64), recursive(**config, rel_pos_img_size=96)
+    state = model.state_dict()
+    for name in [name for name in state if "rel_pos" in name]:
+        torch.nn.init.normal_(state[name])
+        state[name] = torch.nn.functional.interpolate(state[name].T[None], size=11, mode="linear")[0].T
+    built.load_state_dict(state)
+    x = torch.rand(1, 3, 96, 96)
+    for a, b in zip(model(x), built(x), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"pretrain_grid": (12, 10)}, "pretrain_grid (12, 10) is not a multiple of the window, 4"),
+        ({"rel_pos_img_size": 100}, "rel_pos_img_size 100 is not a multiple of 32"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(kwargs, said):
+    with pytest.raises(InputError) as e:
+        recursive(**kwargs)
+    assert said in str(e.value)

@@ -2,12 +2,35 @@ import pytest
 import torch
 
 import hiera
+import plm_core
 from hiera.configs import VIDEO
-from plm_core import InputError, weights
+from plm_core import InputError, NotSupported, weights
 
 SMALL = {"input_size": (32, 48), "embed_dim": 8, "num_heads": 1, "stages": (1, 1, 1), "mask_unit_size": (4, 4)}
 SMALL |= {"mask_unit_attn": (True, False, False), "q_pool": 1}
 SMALL |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+
+
+TINY_VIDEO = {
+    **SMALL,
+    "input_size": (4, 32, 48),
+    "q_stride": (1, 2, 2),
+    "mask_unit_size": (1, 4, 4),
+    "patch_kernel": (3, 7, 7),
+    "patch_stride": (2, 4, 4),
+    "patch_padding": (1, 3, 3),
+    "sep_pos_embed": True,
+}
+SIGNAL = {
+    **SMALL,
+    "input_size": (96,),
+    "q_stride": (2,),
+    "mask_unit_size": (4,),
+    "patch_kernel": (7,),
+    "patch_stride": (4,),
+    "patch_padding": (3,),
+}
+DIMENSIONS = pytest.mark.parametrize("config", [SIGNAL, SMALL, TINY_VIDEO], ids=["signal", "image", "video"])
 
 
 def small(**kwargs):
@@ -139,3 +162,175 @@ def test_bad_input_is_named(size, options, said):
     with pytest.raises(InputError) as e:
         small()(torch.rand(1, 3, *size), **options)
     assert said in str(e.value)
+
+
+# --- only what is needed ------------------------------------------------------------------------------------------
+
+
+@DIMENSIONS
+@pytest.mark.parametrize("depth", [1, 3])
+def test_hidden_tokens_alone_give_the_predictions_of_all(config, depth):
+    """Skipping visible tokens at the end of the decoder changes neither the answer nor the gradients."""
+    model = small(**{**config, "decoder_depth": depth})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, mask = torch.rand(2, 3, *model.input_size), model_mask(model)
+    loss, predicted, *_ = model(x, mask=mask)
+    grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    everything, hidden = model.forward_decoder(model.forward_encoder(x, mask), mask), model.masked_tokens(mask)
+    torch.testing.assert_close(predicted, everything[hidden])
+    plain = (everything[hidden] - model.pixel_targets(x)[hidden]).square().mean()
+    torch.testing.assert_close(loss, plain)
+    for a, b in zip(grads, torch.autograd.grad(plain, list(model.parameters()), allow_unused=True), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def model_mask(model):
+    """Two rows that keep 2 units each, of however many there are."""
+    units = 1
+    for side, pixels in zip(model.input_size, model.unit_pixels, strict=True):
+        units *= side // pixels
+    mask = torch.zeros(2, units, dtype=torch.bool)
+    mask[0, [0, units - 2]] = True
+    mask[1, [1, 2]] = True
+    return mask
+
+
+@torch.no_grad()
+def test_the_end_of_the_decoder_runs_on_hidden_tokens():
+    model = small(decoder_depth=2)
+    seen = []
+    for module in (model.decoder_blocks[0].mlp, model.decoder_blocks[1].mlp, model.decoder_pred):
+        module.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2]))
+    model(torch.rand(2, 3, 32, 48), mask=model_mask(model))
+    assert seen == [24, 16, 16]  # 2 of 6 units, so 8 of 24 tokens, are visible
+
+
+# --- back to pixels -------------------------------------------------------------------------------------------------
+
+
+@DIMENSIONS
+def test_pixels_come_back_from_patches(config):
+    model = small(**config)
+    x = torch.rand(2, 3, *model.input_size)
+    expected = x[:, :, ::2] if config is TINY_VIDEO else x
+    assert torch.equal(model.to_pixels(model.pixel_targets(x, normalize=False)), expected)
+
+
+@DIMENSIONS
+@torch.no_grad()
+def test_a_perfect_decoder_reconstructs_the_input(config, monkeypatch):
+    """Predictions that equal the normalised targets give the pixels: the patches' own moments are put back."""
+    model = small(**config)
+    x, mask = torch.rand(2, 3, *model.input_size), model_mask(model)
+    monkeypatch.setattr(model, "_decode", lambda *_: model.pixel_targets(x))
+    made, original, hidden = model.reconstruct(x, mask=mask)
+    expected = x[:, :, ::2] if config is TINY_VIDEO else x
+    assert torch.equal(original, expected)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+    pixels = mask.view(2, *(s // p for s, p in zip(model.input_size, model.unit_pixels, strict=True)))
+    for dim, size in enumerate(
+        model.unit_pixels[-min(2, len(model.unit_pixels)) :], pixels.ndim - min(2, pixels.ndim - 1)
+    ):
+        pixels = pixels.repeat_interleave(size, dim)
+    assert torch.equal(hidden[:, 0], ~pixels)
+
+
+@torch.no_grad()
+def test_reconstructions_are_the_models_predictions():
+    model, x = small(), torch.rand(2, 3, 32, 48)
+    mask = model_mask(model)
+    _, predicted, _, _ = model(x, mask=mask)
+    made, _, hidden = model.reconstruct(x, mask=mask)
+    assert hidden.shape == (2, 1, 32, 48)
+    targets = model.pixel_targets(x, normalize=False)[model.masked_tokens(mask)]
+    raw = predicted * (targets.var(-1, keepdim=True) + 1e-6).sqrt() + targets.mean(-1, keepdim=True)
+    patches = model.pixel_targets(made, normalize=False)[model.masked_tokens(mask)]
+    torch.testing.assert_close(patches, raw, atol=1e-5, rtol=1e-5)
+    drawn = [model.reconstruct(x, 0.5, generator=torch.Generator().manual_seed(s))[2] for s in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+# --- an encoder without a mask --------------------------------------------------------------------------------------
+
+
+@DIMENSIONS
+@torch.no_grad()
+def test_features_are_the_fused_latents_of_everything(config):
+    model = small(**config)
+    x = torch.rand(2, 3, *model.input_size)
+    everything = torch.ones_like(model_mask(model))
+    latent = model.forward_encoder(x, everything).flatten(2, -2)  # [B, U, P, C]
+    features = model.forward_features(x)
+    torch.testing.assert_close(features, model._to_grid(latent), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plm_core.embed(model, x), features.mean(1))
+    assert torch.equal(model.forward_head(features), model.forward_head(features, pre_logits=True))
+    final, maps = model.forward_intermediates(x, [0, 2])
+    assert torch.equal(final, features)
+    plain = model.forward_intermediates(x, [0, 2], intermediates_only=True)
+    for a, b in zip(maps, plain, strict=True):
+        assert torch.equal(a, b)
+    assert [m.shape[1] for m in maps] == [8, 32]
+
+
+def test_a_decoder_needs_a_block():
+    with pytest.raises(InputError, match="decoder_depth 0 is not allowed"):
+        small(decoder_depth=0)
+
+
+def test_there_is_no_classifier():
+    model = small()
+    assert model.num_classes == 0
+    assert list(model.get_classifier().parameters()) == []
+    model.reset_classifier(0)
+    x = torch.rand(1, 3, 32, 48)
+    for call, said in [
+        (lambda: model.reset_classifier(5), "use plain_encoder"),
+        (lambda: model.reset_classifier(0, "max"), "use plain_encoder"),
+        (lambda: model.forward_intermediates(x, norm=True), "forward_features returns"),
+        (lambda: model.forward_intermediates(x, stop_early=True), "ask for intermediates_only"),
+        (lambda: model.prune_intermediate_layers(1), "prune what plain_encoder"),
+    ]:
+        with pytest.raises(NotSupported) as e:
+            call()
+        assert said in str(e.value)
+    with pytest.raises(InputError, match="output_fmt 'CHW'"):
+        model.forward_intermediates(x, output_fmt="CHW")
+    with pytest.raises(InputError, match="batch dimension missing"):
+        model(x[0])
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        ([[0, 1, 6]], "mask has indices from 0 to 6; 0 to 5 are allowed"),
+        ([[-1, 1, 2]], "mask has indices from -1 to 2"),
+        ([[3, 1, 3]], "mask names a mask unit twice in one row"),
+        ([[]], "torch.int64 [1, 1 to 6]"),
+        ([[0, 1, 2, 3, 4, 5]], "nothing to predict"),
+        ([[0, 1, 2, 3, 4, 5, 0]], "torch.int64 [1, 1 to 6]"),
+    ],
+)
+def test_bad_indices_are_named(keep, said):
+    model, mask = small(), torch.tensor(keep, dtype=torch.int64)
+    with pytest.raises(InputError) as e:
+        model(torch.rand(1, 3, 32, 48), mask=mask)
+    assert said in str(e.value)
+
+
+@torch.no_grad()
+def test_indices_in_any_order_are_the_same_units():
+    model, x = small(), torch.rand(1, 3, 32, 48)
+    a, b = (model(x, mask=torch.tensor([keep])) for keep in ([0, 2, 5], [5, 0, 2]))
+    torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def test_checkpoints_of_another_size_keep_their_decoder():
+    source, target = small(), small(input_size=(64, 64))
+    square = small(input_size=(32, 32))
+    assert weights.load(target, square.state_dict()).ok
+    assert target.decoder_pos_embed.shape == (1, 64, 16)
+    with pytest.raises(weights.WeightsMismatch, match=r"wrong shape: .*decoder_pos_embed"):
+        weights.load(target, source.state_dict())  # 4 x 6: not square, so not known to be

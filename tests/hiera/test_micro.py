@@ -3,7 +3,7 @@
 import pytest
 
 import plm_core
-from hiera import digits
+from hiera import micro_digits as digits
 from plm_core import weights
 from plm_core.hookspecs import Model
 from plm_core.registry import registry

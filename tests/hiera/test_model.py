@@ -10,7 +10,7 @@ from timm.optim import param_groups_layer_decay
 
 import hiera
 from hiera.tokens import official_order, pool, reroll, reroll_units, unroll
-from plm_core import InputError
+from plm_core import InputError, weights
 
 SMALL = {"embed_dim": 8, "num_heads": 1, "stages": (1, 2, 1), "mask_unit_size": (4, 4), "q_pool": 2, "num_classes": 5}
 SMALL["mask_unit_attn"] = (True, False, False)
@@ -260,6 +260,62 @@ def test_blocks_that_no_map_needs_are_not_run_or_kept():
     assert [m.shape[1] for m in maps] == [8, 16]
 
 
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        ({"input_size": (32, 32)}, (64, 48)),
+        ({"input_size": (64, 64)}, (32, 32)),
+        (SIGNAL, (128,)),
+        ({**VIDEO, "sep_pos_embed": True}, (8, 64, 48)),
+        ({**VIDEO, "sep_pos_embed": True}, (4, 16, 16)),
+    ],
+)
+@torch.no_grad()
+def test_weights_for_another_size_are_resampled_as_forward_does(config, size, caplog):
+    source = small(**config)
+    for parameter in source.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    target = small(**{**config, "input_size": size})
+    assert weights.load(target, source.state_dict()).ok
+    x = torch.rand(2, 3, *size)
+    torch.testing.assert_close(target(x), source(x), atol=1e-6, rtol=0)
+    (record,) = caplog.records
+    assert "resampled for another input size, which costs accuracy until finetuned: pos_embed" in record.message
+
+
+def test_only_plain_positions_are_resampled(caplog):
+    whole, abs_win = small(input_size=(32, 32)), {"abs_win_pos_embed": True, "global_pos_size": (4, 4)}
+    wrong = {
+        "not square": (small(input_size=(32, 48)), small(input_size=(64, 64))),
+        "another width": (whole, small(input_size=(64, 64), embed_dim=16)),
+        "video tables that are not separate": (small(**VIDEO), small(**{**VIDEO, "input_size": (8, 64, 64)})),
+        "abs-win": (small(img_size=32, **abs_win), small(img_size=32, **{**abs_win, "global_pos_size": (5, 5)})),
+    }
+    for source, target in wrong.values():
+        before = {k: v.clone() for k, v in target.state_dict().items()}
+        with pytest.raises(weights.WeightsMismatch, match=r"wrong shape: .*pos_embed"):
+            weights.load(target, source.state_dict())
+        assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
+    damaged = {k: v for k, v in whole.state_dict().items() if k != "head.fc.bias"}
+    with pytest.raises(weights.WeightsMismatch, match=r"missing: head.fc.bias"):
+        weights.load(small(input_size=(64, 64)), damaged)
+    assert caplog.records == []
+
+
+@torch.no_grad()
+def test_timm_makes_pretrained_models_of_another_size(caplog):
+    small_one, large_one = (
+        timm.create_model("hiera_micro_digits", pretrained=True, **options).eval() for options in ({}, {"img_size": 64})
+    )
+    assert large_one.pos_embed.shape == (1, 256, 24)
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(large_one(x), small_one(x), atol=1e-5, rtol=0)
+    assert ["pos_embed [1, 64, 24] to [1, 256, 24]" in r.message for r in caplog.records] == [True]
+    assert (
+        timm.create_model("hiera_micro_digits", pretrained=True, img_size=64, features_only=True)(x)[0].shape[2] == 16
+    )
+
+
 # --- bad input --------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +342,10 @@ def test_bad_inputs_are_named(x, said):
         (torch.ones(1, 5, dtype=torch.bool), "torch.bool [1, 6] is expected"),
         (torch.ones(1, 6), "mask is torch.float32"),
         (torch.zeros(1, 6, dtype=torch.bool), "at least one"),
+        (torch.tensor([[0, 6]]), "mask has indices from 0 to 6; 0 to 5 are allowed"),
+        (torch.tensor([[-1, 2]]), "mask has indices from -1 to 2"),
+        (torch.tensor([[2, 0, 2]]), "mask names a mask unit twice in one row"),
+        (torch.zeros(1, 0, dtype=torch.int64), "torch.int64 [1, 1 to 6]"),
     ],
 )
 def test_bad_masks_are_named(mask, said):

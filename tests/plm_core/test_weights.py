@@ -978,3 +978,44 @@ def test_integers_are_no_weights(micro):
     state = {key: value.to(torch.int64) for key, value in micro.state_dict().items()}
     with pytest.raises(WeightsError, match=r"is torch.int64 in the source and torch.float32 in the model"):
         weights.load(plm_core.create_model(MICRO), state)
+
+
+class Sized(nn.Module):
+    """A model with a table for its input size."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(size))
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def resample(self, key, tensor):
+        return tensor.repeat_interleave(2) if key == "table" else tensor
+
+
+def test_a_model_may_resample_tables_of_another_size(caplog):
+    model, state = Sized(4), {"table": torch.tensor([1.0, 2.0]), "bias": torch.ones(3)}
+    assert weights.load(model, state).ok
+    assert model.table.tolist() == [1, 1, 2, 2]
+    assert [r.message for r in caplog.records] == [
+        "resampled for another input size, which costs accuracy until finetuned: table [2] to [4]"
+    ]
+    assert state["table"].tolist() == [1, 2]
+    weights.load(Sized(2), state)  # nothing to resample, nothing to say
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"table": torch.ones(3), "bias": torch.ones(3)},  # 6 after resampling, not 4
+        {"table": torch.ones(2), "bias": torch.ones(4)},
+        {"table": torch.ones(2)},
+        {"table": torch.ones(2), "bias": torch.ones(3), "more": torch.ones(1)},
+    ],
+)
+def test_resampling_makes_up_for_nothing_else(state, caplog):
+    model = Sized(4)
+    with one_line(WeightsMismatch, "table is"):  # reported as it is in the source
+        weights.load(model, state)
+    assert not model.table.any()
+    assert caplog.records == []

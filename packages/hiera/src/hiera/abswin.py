@@ -44,6 +44,16 @@ def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
     return window.tile(1, 1, *times)
 
 
+def tile_positions(embed: Tensor, grid: Sequence[int]) -> Tensor:
+    """Tile a position embedding [1, h, w, C] over a grid, cropped at the end: [1, H, W, C]; as is when sizes agree.
+
+    All there is for ViTDet; for HieraDet the outer step of the paper's recursion, around `abs_win`.
+    """
+    height, width = embed.shape[1:3]
+    times = (-(-grid[0] // height), -(-grid[1] // width))
+    return embed.tile(1, *times, 1)[:, : grid[0], : grid[1]]
+
+
 def split_plain(positions: Tensor, window: Sequence[int], global_size: Sequence[int]) -> tuple[Tensor, Tensor, float]:
     """Turn a plain position embedding into a window and a global one.
 

@@ -25,6 +25,29 @@ MICRO_DIGITS: Config = {
     "mask_unit_attn": (True, False, False),
 }
 
+# A 48 px scene is 3 x 3 mask units; with Absolute Win any multiple of 16 will do.
+MICRO_SHAPES: Config = {
+    **MICRO_DIGITS,
+    "input_size": (48, 48),
+    "abs_win_pos_embed": True,
+    "global_pos_size": (3, 3),
+}
+
+# Eight frames of 32 px: 4 x 2 x 2 mask units
+MICRO_MOTIONS: Config = {
+    **MICRO_DIGITS,
+    "input_size": (8, 32, 32),
+    "q_stride": (1, 2, 2),
+    "mask_unit_size": (1, 4, 4),
+    "patch_kernel": (3, 7, 7),
+    "patch_stride": (2, 4, 4),
+    "patch_padding": (1, 3, 3),
+    "sep_pos_embed": True,
+}
+
+# The decoder that pretrains a micro model
+MICRO_DECODER: Config = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
+
 # What every video model adds to its size (paper, section 4.2): 16 frames, time is patched by 2 and never pooled.
 VIDEO: Config = {
     "input_size": (16, 224, 224),

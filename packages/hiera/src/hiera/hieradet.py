@@ -1,7 +1,8 @@
 """HieraDet: Hiera's blocks on token grids, for dense prediction at any size (SAM 2, section 8; arXiv 2311.05613).
 
 The weights are Hiera's but for the positions. Tokens stay a grid, windows are cut out anew in each block, so that they
-may differ from mask units and the input may have any size that is a multiple of 32.
+may differ from mask units and the input may have any size that is a multiple of 32. The default is SAM 2's model; with
+``pretrain_grid`` and ``rel_pos_img_size`` it is that of "Window Attention is Bugged".
 
 Shapes: B batch, H, W tokens, C channels, N windows, S tokens per window.
 """
@@ -17,8 +18,9 @@ import torch.nn.functional as F
 from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, Mlp, trunc_normal_
 from torch import Tensor, nn
 
-from hiera.abswin import abs_win
+from hiera.abswin import abs_win, tile_positions
 from hiera.layers import LAYER_NORM, NormLayer, PatchEmbed
+from hiera.relative import relative_bias
 from plm_core import InputError
 
 
@@ -30,14 +32,36 @@ def max_pool(x: Tensor, stride: int) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Attention over a grid, or over windows of it that were stacked into the batch; queries may be max-pooled."""
+    """Attention over a grid, or over windows of it that were stacked into the batch; queries may be max-pooled.
 
-    def __init__(self, dim: int, dim_out: int, heads: int, q_stride: int, **dd: Any) -> None:
+    Args:
+        dim: Channels in.
+        dim_out: Channels out.
+        heads: Attention heads.
+        q_stride: Pooling stride; 1 for none.
+        rel_pos_size: (height, width) that relative position tables are made for; None for none.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        heads: int,
+        q_stride: int,
+        rel_pos_size: Sequence[int] | None = None,
+        **dd: Any,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.q_stride = q_stride
         self.qkv = nn.Linear(dim, 3 * dim_out, **dd)
         self.proj = nn.Linear(dim_out, dim_out, **dd)
+        self.rel_pos_h: nn.Parameter | None = None
+        self.rel_pos_w: nn.Parameter | None = None
+        if rel_pos_size is not None:
+            # zero, as in ViTDet: finetuning starts from the pretrained attention
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos_size[0] - 1, dim_out // heads, **dd))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, dim_out // heads, **dd))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, dim] -> [N, H / q_stride, W / q_stride, dim_out]."""
@@ -45,7 +69,10 @@ class WindowAttention(nn.Module):
         q = max_pool(q, self.q_stride)
         height, width = q.shape[1:3]
         q, k, v = (t.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v)
+        bias = None
+        if self.rel_pos_h is not None and self.rel_pos_w is not None:
+            bias = relative_bias(q, self.rel_pos_h, self.rel_pos_w, (height, width), x.shape[1:3])
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
 
 
@@ -62,6 +89,7 @@ class HieraDetBlock(nn.Module):
         drop_path: Probability of dropping a branch, per sample.
         init_values: Initial layer scale; None for none.
         norm_layer: Called with the width.
+        rel_pos_size: (height, width) that relative position tables are made for; None for none.
     """
 
     def __init__(
@@ -75,6 +103,7 @@ class HieraDetBlock(nn.Module):
         drop_path: float = 0.0,
         init_values: float | None = None,
         norm_layer: NormLayer = LAYER_NORM,
+        rel_pos_size: Sequence[int] | None = None,
         **dd: Any,
     ) -> None:
         super().__init__()
@@ -82,7 +111,7 @@ class HieraDetBlock(nn.Module):
         self.q_stride = q_stride
         self.norm1 = norm_layer(dim, **dd)
         self.proj = nn.Linear(dim, dim_out, **dd) if dim != dim_out else None
-        self.attn = WindowAttention(dim, dim_out, heads, q_stride, **dd)
+        self.attn = WindowAttention(dim, dim_out, heads, q_stride, rel_pos_size, **dd)
         self.ls1 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = norm_layer(dim_out, **dd)
@@ -143,11 +172,17 @@ class HieraDet(nn.Module):
         mlp_ratio: Hidden width of the MLPs over the block's.
         init_values: Initial layer scale; None for none.
         norm_layer: Called with the width.
+        pretrain_grid: (height, width) in tokens of the pretraining images, (56, 56) for 224 pixels. The paper's
+            recursive form: the embedding of this grid is tiled over larger ones, so that each tile sees what was
+            learnt. None for SAM 2's form: the global embedding is interpolated to any grid.
+        rel_pos_img_size: Gives the global blocks decomposed relative positions, which tell the tiles apart, with tables
+            for square images of this side in pixels; other sizes interpolate them. None, as SAM 2, for none.
         device: Where parameters are made.
         dtype: Their dtype.
 
     Raises:
-        InputError: A pooling block is global, which no code base supports.
+        InputError: A pooling block is global, which no code base supports; or the pretraining grid is not whole
+            windows.
     """
 
     def __init__(
@@ -169,22 +204,31 @@ class HieraDet(nn.Module):
         mlp_ratio: float = 4.0,
         init_values: float | None = None,
         norm_layer: NormLayer = LAYER_NORM,
+        pretrain_grid: Sequence[int] | None = None,
+        rel_pos_img_size: int | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         if len(set(q_stride)) != 1:
             raise InputError(f"q_stride {tuple(q_stride)} must be the same in both dimensions")
+        if pretrain_grid is not None and any(side % window_spec[0] for side in pretrain_grid):
+            raise InputError(f"pretrain_grid {tuple(pretrain_grid)} is not a multiple of the window, {window_spec[0]}")
+        self.pretrain_grid = pretrain_grid
         dd = {"device": device, "dtype": dtype}
         self.in_chans = in_chans
         self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
         self.multiple = 4 * q_stride[0] ** q_pool
         self.patch_embed = PatchEmbed(in_chans, embed_dim, (7, 7), (4, 4), (3, 3), **dd)
+        if rel_pos_img_size is not None and (rel_pos_img_size < 1 or rel_pos_img_size % self.multiple):
+            raise InputError(f"rel_pos_img_size {rel_pos_img_size} is not a multiple of {self.multiple}")
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *window_pos_embed_bkg_spatial_size, **dd))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, embed_dim, window_spec[0], window_spec[0], **dd))
         self.blocks = nn.ModuleList()
         depth, dim, heads = sum(stages), embed_dim, num_heads
         self.channels: list[int] = []
+        self.strides: list[int] = []
+        stride = 4
         for i in range(depth):
             stage = sum(i > end for end in self.stage_ends)
             first = i > 0 and i - 1 in self.stage_ends
@@ -204,17 +248,28 @@ class HieraDet(nn.Module):
                     drop_path=drop_path_rate * i / max(depth - 1, 1),
                     init_values=init_values,
                     norm_layer=norm_layer,
+                    rel_pos_size=(rel_pos_img_size // stride,) * 2
+                    if rel_pos_img_size is not None and i in global_att_blocks
+                    else None,
                     **dd,
                 )
             )
             dim = dim_out
+            stride *= q_stride[0] if pools else 1
             if i in self.stage_ends:
                 self.channels.append(dim)
+                self.strides.append(stride)
         self.head = None
         if num_classes is not None:
             self.head = ClNormMlpClassifierHead(dim, num_classes, norm_layer=norm_layer, input_fmt="NHWC", **dd)
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.pos_embed_window, std=0.02)
+
+    def positions(self, grid: Sequence[int]) -> Tensor:
+        """The position embedding of a grid of tokens, [1, H, W, C]; see ``pretrain_grid``."""
+        if self.pretrain_grid is None:
+            return abs_win(self.pos_embed, self.pos_embed_window, grid)
+        return tile_positions(abs_win(self.pos_embed, self.pos_embed_window, self.pretrain_grid), grid)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B, in_chans, height, width] -> maps of the stages, [B, C, H, W] each, strides 4, 8, 16, 32.
@@ -224,7 +279,7 @@ class HieraDet(nn.Module):
         """
         self._check_input(x)
         x = self.patch_embed(x)
-        x = x + abs_win(self.pos_embed, self.pos_embed_window, x.shape[1:3])
+        x = x + self.positions(x.shape[1:3])
         maps = []
         for i, block in enumerate(self.blocks):
             x = block(x)

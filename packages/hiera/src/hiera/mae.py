@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import trunc_normal_
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer
-from hiera.model import Hiera
+from hiera.model import Hiera, _check_format, _format, _take
 from hiera.tokens import reroll_units
-from plm_core import InputError
+from plm_core import InputError, NotSupported
 
 
 class MaskedAutoencoderHiera(Hiera):
     """Hiera with the decoder that pretrains it; keywords and returns of ``forward`` are the original's.
+
+    Without a mask it is an encoder: ``forward_features`` gives the fused and normed features of the whole input,
+    ``forward_head`` their mean. It has no classifier; see `plain_encoder`.
 
     Args:
         in_chans: Input channels.
@@ -49,6 +55,8 @@ class MaskedAutoencoderHiera(Hiera):
         q_pool: int = 2,
         **kwargs: Any,
     ) -> None:
+        if decoder_depth < 1:
+            raise InputError(f"decoder_depth {decoder_depth} is not allowed: at least 1 is")
         super().__init__(
             in_chans=in_chans,
             patch_stride=patch_stride,
@@ -130,7 +138,11 @@ class MaskedAutoencoderHiera(Hiera):
 
     def forward_encoder(self, x: Tensor, mask: Tensor) -> Tensor:
         """[B, in_chans, *size] and a keep mask -> fused latents of the kept units [B, K, *unit grid, C]."""
-        tokens = self.embed(x, mask)
+        self._check_input(x)
+        return self._encode(x, self.keep_indices(mask, x.shape[0], math.prod(self._units(x.shape))))
+
+    def _encode(self, x: Tensor, keep: Tensor) -> Tensor:
+        tokens = self._embed_units(x, keep)
         fused: Any = 0
         for i, block in enumerate(self.blocks):
             tokens = self._run(block, tokens)
@@ -150,15 +162,21 @@ class MaskedAutoencoderHiera(Hiera):
 
     def forward_decoder(self, latent: Tensor, mask: Tensor) -> Tensor:
         """Latents of the kept units -> predictions for every token [B, N, pixels], row-major."""
+        units = math.prod(self.pred_grid) // math.prod(self.unit_grid)
+        return self._decode(latent, self.keep_indices(mask, latent.shape[0], units))
+
+    def _decode(self, latent: Tensor, keep: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Predictions of the tokens at ``hidden``, int64 [B, M] -> [B, M, pixels]; of all tokens when None."""
         visible = self.decoder_embed(latent).flatten(2, -2)  # [B, K, P, D]
         batch, units = latent.shape[0], math.prod(self.pred_grid) // math.prod(self.unit_grid)
-        keep = self.keep_indices(mask, batch, units)[:, :, None, None]
         whole = self.mask_token[:, :, None].to(visible.dtype).expand(batch, units, visible.shape[2], -1)
-        whole = whole.scatter(1, keep.expand_as(visible), visible)
+        whole = whole.scatter(1, keep[:, :, None, None].expand_as(visible), visible)
         x = self._to_grid(whole) + self.decoder_pos_embed
         x = x[:, None]  # one "mask unit": attention over everything
-        for block in self.decoder_blocks:
+        *early, last = self.decoder_blocks
+        for block in early:
             x = self._run(block, x)
+        x = self._run(last if hidden is None else partial(_block_at, last, at=hidden), x)
         return self.decoder_pred(self.decoder_norm(x[:, 0]))
 
     def _to_grid(self, x: Tensor) -> Tensor:
@@ -190,10 +208,48 @@ class MaskedAutoencoderHiera(Hiera):
             targets = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
         else:
             targets = x.unflatten(2, (-1, side)).permute(0, 2, 1, 3).flatten(2)
-        if not normalize:
-            return targets
-        mean, variance = targets.mean(-1, keepdim=True), targets.var(-1, keepdim=True)
-        return (targets - mean) / (variance + 1e-6).sqrt()
+        return _normalized(targets) if normalize else targets
+
+    def to_pixels(self, patches: Tensor) -> Tensor:
+        """The inverse of ``pixel_targets(..., normalize=False)``: [B, N, pixels] -> [B, in_chans, *size].
+
+        Of a video, the frames that are predicted: every ``patch_stride[0]``-th.
+        """
+        side, grid = self.pred_stride, self.pred_grid
+        x = patches.unflatten(1, grid)
+        if len(grid) == 3:
+            x = x.unflatten(-1, (side, side, self.in_chans))  # B T H W side side C
+            return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        x = x.unflatten(-1, (self.in_chans, *[side] * len(grid)))
+        if len(grid) == 2:
+            return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        return x.movedim(2, 1).flatten(2, 3)
+
+    def reconstruct(
+        self, x: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The model's picture of an input of which it sees the kept mask units only.
+
+        The model predicts patches that are normalised by their own mean and variance. Those are taken from the input,
+        hidden patches too, so the picture's contrast and brightness are better than the model's knowledge.
+
+        Args:
+            x: [B, in_chans, *size], of the model's own size.
+            mask_ratio: As in ``forward``.
+            mask: As in ``forward``.
+            generator: Draws the mask when none is given.
+
+        Returns:
+            (reconstruction, what was predicted of ``x``, both [B, in_chans, *size], and whether its pixels were hidden,
+            bool [B, 1, *size]); of a video, the predicted frames.
+        """
+        keep = self._keep(x, mask_ratio, mask, generator)
+        visible = _as_bool(keep, math.prod(self._units(x.shape)))
+        targets = self.pixel_targets(x, normalize=False)
+        mean, std = _moments(targets)
+        pixels = self.to_pixels(self._decode(self._encode(x, keep), keep) * std + mean)
+        hidden = self.masked_tokens(visible)[..., None].expand_as(targets)
+        return pixels, self.to_pixels(targets), self.to_pixels(hidden)[:, :1]
 
     def forward(  # type: ignore[override]
         self, x: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None
@@ -208,21 +264,104 @@ class MaskedAutoencoderHiera(Hiera):
         Returns:
             (loss, predictions of the masked tokens [M, pixels], their targets [M, pixels], mask).
         """
-        if tuple(x.shape[2:]) != self.input_size:
-            raise InputError(f"x has size {tuple(x.shape[2:])}; the decoder is made for {self.input_size}")
+        keep = self._keep(x, mask_ratio, mask)
         units = math.prod(self._units(x.shape))
-        keep = self._random_units(x, mask_ratio) if mask is None else self.keep_indices(mask, x.shape[0], units)
-        if keep.shape[1] == units:
-            raise InputError("mask keeps every mask unit, so there is nothing to predict")
-        predictions = self.forward_decoder(self.forward_encoder(x, keep), keep)
         visible = _as_bool(keep, units)
         # positions of the hidden tokens, ascending; every row has as many, which keeps shapes static
         count = (units - keep.shape[1]) * math.prod(self.unit_grid)
-        hidden = self.masked_tokens(visible).byte().argsort(dim=1, descending=True, stable=True)[:, :count, None]
-        predicted, targets = (
-            torch.take_along_dim(t, hidden, 1).flatten(0, 1) for t in (predictions, self.pixel_targets(x))
-        )
+        hidden = self.masked_tokens(visible).byte().argsort(dim=1, descending=True, stable=True)[:, :count]
+        predicted = self._decode(self._encode(x, keep), keep, hidden).flatten(0, 1)
+        targets = _normalized(_take(self.pixel_targets(x, False), hidden[..., None], 1)).flatten(0, 1)
         return (predicted - targets).square().mean(), predicted, targets, visible
+
+    def _keep(
+        self, x: Tensor, mask_ratio: float, mask: Tensor | None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The mask units to keep, int64 [B, K]: those of the mask, or drawn."""
+        self._check_input(x)
+        if tuple(x.shape[2:]) != self.input_size:
+            raise InputError(f"x has size {tuple(x.shape[2:])}; the decoder is made for {self.input_size}")
+        if mask is None:
+            return self._random_units(x, mask_ratio, generator)
+        units = math.prod(self._units(x.shape))
+        keep = self.keep_indices(mask, x.shape[0], units)
+        if keep.shape[1] == units:
+            raise InputError("mask keeps every mask unit, so there is nothing to predict")
+        return keep
+
+    # --- an encoder without a mask, in timm's terms ---------------------------------------------------------------
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """[B, in_chans, *size] -> fused and normed features of the whole input [B, N, C], row-major."""
+        return self._fuse_whole(self._maps(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features [B, N, C] -> their mean [B, C]; there is no classifier, so ``pre_logits`` changes nothing."""
+        return x.mean(1)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of the stages, as of `Hiera`, before they are fused; before them what ``forward_features`` returns.
+
+        Raises:
+            NotSupported: ``norm`` is asked for, or ``stop_early`` with fused features.
+        """
+        if norm:
+            raise NotSupported("norm: encoder_norm is for the fused features, which forward_features returns")
+        if intermediates_only:
+            return super().forward_intermediates(x, indices, False, stop_early, output_fmt, True)
+        if stop_early:
+            raise NotSupported("stop_early: the fused features need all stages; ask for intermediates_only")
+        _check_format(output_fmt)
+        maps = self._maps(x)
+        take, _ = feature_take_indices(len(maps), indices)
+        return self._fuse_whole(maps), [_format(maps[i], output_fmt) for i in take]
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        """The map of every stage [B, *grid, C]."""
+        maps: Any = super().forward_intermediates(x, output_fmt="NHWC", intermediates_only=True)
+        return maps
+
+    def _fuse_whole(self, maps: Sequence[Tensor]) -> Tensor:
+        # kernel and stride of the fusion heads are the same, so over whole maps they do what they do in each unit
+        heads = zip(self.multi_scale_fusion_heads, self.fused_stages, strict=True)
+        fused = sum(self._fuse(head, maps[stage][:, None]) for head, stage in heads)
+        return self.encoder_norm(fused).flatten(1, -2)
+
+    def get_classifier(self) -> nn.Module:
+        """There is none: timm's Identity of models without classes."""
+        return nn.Identity()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Refused but for 0 classes.
+
+        Raises:
+            NotSupported: A classifier, or another pooling, is asked for.
+        """
+        if num_classes or global_pool not in (None, "avg"):
+            raise NotSupported("a masked autoencoder has no classifier: use plain_encoder(num_classes=...)")
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Refused.
+
+        Raises:
+            NotSupported: Always: the decoder needs every stage.
+        """
+        raise NotSupported("the decoder needs every stage: prune what plain_encoder() returns")
+
+    def _table_grid(self, key: str) -> tuple[int, ...] | None:
+        if key == "decoder_pos_embed" and len(self.pred_grid) < 3:
+            return self.pred_grid
+        return super()._table_grid(key)
 
     @torch.no_grad()
     def plain_encoder(self, num_classes: int = 0, q_pool: int = 3, **kwargs: Any) -> Hiera:
@@ -247,3 +386,26 @@ class MaskedAutoencoderHiera(Hiera):
 def _as_bool(keep: Tensor, units: int) -> Tensor:
     """Kept indices [B, K] -> keep mask, bool [B, U]."""
     return torch.zeros(keep.shape[0], units, dtype=torch.bool, device=keep.device).scatter(1, keep, True)
+
+
+def _moments(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (unbiased) standard deviation of each patch."""
+    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def _normalized(patches: Tensor) -> Tensor:
+    mean, std = _moments(patches)
+    return (patches - mean) / std
+
+
+def _block_at(block: Any, x: Tensor, at: Tensor) -> Tensor:
+    """A block of the decoder whose output is wanted at some tokens only: [B, 1, N, D], [B, M] -> [B, 1, M, D].
+
+    Keys and values come from all tokens; attention's queries, and the MLP, are of those tokens alone. The decoder's
+    blocks have neither drop path nor layer scale.
+    """
+    at = at[:, None, :, None]
+    q, k, v = block.attn.project(block.norm1(x))
+    attended = F.scaled_dot_product_attention(_take(q, at, 2), k, v)
+    x = _take(x, at, 2) + block.attn.merge(attended, x.shape[0], 1)
+    return x + block.mlp(block.norm2(x))

@@ -10,7 +10,7 @@ Shapes: B batch, U mask units, T tokens per unit, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -299,12 +299,15 @@ class Hiera(nn.Module):
         self._check_input(x)
         if mask is None:
             return self._embed(x)
+        return self._embed_units(x, self.keep_indices(mask, x.shape[0], math.prod(self._units(x.shape))))
+
+    def _embed_units(self, x: Tensor, keep: Tensor) -> Tensor:
+        """Input -> tokens of the units at ``keep``, int64 [B, U]."""
         units = self._units(x.shape)
-        keep = self.keep_indices(mask, x.shape[0], math.prod(units))
         # Pixels of dropped units must not reach kept tokens through overlapping patches.
         kept = x.new_zeros(x.shape[0], math.prod(units)).scatter(1, keep, 1)
         x = x * F.interpolate(kept.view(-1, 1, *units), size=x.shape[2:], mode="nearest")
-        return torch.take_along_dim(self._embed(x), keep[:, :, None, None], 1)
+        return _take(self._embed(x), keep[:, :, None, None], 1)
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
@@ -319,9 +322,17 @@ class Hiera(nn.Module):
         """Indices of the kept mask units, int64 [B, kept], from a mask in either form.
 
         Raises:
-            InputError: Another dtype or shape, or rows that keep different numbers, or none.
+            InputError: Another dtype or shape, rows that keep different numbers, or none; unless compiling, also
+                indices that are not there or twice there.
         """
-        if mask.dtype == torch.int64 and mask.ndim == 2 and len(mask) == batch and 0 < mask.shape[1] <= units:
+        if mask.dtype == torch.int64 and mask.ndim == 2 and mask.shape[0] == batch and 0 < mask.shape[1] <= units:
+            if not (torch.compiler.is_compiling() or mask.is_meta):
+                ascending = mask.sort(1).values
+                if bool((ascending[:, 0] < 0).any() | (ascending[:, -1] >= units).any()):
+                    low, high = int(mask.min()), int(mask.max())
+                    raise InputError(f"mask has indices from {low} to {high}; 0 to {units - 1} are allowed")
+                if bool((ascending[:, 1:] == ascending[:, :-1]).any()):
+                    raise InputError("mask names a mask unit twice in one row")
             return mask
         if mask.dtype != torch.bool or tuple(mask.shape) != (batch, units):
             raise InputError(
@@ -333,7 +344,7 @@ class Hiera(nn.Module):
             raise InputError(f"mask keeps {kept.tolist()} mask units; each row must keep the same number, at least one")
         return mask.nonzero()[:, 1].view(batch, -1)
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _run(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.grad_checkpointing:
             return checkpoint(block, x, use_reentrant=False)
         return block(x)
@@ -409,8 +420,7 @@ class Hiera(nn.Module):
             The maps; before them, unless ``intermediates_only``, what ``forward_features`` returns (of the last block
             that ran).
         """
-        if output_fmt not in ("NCHW", "NHWC", "NLC"):
-            raise InputError(f"output_fmt {output_fmt!r} is not allowed: NCHW, NHWC and NLC are")
+        _check_format(output_fmt)
         take, last = feature_take_indices(len(self.stage_ends), indices)
         size = x.shape
         x = self.embed(x)
@@ -440,6 +450,26 @@ class Hiera(nn.Module):
             self.head.reset(0, reset_other=prune_norm)
         return list(take)
 
+    def resample(self, key: str, table: Tensor) -> Tensor:
+        """A plain position table of a checkpoint for another input size, brought to this model's.
+
+        It is what ``forward`` does with the checkpoint's own model at this model's input size. Tables in space are
+        taken to be square, as all published ones are; whatever else does not fit is returned as it is.
+        """
+        grid = self._table_grid(key)
+        if grid is None or table.ndim != 3:
+            return table
+        side = table.shape[1] if len(grid) == 1 else math.isqrt(table.shape[1])
+        if side ** len(grid) != table.shape[1]:
+            return table
+        return _resize(table.float().unflatten(1, (side,) * len(grid)), grid).flatten(1, -2).to(table.dtype)
+
+    def _table_grid(self, key: str) -> tuple[int, ...] | None:
+        """Grid of a position table that can be resampled, one of one or two dimensions."""
+        if key == "pos_embed" and self.pos_embed_win is None and len(self.grid) < 3:
+            return self.grid
+        return {"pos_embed_spatial": self.grid[1:], "pos_embed_temporal": self.grid[:1]}.get(key)
+
     # --- timm's model interface ---------------------------------------------------------------------------------
 
     def no_weight_decay(self) -> set[str]:
@@ -462,6 +492,16 @@ class Hiera(nn.Module):
         """A new, untrained classifier; 0 classes for none."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
+
+
+def _take(x: Tensor, index: Tensor, dim: int) -> Tensor:
+    """``torch.take_along_dim`` with a batch that may be dynamic in an export, which that one fixes."""
+    return x.gather(dim, index.expand(*x.shape[:dim], -1, *x.shape[dim + 1 :]))
+
+
+def _check_format(output_fmt: str) -> None:
+    if output_fmt not in ("NCHW", "NHWC", "NLC"):
+        raise InputError(f"output_fmt {output_fmt!r} is not allowed: NCHW, NHWC and NLC are")
 
 
 def _format(x: Tensor, output_fmt: str) -> Tensor:

@@ -115,7 +115,7 @@ MICRO = Model(
             note="trained by plm retrain hiera_micro_digits on scikit-learn's digits; see its model card",
         ),
     ),
-    micro=Micro(recipe="hiera.digits:train", evaluate="hiera.digits:evaluate"),
+    micro=Micro(recipe="hiera.micro_digits:train", evaluate="hiera.micro_digits:evaluate"),
 )
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import plm_core
-from hiera.digits import NAME, TOP1, evaluate
+from hiera.micro_digits import NAME, TOP1, evaluate
 from plm_core import samples
 from plm_core.tour import Tour
 

@@ -18,55 +18,12 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor, nn
 
+from hiera.abswin import tile_positions
 from hiera.hieradet import partition, unpartition
 from hiera.layers import LAYER_NORM, NormLayer
+from hiera.relative import relative_bias
+from hiera.relative import relative_positions as relative_positions
 from plm_core import InputError
-
-
-def tile_positions(embed: Tensor, grid: Sequence[int]) -> Tensor:
-    """Tile a position embedding [1, h, w, C] over a grid, cropped at the end: [1, H, W, C]; as is when sizes agree.
-
-    Also the outer step of the recursive form for HieraDet: tile the ``abs_win`` embedding of the pretraining grid.
-    """
-    height, width = embed.shape[1:3]
-    times = (-(-grid[0] // height), -(-grid[1] // width))
-    return embed.tile(1, *times, 1)[:, : grid[0], : grid[1]]
-
-
-def relative_positions(q_side: int, k_side: int, table: Tensor) -> Tensor:
-    """Rows of a relative position table for every pair along one axis: [q_side, k_side, D].
-
-    Args:
-        q_side: Queries along the axis.
-        k_side: Keys along the axis.
-        table: [2 * side - 1, D]; interpolated linearly when made for another side.
-    """
-    longest = 2 * max(q_side, k_side) - 1
-    if len(table) != longest:
-        table = F.interpolate(table.T[None], size=longest, mode="linear")[0].T
-    q = torch.arange(q_side, device=table.device)[:, None] * max(k_side / q_side, 1.0)
-    k = torch.arange(k_side, device=table.device)[None] * max(q_side / k_side, 1.0)
-    distance = q - k + (k_side - 1) * max(q_side / k_side, 1.0)
-    return table[distance.long()]
-
-
-def relative_bias(q: Tensor, table_h: Tensor, table_w: Tensor, q_size: Sequence[int], k_size: Sequence[int]) -> Tensor:
-    """Decomposed relative position bias (ViTDet, MViTv2), to be added to the scaled scores.
-
-    Args:
-        q: Unscaled queries [..., H * W, D].
-        table_h: [2 * height - 1, D].
-        table_w: [2 * width - 1, D].
-        q_size: (height, width) of the queries.
-        k_size: (height, width) of the keys.
-
-    Returns:
-        [..., q height * q width, k height * k width].
-    """
-    grid = q.unflatten(-2, q_size)
-    rows = torch.einsum("...hwd,hkd->...hwk", grid, relative_positions(q_size[0], k_size[0], table_h))
-    columns = torch.einsum("...hwd,wkd->...hwk", grid, relative_positions(q_size[1], k_size[1], table_w))
-    return (rows[..., :, None] + columns[..., None, :]).flatten(-2).flatten(-3, -2)
 
 
 class ViTDetAttention(nn.Module):

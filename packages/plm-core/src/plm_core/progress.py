@@ -9,9 +9,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def interactive() -> bool:
+    """Whether somebody may be watching."""
+    return sys.stderr.isatty()
+
+
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield ``items`` while a bar with the time left shows how far it is."""
-    if not sys.stderr.isatty():
+    if not interactive():
         yield from items
         return
     from rich.console import Console

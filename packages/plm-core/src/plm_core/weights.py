@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from plm_core.layouts import Rule, State, convert
 from plm_core.names import miss, resolve
 from plm_core.registry import registry
 from plm_core.timm_bridge import announce_repo, shipped_file
+
+_log = logging.getLogger("plm_core")
 
 NATIVE = WeightLayout(name="native", models=(), help="the model's own keys")
 # Wrappers around the state dict in checkpoints: Hiera, SAM 2, Lightning and others, MAE, timm's training script.
@@ -280,6 +283,9 @@ def mismatch(report: Report, what: str, model: nn.Module, state: State) -> Weigh
 def load(model: nn.Module, source: str | Path | State, layout: str | None = None) -> Report:
     """Load weights into a model, all or nothing.
 
+    A model with a method ``resample(key, tensor) -> tensor`` may bring tensors for another input size (position tables)
+    to its own; a logged line names them.
+
     Args:
         model: Any model; one on the meta device takes the tensors as they are (dtype included), others copy them.
         source: See `read`.
@@ -295,6 +301,8 @@ def load(model: nn.Module, source: str | Path | State, layout: str | None = None
     """
     state = read(source)
     mapped, report = to_native(model, state, layout)
+    if report.mismatched:
+        mapped, report = _resampled(model, mapped, report, {k: tuple(v.shape) for k, v in model.state_dict().items()})
     if not report.ok:
         raise mismatch(report, type(model).__name__, model, state)
     own = model.state_dict()
@@ -306,6 +314,22 @@ def load(model: nn.Module, source: str | Path | State, layout: str | None = None
         mapped = {key: value.clone() for key, value in mapped.items()}  # assigning the caller's would share them
     model.load_state_dict(mapped, strict=True, assign=on_meta)
     return report
+
+
+def _resampled(
+    model: nn.Module, mapped: dict[str, Tensor], report: Report, wanted: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Tensor], Report]:
+    """Let the model bring tensors of another shape to its own; says so only if then everything fits."""
+    resample = getattr(model, "resample", None)
+    if resample is None:
+        return mapped, report
+    changed = {key: resample(key, mapped[key]) for key in report.mismatched}
+    again = _compare(report.layout, mapped | changed, report.unmapped, wanted)
+    if not again.ok:
+        return mapped, report
+    shapes = (f"{key} {list(mapped[key].shape)} to {list(value.shape)}" for key, value in changed.items())
+    _log.warning("resampled for another input size, which costs accuracy until finetuned: %s", ", ".join(shapes))
+    return mapped | changed, again
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -378,6 +402,8 @@ def timm_filter(state: State, model: nn.Module) -> dict[str, Tensor]:
     wanted = {key: shape for key, shape in shapes.items() if not key.startswith(untrained)}
     mapped = {key: value for key, value in mapped.items() if not key.startswith(untrained)}
     strict = _compare(report.layout, mapped, report.unmapped, wanted)
+    if strict.mismatched:
+        mapped, strict = _resampled(model, mapped, strict, wanted)
     if not strict.ok:
         raise mismatch(strict, str(cfg.get("architecture", type(model).__name__)), model, state)
     return mapped | {key: value for key, value in own.items() if key.startswith(untrained)}

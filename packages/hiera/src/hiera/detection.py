@@ -1,0 +1,356 @@
+"""Mask R-CNN and Cascade Mask R-CNN on HieraDet or ViTDet: the detectors of the Hiera and Absolute Win papers.
+
+The framework is torchvision's; what is here are the pyramids and the papers' settings (the ViTDet recipe,
+arXiv 2203.16527, that both use). `hiera.coco` has the data, the score and the loss for a trainer.
+
+Shapes: B batch, C channels, H, W rows and columns; boxes are x0, y0, x1, y1 in pixels.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from hiera.cascade import CascadeRoIHeads, ClassAgnosticPredictor
+from hiera.hieradet import HieraDet
+from hiera.regions import RegionHeads, RegionPool, RegionTransform
+from hiera.vitdet import ViTDet
+from plm_core import InputError
+
+MEAN, STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
+
+
+class Pyramid(nn.Module):
+    """A HieraDet and the standard feature pyramid (arXiv 1612.03144) with a LayerNorm after each convolution.
+
+    Args:
+        trunk: Gives maps from high to low resolution.
+        channels: Of each level.
+    """
+
+    def __init__(self, trunk: HieraDet, channels: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.fpn = FeaturePyramidNetwork(trunk.channels, channels, LastLevelMaxPool(), LayerNorm2d)
+        self.out_channels = channels
+        self.strides = [*trunk.strides, 2 * trunk.strides[-1]]
+        self.multiple = trunk.multiple
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[B, 3, height, width] -> levels "0", "1", ... and "pool", [B, channels, H, W] each."""
+        return self.fpn({str(level): m for level, m in enumerate(self.trunk(x))})
+
+
+class SimplePyramid(nn.Module):
+    """A ViTDet and its simple feature pyramid: every level from the last map alone (ViTDet, section 3).
+
+    Args:
+        trunk: Gives one map.
+        channels: Of each level.
+    """
+
+    def __init__(self, trunk: ViTDet, channels: int) -> None:
+        super().__init__()
+        dim, patch = trunk.pos_embed.shape[-1], trunk.patch_size
+        if patch % 4:
+            raise InputError(f"trunk has patch_size {patch}; the simple pyramid needs a multiple of 4")
+        self.trunk = trunk
+        half, quarter = dim // 2, dim // 4
+        double = nn.ConvTranspose2d(dim, half, 2, 2)
+        quadruple = nn.Sequential(
+            nn.ConvTranspose2d(dim, half, 2, 2), LayerNorm2d(half), nn.GELU(), nn.ConvTranspose2d(half, quarter, 2, 2)
+        )
+        norm = partial(Conv2dNormActivation, norm_layer=LayerNorm2d, activation_layer=None)
+        self.levels = nn.ModuleList(
+            nn.Sequential(scale, norm(width, channels, 1), norm(channels, channels, 3))
+            for scale, width in [
+                (quadruple, quarter),
+                (double, half),
+                (nn.Identity(), dim),
+                (nn.MaxPool2d(2), dim),
+            ]
+        )
+        self.pool = nn.MaxPool2d(1, 2)
+        self.out_channels = channels
+        self.strides = [patch // 4, patch // 2, patch, 2 * patch, 4 * patch]
+        self.multiple = 2 * patch
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[B, 3, height, width] -> levels "0" to "3" and "pool", [B, channels, H, W] each."""
+        x = self.trunk(x)
+        levels = OrderedDict((str(i), level(x)) for i, level in enumerate(self.levels))
+        levels["pool"] = self.pool(levels["3"])
+        return levels
+
+
+class Anchors(AnchorGenerator):
+    """torchvision's anchors, at the levels' true strides.
+
+    torchvision divides the image by the map, which at the pooled level is wrong for sides that are no multiple of its
+    stride (96 / 2 is 48, not 64).
+    """
+
+    def __init__(self, strides: Sequence[int], sizes: Sequence[Sequence[float]], ratios: Sequence[float]) -> None:
+        super().__init__(tuple(map(tuple, sizes)), (tuple(ratios),) * len(sizes))
+        self.strides = list(strides)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """The anchors of each image: [N, 4], level after level."""
+        self.set_cell_anchors(torch.float32, feature_maps[0].device)
+        strides = [[torch.tensor(s, device=feature_maps[0].device)] * 2 for s in self.strides]
+        anchors = torch.cat(self.grid_anchors([list(m.shape[-2:]) for m in feature_maps], strides))
+        return [anchors] * len(image_list.image_sizes)
+
+
+class ProposalHead(RPNHead):
+    """torchvision's, giving float32: its coder would round boxes to the deltas' precision, 4 pixels in bfloat16."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Levels -> scores and box deltas of the anchors of each."""
+        logits, deltas = super().forward(x)
+        return [t.float() for t in logits], [t.float() for t in deltas]
+
+
+class Detector(GeneralizedRCNN):
+    """torchvision's two-stage detector, with its input checked."""
+
+    def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module, transform: nn.Module, k: int) -> None:
+        super().__init__(backbone, rpn, roi_heads, transform)
+        self.num_classes = k
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        """Losses by name in training mode, else detections.
+
+        Args:
+            images: Float [3, height, width] from 0 to 1 each; sizes may differ.
+            targets: In training mode, per image ``boxes`` float [N, 4], ``labels`` int64 [N] from 1 to
+                ``num_classes`` and, with masks, ``masks`` [N, height, width] of 0 and 1.
+
+        Returns:
+            A dict of scalar losses; or per image a dict of ``boxes`` [N, 4] in pixels of the given image, ``labels``
+            [N], ``scores`` [N], best first, and with masks ``masks`` [N, 1, height, width], probabilities.
+
+        Raises:
+            InputError: An image or a target is not as described.
+        """
+        for i, image in enumerate(images):
+            _check_image(i, image)
+        if self.training:
+            if targets is None or len(targets) != len(images):
+                came = "None" if targets is None else f"{len(targets)} of them"
+                raise InputError(f"targets must be one dict per image in training mode, not {came}")
+            for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+                self._check_target(i, image, target)
+        return super().forward(images, targets)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that optimizers should not decay."""
+        return {f"backbone.trunk.{name}" for name, _ in self.backbone.trunk.named_parameters() if "pos_embed" in name}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How timm groups parameters for layer-wise rates: embeddings first, then blocks, then all that is new."""
+        del coarse
+        return {
+            "stem": r"^backbone\.trunk\.(?:pos_embed|patch_embed)",
+            # relative positions are new too; what is not matched comes last
+            "blocks": r"^backbone\.trunk\.blocks\.(\d+)\.(?!attn\.rel_pos)",
+        }
+
+    def _check_target(self, i: int, image: Tensor, target: dict[str, Tensor]) -> None:
+        needed = {"boxes", "labels", "masks"} if self.roi_heads.has_mask() else {"boxes", "labels"}
+        if lacking := sorted(needed - target.keys()):
+            raise InputError(f"targets[{i}] lacks {', '.join(lacking)}")
+        boxes, labels = target["boxes"], target["labels"]
+        if boxes.ndim != 2 or boxes.shape[-1] != 4 or len(labels) != len(boxes):
+            raise InputError(
+                f"targets[{i}] has boxes {list(boxes.shape)} and labels {list(labels.shape)}; [N, 4] and [N] expected"
+            )
+        bad = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1))
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            raise InputError(f"targets[{i}] box {row} is {boxes[row].tolist()}; x0 < x1 and y0 < y1 are expected")
+        if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= self.num_classes:
+            low, high = int(labels.min()), int(labels.max())
+            raise InputError(f"targets[{i}] has labels from {low} to {high}; 1 to {self.num_classes} are allowed")
+        if "masks" in needed and target["masks"].shape != (len(boxes), *image.shape[-2:]):
+            raise InputError(
+                f"targets[{i}] has masks {list(target['masks'].shape)}; "
+                f"{[len(boxes), *image.shape[-2:]]} is expected, as its boxes and image"
+            )
+
+
+def _check_image(i: int, image: Tensor) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise InputError(f"images[{i}] is {image.dtype} {list(image.shape)}; float [3, height, width] is expected")
+    if not image.isfinite().all():
+        raise InputError(f"images[{i}] has NaN or infinite values")
+
+
+def detector(
+    trunk: HieraDet | ViTDet,
+    num_classes: int,
+    *,
+    cascade: bool = False,
+    masks: bool = True,
+    channels: int = 256,
+    img_size: int = 1024,
+    anchors: Sequence[float] = (32, 64, 128, 256, 512),
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    canonical: float = 224,
+    rpn_convs: int = 2,
+    rpn_iou: tuple[float, float] = (0.3, 0.7),
+    rpn_samples: int = 256,
+    rpn_positive: float = 0.5,
+    rpn_before_nms: tuple[int, int] = (2000, 1000),
+    rpn_after_nms: tuple[int, int] = (1000, 1000),
+    rpn_nms: float = 0.7,
+    box_size: int = 7,
+    box_convs: Sequence[int] = (256,) * 4,
+    box_fc: Sequence[int] = (1024,),
+    box_samples: int = 512,
+    box_positive: float = 0.25,
+    mask_size: int = 14,
+    mask_convs: Sequence[int] = (256,) * 4,
+    score_threshold: float = 0.05,
+    nms: float = 0.5,
+    detections: int = 100,
+) -> Detector:
+    """Mask R-CNN on a trunk, with the papers' settings; ``cascade`` for Cascade Mask R-CNN.
+
+    Args:
+        trunk: A HieraDet (its maps) or a ViTDet (the simple pyramid on its last map).
+        num_classes: Classes of objects, WITHOUT the background. Labels are 1 to ``num_classes``; 0 is background.
+        cascade: Three box stages of rising IoU.
+        masks: Add the mask branch.
+        channels: Of the pyramid.
+        img_size: Longest side that images are resized to, in pixels. They are then padded at the bottom and right to
+            the next size that the trunk takes.
+        anchors: Side of the anchors in pixels, one per level of the pyramid; the pooled one is the last.
+        ratios: Height over width of the anchors.
+        canonical: Side in pixels of a region that is pooled from the third level.
+        rpn_convs: Hidden convolutions of the proposal head.
+        rpn_iou: Anchors below the first are background, from the second on objects.
+        rpn_samples: Anchors per image in the proposal loss.
+        rpn_positive: Most of them that are objects, as a share.
+        rpn_before_nms: Proposals per level before suppression, in training and in testing.
+        rpn_after_nms: And in all after it.
+        rpn_nms: IoU of the suppression.
+        box_size: Side of the pooled regions of the box head.
+        box_convs: Channels of its 3x3 convolutions, each with a LayerNorm.
+        box_fc: Widths of its linear layers.
+        box_samples: Regions per image in the box loss.
+        box_positive: Most of them that are objects, as a share.
+        mask_size: Side of the pooled regions of the mask head; masks have twice that.
+        mask_convs: Channels of its convolutions.
+        score_threshold: Detections below are dropped.
+        nms: IoU of the suppression of detections, per class.
+        detections: Most detections per image.
+
+    Returns:
+        A module to be called with ``(images, targets)``.
+
+    Raises:
+        InputError: An argument is not allowed.
+    """
+    if num_classes < 1:
+        raise InputError(f"num_classes {num_classes} is not allowed: at least 1, the background not counted")
+    backbone = SimplePyramid(trunk, channels) if isinstance(trunk, ViTDet) else Pyramid(trunk, channels)
+    if len(anchors) != len(backbone.strides):
+        raise InputError(f"anchors has {len(anchors)} sizes; the pyramid has {len(backbone.strides)} levels")
+    rpn = RegionProposalNetwork(
+        Anchors(backbone.strides, [(size,) for size in anchors], ratios),
+        ProposalHead(channels, len(ratios), rpn_convs),
+        fg_iou_thresh=rpn_iou[1],
+        bg_iou_thresh=rpn_iou[0],
+        batch_size_per_image=rpn_samples,
+        positive_fraction=rpn_positive,
+        pre_nms_top_n=dict(zip(("training", "testing"), rpn_before_nms, strict=True)),
+        post_nms_top_n=dict(zip(("training", "testing"), rpn_after_nms, strict=True)),
+        nms_thresh=rpn_nms,
+    )
+    strides = backbone.strides[:-1]
+    common: dict[str, Any] = {
+        "box_roi_pool": RegionPool(strides, box_size, canonical),
+        "batch_size_per_image": box_samples,
+        "positive_fraction": box_positive,
+        "score_thresh": score_threshold,
+        "nms_thresh": nms,
+        "detections_per_img": detections,
+    }
+    if masks:
+        common |= {
+            "mask_roi_pool": RegionPool(strides, mask_size, canonical),
+            "mask_head": MaskRCNNHeads(channels, list(mask_convs), 1, LayerNorm2d),
+            "mask_predictor": MaskRCNNPredictor(mask_convs[-1], mask_convs[-1], num_classes + 1),
+        }
+
+    def box_head() -> nn.Module:
+        return FastRCNNConvFCHead((channels, box_size, box_size), list(box_convs), list(box_fc), LayerNorm2d)
+
+    heads: RegionHeads
+    if cascade:
+        stages = [(box_head(), ClassAgnosticPredictor(box_fc[-1], num_classes)) for _ in range(3)]
+        heads = CascadeRoIHeads(stages, **common)
+    else:
+        heads = RegionHeads(
+            box_head=box_head(),
+            box_predictor=FastRCNNPredictor(box_fc[-1], num_classes + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
+            **common,
+        )
+    transform = RegionTransform(img_size, img_size, list(MEAN), list(STD), backbone.multiple)
+    return Detector(backbone, rpn, heads, transform, num_classes)
+
+
+# 432,189 parameters, for scenes of 96 pixels with objects of 10 to 45: finer anchors and pooling, lighter heads
+MICRO_TRUNK: dict[str, Any] = {
+    "embed_dim": 32,
+    "num_heads": 2,
+    "stages": (1, 1, 3),
+    "dim_mul": 1.5,
+    "head_mul": 1.5,
+    "mlp_ratio": 2.0,
+    "q_pool": 2,
+    "window_spec": (8, 4, 6),
+    "window_pos_embed_bkg_spatial_size": (6, 6),
+    "global_att_blocks": (3, 4),
+}
+MICRO_DETECTOR: dict[str, Any] = {
+    "img_size": 96,
+    "channels": 40,
+    "anchors": (10, 20, 38, 64),
+    "canonical": 56,
+    "rpn_samples": 128,
+    "rpn_before_nms": (200, 200),
+    "rpn_after_nms": (100, 50),
+    "box_convs": (40, 40),
+    "box_fc": (64,),
+    "box_samples": 64,
+    "mask_convs": (40, 40),
+}
+
+
+def micro_detector(num_classes: int = 8, **settings: Any) -> Detector:
+    """A Mask R-CNN of 0.43M parameters for the scenes of ``plm_core.shapes`` at 96 pixels.
+
+    Args:
+        num_classes: Classes without the background; the world has eight shapes.
+        **settings: Of `detector`, instead of the micro ones.
+    """
+    return detector(HieraDet(**MICRO_TRUNK), num_classes, **{**MICRO_DETECTOR, **settings})

@@ -1,0 +1,53 @@
+"""What the recipes of the micro models share: data in memory, and the two files that are shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from plm_core import weights
+from plm_core.files import write_text
+
+CARD = """---
+license: apache-2.0
+library_name: timm
+pipeline_tag: {task}
+tags: [hiera, plm]
+---
+
+# {name}
+
+A Hiera (arXiv 2306.00989) of {params:,} parameters, {what}. It is shipped so that the hub can be tried and tested
+without a download; it is not a model of general use.
+
+{facts}
+- **Licence**: Apache-2.0, code and weights.
+"""
+
+
+class InMemory(Dataset[tuple[Tensor, Tensor]]):
+    """Inputs [N, ...] and labels [N], with an augmentation of the single input."""
+
+    def __init__(self, x: Tensor, y: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.x = x
+        self.y = y
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x = self.x[index]
+        return (x if self.augment is None else self.augment(x)), self.y[index]
+
+
+def save(model: nn.Module, name: str, out: Path, task: str, what: str, facts: dict[str, Any]) -> None:
+    """Write ``name.safetensors`` and its model card into a folder."""
+    weights.save(model.cpu(), out / f"{name}.safetensors")
+    lines = "\n".join(f"- **{key}**: {value}" for key, value in facts.items())
+    params = sum(p.numel() for p in model.parameters())
+    write_text(out / f"{name}.md", CARD.format(name=name, task=task, what=what, params=params, facts=lines))

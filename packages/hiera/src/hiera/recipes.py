@@ -1,0 +1,290 @@
+"""The papers' trainings: masked pretraining and finetuning of images and video, detection (Hiera paper, appendix).
+
+Each setting is data, so that a change is ``dataclasses.replace``; the loop is `plm_core.training.fit`. Learning rates
+are as the paper prints them, for the batch beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.data import Mixup, create_transform
+from timm.loss import SoftTargetCrossEntropy
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hiera.mae import MaskedAutoencoderHiera
+from plm_core.training import Recipe, Trained, fit
+
+SIZES = ("tiny", "small", "base", "base_plus", "large", "huge")
+VIDEO_SIZES = ("base", "base_plus", "large", "huge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A masked pretraining.
+
+    Attributes:
+        recipe: The optimisation.
+        mask_ratio: Share of mask units that the encoder does not see.
+        drop_path: Rate of the encoder's last block; needed from base upwards, other than for ViT (section 4.1).
+        crop: Area of the random crops, as fractions of the picture's.
+    """
+
+    recipe: Recipe
+    mask_ratio: float = 0.6
+    drop_path: float = 0.0
+    crop: tuple[float, float] = (0.2, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning:
+    """A supervised training of a classifier, from pretrained weights or from scratch.
+
+    Attributes:
+        recipe: The optimisation.
+        drop_path: Rate of the last block.
+        dropout: Before the classifier.
+        auto_augment: timm's name for RandAugment; None for none.
+        mixup: Alpha of mixup; 0 for none.
+        cutmix: Alpha of cutmix; 0 for none.
+        smoothing: Label smoothing.
+        crop: Area of the random crops, as fractions of the picture's.
+        flip: Whether left and right are the same to the labels.
+    """
+
+    recipe: Recipe
+    drop_path: float = 0.1
+    dropout: float = 0.0
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    smoothing: float = 0.1
+    crop: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detecting:
+    """A training of a detector on a pretrained trunk.
+
+    Attributes:
+        recipe: The optimisation.
+        img_size: Side of the training images in pixels.
+        scale: Of large-scale jitter.
+        drop_path: Rate of the trunk's last block.
+        cascade: Cascade Mask R-CNN instead of Mask R-CNN.
+    """
+
+    recipe: Recipe
+    img_size: int = 1024
+    scale: tuple[float, float] = (0.1, 2.0)
+    drop_path: float = 0.2
+    cascade: bool = False
+
+
+def _by_size(sizes: Sequence[str], *values: Any) -> dict[str, Any]:
+    return dict(zip(sizes, values, strict=True))
+
+
+_IMAGE_DROP_PATH = _by_size(SIZES, 0.0, 0.0, 0.2, 0.2, 0.2, 0.3)
+PRETRAIN_IMAGE: dict[str, Pretraining] = {
+    size: Pretraining(
+        recipe=Recipe(epochs=1600, batch=4096, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40),
+        drop_path=_IMAGE_DROP_PATH[size],
+    )
+    for size in SIZES
+}
+
+# epochs, learning rate, drop path, layer decay
+_FINETUNE_IMAGE = _by_size(
+    SIZES,
+    (300, 2e-3, 0.1, 0.65),
+    (200, 2e-3, 0.1, 0.65),
+    (100, 2e-3, 0.1, 0.7),
+    (100, 1e-3, 0.1, 0.7),
+    (50, 1e-3, 0.1, 0.85),
+    (50, 1e-3, 0.3, 0.85),
+)
+FINETUNE_IMAGE: dict[str, Finetuning] = {
+    size: Finetuning(
+        recipe=Recipe(epochs=epochs, batch=1024, lr=lr, weight_decay=0.05, warmup_epochs=5, layer_decay=decay),
+        drop_path=drop_path,
+    )
+    for size, (epochs, lr, drop_path, decay) in _FINETUNE_IMAGE.items()
+}
+
+# learning rate, drop path; of the 3200 epochs that the published models had
+_PRETRAIN_VIDEO = _by_size(VIDEO_SIZES, (8e-4, 0.1), (8e-4, 0.2), (8e-4, 0.2), (3.2e-4, 0.4))
+PRETRAIN_VIDEO: dict[str, Pretraining] = {
+    size: Pretraining(
+        recipe=Recipe(epochs=3200, batch=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, repeat=4),
+        mask_ratio=0.9,
+        drop_path=drop_path,
+        crop=(0.5, 1.0),
+    )
+    for size, (lr, drop_path) in _PRETRAIN_VIDEO.items()
+}
+
+# epochs, learning rate, drop path, layer decay (after 3200 epochs of pretraining), dropout
+_FINETUNE_VIDEO = _by_size(
+    VIDEO_SIZES,
+    (150, 8e-4, 0.2, 0.8, 0.3),
+    (150, 8e-4, 0.2, 0.8, 0.3),
+    (100, 8e-4, 0.2, 0.875, 0.5),
+    (100, 4e-4, 0.3, 0.875, 0.5),
+)
+FINETUNE_VIDEO: dict[str, Finetuning] = {
+    size: Finetuning(
+        recipe=Recipe(
+            epochs=epochs,
+            batch=256,
+            lr=lr,
+            weight_decay=0.05,
+            warmup_epochs=10,
+            layer_decay=decay,
+            clip_grad=5.0,
+            repeat=2,
+        ),
+        drop_path=drop_path,
+        dropout=dropout,
+        auto_augment="rand-m7-mstd0.5-inc1",
+    )
+    for size, (epochs, lr, drop_path, decay, dropout) in _FINETUNE_VIDEO.items()
+}
+
+# The ViTDet recipe (100 epochs of COCO, 184375 steps, a tenth after 163889 and 177546 of them) with Hiera's rates
+_COCO: dict[str, Any] = {
+    "epochs": 100,
+    "batch": 64,
+    "weight_decay": 0.1,
+    "schedule": "steps",
+    "milestones": (163889 / 184375, 177546 / 184375),
+    "warmup_epochs": 100 * 250 / 184375,
+    "warmup_start": 0.001,
+}
+DETECT: dict[str, Detecting] = {
+    size: Detecting(recipe=Recipe(**_COCO, lr=lr), drop_path=drop_path)
+    for size, lr, drop_path in [("base", 3.5e-5, 0.2), ("base_plus", 3.5e-5, 0.2), ("large", 3e-5, 0.4)]
+}
+DETECT_VIT: dict[str, Detecting] = {
+    size: Detecting(recipe=Recipe(**{**_COCO, "epochs": epochs}, lr=1e-4, layer_decay=decay), drop_path=drop_path)
+    for size, epochs, drop_path, decay in [("base", 100, 0.1, 0.7), ("large", 100, 0.4, 0.8), ("huge", 75, 0.5, 0.9)]
+}
+
+
+def pretrain(model: MaskedAutoencoderHiera, data: Dataset[Any], setting: Pretraining, **options: Any) -> Trained:
+    """Masked pretraining in place, as `plm_core.training.fit`.
+
+    Args:
+        model: Made with ``drop_path_rate=setting.drop_path``.
+        data: Gives (input, anything): input float [in_chans, *size], normalised, as `pretrain_transform` makes it.
+        setting: One of this module's tables, or your own.
+        **options: Of `fit`.
+    """
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        value: Tensor = model(batch[0], mask_ratio=setting.mask_ratio)[0]
+        return value
+
+    return fit(model, data, loss, setting.recipe, **options)
+
+
+def finetune(model: nn.Module, data: Dataset[Any], setting: Finetuning, num_classes: int, **options: Any) -> Trained:
+    """Supervised training in place, as `plm_core.training.fit`.
+
+    Args:
+        model: Answers with logits [B, num_classes] in training mode; a Hiera or any timm model.
+        data: Gives (input, label), as `finetune_transform` and a folder dataset make them.
+        setting: One of this module's tables, or your own. Drop path and dropout are the model's own; make it with them.
+        num_classes: Number of classes.
+        **options: Of `fit`.
+    """
+    mix = mixer(setting, num_classes)
+    criterion = SoftTargetCrossEntropy() if mix else nn.CrossEntropyLoss(label_smoothing=setting.smoothing)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        x, y = mix(*batch) if mix else batch
+        value: Tensor = criterion(model(x), y)
+        return value
+
+    return fit(model, data, loss, setting.recipe, **options)
+
+
+def detect(model: nn.Module, data: Dataset[Any], setting: Detecting, **options: Any) -> Trained:
+    """Training of a detector in place, as `plm_core.training.fit`.
+
+    Args:
+        model: As `hiera.detection.detector` makes it.
+        data: As `hiera.coco.CocoDetection` with `hiera.coco.LargeScaleJitter`.
+        setting: One of this module's tables, or your own.
+        **options: Of `fit`.
+    """
+    from hiera import coco
+
+    return fit(model, data, coco.loss, setting.recipe, collate=coco.collate, **options)
+
+
+def mixer(setting: Finetuning, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Timm's mixup and cutmix of a batch (inputs, labels) -> (inputs, soft labels); of clips, all frames alike.
+
+    None when the setting has neither. timm mixes pairs, so batches must be even.
+    """
+    if not (setting.mixup or setting.cutmix):
+        return None
+    mixup = Mixup(setting.mixup, setting.cutmix, label_smoothing=setting.smoothing, num_classes=num_classes)
+
+    def mix(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        pictures = x.flatten(1, 2).clone() if x.ndim == 5 else x.clone()  # timm mixes in place, and four dimensions
+        pictures, soft = mixup(pictures, y)
+        return pictures.view_as(x), soft
+
+    return mix
+
+
+def pretrain_transform(size: Sequence[int], setting: Pretraining, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """PIL image -> float [3, height, width]: random crop and flip, normalised."""
+    return create_transform(
+        (3, *size),
+        is_training=True,
+        scale=setting.crop,
+        color_jitter=None,
+        interpolation="bicubic",
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+
+
+def finetune_transform(size: Sequence[int], setting: Finetuning, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """PIL image -> float [3, height, width]: random crop and flip, RandAugment, normalised."""
+    return create_transform(
+        (3, *size),
+        is_training=True,
+        scale=setting.crop,
+        hflip=0.5 if setting.flip else 0.0,
+        color_jitter=None,
+        auto_augment=setting.auto_augment,
+        interpolation="bicubic",
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+
+
+def test_transform(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> Any:
+    """PIL image -> float [3, height, width]: resized by 8 / 7, cut from the centre, normalised."""
+    return create_transform((3, *size), interpolation="bicubic", crop_pct=0.875, mean=tuple(mean), std=tuple(std))
+
+
+def accuracy(model: nn.Module, data: Dataset[Any], batch: int = 64) -> float:
+    """Top-1 in % of a classifier on a dataset of (input, label)."""
+    model.eval()
+    right = total = 0
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        for x, y in torch.utils.data.DataLoader(data, batch):
+            right += int((model(x.to(device)).argmax(1).cpu() == y).sum())
+            total += len(y)
+    return 100 * right / total

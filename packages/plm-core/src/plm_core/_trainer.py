@@ -1,0 +1,95 @@
+"""transformers' Trainer under a `plm_core.training.Recipe`; imports transformers, so it is imported late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from plm_core.errors import InputError
+from plm_core.training import Loss, Recipe, parameter_groups
+
+
+class HubTrainer(Trainer):
+    """The Trainer with a loss function, and optimiser and schedule by recipe."""
+
+    def __init__(self, *args: Any, loss: Loss, recipe: Recipe, max_steps: int | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss = loss
+        self.recipe = recipe
+        self.parts: dict[str, list[Tensor]] = {}
+        self.model_accepts_loss_kwargs = False  # so that accumulated losses are averaged
+        self.remove_callback(PrinterCallback)  # values are in the history; a progress bar is enough to look at
+        self.add_callback(_Epochs(self.train_dataset, max_steps))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Let FSDP run on CPUs too: torch's does (over gloo), accelerate falls back to DDP without a word."""
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if self.args.fsdp and state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW or SGD over the recipe's parameter groups."""
+        groups = parameter_groups(model if model is not None else self.model, self.recipe)
+        optimizer: torch.optim.Optimizer
+        if self.recipe.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=self.recipe.lr, momentum=self.recipe.betas[0])
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=self.recipe.lr, betas=self.recipe.betas)
+        self.optimizer = optimizer
+        return optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The recipe's rate by step."""
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer, lambda step: self.recipe.rate(step, num_training_steps)
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, None]:
+        """The loss function's value; a value that is not finite stops the training."""
+        result = self.loss(model, inputs["batch"])
+        value, parts = result if isinstance(result, tuple) else (result, {})
+        if not bool(torch.isfinite(value)):
+            raise InputError(
+                f"the loss is {value.item()} at step {self.state.global_step}, samples {inputs['indices']}: lower the "
+                "learning rate, or look at these samples"
+            )
+        for name, part in parts.items():
+            self.parts.setdefault(name, []).append(part.detach())
+        return (value, None) if return_outputs else value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """What the Trainer logs, with the means of the loss's parts."""
+        means: Mapping[str, float] = {name: torch.stack(parts).mean().item() for name, parts in self.parts.items()}
+        self.parts.clear()
+        super().log({**logs, **means}, start_time)
+
+
+class _Epochs(TrainerCallback):
+    """Tell the data which epoch it is, and stop early when asked to."""
+
+    def __init__(self, data: Any, max_steps: int | None) -> None:
+        self.data = data
+        self.max_steps = max_steps
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.data.epoch = int(state.epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.max_steps is not None and state.global_step >= self.max_steps:
+            control.should_training_stop = True
+            control.should_save = args.save_strategy != "no"

@@ -1,0 +1,331 @@
+"""One way to train any model of the hub: a recipe, a loss and data, driven by transformers' Trainer.
+
+What is ours is what papers state: peak rate, warm-up, decay, layer-wise rates, batch size, losses. Loop, mixed
+precision, gradient accumulation, checkpoints, DDP and FSDP (run the same script under ``torchrun``) are the Trainer's
+and accelerate's. It needs the extra ``plm-core[train]``.
+
+    recipe = Recipe(epochs=10, batch=256, lr=1e-3, warmup_epochs=1)
+    trained = fit(model, data, lambda model, batch: F.cross_entropy(model(batch["x"]), batch["y"]), recipe)
+
+A run is a function of its seed: each sample is augmented from a random stream of its own, named by seed, epoch and
+index, so neither the number of workers nor a kill and a resume changes what the model sees.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import math
+import os
+import random
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from plm_core.errors import InputError, MissingDependency
+from plm_core.progress import interactive
+
+_log = logging.getLogger(__name__)
+
+Loss = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a training optimises, in the terms of the papers' tables. Rates are absolute, batches are whole.
+
+    Attributes:
+        epochs: Passes over the data; with ``repeat`` they count each repetition.
+        batch: Samples per optimiser step, over all processes, accumulation steps and repetitions.
+        lr: Peak learning rate.
+        optimizer: "adamw" or "sgd" (with momentum ``betas[0]``).
+        betas: Of AdamW.
+        weight_decay: Of matrices; vectors and what ``model.no_weight_decay()`` names have none.
+        warmup_epochs: Epochs in which the rate rises linearly.
+        warmup_start: Where it starts, as a fraction of ``lr``.
+        schedule: "cosine" to zero; or "steps", a tenth after each of ``milestones``.
+        milestones: As fractions of the whole training.
+        layer_decay: Factor on the rate from each layer to the one below (by ``model.group_matcher``); None for none.
+        clip_grad: Largest norm of the gradient; None for no limit.
+        repeat: Augmentations of each sample that are in a batch together (repeated augmentation).
+    """
+
+    epochs: float
+    batch: int
+    lr: float
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    schedule: Literal["cosine", "steps"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    layer_decay: float | None = None
+    clip_grad: float | None = None
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "lr", "repeat"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be more than 0, not {getattr(self, name)!r}")
+        if self.batch % self.repeat:
+            raise InputError(f"batch {self.batch} is not a multiple of repeat {self.repeat}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, as a fraction of ``lr``."""
+        done = step / max(steps, 1)
+        warmup = self.warmup_epochs / self.epochs
+        if done < warmup:
+            return self.warmup_start + (1 - self.warmup_start) * done / warmup
+        if self.schedule == "steps":
+            return 0.1 ** sum(done >= milestone for milestone in self.milestones)
+        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1 - warmup, 1e-12)))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves.
+
+    Attributes:
+        state: The whole state dict on the CPU, also where the model was sharded; empty but on the main process.
+        history: Logged values by step.
+        main: Whether this process is the one that should write results.
+    """
+
+    state: dict[str, Tensor]
+    history: list[dict[str, float]] = field(default_factory=list)
+    main: bool = True
+
+
+def fit(
+    model: nn.Module,
+    data: Dataset[Any],
+    loss: Loss,
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    save_steps: int = 1000,
+    seed: int = 0,
+    collate: Callable[[list[Any]], Any] = default_collate,
+    workers: int = 0,
+    device_batch: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    max_steps: int | None = None,
+    log_steps: int = 50,
+    fsdp: bool = False,
+    callbacks: Sequence[Any] = (),
+) -> Trained:
+    """Train a model in place.
+
+    Args:
+        model: What to train. Its ``no_weight_decay()`` and ``group_matcher()`` are honoured where it has them.
+        data: Map-style dataset. What it draws from the random generators of Python, NumPy
+            and torch is seeded by seed, epoch and index.
+        loss: ``loss(model, batch)``, a scalar or a scalar and named parts to log. It must call the model that it is
+            given, which may be wrapped.
+        recipe: How to optimise.
+        out: Folder for checkpoints, each ``save_steps`` and at the end, the last two kept; None for none.
+        resume: Go on from the newest complete checkpoint in ``out``; start anew where there is none.
+        save_steps: Optimiser steps between checkpoints.
+        seed: Of everything random.
+        collate: Makes a batch of samples.
+        workers: Processes that load data.
+        device_batch: Samples that a device takes at once; smaller than its share of ``recipe.batch``, gradients are
+            accumulated.
+        precision: "bf16" and "fp16" train under autocast.
+        max_steps: Stop after this many optimiser steps (the schedule stays that of the whole training).
+        log_steps: Steps between logged values.
+        fsdp: Shard parameters over the processes (FSDP) instead of copying them (DDP).
+        callbacks: Of transformers (TrainerCallback).
+
+    Raises:
+        InputError: The batch does not divide over the processes, or is larger than the data; samples with NaN or
+            infinite values, or a loss that is, with the samples named.
+        MissingDependency: The extra plm-core[train] is not installed.
+    """
+    try:
+        from transformers import TrainingArguments
+    except ModuleNotFoundError as e:
+        raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
+    from plm_core._trainer import HubTrainer
+
+    with _folder(out) as folder:
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=recipe.epochs / recipe.repeat,
+            learning_rate=recipe.lr,
+            max_grad_norm=recipe.clip_grad or 0.0,
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
+            seed=seed,
+            data_seed=seed,
+            save_strategy="no" if out is None else "steps",
+            save_steps=save_steps,
+            save_total_limit=2,
+            logging_steps=log_steps,
+            report_to=[],
+            disable_tqdm=not interactive(),
+            dataloader_num_workers=workers,
+            dataloader_drop_last=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            remove_unused_columns=False,
+            fsdp=fsdp or None,
+            fsdp_config=_units(model) if fsdp else None,
+            ddp_find_unused_parameters=False,
+            use_cpu=not torch.accelerator.is_available(),
+            **_shares(recipe, device_batch),
+        )
+        samples = _Seeded(data, seed, recipe.repeat)
+        if len(samples) * recipe.repeat < recipe.batch:
+            raise InputError(f"batch {recipe.batch} is larger than the data, {len(samples)} samples")
+        trainer = HubTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=samples,
+            data_collator=_Collate(collate),
+            callbacks=[*callbacks],
+            loss=loss,
+            recipe=recipe,
+            max_steps=max_steps,
+        )
+        # the Trainer gave all processes one seed, for equal weights; from here on their draws should differ
+        torch.manual_seed(seed + arguments.process_index)
+        trainer.train(resume_from_checkpoint=str(newest) if resume and (newest := newest_checkpoint(folder)) else None)
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if torch.distributed.is_initialized():
+            atexit.register(torch.distributed.destroy_process_group)
+    main = trainer.is_world_process_zero()
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return Trained({k: v.detach().cpu() for k, v in state.items()} if main else {}, history, main)
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Optimiser groups: weight decay on matrices only, the rate of each layer under ``recipe.layer_decay``."""
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+
+    named: Any = getattr(model, "no_weight_decay", set)
+    exempt = set(named())
+    if recipe.layer_decay is None:
+        groups: list[dict[str, Any]] = param_groups_weight_decay(model, recipe.weight_decay, exempt)
+        return [{**group, "lr": recipe.lr} for group in groups]
+    if not hasattr(model, "group_matcher"):
+        raise InputError(f"layer_decay needs a model with group_matcher(), which {type(model).__name__} lacks")
+    groups = param_groups_layer_decay(model, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
+    return [{**group, "lr": recipe.lr * group["lr_scale"]} for group in groups]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder that was written to its end; the Trainer writes its state last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            _log.warning("%s is not complete and is passed over", checkpoint)
+        else:
+            return checkpoint
+    return None
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    if out is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        yield out
+
+
+def _units(model: nn.Module) -> dict[str, Any]:
+    """The units that FSDP shards: a model's blocks, or all of it where there are none."""
+    blocks = (module for name, module in model.named_modules() if re.search(r"blocks\.\d+$", name))
+    names = sorted({type(block).__name__ for block in blocks})
+    return {"transformer_layer_cls_to_wrap": names} if names else {}
+
+
+def _shares(recipe: Recipe, device_batch: int | None) -> dict[str, int]:
+    """What one process takes at once, and how often, for the recipe's batch; in samples before repetition."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's; the Trainer starts its processes' group later
+    whole = recipe.batch // recipe.repeat
+    share, rest = divmod(whole, processes)
+    at_once = min(share, max((device_batch or recipe.batch) // recipe.repeat, 1))
+    if rest or not share or share % at_once:
+        raise InputError(
+            f"batch {recipe.batch} does not divide over {processes} processes, repeat {recipe.repeat} and "
+            f"device_batch {device_batch}"
+        )
+    return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once}
+
+
+class _Seeded(Dataset[Any]):
+    """A dataset whose items draw from a random stream of their own; gives (index, [item] * repeat)."""
+
+    def __init__(self, data: Dataset[Any], seed: int, repeat: int) -> None:
+        self.data = data
+        self.seed = seed
+        self.repeat = repeat
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[int, list[Any]]:
+        items = []
+        for turn in range(self.repeat):
+            with seeded(self.seed, self.epoch * self.repeat + turn, index):
+                items.append(self.data[index])
+        return index, items
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed the generators of Python, NumPy and torch (CPU) by a key of whole numbers, and put them back afterwards."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    a, b, c, d = (int(n) for n in np.random.SeedSequence(list(key)).generate_state(4))
+    random.seed(a)
+    np.random.seed(b)
+    torch.manual_seed(c << 32 | d)
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+
+
+class _Collate:
+    """Collate samples and keep their indices, so that an error can name them."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[tuple[int, list[Any]]]) -> dict[str, Any]:
+        indices = [index for index, _ in items]
+        for index, samples in items:
+            for name, value in _tensors(samples):
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    raise InputError(f"batch of samples {indices}: sample {index} has NaN or infinite values in {name}")
+        return {"batch": self.collate([sample for _, samples in items for sample in samples]), "indices": indices}
+
+
+def _tensors(sample: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(sample, Tensor):
+        yield name, sample
+    elif isinstance(sample, Mapping):
+        for key, value in sample.items():
+            yield from _tensors(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(sample, list | tuple):
+        for value in sample:
+            yield from _tensors(value, name)

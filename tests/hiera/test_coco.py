@@ -1,0 +1,389 @@
+"""COCO data, augmentation and score; the shapes world and a folder written from it say the same."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import tv_tensors
+
+from hiera.coco import CocoDetection, ShapesDetection, collate, draw, evaluate, loss, lsj, write_coco
+from hiera.detection import MEAN, micro_detector
+from plm_core import InputError, shapes
+
+
+@pytest.fixture(scope="module")
+def world():
+    return ShapesDetection("heldout", size=64, count=6, objects=(2, 4))
+
+
+@pytest.fixture(scope="module")
+def folder(world, tmp_path_factory):
+    path = tmp_path_factory.mktemp("coco")
+    write_coco(world, path)
+    return path
+
+
+def open_folder(folder, **kwargs):
+    return CocoDetection(folder / "images", folder / "instances.json", **kwargs)
+
+
+def same(a, b):
+    assert torch.equal(a[0], b[0])
+    assert a[1].keys() == b[1].keys()
+    for name, value in a[1].items():
+        assert torch.equal(value, b[1][name]) if isinstance(value, torch.Tensor) else value == b[1][name]
+
+
+def test_a_folder_gives_back_the_world(world, folder):
+    data = open_folder(folder)
+    assert data.names == world.names == dict(enumerate(shapes.SHAPES, 1))
+    assert len(data) == len(world)
+    for i in range(len(world)):
+        same(data[i], world[i])
+    image, target = data[0]
+    scene = shapes.Images("heldout", size=64, count=6, objects=(2, 4))[0]
+    assert torch.equal(image, torch.from_numpy(scene.image).permute(2, 0, 1) / 255)
+    assert target["boxes"].tolist() == [list(o.box) for o in scene.objects]
+    assert [world.names[n] for n in target["labels"].tolist()] == [o.shape for o in scene.objects]
+    assert np.array_equal(target["masks"], np.stack([o.mask for o in scene.objects]))
+    assert isinstance(image, tv_tensors.Image)
+    assert isinstance(target["boxes"], tv_tensors.BoundingBoxes)
+
+
+def test_writing_is_all_or_nothing(world, tmp_path):
+    class Broken(ShapesDetection):
+        def scene(self, index):
+            if index == 3 and (tmp_path / "images").exists():
+                raise KeyboardInterrupt
+            return super().scene(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_coco(Broken("heldout", size=64, count=6), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == [f"{i:012d}.png" for i in range(3)]
+
+
+def write(folder, annotations=(), images=None, categories=None, **more):
+    """A folder with one image of 40 x 30 pixels and two categories with gaps between their ids."""
+    (folder / "images").mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30), (255, 0, 51)).save(folder / "images" / "a.png")
+    content = {
+        "images": images or [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
+        "categories": categories or [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "annotations": list(annotations),
+        **more,
+    }
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+def annotation(bbox, number=1, category=90, **more):
+    square = [2, 2, 12, 2, 12, 10, 2, 10]
+    return {"id": number, "image_id": 7, "category_id": category, "bbox": bbox, "segmentation": [square], **more}
+
+
+def test_labels_are_contiguous_by_category_id_and_boxes_are_clipped(tmp_path):
+    rows = [
+        annotation([2, 2, 10, 8], 1, 90),
+        annotation([30, -5, 20, 20], 2, 3),
+        annotation([0, 0, 40, 30], 3, 3, iscrowd=1),
+    ]
+    data = open_folder(write(tmp_path, rows))
+    image, target = data[0]
+    assert data.names == {1: "cat", 2: "dog"}
+    assert data.category_ids == [3, 90]
+    assert target["labels"].tolist() == [2, 1]
+    assert target["boxes"].tolist() == [[2, 2, 12, 10], [30, 0, 40, 15]]
+    assert target["iscrowd"].tolist() == [0, 0]  # the crowd is no target
+    assert [o["iscrowd"] for o in data.annotations()["annotations"]] == [0, 0, 1]
+    assert target["image_id"] == 7
+    assert image[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+
+
+def test_masks_from_polygons_and_run_lengths(tmp_path):
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[2:10, 2:12] = 1
+    flat = mask.T.reshape(-1)  # COCO counts down the columns
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    rows = [
+        annotation([2, 2, 10, 8], 1),
+        annotation([2, 2, 10, 8], 2, segmentation={"size": [30, 40], "counts": counts}),
+    ]
+    masks = open_folder(write(tmp_path, rows))[0][1]["masks"]
+    assert np.array_equal(masks[0], mask)
+    assert np.array_equal(masks[1], mask)
+    assert "masks" not in open_folder(tmp_path, masks=False)[0][1]
+
+
+BAD = {
+    "an empty box": [annotation([5, 5, 0, 4], 11), annotation([5, 5, 4, 1e-9], 12)],
+    "a negative size": [annotation([5, 5, -3, 4], 13)],
+    "a box outside of its image": [annotation([50, 5, 3, 4], 14), annotation([5, -9, 3, 9], 15)],
+    "no box of four finite numbers": [annotation([5, 5, float("nan"), 4], 16), annotation([1, 2, 3], 17)],
+    "no mask that can be drawn": [
+        annotation([5, 5, 3, 4], 18, segmentation=[[1, 2, 3, 4]]),
+        annotation([5, 5, 3, 4], 19, segmentation=None),
+        annotation([5, 5, 3, 4], 20, segmentation={"size": [40, 30], "counts": [1200]}),
+    ],
+}
+
+
+def test_bad_annotations_are_left_out_and_counted_once(tmp_path, caplog):
+    rows = [annotation([2, 2, 10, 8], 1), *(row for kind in BAD.values() for row in kind)]
+    with caplog.at_level(logging.WARNING):
+        data = open_folder(write(tmp_path, rows))
+    assert len(data[0][1]["boxes"]) == 1
+    assert len(caplog.records) == 1
+    said = caplog.text
+    assert "left out 10 of 11 annotations" in said
+    for kind, rows in BAD.items():
+        assert f"{len(rows)} with {kind} (id {', '.join(str(r['id']) for r in rows)})" in said
+    # without masks those without one are good
+    assert len(open_folder(tmp_path, masks=False)[0][1]["boxes"]) == 4
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_annotations_can_be_refused(tmp_path, kind):
+    with pytest.raises(InputError, match=f"annotation {BAD[kind][0]['id']} has {kind}"):
+        open_folder(write(tmp_path, BAD[kind]), on_bad="raise")
+
+
+def test_images_without_targets_stay_or_go(tmp_path):
+    images = [{"id": i, "file_name": "a.png", "width": 40, "height": 30} for i in (5, 7)]
+    write(tmp_path, [annotation([2, 2, 10, 8])], images)
+    target = open_folder(tmp_path)[0][1]
+    assert target["boxes"].shape == (0, 4)
+    assert target["masks"].shape == (0, 30, 40)
+    assert open_folder(tmp_path, keep_empty=False).ids == [7]
+
+
+def broken(text):
+    def make(folder):
+        (write(folder) / "instances.json").write_text(text)
+
+    return make
+
+
+def image_of_another_size(folder):
+    write(folder)
+    Image.new("RGB", (30, 40)).save(folder / "images" / "a.png")
+
+
+def truncated_image(folder):
+    write(folder)
+    (folder / "images" / "a.png").write_bytes((folder / "images" / "a.png").read_bytes()[:60])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda f: write(f, [annotation([1, 1, 2, 2], 8, category=4)]), "annotation 8 has unknown category 4"),
+        (lambda f: write(f, [{**annotation([1, 1, 2, 2], 9), "image_id": 6}]), "annotation 9 has unknown image 6"),
+        (lambda f: (write(f) / "images" / "a.png").unlink(), "a.png of "),
+        (broken("{"), "instances.json cannot be read as JSON"),
+        (broken("[]"), "holds a list"),
+        (broken("{}"), "'images' must be a list of objects"),
+        (broken('{"images": [{"id": 1}]}'), "images[0] lacks file_name, height, width"),
+        (lambda f: write(f, categories=[{"id": 1}, {"id": 1}]), "categories has the id 1 more than once"),
+        (image_of_another_size, "a.png is 30 x 40, not 40 x 30"),
+        (truncated_image, "a.png cannot be read"),
+        (lambda f: None, "instances.json cannot be read as JSON"),
+    ],
+)
+@pytest.mark.parametrize("on_bad", ["drop", "raise"])
+def test_what_is_always_refused(tmp_path, make, said, on_bad):
+    make(tmp_path)
+    with pytest.raises(InputError) as e:
+        open_folder(tmp_path, on_bad=on_bad)[0]
+    assert said in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_jitter_keeps_boxes_masks_and_labels_in_step(world):
+    """Each class gets its own grey, so that a picture says where its objects are, whatever happened to it."""
+    torch.manual_seed(0)
+    jitter = lsj(64, (0.8, 2.0))
+    sizes = set()
+    for i in range(60):
+        image, target = world.scene(i % len(world))
+        target["labels"] = torch.arange(len(target["labels"])) + 1
+        picture = torch.zeros_like(image)
+        for label, mask in zip(target["labels"], target["masks"], strict=True):
+            picture[:, mask.bool()] = label / 10
+        out, got = jitter(tv_tensors.Image(picture), target)
+        assert out.shape == (3, 64, 64)
+        n = len(got["labels"])
+        assert {len(got[k]) for k in ("boxes", "masks", "area", "iscrowd")} == {n}
+        sizes.add(n)
+        for label, mask, box, area in zip(got["labels"], got["masks"], got["boxes"].tolist(), got["area"], strict=True):
+            y, x = torch.where(mask)
+            assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+            assert area == mask.sum()
+            if area > 30:  # of tiny remains the edge is most
+                assert round(10 * float(out[1][mask.bool()].median())) == label
+    assert len(sizes) > 1  # some were cut away
+
+
+def test_jitter_flips_half_of_the_time_and_does_nothing_else_at_scale_one(world):
+    torch.manual_seed(0)
+    image, target = world[0]
+    flips = 0
+    for _ in range(40):
+        out, got = lsj(64, (1, 1))(image, dict(target))
+        flipped = not torch.equal(out, image)
+        flips += flipped
+        x0, y0, x1, y1 = target["boxes"].unbind(1)
+        boxes = torch.stack([64 - x1, y0, 64 - x0, y1] if flipped else [x0, y0, x1, y1], 1)
+        assert torch.equal(out, image.flip(-1) if flipped else image)
+        assert torch.equal(got["boxes"], boxes)
+        assert torch.equal(got["masks"], target["masks"].flip(-1) if flipped else target["masks"])
+    assert 10 < flips < 30
+
+
+def test_jitter_pads_with_the_mean_and_covers_the_scales(world):
+    torch.manual_seed(0)
+    image, target = world[0]
+    shares = []
+    for _ in range(150):
+        out, _ = lsj(32)(image, dict(target))
+        padding = (out == torch.tensor(MEAN)[:, None, None]).all(0)
+        assert padding[-1, -1] or not padding.any()  # at the bottom and right only
+        shares.append(1 - float(padding.float().mean()))
+    side = np.sqrt(shares)
+    assert side.min() < 0.2
+    assert np.mean(side == 1) == pytest.approx(1 / 1.9, abs=0.1)  # scales above 1 fill the picture
+
+
+class Known(nn.Module):
+    """Gives what it is told, in the order of the dataset."""
+
+    def __init__(self, data, change=lambda prediction: prediction):
+        super().__init__()
+        self.data, self.change, self.next = data, change, 0
+
+    def forward(self, images):
+        assert not self.training
+        return [self.one(image) for image in images]
+
+    def one(self, image):
+        expected, target = self.data.scene(self.next)
+        assert torch.equal(image, expected)
+        self.next += 1
+        prediction = {"boxes": target["boxes"].as_subclass(torch.Tensor), "labels": target["labels"]}
+        prediction |= {"scores": torch.ones(len(target["labels"])), "masks": target["masks"][:, None].float()}
+        return self.change(prediction)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_perfect_predictions_score_one(world, folder, batch):
+    for data in (world, open_folder(folder)):
+        model = Known(data).train()
+        scores = evaluate(model, data, batch=batch)
+        assert model.training
+        assert {"box mAP@[.5:.95]", "box AP50", "mask AP75", "mask AP small"} < set(scores)
+        assert "box AP large" not in scores  # there is none
+        assert all(score == pytest.approx(1) for score in scores.values())
+
+
+def test_shifted_boxes_pass_the_thresholds_below_their_overlap(tmp_path):
+    """Boxes of width 20 moved by 4: an overlap of 16 / 24, which passes .5, .55, .6 and .65 of the ten thresholds."""
+    data = open_folder(write(tmp_path, [annotation([5, 5, 20, 20], 0)]))
+
+    def shift(prediction):
+        return {**prediction, "boxes": prediction["boxes"] + torch.tensor([4, 0, 4, 0])}
+
+    scores = evaluate(Known(data, shift), data)
+    assert scores["box mAP@[.5:.95]"] == pytest.approx(0.4)
+    assert scores["box AP50"] == pytest.approx(1)
+    assert scores["box AP75"] == pytest.approx(0)
+    assert scores["mask mAP@[.5:.95]"] == pytest.approx(1)
+
+
+def test_wrong_labels_and_empty_predictions_score_zero(world):
+    def wrong(prediction):
+        return {**prediction, "labels": prediction["labels"] % 8 + 1}
+
+    def nothing(prediction):
+        return {name: value[:0] for name, value in prediction.items()}
+
+    assert evaluate(Known(world, wrong), world)["box AP50"] < 0.1
+    scores = evaluate(Known(world, nothing), world)
+    assert scores["box mAP@[.5:.95]"] == scores["mask mAP@[.5:.95]"] == 0
+
+
+def test_crowds_forgive(tmp_path):
+    """A detection inside a crowd is neither right nor wrong."""
+    rows = [annotation([2, 2, 10, 8], 1), annotation([20, 10, 20, 20], 2, iscrowd=1)]
+
+    def two(prediction):
+        more = {"boxes": torch.tensor([[22.0, 12, 30, 25]]), "labels": torch.tensor([2]), "scores": torch.tensor([1.0])}
+        return {k: torch.cat([v, prediction[k]]) for k, v in more.items()}
+
+    data = open_folder(write(tmp_path, rows))
+    assert evaluate(Known(data, two), data)["box mAP@[.5:.95]"] == pytest.approx(1)
+    rows[1]["iscrowd"] = 0
+    data = open_folder(write(tmp_path, rows))
+    assert evaluate(Known(data, lambda p: two({k: v[:1] for k, v in p.items()})), data)["box AP75"] < 0.6
+
+
+def test_a_part_of_the_data(world):
+    asked = []
+    scores = evaluate(Known(world, lambda p: asked.append(1) or p), world, limit=2, iou_types=("bbox",))
+    assert len(asked) == 2
+    assert scores["box mAP@[.5:.95]"] == pytest.approx(1)
+    assert not any("mask" in name for name in scores)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda w: evaluate(Known(w), w, iou_types=("boxes",)), "iou_types ('boxes',) is not allowed"),
+        (
+            lambda w: evaluate(
+                Known(w, lambda p: {k: p[k] for k in ("boxes", "labels", "scores")}), w, iou_types=("segm",)
+            ),
+            "the model gives no masks",
+        ),
+        (lambda w: evaluate(Known(w), w, limit=0), "data have no object"),
+        (lambda w: lsj(32, (0, 1)), "scale (0, 1) is not allowed"),
+        (lambda w: CocoDetection("a", "b", on_bad="skip"), "on_bad 'skip' is not allowed"),
+    ],
+)
+def test_bad_input_is_named(world, call, said):
+    with pytest.raises(InputError) as e:
+        call(world)
+    assert said in str(e.value)
+
+
+def test_a_few_steps_on_one_scene_learn_it(world):
+    """The loss of a trainer: what it sums, and that it goes down."""
+    torch.manual_seed(0)
+    model = micro_detector(img_size=64).train()
+    batch = collate([world[0]])
+    assert type(batch["images"][0]) is type(batch["targets"][0]["boxes"]) is torch.Tensor
+    total, parts = loss(model, batch)
+    assert total.item() == pytest.approx(sum(float(p) for p in parts.values()), rel=1e-5)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(8):
+        optimizer.zero_grad()
+        now, _ = loss(model, batch)
+        now.backward()
+        optimizer.step()
+    assert now < 0.7 * total
+
+
+def test_pictures_are_labelled(world):
+    image, target = world[0]
+    picture = draw(image, target, world.names)
+    assert picture.dtype == torch.uint8
+    assert picture.shape == image.shape
+    plain = (image * 255).round().to(torch.uint8)
+    changed = (picture != plain).any(0)
+    assert (changed & target["masks"].any(0).bool()).sum() > 0.9 * target["masks"].any(0).sum()
+    prediction = {**target, "scores": torch.zeros(len(target["labels"]))}
+    assert torch.equal(draw(image, prediction, world.names), plain)

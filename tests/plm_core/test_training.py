@@ -1,0 +1,249 @@
+"""The shared training: recipes as papers state them, runs that are a function of their seed."""
+
+import json
+import math
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from plm_core import InputError
+from plm_core.training import Recipe, fit, newest_checkpoint, parameter_groups, seeded
+
+RECIPE = Recipe(epochs=4, batch=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Draws from all three generators, as augmentations do."""
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        noise = torch.randn(4) + np.random.rand() + random.random()
+        return {"x": noise + index * 0.1, "y": torch.tensor(index % 3)}
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.GELU(), nn.Linear(8, 3))
+
+
+def loss(model, batch):
+    value = F.cross_entropy(model(batch["x"]), batch["y"])
+    return value, {"entropy": value}
+
+
+def trained(data=None, recipe=RECIPE, **options):
+    model = net()
+    result = fit(model, data or Noisy(), loss, recipe, log_steps=4, **options)
+    return model.state_dict(), result
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return trained()
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+# --- recipes -------------------------------------------------------------------------------------------------
+
+
+def test_cosine_with_warmup():
+    recipe = Recipe(epochs=10, batch=1, lr=1.0, warmup_epochs=2, warmup_start=0.1)
+    rates = [recipe.rate(step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10] == pytest.approx(0.55)
+    assert rates[20] == 1
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0)
+    assert all(b < a for a, b in pairwise(rates[20:]))
+
+
+def test_steps():
+    recipe = Recipe(epochs=10, batch=1, lr=1.0, schedule="steps", milestones=(0.5, 0.9))
+    rates = [recipe.rate(step, 100) for step in (0, 49, 50, 89, 90, 99)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@given(st.floats(0, 5), st.integers(1, 1000))
+def test_rate_is_never_above_the_peak(warmup, steps):
+    recipe = Recipe(epochs=5, batch=1, lr=1.0, warmup_epochs=warmup)
+    assert all(0 <= recipe.rate(step, steps) <= 1 + 1e-12 for step in range(steps))
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"lr": -1}, {"batch": 6, "repeat": 4}, {"lr": math.nan}])
+def test_impossible_recipe_is_refused(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        Recipe(**{"epochs": 1, "batch": 8, "lr": 1e-3, **bad})
+
+
+def test_layer_decay_and_weight_decay_follow_the_model():
+    import plm_core
+
+    model = plm_core.create_model("hiera_micro_digits")
+    recipe = Recipe(epochs=1, batch=1, lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    by_name = {id(p): name for name, p in model.named_parameters()}
+    found = {by_name[id(p)]: group for group in parameter_groups(model, recipe) for p in group["params"]}
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    depth = len(model.blocks)
+    expected = {
+        "pos_embed": depth + 1,
+        "patch_embed.proj.weight": depth + 1,
+        "head.fc.weight": 0,
+        "head.norm.weight": 0,
+    }
+    expected |= {f"blocks.{i}.mlp.fc1.weight": depth - i for i in range(depth)}
+    assert {name: found[name]["lr"] for name in expected} == {name: 0.5**k for name, k in expected.items()}
+    for name, group in found.items():
+        decayed = name.endswith("weight") and "norm" not in name
+        assert group["weight_decay"] == (0.1 if decayed else 0.0), name
+
+
+def test_layer_decay_needs_a_model_that_knows_its_layers():
+    with pytest.raises(InputError, match="group_matcher"):
+        parameter_groups(net(), Recipe(epochs=1, batch=1, lr=1.0, layer_decay=0.5))
+
+
+# --- runs ----------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_and_logs_its_parts():
+    class Easy(Noisy):
+        def __getitem__(self, index):
+            return {"x": F.one_hot(torch.tensor(index % 3), 4).float(), "y": torch.tensor(index % 3)}
+
+    _, result = trained(Easy(), Recipe(epochs=30, batch=8, lr=3e-2))
+    first, last = result.history[0], result.history[-1]
+    assert last["loss"] < 0.3 * first["loss"]
+    assert last["entropy"] == pytest.approx(last["loss"], rel=1e-5)
+
+
+def test_same_seed_same_weights_whatever_the_number_of_workers(reference):
+    again, _ = trained(workers=1)
+    assert same(reference[0], again)
+    assert not same(reference[0], trained(seed=1)[0])
+
+
+class Kill(BaseException):
+    pass
+
+
+def killer(step):
+    from transformers import TrainerCallback
+
+    class Killer(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == step:
+                raise Kill
+
+    return Killer()
+
+
+@pytest.mark.parametrize("step", [5, 8, 14])  # inside an epoch, at its end, after more than one checkpoint
+def test_killed_and_resumed_equals_an_undisturbed_run(reference, tmp_path, step):
+    with pytest.raises(Kill):
+        trained(out=tmp_path, save_steps=3, callbacks=[killer(step)])
+    (tmp_path / "checkpoint-99").mkdir()  # what a kill in the middle of writing leaves
+    (tmp_path / "checkpoint-99" / "trainer_state.json").write_text('{"global_st')
+    resumed, result = trained(out=tmp_path, save_steps=3, resume=True)
+    assert same(reference[0], resumed)
+    assert [entry["step"] for entry in result.history] == [entry["step"] for entry in reference[1].history]
+
+
+def test_newest_checkpoint_is_the_newest_complete_one(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text(json.dumps({}))
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text(json.dumps({}))
+    assert newest_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_accumulated_batches_equal_whole_ones():
+    class Still(Noisy):
+        def __getitem__(self, index):
+            return {"x": torch.full((4,), index * 0.1), "y": torch.tensor(index % 3)}
+
+    def run(**options):
+        model = nn.Sequential(nn.Linear(4, 3))
+        nn.init.constant_(model[0].weight, 0.1)
+        nn.init.zeros_(model[0].bias)
+        fit(model, Still(), loss, RECIPE, **options)
+        return model[0].weight
+
+    torch.testing.assert_close(run(device_batch=2), run(), rtol=1e-5, atol=1e-6)
+
+
+def test_repeated_augmentation_puts_several_draws_of_a_sample_into_a_batch():
+    seen = []
+
+    def spy(model, batch):
+        seen.append(batch)
+        return loss(model, batch)[0]
+
+    fit(net(), Noisy(), spy, Recipe(epochs=2, batch=8, lr=1e-3, repeat=2), max_steps=2)
+    for batch in seen:
+        assert batch["y"].tolist()[0::2] == batch["y"].tolist()[1::2]
+        assert len(batch["y"]) == 8
+        assert not torch.equal(batch["x"][0::2], batch["x"][1::2])
+
+
+def test_seeded_leaves_the_generators_alone():
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    expected = torch.rand(2).tolist(), random.random(), np.random.rand()
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    with seeded(1, 2, 3):
+        first = torch.rand(2).tolist(), random.random(), np.random.rand()
+    assert (torch.rand(2).tolist(), random.random(), np.random.rand()) == expected
+    with seeded(1, 2, 3):
+        assert (torch.rand(2).tolist(), random.random(), np.random.rand()) == first
+    with seeded(1, 3, 2):
+        assert torch.rand(2).tolist() != first[0]
+
+
+# --- bad input -----------------------------------------------------------------------------------------------
+
+
+def test_nan_pixels_stop_the_training_with_the_batch_named():
+    class Broken(Noisy):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            if index == 13:
+                item["x"][2] = math.nan
+            return item
+
+    with pytest.raises(InputError, match=r"batch of samples \[.*13.*\]: sample 13 has NaN or infinite values in x"):
+        trained(Broken())
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    with pytest.raises(InputError, match=r"the loss is inf at step 0, samples \[\d+"):
+        fit(net(), Noisy(), lambda model, batch: model(batch["x"]).square().sum() * math.inf, RECIPE)
+
+
+def test_batch_larger_than_the_data_is_refused():
+    with pytest.raises(InputError, match="batch 64 is larger than the data, 32 samples"):
+        trained(recipe=Recipe(epochs=1, batch=64, lr=1e-3))
+
+
+def test_batch_that_does_not_divide_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="batch 8 does not divide over 3 processes"):
+        trained()
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(InputError, match="device_batch 3"):
+        trained(device_batch=3)
