@@ -16,7 +16,7 @@ def test_timms_outputs_at_a_size_it_was_not_built_for(golden):
     assert weights.load(model, g.weights).ok
     x = g.inputs["x"]
     close = {"atol": 2e-4, "rtol": 0}
-    torch.testing.assert_close(model._positions((24, 32)).flatten(1, 2), g.outputs["pos_embed_total"], **close)
+    torch.testing.assert_close(model.positions((24, 32)).flatten(1, 2), g.outputs["pos_embed_total"], **close)
     torch.testing.assert_close(model(x), g.outputs["logits"], **close)
     torch.testing.assert_close(model.forward_features(x), g.outputs["tokens"], **close)
     maps = model.forward_intermediates(x, intermediates_only=True)

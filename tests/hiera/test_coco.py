@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 from torchvision import tv_tensors
 
-from hiera.coco import CocoDetection, ShapesDetection, collate, draw, evaluate, loss, lsj, write_coco
+from hiera.coco import CocoDetection, ShapesDetection, collate, evaluate, loss, lsj, write_coco
 from hiera.detection import MEAN, micro_detector
+from hiera.pictures import detections as draw
 from plm_core import InputError, shapes
 
 

@@ -4,7 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
+import av
 import pytest
+from PIL import Image
 
 import plm_core
 from plm_core.cli import main
@@ -23,8 +25,7 @@ def blocks(readme):
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_block_runs(readme, tmp_path, monkeypatch, hub_double):
     monkeypatch.chdir(tmp_path)
-    images, _ = plm_core.samples.digits("heldout")
-    images[0].save("digit.png")
+    write_samples(tmp_path)
     namespace = {"__name__": "readme"}
     for language, code in blocks(readme):
         if language == "python":
@@ -34,6 +35,23 @@ def test_every_block_runs(readme, tmp_path, monkeypatch, hub_double):
                 run(line.partition("#")[0].strip(), monkeypatch)
         else:
             pytest.fail(f"a block of {language}: how is it tested?")
+
+
+def write_samples(folder):
+    """The files that the READMEs speak of: a digit, class folders of pictures, a clip."""
+    images, _ = plm_core.samples.digits("heldout")
+    images[0].save(folder / "digit.png")
+    for split, name in (("train", "train"), ("heldout", "val")):
+        for i, scene in enumerate(plm_core.shapes.Images(split, size=48, count=40, objects=(1, 1))):
+            of_class = folder / "photos" / name / f"class{i % 2}"
+            of_class.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scene.image).save(of_class / f"{i}.png")
+    with av.open(str(folder / "clip.mp4"), "w") as file:
+        stream = file.add_stream("libx264", 8)
+        stream.width = stream.height = 64
+        for picture in plm_core.shapes.Clips("heldout", size=64, frames=16, count=1)[0].frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())
 
 
 def run(line, monkeypatch):

@@ -27,8 +27,8 @@ def train(
     data: Annotated[
         Path,
         typer.Argument(
-            help="pretrain: a folder of class folders; finetune: one with train/ and val/ of such; detect: train/ and "
-            "val/ of images, train.json and val.json in COCO's format."
+            help="pretrain: a folder of class folders; finetune: one with train/ and val/ of such; detect: one with "
+            "train/ and val/, each of images/ and instances.json in COCO's format."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and weights.")],
@@ -40,14 +40,16 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change the paper's recipe, as epochs=100 or lr=1e-3; repeat.")
     ] = None,
-    device_batch: Annotated[int | None, typer.Option("--device-batch", help="What a device takes at once.")] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Processes per device that load data.")] = 0,
+    device_batch: Annotated[
+        int | None, typer.Option("--device-batch", min=1, help="What a device takes at once.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes per device that load data.")] = 0,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard parameters over the devices.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
-    save_steps: Annotated[int, typer.Option("--save-steps", help="Steps between checkpoints.")] = 1000,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Stop after so many steps.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
+    save_steps: Annotated[int, typer.Option("--save-steps", min=1, help="Steps between checkpoints.")] = 1000,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after so many steps.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
 ) -> None:
     """Train Hiera by the papers' recipes; for several devices, under ``torchrun --no-python``."""
     changes = {}
@@ -58,11 +60,14 @@ def train(
         changes[name] = value
     if precision not in ("fp32", "bf16", "fp16"):
         raise InputError(f"--precision {precision!r} is not allowed: fp32, bf16 and fp16 are")
+    kind, _, video = task.value.partition("-")
+    if encoder is not None and kind == "pretrain":
+        raise InputError("--encoder is for finetune and detect; a pretraining starts anew")
+    if abs_win and (video or kind == "detect"):
+        raise InputError("--abs-win is for pretrain and finetune; a detector has these positions, a video has others")
     from hiera import train as trainings
 
-    kind, _, video = task.value.partition("-")
     arguments: dict[str, Any] = {
-        "config": {"abs_win_pos_embed": True} if abs_win and kind != "detect" else {},
         "device_batch": device_batch,
         "workers": workers,
         "precision": precision,
@@ -73,7 +78,7 @@ def train(
         "seed": seed,
     }
     if kind != "detect":
-        arguments["video"] = bool(video)
+        arguments |= {"video": bool(video), "abs_win": abs_win}
     if kind != "pretrain":
         arguments["encoder"] = encoder
     scores = getattr(trainings, kind)(data, out, size, changes, **arguments)

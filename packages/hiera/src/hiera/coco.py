@@ -29,7 +29,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from hiera.detection import MEAN
 from plm_core import InputError, MissingDependency, shapes
@@ -44,9 +43,6 @@ except ModuleNotFoundError as e:
     raise MissingDependency("COCO data and scores need pycocotools: install hiera[detection]") from e
 
 _log = logging.getLogger(__name__)
-
-# of labels in pictures; from Paul Tol's "bright" scheme, which colour-blind people can tell apart
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 Target = dict[str, Any]
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -415,34 +411,6 @@ def evaluate(
     for kind in iou_types or ():
         scores |= _score(truth, found, ids, kind)
     return scores
-
-
-def draw(image: Tensor, prediction: Mapping[str, Tensor], names: Mapping[int, str], threshold: float = 0.5) -> Tensor:
-    """Draw boxes, names and masks of the detections whose score is at least ``threshold``.
-
-    Args:
-        image: Float [3, H, W] from 0 to 1.
-        prediction: As a detector gives it; a target of a dataset is drawn too.
-        names: Name of each label.
-        threshold: Least score.
-
-    Returns:
-        Uint8 [3, H, W].
-    """
-    picture = (image.as_subclass(Tensor).clamp(0, 1) * 255).round().to(torch.uint8)
-    boxes, labels = prediction["boxes"].as_subclass(Tensor), prediction["labels"].tolist()
-    scores = prediction.get("scores", torch.ones(len(labels)))
-    keep = torch.where(scores >= threshold)[0].tolist()
-    if not keep:
-        return picture
-    colours = [COLOURS[labels[i] % len(COLOURS)] for i in keep]
-    if "masks" in prediction:
-        masks = prediction["masks"].as_subclass(Tensor).reshape(len(labels), *picture.shape[1:])[keep] > 0.5
-        picture = draw_segmentation_masks(picture, masks, alpha=0.5, colors=colours)
-    said = [names.get(labels[i], str(labels[i])) for i in keep]
-    if "scores" in prediction:
-        said = [f"{name} {scores[i]:.2f}" for name, i in zip(said, keep, strict=True)]
-    return draw_bounding_boxes(picture, boxes[keep], said, colors=colours)
 
 
 class _Scenes(Dataset[tuple[Tensor, Target]]):

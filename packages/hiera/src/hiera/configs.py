@@ -45,8 +45,8 @@ MICRO_MOTIONS: Config = {
     "sep_pos_embed": True,
 }
 
-# The decoder that pretrains a micro model
-MICRO_DECODER: Config = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
+# What masked pretraining adds to a micro model; as for the larger ones, the last transition does not pool.
+MICRO_MAE: Config = {"q_pool": 1, "decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
 
 # What every video model adds to its size (paper, section 4.2): 16 frames, time is patched by 2 and never pooled.
 VIDEO: Config = {
@@ -75,4 +75,31 @@ HIERADET: dict[str, Config] = {
         "window_spec": (8, 4, 16, 8),
         "global_att_blocks": (23, 33, 43),
     },
+}
+
+# For scenes of 96 px with objects of 10 to 45: with its detector 432,189 parameters.
+HIERADET["micro"] = {
+    "embed_dim": 32,
+    "num_heads": 2,
+    "stages": (1, 1, 3),
+    "dim_mul": 1.5,
+    "head_mul": 1.5,
+    "mlp_ratio": 2.0,
+    "q_pool": 2,
+    "window_spec": (8, 4, 6),
+    "window_pos_embed_bkg_spatial_size": (6, 6),
+    "global_att_blocks": (3, 4),
+}
+MICRO_DETECTOR: Config = {
+    "img_size": 96,
+    "channels": 40,
+    "anchors": (10, 20, 38, 64),
+    "canonical": 56,
+    "rpn_samples": 128,
+    "rpn_before_nms": (200, 200),
+    "rpn_after_nms": (100, 50),
+    "box_convs": (40, 40),
+    "box_fc": (64,),
+    "box_samples": 64,
+    "mask_convs": (40, 40),
 }

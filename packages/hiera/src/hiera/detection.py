@@ -25,6 +25,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from hiera import configs
 from hiera.cascade import CascadeRoIHeads, ClassAgnosticPredictor
 from hiera.hieradet import HieraDet
 from hiera.regions import RegionHeads, RegionPool, RegionTransform
@@ -318,34 +319,6 @@ def detector(
     return Detector(backbone, rpn, heads, transform, num_classes)
 
 
-# 432,189 parameters, for scenes of 96 pixels with objects of 10 to 45: finer anchors and pooling, lighter heads
-MICRO_TRUNK: dict[str, Any] = {
-    "embed_dim": 32,
-    "num_heads": 2,
-    "stages": (1, 1, 3),
-    "dim_mul": 1.5,
-    "head_mul": 1.5,
-    "mlp_ratio": 2.0,
-    "q_pool": 2,
-    "window_spec": (8, 4, 6),
-    "window_pos_embed_bkg_spatial_size": (6, 6),
-    "global_att_blocks": (3, 4),
-}
-MICRO_DETECTOR: dict[str, Any] = {
-    "img_size": 96,
-    "channels": 40,
-    "anchors": (10, 20, 38, 64),
-    "canonical": 56,
-    "rpn_samples": 128,
-    "rpn_before_nms": (200, 200),
-    "rpn_after_nms": (100, 50),
-    "box_convs": (40, 40),
-    "box_fc": (64,),
-    "box_samples": 64,
-    "mask_convs": (40, 40),
-}
-
-
 def micro_detector(num_classes: int = 8, **settings: Any) -> Detector:
     """A Mask R-CNN of 0.43M parameters for the scenes of ``plm_core.shapes`` at 96 pixels.
 
@@ -353,4 +326,4 @@ def micro_detector(num_classes: int = 8, **settings: Any) -> Detector:
         num_classes: Classes without the background; the world has eight shapes.
         **settings: Of `detector`, instead of the micro ones.
     """
-    return detector(HieraDet(**MICRO_TRUNK), num_classes, **{**MICRO_DETECTOR, **settings})
+    return detector(HieraDet(**configs.HIERADET["micro"]), num_classes, **{**configs.MICRO_DETECTOR, **settings})

@@ -10,7 +10,7 @@ Shapes: B batch, H, W tokens, C channels, N windows, S tokens per window.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, Mlp, trunc_normal_
 from torch import Tensor, nn
 
-from hiera.abswin import abs_win, tile_positions
+from hiera.abswin import abs_win, split_plain, tile_positions
 from hiera.layers import LAYER_NORM, NormLayer, PatchEmbed
 from hiera.relative import relative_bias
 from plm_core import InputError
@@ -292,6 +292,48 @@ class HieraDet(nn.Module):
         if self.head is None:
             raise InputError("num_classes is None: this HieraDet was made without a head")
         return self.head(maps[-1].movedim(1, -1), pre_logits=pre_logits)
+
+    @torch.no_grad()
+    def load_hiera(self, hiera: nn.Module | Mapping[str, Tensor]) -> None:
+        """Take the weights of an image Hiera; its head, and this model's own and relative positions, are left.
+
+        Absolute Win positions are taken as they are, but for a global embedding of another size, which is resized, and
+        for the antialiasing that Hiera interpolates it with and HieraDet does not. Plain ones, of a square image, are
+        split, see `hiera.abswin.split_plain`: exactly if the global embedding has their size, else about.
+
+        Args:
+            hiera: The model, or its state dict in our own keys.
+
+        Raises:
+            InputError: Something else does not fit; the model is unchanged.
+        """
+        state = dict(hiera.state_dict() if isinstance(hiera, nn.Module) else hiera)
+        own = {key: value for key, value in self.state_dict().items() if "rel_pos" not in key and key[:5] != "head."}
+        if {"pos_embed", "pos_embed_win"} <= state.keys():
+            window, size = state["pos_embed_win"], own["pos_embed_window"].shape[2:]
+            times = [want // have for want, have in zip(size, window.shape[2:], strict=True)]
+            state["pos_embed_window"] = window.tile(1, 1, *times)  # a larger window is whole smaller ones
+            if state["pos_embed"].shape[2:] != own["pos_embed"].shape[2:]:
+                bicubic: Any = {"mode": "bicubic", "antialias": True}
+                state["pos_embed"] = F.interpolate(state["pos_embed"], own["pos_embed"].shape[2:], **bicubic)
+        elif "pos_embed" in state:
+            side = math.isqrt(state["pos_embed"].shape[1])
+            if side**2 != state["pos_embed"].shape[1]:
+                raise InputError(f"hiera has {state['pos_embed'].shape[1]} positions, which are not those of a square")
+            plain = state["pos_embed"].unflatten(1, (side, side))
+            sizes = (own[key].shape[2:] for key in ("pos_embed_window", "pos_embed"))
+            state["pos_embed"], state["pos_embed_window"], _ = split_plain(plain, *sizes)
+        fitting = {key: value for key, value in state.items() if key in own}
+        wrong = [key for key, value in fitting.items() if value.shape != own[key].shape]
+        lacking = [key for key in own if key not in fitting]
+        # what would be left behind: blocks of a deeper model, layer scales
+        surplus = [key for key in state if key.startswith("blocks.") and key not in own]
+        if wrong or lacking or surplus:
+            raise InputError(
+                f"hiera does not fit this HieraDet: of another shape {wrong[:3]}, lacking {lacking[:3]}, "
+                f"too much {surplus[:3]}"
+            )
+        self.load_state_dict(fitting, strict=False)
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_chans:

@@ -16,21 +16,14 @@ from torch import Tensor
 from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.micro import InMemory, save
-from hiera.recipes import Finetuning, accuracy, finetune
+from hiera.recipes import FINETUNE_VIDEO, accuracy, finetune
 from plm_core import shapes
 from plm_core.progress import track
 from plm_core.shapes import MOTIONS
-from plm_core.training import Recipe
 
 NAME = "hiera_micro_motions"
 CLIPS = 8000
-SETTING = Finetuning(
-    recipe=Recipe(epochs=24, batch=64, lr=3e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0),
-    drop_path=0.0,
-    auto_augment=None,
-    mixup=0.0,
-    cutmix=0.0,
-)
+SETTING = FINETUNE_VIDEO["micro"]
 TOP1 = "held-out motions top-1 %"
 
 
@@ -65,9 +58,9 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
     """
     torch.manual_seed(seed)
     # MAE's initialisation: the classifier's, made for wide models, learns little at this width
-    untrained = MaskedAutoencoderHiera(**{**configs.MICRO_MOTIONS, "q_pool": 1})
+    untrained = MaskedAutoencoderHiera(**{**configs.MICRO_MOTIONS, **configs.MICRO_MAE})
     model = untrained.plain_encoder(len(MOTIONS), q_pool=2, probabilities=False)
-    recipe = replace(SETTING.recipe, epochs=epochs, warmup_epochs=epochs / 12)
+    recipe = replace(SETTING.recipe, epochs=epochs, warmup_epochs=epochs / 16)
     data = InMemory(*clips("train", count), recoloured)
     finetune(model, data, replace(SETTING, recipe=recipe), len(MOTIONS), seed=seed)
     scores = evaluate(model)

@@ -19,30 +19,20 @@ from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.micro import InMemory, save
 from hiera.model import Hiera
-from hiera.recipes import Finetuning, Pretraining, accuracy, finetune, pretrain
+from hiera.recipes import FINETUNE_IMAGE, PRETRAIN_IMAGE, accuracy, finetune, pretrain
 from plm_core import shapes
 from plm_core.progress import track
 from plm_core.shapes import SHAPES
-from plm_core.training import Recipe
 
 NAME = "hiera_micro_shapes"
 UNLABELLED, LABELLED, HELD_OUT = 8000, 1000, 2000
-PRETRAINING = Pretraining(
-    recipe=Recipe(epochs=20, batch=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
-)
-FINETUNING = Finetuning(
-    recipe=Recipe(epochs=20, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0),
-    drop_path=0.0,
-    auto_augment=None,
-    mixup=0.0,
-    cutmix=0.0,
-)
+PRETRAINING, FINETUNING = PRETRAIN_IMAGE["micro"], FINETUNE_IMAGE["micro"]
 TOP1 = "held-out shapes top-1 %"
 
 
 def scenes(split: str, count: int, size: int = 48) -> tuple[Tensor, Tensor]:
-    """Scenes of one shape in clutter, float [count, 3, size, size] from -1 to 1, and the numbers of their shapes."""
-    world = shapes.Images(split, size=size, count=count, objects=(1, 1))
+    """Scenes of one shape on grey, float [count, 3, size, size] from -1 to 1, and the numbers of their shapes."""
+    world = shapes.Images(split, size=size, count=count, objects=(1, 1), background="plain")
     pixels, labels = np.empty((count, size, size, 3), np.uint8), []
     for i, scene in enumerate(track(world, f"drawing {split} scenes", count)):
         pixels[i] = scene.image
@@ -60,7 +50,7 @@ def moved(x: Tensor) -> Tensor:
 def masked_autoencoder(seed: int, **changes: Any) -> MaskedAutoencoderHiera:
     """The micro model with the decoder that pretrains it, untrained."""
     torch.manual_seed(seed)
-    return MaskedAutoencoderHiera(**{**configs.MICRO_SHAPES, **configs.MICRO_DECODER, "q_pool": 1, **changes})
+    return MaskedAutoencoderHiera(**{**configs.MICRO_SHAPES, **configs.MICRO_MAE, **changes})
 
 
 def classifier(mae: MaskedAutoencoderHiera) -> Hiera:
@@ -88,7 +78,7 @@ def train(out: Path, seed: int = 0, shorten: float = 1.0) -> Mapping[str, float]
     scores = evaluate(model)
     first, then = pretraining.recipe, finetuning.recipe
     facts = {
-        "Data": f"`plm_core.shapes.Images` (48 px, one shape in clutter): {many} scenes without labels, the first "
+        "Data": f"`plm_core.shapes.Images` (48 px, one shape on grey): {many} scenes without labels, the first "
         f"{few} with; {HELD_OUT} held-out scenes. Labels: {', '.join(SHAPES)}.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro_shapes`): masked pretraining, ratio "
         f"{pretraining.mask_ratio}, {first.epochs:g} epochs, batch {first.batch}, AdamW lr {first.lr}; finetuning, "

@@ -278,7 +278,7 @@ class Hiera(nn.Module):
 
     # --- forward ------------------------------------------------------------------------------------------------
 
-    def _positions(self, grid: tuple[int, ...]) -> Tensor:
+    def positions(self, grid: tuple[int, ...]) -> Tensor:
         """Position embedding [1, *grid, C], interpolated when ``grid`` is not the one it was made for."""
         if self.pos_embed is not None and self.pos_embed_win is not None:
             return abs_win(self.pos_embed, self.pos_embed_win, grid, self.global_pos_antialias)
@@ -311,7 +311,7 @@ class Hiera(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
-        return unroll(x + self._positions(tuple(x.shape[1:-1])), self.q_stride, self.steps)
+        return unroll(x + self.positions(tuple(x.shape[1:-1])), self.q_stride, self.steps)
 
     def _units(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The grid of mask units of an input of a shape."""

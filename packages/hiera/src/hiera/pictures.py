@@ -1,12 +1,13 @@
-"""Pictures of what a masked autoencoder makes of an input, as MAE papers show them."""
+"""Pictures of what models make of an input: a masked autoencoder's reconstruction, a detector's finds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from hiera.mae import MaskedAutoencoderHiera
 from plm_core import InputError, MissingDependency
@@ -19,6 +20,8 @@ ROWS = ("original", "masked", "reconstruction", "pasted")
 VIDEO_MEAN, VIDEO_STD = (0.45,) * 3, (0.225,) * 3
 GREY = 0.5
 COLUMNS = 16
+# of labels in pictures; from Paul Tol's "bright" scheme, which colour-blind people can tell apart
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 
 @torch.no_grad()
@@ -87,3 +90,33 @@ def _displayed(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor
     shape = (-1, *[1] * (x.ndim - 2))
     scale, shift = (torch.tensor(v[: x.shape[1]], device=x.device).view(shape) for v in (std, mean))
     return (x.float() * scale + shift).clamp(0, 1)
+
+
+def detections(
+    image: Tensor, prediction: Mapping[str, Tensor], names: Mapping[int, str], threshold: float = 0.5
+) -> Tensor:
+    """Draw boxes, names and masks of the detections whose score is at least ``threshold``.
+
+    Args:
+        image: Float [3, H, W] from 0 to 1.
+        prediction: As a detector gives it; a target of a dataset is drawn too.
+        names: Name of each label.
+        threshold: Least score.
+
+    Returns:
+        Uint8 [3, H, W].
+    """
+    picture = (image.as_subclass(Tensor).clamp(0, 1) * 255).round().to(torch.uint8)
+    boxes, labels = prediction["boxes"].as_subclass(Tensor), prediction["labels"].tolist()
+    scores = prediction.get("scores", torch.ones(len(labels)))
+    keep = torch.where(scores >= threshold)[0].tolist()
+    if not keep:
+        return picture
+    colours = [COLOURS[labels[i] % len(COLOURS)] for i in keep]
+    if "masks" in prediction:
+        masks = prediction["masks"].as_subclass(Tensor).reshape(len(labels), *picture.shape[1:])[keep] > 0.5
+        picture = draw_segmentation_masks(picture, masks, alpha=0.5, colors=colours)
+    said = [names.get(labels[i], str(labels[i])) for i in keep]
+    if "scores" in prediction:
+        said = [f"{name} {scores[i]:.2f}" for name, i in zip(said, keep, strict=True)]
+    return draw_bounding_boxes(picture, boxes[keep], said, colors=colours)

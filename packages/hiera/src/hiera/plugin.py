@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from hiera.configs import IMAGE, MICRO_DIGITS, VIDEO
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hiera.configs import IMAGE, MICRO_DIGITS, MICRO_MOTIONS, MICRO_SHAPES, VIDEO
 from plm_core.hookspecs import (
     BlockAdapter,
+    Command,
     Input,
     Micro,
     Model,
@@ -94,35 +98,88 @@ def _video(size: str) -> Model:
     )
 
 
-MICRO = Model(
-    name="hiera_micro_digits",
-    family="hiera",
-    builder="hiera.builders:classifier",
-    config={"img_size": (32, 32), **MICRO_DIGITS},
-    params=170_338,
-    input=Input(size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0),
-    num_classes=10,
-    out_indices=(0, 1, 2),
-    license="Apache-2.0",
-    paper=PAPER,
-    pretrained=(
-        Pretrained(
-            tag="sklearn_digits",
-            file="hiera:weights/hiera_micro_digits.safetensors",
-            license="Apache-2.0",
-            labels=tuple("0123456789"),
-            metrics={"held-out digits top-1 %": 99.44},
-            note="trained by plm retrain hiera_micro_digits on scikit-learn's digits; see its model card",
+def _micro(
+    what: str,
+    params: int,
+    config: Mapping[str, Any],
+    size: int,
+    labels: Sequence[str],
+    metrics: Mapping[str, float],
+    tag: str = "plm_shapes",
+    frames: int | None = None,
+    **facts: Any,
+) -> Model:
+    """A model that its own module trains on embedded data, shipped as package data."""
+    name = f"hiera_micro_{what}"
+    return Model(
+        name=name,
+        family="hiera",
+        config=config,
+        params=params,
+        input=Input(size=(3, size, size), frames=frames, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0),
+        num_classes=len(labels),
+        license="Apache-2.0",
+        paper=PAPER,
+        pretrained=(
+            Pretrained(
+                tag=tag,
+                file=f"hiera:weights/{name}.safetensors",
+                license="Apache-2.0",
+                labels=tuple(labels),
+                metrics=metrics,
+                note=f"trained by plm retrain {name}; see its model card",
+            ),
         ),
+        micro=Micro(recipe=f"hiera.micro_{what}:train", evaluate=f"hiera.micro_{what}:evaluate"),
+        **{"builder": "hiera.builders:classifier", "out_indices": (0, 1, 2), **facts},
+    )
+
+
+# plm_core.shapes' words, written out since it imports NumPy
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
+MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink")
+
+MICRO = (
+    _micro(
+        "digits",
+        170_338,
+        {"img_size": (32, 32), **MICRO_DIGITS},
+        32,
+        "0123456789",
+        {"held-out digits top-1 %": 99.44},
+        tag="sklearn_digits",
     ),
-    micro=Micro(recipe="hiera.micro_digits:train", evaluate="hiera.micro_digits:evaluate"),
+    _micro("shapes", 0, MICRO_SHAPES, 48, SHAPES, {"held-out shapes top-1 %": 0.0}),
+    _micro(
+        "motions",
+        0,
+        MICRO_MOTIONS,
+        32,
+        MOTIONS,
+        {"held-out motions top-1 %": 0.0},
+        frames=8,
+        task="video-classification",
+    ),
+    _micro(
+        "detector",
+        432_189,
+        {},
+        96,
+        SHAPES,
+        {"held-out shapes box mAP@[.5:.95]": 0.872, "held-out shapes mask mAP@[.5:.95]": 0.858},
+        builder="hiera.detection:micro_detector",
+        task="object-detection",
+        classifier=None,
+        first_conv=None,
+        out_indices=(),
+    ),
 )
 
 
 @hookimpl
 def plm_models() -> list[Model]:
-    """The paper's image and video models, two smaller ones for video, and the micro model."""
-    return [*map(_image, IMAGE), *map(_video, VIDEO_FACTS), MICRO]
+    """The paper's image and video models, two smaller ones for video, and the micro models."""
+    return [*map(_image, IMAGE), *map(_video, VIDEO_FACTS), *MICRO]
 
 
 @hookimpl
@@ -160,9 +217,19 @@ def plm_block_adapters() -> list[BlockAdapter]:
 
 
 @hookimpl
+def plm_commands() -> list[Command]:
+    """The papers' trainings."""
+    return [Command(name="hiera", help="Train Hiera by the papers' recipes.", implementation="hiera.cli:train")]
+
+
+@hookimpl
 def plm_tour_stops() -> list[TourStop]:
-    """Digits read by the micro model, and what it sees in a photo."""
+    """What the micro models do."""
     return [
         TourStop(name="hiera-digits", title="A model by name reads digits", run="hiera.tour:digits", order=20),
         TourStop(name="hiera-features", title="What its stages see in a photo", run="hiera.tour:features", order=30),
+        TourStop(
+            name="hiera-abswin", title="A window's positions at twice the size", run="hiera.tour:abs_win", order=32
+        ),
+        TourStop(name="hiera-detection", title="Shapes found and cut out", run="hiera.tour:detection", order=34),
     ]

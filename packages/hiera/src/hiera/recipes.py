@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hiera.mae import MaskedAutoencoderHiera
+from plm_core import InputError
 from plm_core.training import Recipe, Trained, fit
 
 SIZES = ("tiny", "small", "base", "base_plus", "large", "huge")
@@ -32,12 +33,14 @@ class Pretraining:
         mask_ratio: Share of mask units that the encoder does not see.
         drop_path: Rate of the encoder's last block; needed from base upwards, other than for ViT (section 4.1).
         crop: Area of the random crops, as fractions of the picture's.
+        flip: Whether left and right are the same to the labels of what follows.
     """
 
     recipe: Recipe
     mask_ratio: float = 0.6
     drop_path: float = 0.0
     crop: tuple[float, float] = (0.2, 1.0)
+    flip: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +178,24 @@ DETECT_VIT: dict[str, Detecting] = {
     for size, epochs, drop_path, decay in [("base", 100, 0.1, 0.7), ("large", 100, 0.4, 0.8), ("huge", 75, 0.5, 0.9)]
 }
 
+# What the micro models are trained by: minutes on two cores, and too small for drop path or mixed labels.
+_PLAIN: dict[str, Any] = {"drop_path": 0.0, "auto_augment": None, "mixup": 0.0, "cutmix": 0.0}
+_MICRO_PRETRAIN = Recipe(epochs=20, batch=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
+PRETRAIN_IMAGE["micro"] = Pretraining(recipe=_MICRO_PRETRAIN)
+PRETRAIN_VIDEO["micro"] = Pretraining(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, crop=(0.5, 1.0))
+FINETUNE_IMAGE["micro"] = Finetuning(
+    recipe=Recipe(epochs=20, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0), **_PLAIN
+)
+FINETUNE_VIDEO["micro"] = Finetuning(
+    recipe=Recipe(epochs=24, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1.5, clip_grad=1.0), **_PLAIN
+)
+DETECT["micro"] = Detecting(
+    recipe=Recipe(epochs=5, batch=8, lr=2e-3, weight_decay=0.05, warmup_epochs=0.3, clip_grad=1.0),
+    img_size=96,
+    scale=(0.8, 1.25),
+    drop_path=0.0,
+)
+
 
 def pretrain(model: MaskedAutoencoderHiera, data: Dataset[Any], setting: Pretraining, **options: Any) -> Trained:
     """Masked pretraining in place, as `plm_core.training.fit`.
@@ -231,13 +252,18 @@ def detect(model: nn.Module, data: Dataset[Any], setting: Detecting, **options: 
 def mixer(setting: Finetuning, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """Timm's mixup and cutmix of a batch (inputs, labels) -> (inputs, soft labels); of clips, all frames alike.
 
-    None when the setting has neither. timm mixes pairs, so batches must be even.
+    None when the setting has neither. The first of a batch is mixed with the last, and so on.
+
+    Raises:
+        InputError: When called with an odd batch, which timm refuses.
     """
     if not (setting.mixup or setting.cutmix):
         return None
     mixup = Mixup(setting.mixup, setting.cutmix, label_smoothing=setting.smoothing, num_classes=num_classes)
 
     def mix(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if len(x) % 2:
+            raise InputError(f"mixup and cutmix need an even batch, not {len(x)} samples at once: see device_batch")
         pictures = x.flatten(1, 2).clone() if x.ndim == 5 else x.clone()  # timm mixes in place, and four dimensions
         pictures, soft = mixup(pictures, y)
         return pictures.view_as(x), soft
@@ -251,6 +277,7 @@ def pretrain_transform(size: Sequence[int], setting: Pretraining, mean: Sequence
         (3, *size),
         is_training=True,
         scale=setting.crop,
+        hflip=0.5 if setting.flip else 0.0,
         color_jitter=None,
         interpolation="bicubic",
         mean=tuple(mean),

@@ -6,11 +6,17 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import plm_core
+from hiera.abswin_demo import frozen
+from hiera.micro import InMemory
 from hiera.micro_digits import NAME, TOP1, evaluate
-from plm_core import samples
+from hiera.micro_shapes import NAME as SHAPES_NAME
+from hiera.micro_shapes import scenes
+from hiera.recipes import accuracy
+from plm_core import samples, shapes
 from plm_core.tour import Tour
 
 DIGITS_CODE = f'''import plm_core
@@ -20,6 +26,15 @@ model = plm_core.create_model("{NAME}", pretrained=True).eval()
 preprocess = plm_core.transform_for(model)
 images, labels = plm_core.samples.digits("heldout")
 logits = model(torch.stack([preprocess(image) for image in images]))'''
+
+
+DETECTOR_NAME = "hiera_micro_detector"
+
+ABS_WIN_CODE = f'''model = plm_core.create_model("{SHAPES_NAME}", pretrained=True).eval()
+logits = model(torch.rand(1, 3, 96, 96))  # trained at 48: any multiple of 16 will do'''
+
+DETECTION_CODE = f'''detector = plm_core.create_model("{DETECTOR_NAME}", pretrained=True).eval()
+found = detector([torch.rand(3, 96, 96)])[0]  # boxes, labels, scores, masks'''
 
 
 @torch.inference_mode()
@@ -98,3 +113,88 @@ def _principal_colours(m: Tensor) -> Any:
     colours = flat @ directions[:3].T
     low, high = colours.quantile(0.01, 0), colours.quantile(0.99, 0)
     return ((colours - low) / (high - low)).clamp(0, 1).view(*m.shape[2:], 3).numpy()
+
+
+@torch.inference_mode()
+def abs_win(tour: Tour) -> None:
+    """One model at twice its resolution: its embedding interpolated as a plain one is, and as Absolute Win does it."""
+    fix: Any = plm_core.create_model(SHAPES_NAME, pretrained=True).eval()
+    bug = frozen(fix).eval()
+    rows = []
+    for size in (48, 96):
+        held_out = InMemory(*scenes("heldout", 300, size))
+        rows.append(
+            {
+                "resolution": f"{size} px",
+                "embedding interpolated": f"{accuracy(bug, held_out):.1f} %",
+                "Absolute Win": f"{accuracy(fix, held_out):.1f} %",
+            }
+        )
+    tour.text(
+        "Attention in windows turns a learned position embedding into a repeated tile. Interpolated to a larger input, "
+        "the tiles no longer fit the windows. Absolute Win learns the tile and a global embedding apart: the one is "
+        "tiled, the other interpolated. Both columns are the same model with the same weights, not finetuned; at its "
+        "own size they are the same function."
+    )
+    tour.code(ABS_WIN_CODE)
+    tour.table(rows)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = {
+        "trained, 12 x 12 tokens": fix.positions((12, 12)),
+        "interpolated to 24 x 24": bug.positions((24, 24)),
+        "Absolute Win at 24 x 24": fix.positions((24, 24)),
+    }
+    for ax, (title, table) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        side = table.shape[1]
+        ax.imshow(_principal_colours(table.movedim(-1, 1)), interpolation="nearest")
+        for line in range(4, side, 4):  # the windows of stage 1
+            ax.axhline(line - 0.5, color="white", linewidth=0.8)
+            ax.axvline(line - 0.5, color="white", linewidth=0.8)
+        ax.set_title(title, fontsize=9)
+        ax.set_axis_off()
+    tour.figure(
+        figure,
+        "The position embedding, its three strongest directions as colours; white lines are the attention windows. "
+        "Interpolated, each window sees a stretched part of a tile; with Absolute Win each sees a whole one.",
+    )
+    tour.fact("top-1 at twice the resolution", f"{rows[1]['embedding interpolated']} -> {rows[1]['Absolute Win']}")
+
+
+@torch.inference_mode()
+def detection(tour: Tour) -> None:
+    """Shapes found and cut out in held-out scenes by the micro detector."""
+    model = plm_core.create_model(DETECTOR_NAME, pretrained=True).eval()
+    world = shapes.Images("heldout", size=96, count=8)
+    images = [torch.from_numpy(scene.image).permute(2, 0, 1) / 255 for scene in world]
+    found = model(images)
+    names = dict(enumerate(shapes.SHAPES, 1))
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    for ax, image, answer in zip(figure.subplots(2, 4).flat, images, found, strict=True):
+        ax.imshow(image.permute(1, 2, 0).numpy())
+        for box, label, score, mask in zip(
+            answer["boxes"].tolist(), answer["labels"].tolist(), answer["scores"].tolist(), answer["masks"], strict=True
+        ):
+            if score >= 0.5:
+                x0, y0, x1, y1 = box
+                ax.add_patch(
+                    Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="white", linewidth=1.5)
+                )
+                ax.contour(mask[0].numpy(), [0.5], colors=["#00e5ff"], linewidths=1)
+                ax.text(
+                    x0,
+                    max(y0 - 2, 5),
+                    f"{names[label]} {score:.2f}",
+                    fontsize=7,
+                    color="white",
+                    backgroundcolor="#0008",
+                )
+        ax.set_axis_off()
+    shown = sum(int((answer["scores"] >= 0.5).sum()) for answer in found)
+    there = sum(len(scene.objects) for scene in world)
+    tour.text(
+        f"{DETECTOR_NAME} is a Mask R-CNN on a HieraDet trunk, in torchvision's detection framework: "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters in all."
+    )
+    tour.code(DETECTION_CODE)
+    tour.figure(figure, f"Held-out scenes with what it finds: {shown} detections above 0.5 for {there} objects.")
+    tour.fact("detections above 0.5 in 8 scenes", f"{shown}, of {there} objects")

@@ -80,7 +80,7 @@ class HubTrainer(Trainer):
 
 
 class _Epochs(TrainerCallback):
-    """Tell the data which epoch it is, and stop early when asked to."""
+    """Tell the data which epoch it is, stop early when asked to, and log the end."""
 
     def __init__(self, data: Any, max_steps: int | None) -> None:
         self.data = data
@@ -93,3 +93,5 @@ class _Epochs(TrainerCallback):
         if self.max_steps is not None and state.global_step >= self.max_steps:
             control.should_training_stop = True
             control.should_save = args.save_strategy != "no"
+        if control.should_training_stop or state.global_step >= state.max_steps:
+            control.should_log = True  # also what is left after the last whole log_steps

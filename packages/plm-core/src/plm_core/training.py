@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from plm_core.errors import InputError, MissingDependency
+from plm_core.errors import FileError, InputError, MissingDependency
 from plm_core.progress import interactive
 
 _log = logging.getLogger(__name__)
@@ -150,8 +150,9 @@ def fit(
         callbacks: Of transformers (TrainerCallback).
 
     Raises:
-        InputError: The batch does not divide over the processes, or is larger than the data; samples with NaN or
-            infinite values, or a loss that is, with the samples named.
+        InputError: The batch does not divide over the processes, or is larger than the data; checkpoints in ``out``
+            without ``resume``; samples with NaN or infinite values, or a loss that is, with the samples named.
+        FileError: The folder cannot be made.
         MissingDependency: The extra plm-core[train] is not installed.
     """
     try:
@@ -160,7 +161,7 @@ def fit(
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
     from plm_core._trainer import HubTrainer
 
-    with _folder(out) as folder:
+    with _folder(out, resume) as folder:
         arguments = TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=recipe.epochs / recipe.repeat,
@@ -201,10 +202,13 @@ def fit(
         )
         # the Trainer gave all processes one seed, for equal weights; from here on their draws should differ
         torch.manual_seed(seed + arguments.process_index)
-        trainer.train(resume_from_checkpoint=str(newest) if resume and (newest := newest_checkpoint(folder)) else None)
+        np.random.seed(seed + arguments.process_index)
+        newest = newest_checkpoint(folder) if resume else None
+        with _one_line():
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if torch.distributed.is_initialized():
-            atexit.register(torch.distributed.destroy_process_group)
+            atexit.register(_leave)
     main = trainer.is_world_process_zero()
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return Trained({k: v.detach().cpu() for k, v in state.items()} if main else {}, history, main)
@@ -225,6 +229,12 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     return [{**group, "lr": recipe.lr * group["lr_scale"]} for group in groups]
 
 
+def _leave() -> None:
+    """Leave the processes' group, once however many trainings there were."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in a folder that was written to its end; the Trainer writes its state last."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
@@ -239,13 +249,27 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 @contextmanager
-def _folder(out: Path | None) -> Iterator[Path]:
+def _folder(out: Path | None, resume: bool) -> Iterator[Path]:
     if out is None:
         with tempfile.TemporaryDirectory() as scratch:
             yield Path(scratch)
-    else:
+        return
+    try:
         out.mkdir(parents=True, exist_ok=True)
-        yield out
+    except OSError as e:
+        raise FileError(f"cannot make the folder {out}: {e.strerror}") from e
+    if not resume and any(out.glob("checkpoint-*")):  # later a resume would not know whose they are
+        raise InputError(f"out {str(out)!r} has checkpoints of another training: resume it, or choose another folder")
+    yield out
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """An error in a worker that loads data comes with the worker's traceback as its message."""
+    try:
+        yield
+    except InputError as e:
+        raise InputError(str(e).strip().splitlines()[-1].partition(f"{InputError.__name__}: ")[2] or str(e)) from e
 
 
 def _units(model: nn.Module) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def check_model(name: str) -> None:
 
     Checked are: declared facts; classifier and channels on request; the feature interface; strict loading, also with
     another head; every weight layout both ways; the block adapter; ``torch.compile(fullgraph=True)``; ``torch.export``
-    with a dynamic batch. Models of more than five million parameters are built on the meta device.
+    with a dynamic batch. Models of more than five million parameters are built on the meta device. Of an object
+    detector, whose interface is torchvision's, the facts, the loading and the form of its answers are checked.
 
     Args:
         name: A model of the registry.
@@ -52,6 +53,11 @@ def check_model(name: str) -> None:
         model = create_model(name).eval()
         channels, *size = spec.input.size
         x = torch.rand(2, channels, *([spec.input.frames] if spec.input.frames else []), *size)
+        if spec.task == "object-detection":
+            check_detections(model, x)
+            check_strict_loading(spec, model)
+            check_layouts(model)
+            return
         check_heads(spec, model, x)
         check_features(spec, model, x)
         check_strict_loading(spec, model)
@@ -69,7 +75,7 @@ def check_declaration(spec: Model) -> None:
 
     with torch.device("meta"):
         model = create_model(spec.name)
-    lacking = [name for name in INTERFACE if not hasattr(model, name)]
+    lacking = [name for name in INTERFACE if not hasattr(model, name) and spec.task != "object-detection"]
     assert not lacking, f"{spec.name} lacks {', '.join(lacking)} of timm's interface"
     count = sum(p.numel() for p in model.parameters())
     assert count == spec.params, f"{spec.name} has {count} parameters, {spec.params} are declared"
@@ -135,6 +141,21 @@ def check_features(spec: Model, model: Any, x: Tensor) -> None:
             _same(here, there, "a map of features_only and of forward_intermediates")
 
 
+def check_detections(model: nn.Module, x: Tensor) -> None:
+    """Images in, torchvision's dicts out, best first; an image's answer does not hang on its neighbours."""
+    with torch.no_grad():
+        found, alone = model(list(x)), model([x[0]])[0]
+    assert len(found) == len(x), f"{len(found)} answers to {len(x)} images"
+    for answer in found:
+        lacking = {"boxes", "labels", "scores"} - answer.keys()
+        assert not lacking, f"an answer lacks {', '.join(sorted(lacking))}"
+        n = len(answer["scores"])
+        shapes = {key: list(answer[key].shape) for key in ("boxes", "labels")}
+        assert shapes == {"boxes": [n, 4], "labels": [n]}, f"{n} scores come with {shapes}"
+        assert bool((answer["scores"].diff() <= 0).all()), "scores do not fall"
+    _same(found[0]["boxes"], alone["boxes"], "boxes of an image in a batch and alone")
+
+
 def check_strict_loading(spec: Model, model: nn.Module) -> None:
     """A complete state dict loads; one with a tensor missing, left over or misshapen does not, whatever was asked."""
     state = dict(model.state_dict())
@@ -147,6 +168,8 @@ def check_strict_loading(spec: Model, model: nn.Module) -> None:
         "misshapen": state | {victim: torch.zeros(*state[victim].shape, 2)},
     }
     adapted: list[dict[str, Any]] = [{"num_classes": 7}, {"in_chans": spec.input.size[0] + 1}, {"features_only": True}]
+    if spec.task == "object-detection":
+        adapted = []
     for options in ({}, *adapted):
         _load(spec, state, options)
     for what, bad, options in [

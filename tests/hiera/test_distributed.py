@@ -1,0 +1,124 @@
+"""Trainings in several processes, and killed ones: the weights are those of one undisturbed process.
+
+Each start of a process costs seconds, so a test asks much of it.
+"""
+
+import json
+import math
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from hiera import configs, train
+from hiera.mae import MaskedAutoencoderHiera
+from plm_core import shapes, weights
+
+SCRIPT = Path(__file__).parent / "train_script.py"
+PLM = Path(sys.executable).with_name("plm")
+MICRO_MAE = {**configs.MICRO_SHAPES, **configs.MICRO_MAE}
+
+pytestmark = [
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
+    pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would want two devices"),
+]
+
+
+def environment(threads):
+    """Of a process that starts no more threads than that; what a training in this process has set is left out."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
+    return {**kept, "OMP_NUM_THREADS": str(threads)}
+
+
+def torchrun(*words):
+    """Run in two processes, which talk over a free port."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    done = subprocess.run(
+        [str(word) for word in command], env=environment(1), capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+def assert_close(a, b):
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        torch.testing.assert_close(b[key], value, atol=1e-5, rtol=0)
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    """Copied to both (DDP) with accumulated gradients, sharded (FSDP), sharded and resumed: one start for all."""
+    script = runpy.run_path(str(SCRIPT))
+    before = script["untrained"]().state_dict()
+    alone, held = script["finetuned"]()
+    losses = [entry["loss"] for entry in alone.history]
+    assert held == 1
+    assert len(set(losses)) == 8
+    assert all((alone.state[key] - value).abs().max() > 1e-4 for key, value in before.items())  # what is compared below
+
+    torchrun(SCRIPT, tmp_path)
+    first, second = (json.loads((tmp_path / f"report{rank}.json").read_text()) for rank in range(2))
+    for name in ("copied", "sharded", "resumed"):
+        assert_close(alone.state, load_file(tmp_path / f"{name}.safetensors"))
+        assert first[name]["losses"] == second[name]["losses"] == pytest.approx(losses, abs=1e-5)
+        assert (first[name]["main"], first[name]["tensors"]) == (True, len(before))
+        assert (second[name]["main"], second[name]["tensors"]) == (False, 0)
+    for name in ("sharded", "resumed"):
+        assert 0.4 < first[name]["held"] < 0.6
+        assert first[name]["held"] + second[name]["held"] == pytest.approx(1)
+    assert first["copied"]["held"] == second["copied"]["held"] == 1
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A class folder of 32 pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "scenes").mkdir()
+    for number, scene in enumerate(shapes.Images("train", size=48, count=32)):
+        Image.fromarray(scene.image).save(folder / "scenes" / f"{number}.png")
+    return folder
+
+
+def test_the_command_in_two_processes(pictures, tmp_path):
+    """Both are needed for the whole batch, and what is printed and written is the main one's."""
+    changes = {"batch": 8, "epochs": 2, "warmup_epochs": 1}
+    words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+    command = [PLM, "hiera", "pretrain", pictures, "--out", tmp_path / "out", "--size", "micro", *words]
+    (line,) = torchrun("--no-python", *command).stdout.splitlines()
+    what, loss, _ = line.split("\t")
+    assert what == "training loss"
+    assert math.isfinite(float(loss))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"checkpoint-8", "mae.safetensors", "encoder.safetensors"}
+    weights.load(model := MaskedAutoencoderHiera(**MICRO_MAE), tmp_path / "out" / "mae.safetensors")
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, 48, 48))[0].isfinite()
+
+
+def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(pictures, tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    changes = {"batch": "16", "epochs": "20", "warmup_epochs": "2"}
+    words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+    command = [PLM, "hiera", "pretrain", pictures, "--out", killed, "--size", "micro", "--save-steps", 4, *words]
+    process = subprocess.Popen([str(word) for word in command], env=environment(torch.get_num_threads()))
+    try:
+        while process.poll() is None and not list(killed.glob("checkpoint-*/trainer_state.json")):
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert list(killed.glob("checkpoint-*"))
+    assert not list(killed.glob("*.safetensors"))
+    train.pretrain(pictures, killed, "micro", changes, seed=0, save_steps=4, resume=True)
+    train.pretrain(pictures, whole, "micro", changes, seed=0)
+    for name in ("mae.safetensors", "encoder.safetensors"):
+        resumed, undisturbed = load_file(killed / name), load_file(whole / name)
+        assert resumed.keys() == undisturbed.keys()
+        assert all(torch.equal(resumed[key], undisturbed[key]) for key in undisturbed), name
