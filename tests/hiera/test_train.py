@@ -203,6 +203,7 @@ def test_the_same_seed_gives_the_same_weights_and_resuming_goes_on(hiera, pictur
     assert not (parts / "checkpoint-4").exists()
     assert_one_line(hiera(*words, "--out", parts), "has checkpoints of another training: resume it, or choose another")
     assert hiera(*words, "--out", parts, "--resume").code == 0
+    assert losses(parts).keys() == {3, 4}  # the first three steps were the earlier training's
     a, b = (load_file(out / "mae.safetensors") for out in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -348,6 +349,7 @@ def test_the_hiera_of_a_size_fits_the_detectors_trunk(size):
         ("pretrain", settings(epochs="ten"), "micro", "epochs 'ten' is not allowed: float is expected, as 20"),
         ("pretrain", settings(lr="nan"), "micro", "lr 'nan' is not allowed: float is expected"),
         ("pretrain", settings(epochs=0), "micro", "epochs must be more than 0, not 0"),
+        ("pretrain", settings(epochs=1), "micro", "warmup_epochs 2 is more than epochs 1: lr is never reached"),
         ("pretrain", settings(crop="(0.2,)"), "micro", "crop '(0.2,)' is not allowed: tuple[float, float] is expected"),
         ("pretrain", settings(optimizer="lion"), "micro", "Literal['adamw', 'sgd'] is expected, as 'adamw'"),
         ("finetune", settings(auto_augment=3), "micro", "auto_augment '3' is not allowed: str | None is expected"),
@@ -370,7 +372,14 @@ def test_bad_words(hiera, tmp_path, task, words, size, said):
 
 def test_settings_that_fit_are_taken():
     """Whole numbers for others, others for what was whole, None where it is allowed."""
-    text = {"epochs": "0.5", "lr": "1", "layer_decay": "None", "clip_grad": "3", "milestones": "(0.5, 0.9, 1)"}
+    text = {
+        "epochs": "0.5",
+        "warmup_epochs": "0.1",
+        "lr": "1",
+        "layer_decay": "None",
+        "clip_grad": "3",
+        "milestones": "(0.5, 0.9, 1)",
+    }
     setting = train.changed(recipes.FINETUNE_IMAGE["base"], {**text, "crop": "(0.5, 1)", "auto_augment": "rand-m7"})
     recipe = setting.recipe
     assert (recipe.epochs, recipe.lr, recipe.layer_decay, recipe.clip_grad) == (0.5, 1, None, 3)

@@ -319,11 +319,17 @@ def detector(
     return Detector(backbone, rpn, heads, transform, num_classes)
 
 
-def micro_detector(num_classes: int = 8, **settings: Any) -> Detector:
+def micro_detector(num_classes: int = 8, in_chans: int = 3, **settings: Any) -> Detector:
     """A Mask R-CNN of 0.43M parameters for the scenes of ``plm_core.shapes`` at 96 pixels.
 
     Args:
         num_classes: Classes without the background; the world has eight shapes.
+        in_chans: 3, as torchvision's detectors normalise red, green and blue.
         **settings: Of `detector`, instead of the micro ones.
+
+    Raises:
+        InputError: Another number of channels.
     """
+    if in_chans != 3:
+        raise InputError(f"in_chans {in_chans} is not allowed: a detector takes 3 channels")
     return detector(HieraDet(**configs.HIERADET["micro"]), num_classes, **{**configs.MICRO_DETECTOR, **settings})

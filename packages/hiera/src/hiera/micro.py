@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,12 +22,11 @@ tags: [hiera, plm]
 
 # {name}
 
-A Hiera (arXiv 2306.00989) of {params:,} parameters, {what}. It is shipped so that the hub can be tried and tested
-without a download; it is not a model of general use.
+{what}
 
 {facts}
-- **Licence**: Apache-2.0, code and weights.
 """
+SHIPPED = "It is shipped so that the hub can be tried and tested without a download; it is not a model of general use."
 
 
 class InMemory(Dataset[tuple[Tensor, Tensor]]):
@@ -48,6 +48,8 @@ class InMemory(Dataset[tuple[Tensor, Tensor]]):
 def save(model: nn.Module, name: str, out: Path, task: str, what: str, facts: dict[str, Any]) -> None:
     """Write ``name.safetensors`` and its model card into a folder."""
     weights.save(model.cpu(), out / f"{name}.safetensors")
-    lines = "\n".join(f"- **{key}**: {value}" for key, value in facts.items())
     params = sum(p.numel() for p in model.parameters())
-    write_text(out / f"{name}.md", CARD.format(name=name, task=task, what=what, params=params, facts=lines))
+    about = f"A Hiera (arXiv 2306.00989) of {params:,} parameters, {what}. {SHIPPED}"
+    rows = {**facts, "Licence": "Apache-2.0, code and weights."}
+    lines = "\n".join(fill(f"- **{key}**: {value}", 120, subsequent_indent="  ") for key, value in rows.items())
+    write_text(out / f"{name}.md", CARD.format(name=name, task=task, what=fill(about, 120), facts=lines))

@@ -78,6 +78,10 @@ class Recipe:
         for name in ("epochs", "batch", "lr", "repeat"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be more than 0, not {getattr(self, name)!r}")
+        if self.warmup_epochs > self.epochs:
+            raise InputError(
+                f"warmup_epochs {self.warmup_epochs} is more than epochs {self.epochs}: lr is never reached"
+            )
         if self.batch % self.repeat:
             raise InputError(f"batch {self.batch} is not a multiple of repeat {self.repeat}")
 
