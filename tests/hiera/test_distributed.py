@@ -95,7 +95,7 @@ def test_the_command_in_two_processes(pictures, tmp_path):
     """Both are needed for the whole batch, and what is printed and written is the main one's."""
     changes = {"batch": 8, "epochs": 2, "warmup_epochs": 1}
     words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-    command = [PLM, "hiera", "pretrain", pictures, "--out", tmp_path / "out", "--size", "micro", *words]
+    command = [PLM, "hiera", "pretrain", pictures, "--out", tmp_path / "out", "--size", "micro", "--fsdp", *words]
     (line,) = torchrun("--no-python", *command).stdout.splitlines()
     what, loss, _ = line.split("\t")
     assert what == "training loss"

@@ -138,6 +138,24 @@ class Kill(BaseException):
     pass
 
 
+class Steps:
+    """Notes which steps were taken."""
+
+    def __init__(self):
+        self.seen = []
+
+    def callback(self):
+        from transformers import TrainerCallback
+
+        seen = self.seen
+
+        class Note(TrainerCallback):
+            def on_step_end(self, args, state, control, **_):
+                seen.append(state.global_step)
+
+        return Note()
+
+
 def killer(step):
     from transformers import TrainerCallback
 
@@ -155,7 +173,9 @@ def test_killed_and_resumed_equals_an_undisturbed_run(reference, tmp_path, step)
         trained(out=tmp_path, save_steps=3, callbacks=[killer(step)])
     (tmp_path / "checkpoint-99").mkdir()  # what a kill in the middle of writing leaves
     (tmp_path / "checkpoint-99" / "trainer_state.json").write_text('{"global_st')
-    resumed, result = trained(out=tmp_path, save_steps=3, resume=True)
+    taken = Steps()
+    resumed, result = trained(out=tmp_path, save_steps=3, resume=True, callbacks=[taken.callback()])
+    assert taken.seen == list(range(3 * (step // 3) + 1, 17))
     assert same(reference[0], resumed)
     assert [entry["step"] for entry in result.history] == [entry["step"] for entry in reference[1].history]
 

@@ -25,6 +25,24 @@ from hiera.tokens import reroll_units
 from plm_core import InputError, NotSupported
 
 
+class DecoderBlock(HieraBlock):
+    """A block whose output may be wanted at some tokens only."""
+
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """[B, 1, N, D] -> [B, 1, N, D], or [B, 1, M, D] at the tokens of ``at``, int64 [B, M].
+
+        Keys and values come from all tokens; attention's queries, and the MLP, are of those tokens alone. The decoder's
+        blocks have neither drop path nor layer scale.
+        """
+        if at is None:
+            return super().forward(x)
+        at = at[:, None, :, None]
+        q, k, v = self.attn.project(self.norm1(x))
+        attended = F.scaled_dot_product_attention(_take(q, at, 2), k, v)
+        x = _take(x, at, 2) + self.attn.merge(attended, x.shape[0], 1)
+        return x + self.mlp(self.norm2(x))
+
+
 class MaskedAutoencoderHiera(Hiera):
     """Hiera with the decoder that pretrains it; keywords and returns of ``forward`` are the original's.
 
@@ -89,7 +107,7 @@ class MaskedAutoencoderHiera(Hiera):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim, **dd))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.pred_grid), decoder_embed_dim, **dd))
         self.decoder_blocks = nn.ModuleList(
-            HieraBlock(decoder_embed_dim, decoder_embed_dim, decoder_num_heads, mlp_ratio, norm_layer=norm_layer, **dd)
+            DecoderBlock(decoder_embed_dim, decoder_embed_dim, decoder_num_heads, mlp_ratio, norm_layer=norm_layer, **dd)
             for _ in range(decoder_depth)
         )
         self.decoder_norm = norm_layer(decoder_embed_dim, **dd)
@@ -176,7 +194,7 @@ class MaskedAutoencoderHiera(Hiera):
         *early, last = self.decoder_blocks
         for block in early:
             x = self._run(block, x)
-        x = self._run(last if hidden is None else partial(_block_at, last, at=hidden), x)
+        x = self._run(partial(last, at=hidden), x)
         return self.decoder_pred(self.decoder_norm(x[:, 0]))
 
     def _to_grid(self, x: Tensor) -> Tensor:
@@ -396,16 +414,3 @@ def _moments(patches: Tensor) -> tuple[Tensor, Tensor]:
 def _normalized(patches: Tensor) -> Tensor:
     mean, std = _moments(patches)
     return (patches - mean) / std
-
-
-def _block_at(block: Any, x: Tensor, at: Tensor) -> Tensor:
-    """A block of the decoder whose output is wanted at some tokens only: [B, 1, N, D], [B, M] -> [B, 1, M, D].
-
-    Keys and values come from all tokens; attention's queries, and the MLP, are of those tokens alone. The decoder's
-    blocks have neither drop path nor layer scale.
-    """
-    at = at[:, None, :, None]
-    q, k, v = block.attn.project(block.norm1(x))
-    attended = F.scaled_dot_product_attention(_take(q, at, 2), k, v)
-    x = _take(x, at, 2) + block.attn.merge(attended, x.shape[0], 1)
-    return x + block.mlp(block.norm2(x))
