@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import plm_core
-from hiera import abswin_demo, micro_digits, micro_motions, micro_shapes, plugin
+from hiera import micro_abswin, micro_digits, micro_motions, plugin
 from plm_core import shapes, weights
 from plm_core.hookspecs import Model
 from plm_core.names import resolve
@@ -15,7 +15,7 @@ MICROS = sorted(name for name, entry in registry().all(Model).items() if entry.d
 # the least that each must reach, in the units of its metric, and how far the shipped score may be off elsewhere
 BOUNDS = {
     "hiera_micro_digits": (97, 0.3),
-    "hiera_micro_shapes": (60, 0.5),
+    "hiera_micro_abswin": (40, 0.9),  # on larger canvases than it was trained on; three of 360 digits
     "hiera_micro_motions": (95, 0.5),
     "hiera_micro_detector": (0.7, 0.02),
 }
@@ -76,14 +76,13 @@ def test_recipe_trains_and_writes_what_the_name_loads(tmp_path):
     assert f"{scores[micro_digits.TOP1]:.2f} %" in (tmp_path / f"{name}.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["shapes", "motions", "detector"])
+@pytest.mark.parametrize("name", ["abswin", "motions", "detector"])
 def test_recipe_writes_a_file_that_the_name_loads(name, tmp_path, monkeypatch):
     """The whole recipe on next to nothing; that it reaches its score is a slow test."""
     module = resolve(declared(f"hiera_micro_{name}").micro.recipe.partition(":")[0] + ":__name__")
     assert module == f"hiera.micro_{name}"
-    if name == "shapes":
-        monkeypatch.setattr(micro_shapes, "HELD_OUT", 50)
-        scores = micro_shapes.train(tmp_path, shorten=0.1)
+    if name == "abswin":
+        scores = micro_abswin.train(tmp_path, epochs=1)
     elif name == "motions":
         scores = micro_motions.train(tmp_path, epochs=1, count=128)
     else:
@@ -105,27 +104,26 @@ def test_retraining_from_scratch_reaches_the_bound(name, tmp_path):
 
 @torch.inference_mode()
 def test_frozen_positions_are_the_same_function_at_the_trained_size_only():
-    fix = plm_core.create_model(micro_shapes.NAME, pretrained=True).eval()
-    bug = abswin_demo.frozen(fix).eval()
-    own, twice = torch.rand(2, 3, 48, 48), torch.rand(2, 3, 96, 96)
+    fix = plm_core.create_model(micro_abswin.NAME, pretrained=True).eval()
+    bug = micro_abswin.frozen(fix).eval()
+    own, twice = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(bug(own), fix(own), rtol=1e-4, atol=1e-5)
     assert (bug(twice) - fix(twice)).abs().max() > 0.05
 
 
-def test_abs_win_demonstration_runs(monkeypatch):
+def test_abs_win_holds_where_interpolation_fails():
+    fix = plm_core.create_model(micro_abswin.NAME, pretrained=True)
+    bug = micro_abswin.evaluate(micro_abswin.frozen(fix))
+    assert micro_abswin.evaluate(fix)[micro_abswin.LARGER] >= bug[micro_abswin.LARGER] + 15
+
+
+def test_abs_win_measurement_runs(monkeypatch):
     """On next to nothing: the rows, the table and the plot."""
-    for what, few in {
-        "SCENES": 128,
-        "EPOCHS": 1.0,
-        "FEW": 64,
-        "HELD_OUT": 50,
-        "FINETUNED": (1.0,),
-        "SIZES": (48, 96),
-    }.items():
-        monkeypatch.setattr(abswin_demo, what, few)
-    rows = abswin_demo.measure([0])
-    table = abswin_demo.summary(rows)
-    assert [row["positions"] for row in table] == [abswin_demo.PLAIN, abswin_demo.BUG, abswin_demo.FIX]
+    for what, few in {"EPOCHS": 1.0, "FINETUNED": (1.0,), "SIZES": (32, 64)}.items():
+        monkeypatch.setattr(micro_abswin, what, few)
+    rows = micro_abswin.measure([0])
+    table = micro_abswin.summary(rows)
+    assert [row["positions"] for row in table] == [micro_abswin.PLAIN, micro_abswin.BUG, micro_abswin.FIX]
     by_name = {row["positions"]: row for row in rows}
-    assert by_name[abswin_demo.BUG]["48 px"] == by_name[abswin_demo.FIX]["48 px"]
-    assert len(abswin_demo.plot(rows).axes[0].lines) == 4
+    assert by_name[micro_abswin.BUG]["32 px"] == by_name[micro_abswin.FIX]["32 px"]
+    assert len(micro_abswin.plot(rows).axes[0].lines) == 4

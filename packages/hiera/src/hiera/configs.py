@@ -25,6 +25,14 @@ MICRO_DIGITS: Config = {
     "mask_unit_attn": (True, False, False),
 }
 
+# The same with Absolute Win: two by two mask units and as many global positions
+MICRO_ABSWIN: Config = {
+    **MICRO_DIGITS,
+    "input_size": (32, 32),
+    "abs_win_pos_embed": True,
+    "global_pos_size": (2, 2),
+}
+
 # A 48 px scene is 3 x 3 mask units; with Absolute Win any multiple of 16 will do.
 MICRO_SHAPES: Config = {
     **MICRO_DIGITS,

@@ -107,7 +107,9 @@ class MaskedAutoencoderHiera(Hiera):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim, **dd))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.pred_grid), decoder_embed_dim, **dd))
         self.decoder_blocks = nn.ModuleList(
-            DecoderBlock(decoder_embed_dim, decoder_embed_dim, decoder_num_heads, mlp_ratio, norm_layer=norm_layer, **dd)
+            DecoderBlock(
+                decoder_embed_dim, decoder_embed_dim, decoder_num_heads, mlp_ratio, norm_layer=norm_layer, **dd
+            )
             for _ in range(decoder_depth)
         )
         self.decoder_norm = norm_layer(decoder_embed_dim, **dd)

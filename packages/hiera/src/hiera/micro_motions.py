@@ -29,7 +29,7 @@ TOP1 = "held-out motions top-1 %"
 
 def clips(split: str, count: int) -> tuple[Tensor, Tensor]:
     """Clips of one moving shape, float [count, 3, 8, 32, 32] from -1 to 1, and the numbers of their motions."""
-    world = shapes.Clips(split, size=32, frames=8, count=count, objects=(1, 1))
+    world = shapes.Clips(split, size=32, frames=8, count=count, objects=(1, 1), background="plain")
     pixels, labels = np.empty((count, 8, 32, 32, 3), np.uint8), []
     for i, clip in enumerate(track(world, f"drawing {split} clips", count)):
         pixels[i] = clip.frames

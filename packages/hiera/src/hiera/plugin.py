@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hiera.configs import IMAGE, MICRO_DIGITS, MICRO_MOTIONS, MICRO_SHAPES, VIDEO
+from hiera.configs import IMAGE, MICRO_ABSWIN, MICRO_DIGITS, MICRO_MOTIONS, VIDEO
 from plm_core.hookspecs import (
     BlockAdapter,
     Command,
@@ -149,7 +149,15 @@ MICRO = (
         {"held-out digits top-1 %": 99.44},
         tag="sklearn_digits",
     ),
-    _micro("shapes", 0, MICRO_SHAPES, 48, SHAPES, {"held-out shapes top-1 %": 0.0}),
+    _micro(
+        "abswin",
+        0,
+        MICRO_ABSWIN,
+        32,
+        "0123456789",
+        {"held-out placed digits top-1 % at 32 px": 0.0, "held-out placed digits top-1 % at 64 px": 0.0},
+        tag="sklearn_digits",
+    ),
     _micro(
         "motions",
         0,

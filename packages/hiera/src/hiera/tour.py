@@ -10,11 +10,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import plm_core
-from hiera.abswin_demo import frozen
-from hiera.micro import InMemory
+from hiera import micro_abswin
 from hiera.micro_digits import NAME, TOP1, evaluate
-from hiera.micro_shapes import NAME as SHAPES_NAME
-from hiera.micro_shapes import scenes
 from hiera.recipes import accuracy
 from plm_core import samples, shapes
 from plm_core.tour import Tour
@@ -30,8 +27,8 @@ logits = model(torch.stack([preprocess(image) for image in images]))'''
 
 DETECTOR_NAME = "hiera_micro_detector"
 
-ABS_WIN_CODE = f'''model = plm_core.create_model("{SHAPES_NAME}", pretrained=True).eval()
-logits = model(torch.rand(1, 3, 96, 96))  # trained at 48: any multiple of 16 will do'''
+ABS_WIN_CODE = f'''model = plm_core.create_model("{micro_abswin.NAME}", pretrained=True).eval()
+logits = model(torch.rand(1, 3, 64, 64))  # trained at 32: any multiple of 16 will do'''
 
 DETECTION_CODE = f'''detector = plm_core.create_model("{DETECTOR_NAME}", pretrained=True).eval()
 found = detector([torch.rand(3, 96, 96)])[0]  # boxes, labels, scores, masks'''
@@ -118,11 +115,11 @@ def _principal_colours(m: Tensor) -> Any:
 @torch.inference_mode()
 def abs_win(tour: Tour) -> None:
     """One model at twice its resolution: its embedding interpolated as a plain one is, and as Absolute Win does it."""
-    fix: Any = plm_core.create_model(SHAPES_NAME, pretrained=True).eval()
-    bug = frozen(fix).eval()
+    fix: Any = plm_core.create_model(micro_abswin.NAME, pretrained=True).eval()
+    bug = micro_abswin.frozen(fix).eval()
     rows = []
-    for size in (48, 96):
-        held_out = InMemory(*scenes("heldout", 300, size))
+    for size in (32, 48, 64):
+        held_out = micro_abswin.Placed("heldout", size, fixed=True)
         rows.append(
             {
                 "resolution": f"{size} px",
@@ -133,16 +130,17 @@ def abs_win(tour: Tour) -> None:
     tour.text(
         "Attention in windows turns a learned position embedding into a repeated tile. Interpolated to a larger input, "
         "the tiles no longer fit the windows. Absolute Win learns the tile and a global embedding apart: the one is "
-        "tiled, the other interpolated. Both columns are the same model with the same weights, not finetuned; at its "
-        "own size they are the same function."
+        "tiled, the other interpolated. The model was trained to read digits anywhere on a canvas of 32 px and sees "
+        "digits of the same sizes on larger ones. Both columns are the same weights, not finetuned; at 32 px they are "
+        "the same function."
     )
     tour.code(ABS_WIN_CODE)
     tour.table(rows)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = {
-        "trained, 12 x 12 tokens": fix.positions((12, 12)),
-        "interpolated to 24 x 24": bug.positions((24, 24)),
-        "Absolute Win at 24 x 24": fix.positions((24, 24)),
+        "trained, 8 x 8 tokens": fix.positions((8, 8)),
+        "interpolated to 16 x 16": bug.positions((16, 16)),
+        "Absolute Win at 16 x 16": fix.positions((16, 16)),
     }
     for ax, (title, table) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         side = table.shape[1]
@@ -157,7 +155,7 @@ def abs_win(tour: Tour) -> None:
         "The position embedding, its three strongest directions as colours; white lines are the attention windows. "
         "Interpolated, each window sees a stretched part of a tile; with Absolute Win each sees a whole one.",
     )
-    tour.fact("top-1 at twice the resolution", f"{rows[1]['embedding interpolated']} -> {rows[1]['Absolute Win']}")
+    tour.fact("top-1 at twice the resolution", f"{rows[-1]['embedding interpolated']} -> {rows[-1]['Absolute Win']}")
 
 
 @torch.inference_mode()
