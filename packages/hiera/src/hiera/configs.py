@@ -25,9 +25,12 @@ MICRO_DIGITS: Config = {
     "mask_unit_attn": (True, False, False),
 }
 
-# The same with Absolute Win: two by two mask units and as many global positions
+# The same with Absolute Win: two by two mask units and as many global positions. Patches do not overlap, so that
+# nothing but the embedding tells the tokens of a window apart.
 MICRO_ABSWIN: Config = {
     **MICRO_DIGITS,
+    "patch_kernel": (4, 4),
+    "patch_padding": (0, 0),
     "input_size": (32, 32),
     "abs_win_pos_embed": True,
     "global_pos_size": (2, 2),

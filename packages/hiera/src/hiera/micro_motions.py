@@ -57,15 +57,16 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
         The held-out score, as `evaluate` gives it.
     """
     torch.manual_seed(seed)
-    # MAE's initialisation: the classifier's, made for wide models, learns little at this width
+    # MAE's initialisation, and a head that is not next to zero: the classifier's own are made for wide models, and at
+    # this width and learning rate nothing is learned for hundreds of steps
     untrained = MaskedAutoencoderHiera(**{**configs.MICRO_MOTIONS, **configs.MICRO_MAE})
-    model = untrained.plain_encoder(len(MOTIONS), q_pool=2, probabilities=False)
+    model = untrained.plain_encoder(len(MOTIONS), q_pool=2, probabilities=False, head_init_scale=1.0)
     recipe = replace(SETTING.recipe, epochs=epochs, warmup_epochs=epochs / 16)
     data = InMemory(*clips("train", count), recoloured)
     finetune(model, data, replace(SETTING, recipe=recipe), len(MOTIONS), seed=seed)
     scores = evaluate(model)
     facts = {
-        "Data": f"{count} clips of `plm_core.shapes.Clips` (8 frames of 32 px, one shape, motions: "
+        "Data": f"{count} clips of `plm_core.shapes.Clips` (8 frames of 32 px, one shape on grey, motions: "
         f"{', '.join(MOTIONS)}); 1000 held-out clips.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro_motions`): {epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "

@@ -55,7 +55,7 @@ def masked_autoencoder(seed: int, **changes: Any) -> MaskedAutoencoderHiera:
 
 def classifier(mae: MaskedAutoencoderHiera) -> Hiera:
     """The encoder with a new head; of an untrained one, the model from scratch with the same initialisation."""
-    return mae.plain_encoder(len(SHAPES), q_pool=2, probabilities=False)
+    return mae.plain_encoder(len(SHAPES), q_pool=2, probabilities=False, head_init_scale=1.0)
 
 
 def train(out: Path, seed: int = 0, shorten: float = 1.0) -> Mapping[str, float]:

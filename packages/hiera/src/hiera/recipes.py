@@ -187,7 +187,7 @@ FINETUNE_IMAGE["micro"] = Finetuning(
     recipe=Recipe(epochs=20, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0), **_PLAIN
 )
 FINETUNE_VIDEO["micro"] = Finetuning(
-    recipe=Recipe(epochs=24, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1.5, clip_grad=1.0), **_PLAIN
+    recipe=Recipe(epochs=16, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0), **_PLAIN
 )
 DETECT["micro"] = Detecting(
     recipe=Recipe(epochs=5, batch=8, lr=2e-3, weight_decay=0.05, warmup_epochs=0.3, clip_grad=1.0),
