@@ -16,6 +16,7 @@ MICROS = sorted(name for name, entry in registry().all(Model).items() if entry.d
 BOUNDS = {
     "hiera_micro_digits": (97, 0.3),
     "hiera_micro_abswin": (40, 0.9),  # on larger canvases than it was trained on; three of 360 digits
+    "hiera_micro_plain": (30, 0.9),
     "hiera_micro_motions": (95, 0.5),
     "hiera_micro_detector": (0.7, 0.02),
 }
@@ -109,12 +110,6 @@ def test_frozen_positions_are_the_same_function_at_the_trained_size_only():
     own, twice = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(bug(own), fix(own), rtol=1e-4, atol=1e-5)
     assert (bug(twice) - fix(twice)).abs().max() > 0.05
-
-
-def test_abs_win_holds_where_interpolation_fails():
-    fix = plm_core.create_model(micro_abswin.NAME, pretrained=True)
-    bug = micro_abswin.evaluate(micro_abswin.frozen(fix))
-    assert micro_abswin.evaluate(fix)[micro_abswin.LARGER] >= bug[micro_abswin.LARGER] + 15
 
 
 def test_abs_win_measurement_runs(monkeypatch):

@@ -44,6 +44,20 @@ MICRO_SHAPES: Config = {
     "global_pos_size": (3, 3),
 }
 
+# For pretraining to teach a shape, part of it must tell the rest: mask units of 8 px, half of an object's side
+MICRO_GREY: Config = {
+    "input_size": (32, 32),
+    "embed_dim": 32,
+    "num_heads": 1,
+    "stages": (1, 3),
+    "q_pool": 1,
+    "mask_unit_size": (2, 2),
+    "mask_unit_attn": (True, False),
+    "abs_win_pos_embed": True,
+    "global_pos_size": (4, 4),
+}
+MICRO_GREY_MAE: Config = {"q_pool": 0, "decoder_embed_dim": 48, "decoder_depth": 1, "decoder_num_heads": 3}
+
 # Eight frames of 32 px: 4 x 2 x 2 mask units
 MICRO_MOTIONS: Config = {
     **MICRO_DIGITS,

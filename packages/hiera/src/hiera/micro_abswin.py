@@ -8,7 +8,8 @@ images, and both are finetuned at twice the resolution. A third row is the Absol
 into a plain one (`frozen`): at 32 px it is the same function, at any other size it does what a plain model does, so
 that nothing but the way to the new size differs.
 
-``plm retrain hiera_micro_abswin --out DIR`` runs `train`. It needs the extra ``hiera[train]``.
+``plm retrain hiera_micro_abswin --out DIR`` runs `train`, ``hiera_micro_plain`` `train_plain`. They need the
+extra ``hiera[train]``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from plm_core.files import atomic_path, write_text
 from plm_core.progress import track
 from plm_core.training import seeded
 
-NAME = "hiera_micro_abswin"
+NAME, PLAIN_NAME = "hiera_micro_abswin", "hiera_micro_plain"
 TRAINED, TWICE, SIZES = 32, 64, (32, 48, 64, 80, 96)
 SMALLEST, LARGEST = 16, 32
 EPOCHS, LR, FINETUNED = 30.0, 2e-3, (1.0, 2.0, 4.0)
@@ -95,33 +96,41 @@ def frozen(model: Hiera) -> Hiera:
     return plain
 
 
-def train(out: Path, seed: int = 0, epochs: float = EPOCHS) -> Mapping[str, float]:
+def train(out: Path, seed: int = 0, epochs: float = EPOCHS, abs_win: bool = True) -> Mapping[str, float]:
     """Train with Absolute Win and write ``hiera_micro_abswin.safetensors`` and its model card into ``out``.
 
     Args:
         out: Folder for the two files.
         seed: Of initialisation, order and augmentation.
         epochs: Passes over the 1437 training digits.
+        abs_win: False for the plain twin, ``hiera_micro_plain``.
 
     Returns:
         The held-out scores, as `evaluate` gives them.
     """
-    model = classifier(seed, abs_win=True)
+    name = NAME if abs_win else PLAIN_NAME
+    model = classifier(seed, abs_win)
     setting = _setting(epochs, LR)
     finetune(model, Placed("train", TRAINED), setting, 10, seed=seed)
     scores = evaluate(model)
     facts = {
         "Data": f"scikit-learn's digits (every fifth of 1797 held out) at {SMALLEST} to {LARGEST} px, at random places "
         f"of a canvas of {TRAINED} px.",
-        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro_abswin`): {epochs:g} epochs, batch "
+        "Recipe": f"`plm retrain {name} --seed {seed}` (module `hiera.micro_abswin`): {epochs:g} epochs, batch "
         f"{setting.recipe.batch}, AdamW lr {LR}, weight decay {setting.recipe.weight_decay}, cosine, label smoothing "
         f"{setting.smoothing}; no pretraining.",
         "Held-out top-1": f"{scores[OWN]:.2f} % at {TRAINED} px; {scores[LARGER]:.2f} % on canvases of {TWICE} px, "
         "which it was not trained on.",
     }
-    what = "with Absolute Win positions (arXiv 2311.05613), trained from scratch to read digits anywhere on a canvas"
-    save(model, NAME, out, "image-classification", what, facts)
+    positions = "Absolute Win positions (arXiv 2311.05613)" if abs_win else "a plain position embedding"
+    what = f"with {positions}, trained from scratch to read digits anywhere on a canvas"
+    save(model, name, out, "image-classification", what, facts)
     return scores
+
+
+def train_plain(out: Path, seed: int = 0, epochs: float = EPOCHS) -> Mapping[str, float]:
+    """Train the twin with a plain position embedding, as `train`; writes ``hiera_micro_plain.safetensors``."""
+    return train(out, seed, epochs, abs_win=False)
 
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:

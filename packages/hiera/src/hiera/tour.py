@@ -116,30 +116,29 @@ def _principal_colours(m: Tensor) -> Any:
 def abs_win(tour: Tour) -> None:
     """One model at twice its resolution: its embedding interpolated as a plain one is, and as Absolute Win does it."""
     fix: Any = plm_core.create_model(micro_abswin.NAME, pretrained=True).eval()
-    bug = micro_abswin.frozen(fix).eval()
+    bug: Any = plm_core.create_model(micro_abswin.PLAIN_NAME, pretrained=True).eval()
     rows = []
     for size in (32, 48, 64):
         held_out = micro_abswin.Placed("heldout", size, fixed=True)
         rows.append(
             {
                 "resolution": f"{size} px",
-                "embedding interpolated": f"{accuracy(bug, held_out):.1f} %",
+                "plain, interpolated": f"{accuracy(bug, held_out):.1f} %",
                 "Absolute Win": f"{accuracy(fix, held_out):.1f} %",
             }
         )
     tour.text(
         "Attention in windows turns a learned position embedding into a repeated tile. Interpolated to a larger input, "
         "the tiles no longer fit the windows. Absolute Win learns the tile and a global embedding apart: the one is "
-        "tiled, the other interpolated. The model was trained to read digits anywhere on a canvas of 32 px and sees "
-        "digits of the same sizes on larger ones. Both columns are the same weights, not finetuned; at 32 px they are "
-        "the same function."
+        "tiled, the other interpolated. Two models, alike but for their positions, were trained to read digits "
+        "anywhere on a canvas of 32 px; here they see digits of the same sizes on larger ones, not finetuned."
     )
     tour.code(ABS_WIN_CODE)
     tour.table(rows)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = {
-        "trained, 8 x 8 tokens": fix.positions((8, 8)),
-        "interpolated to 16 x 16": bug.positions((16, 16)),
+        "plain, trained at 8 x 8": bug.positions((8, 8)),
+        "plain, interpolated to 16 x 16": bug.positions((16, 16)),
         "Absolute Win at 16 x 16": fix.positions((16, 16)),
     }
     for ax, (title, table) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
@@ -155,7 +154,7 @@ def abs_win(tour: Tour) -> None:
         "The position embedding, its three strongest directions as colours; white lines are the attention windows. "
         "Interpolated, each window sees a stretched part of a tile; with Absolute Win each sees a whole one.",
     )
-    tour.fact("top-1 at twice the resolution", f"{rows[-1]['embedding interpolated']} -> {rows[-1]['Absolute Win']}")
+    tour.fact("top-1 at twice the resolution", f"{rows[-1]['plain, interpolated']} -> {rows[-1]['Absolute Win']}")
 
 
 @torch.inference_mode()
