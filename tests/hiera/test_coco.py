@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torchvision import tv_tensors
 
-from hiera.coco import CocoDetection, ShapesDetection, collate, evaluate, loss, lsj, write_coco
+from hiera.coco import CocoDetection, LargeScaleJitter, ShapesDetection, collate, evaluate, loss, write_coco
 from hiera.detection import MEAN, micro_detector
 from hiera.pictures import detections as draw
 from plm_core import InputError, shapes
@@ -208,7 +208,7 @@ def test_what_is_always_refused(tmp_path, make, said, on_bad):
 def test_jitter_keeps_boxes_masks_and_labels_in_step(world):
     """Each class gets its own grey, so that a picture says where its objects are, whatever happened to it."""
     torch.manual_seed(0)
-    jitter = lsj(64, (0.8, 2.0))
+    jitter = LargeScaleJitter(64, (0.8, 2.0))
     sizes = set()
     for i in range(60):
         image, target = world.scene(i % len(world))
@@ -235,7 +235,7 @@ def test_jitter_flips_half_of_the_time_and_does_nothing_else_at_scale_one(world)
     image, target = world[0]
     flips = 0
     for _ in range(40):
-        out, got = lsj(64, (1, 1))(image, dict(target))
+        out, got = LargeScaleJitter(64, (1, 1))(image, dict(target))
         flipped = not torch.equal(out, image)
         flips += flipped
         x0, y0, x1, y1 = target["boxes"].unbind(1)
@@ -251,7 +251,7 @@ def test_jitter_pads_with_the_mean_and_covers_the_scales(world):
     image, target = world[0]
     shares = []
     for _ in range(150):
-        out, _ = lsj(32)(image, dict(target))
+        out, _ = LargeScaleJitter(32)(image, dict(target))
         padding = (out == torch.tensor(MEAN)[:, None, None]).all(0)
         assert padding[-1, -1] or not padding.any()  # at the bottom and right only
         shares.append(1 - float(padding.float().mean()))
@@ -351,7 +351,7 @@ def test_a_part_of_the_data(world):
             "the model gives no masks",
         ),
         (lambda w: evaluate(Known(w), w, limit=0), "data have no object"),
-        (lambda w: lsj(32, (0, 1)), "scale (0, 1) is not allowed"),
+        (lambda w: LargeScaleJitter(32, (0, 1)), "scale (0, 1) is not allowed"),
         (lambda w: CocoDetection("a", "b", on_bad="skip"), "on_bad 'skip' is not allowed"),
     ],
 )

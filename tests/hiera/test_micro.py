@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import plm_core
-from hiera import micro_abswin, micro_digits, micro_motions, plugin
+from hiera import micro_abswin, micro_digits, micro_motions, micro_shapes, plugin
 from plm_core import shapes, weights
 from plm_core.hookspecs import Model
 from plm_core.names import resolve
@@ -122,3 +122,16 @@ def test_abs_win_measurement_runs(monkeypatch):
     by_name = {row["positions"]: row for row in rows}
     assert by_name[micro_abswin.BUG]["32 px"] == by_name[micro_abswin.FIX]["32 px"]
     assert len(micro_abswin.plot(rows).axes[0].lines) == 4
+
+
+def test_pretraining_is_compared_with_none(monkeypatch):
+    """On next to nothing: both ways start from the same weights, and only one is pretrained."""
+    for what, few in {"UNLABELLED": 64, "LABELLED": 64, "HELD_OUT": 40}.items():
+        monkeypatch.setattr(micro_shapes, what, few)
+    for what in ("PRETRAINING", "FINETUNING"):
+        monkeypatch.setattr(micro_shapes, what, micro_shapes._shortened(getattr(micro_shapes, what), 1 / 20))
+    (row,) = micro_shapes.compare([0])
+    assert row.keys() == {"seed", "from scratch", "pretrained"}
+    start = micro_shapes.classifier(micro_shapes.masked_autoencoder(0)).state_dict()
+    again = micro_shapes.classifier(micro_shapes.masked_autoencoder(0)).state_dict()
+    assert all(torch.equal(start[key], again[key]) for key in start)

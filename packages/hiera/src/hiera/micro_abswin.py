@@ -21,12 +21,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -38,6 +37,9 @@ from plm_core import samples
 from plm_core.files import atomic_path, write_text
 from plm_core.progress import track
 from plm_core.training import seeded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME, PLAIN_NAME = "hiera_micro_abswin", "hiera_micro_plain"
 TRAINED, TWICE, SIZES = 32, 64, (32, 48, 64, 80, 96)
@@ -184,6 +186,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 def plot(rows: Sequence[dict[str, Any]]) -> Figure:
     """Accuracy by resolution without finetuning, and at twice the resolution by epochs of it; a line per seed."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     colours = {PLAIN: "#bbbbbb", BUG: "#ee6677", FIX: "#4477aa"}

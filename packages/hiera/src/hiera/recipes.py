@@ -132,6 +132,7 @@ PRETRAIN_VIDEO: dict[str, Pretraining] = {
     for size, (lr, drop_path) in _PRETRAIN_VIDEO.items()
 }
 
+# The paper does not say whether these epochs count repetitions; as for its pretraining, we take it that they do.
 # epochs, learning rate, drop path, layer decay (after 3200 epochs of pretraining), dropout
 _FINETUNE_VIDEO = _by_size(
     VIDEO_SIZES,
@@ -173,6 +174,7 @@ DETECT: dict[str, Detecting] = {
     size: Detecting(recipe=Recipe(**_COCO, lr=lr), drop_path=drop_path)
     for size, lr, drop_path in [("base", 3.5e-5, 0.2), ("base_plus", 3.5e-5, 0.2), ("large", 3e-5, 0.4)]
 }
+# ViTDet's own, for a detector on a ViTDet trunk through `detect`
 DETECT_VIT: dict[str, Detecting] = {
     size: Detecting(recipe=Recipe(**{**_COCO, "epochs": epochs}, lr=1e-4, layer_decay=decay), drop_path=drop_path)
     for size, epochs, drop_path, decay in [("base", 100, 0.1, 0.7), ("large", 100, 0.4, 0.8), ("huge", 75, 0.5, 0.9)]
@@ -305,13 +307,13 @@ def test_transform(size: Sequence[int], mean: Sequence[float], std: Sequence[flo
     return create_transform((3, *size), interpolation="bicubic", crop_pct=0.875, mean=tuple(mean), std=tuple(std))
 
 
-def accuracy(model: nn.Module, data: Dataset[Any], batch: int = 64) -> float:
+def accuracy(model: nn.Module, data: Dataset[Any], batch: int = 64, workers: int = 0) -> float:
     """Top-1 in % of a classifier on a dataset of (input, label)."""
     model.eval()
     right = total = 0
     device = next(model.parameters()).device
     with torch.inference_mode():
-        for x, y in torch.utils.data.DataLoader(data, batch):
+        for x, y in torch.utils.data.DataLoader(data, batch, num_workers=workers):
             right += int((model(x.to(device)).argmax(1).cpu() == y).sum())
             total += len(y)
     return 100 * right / total

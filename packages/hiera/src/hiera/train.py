@@ -37,7 +37,7 @@ def pretrain(
 ) -> dict[str, float]:
     """Masked pretraining on a folder of class folders; writes ``mae.safetensors`` and ``encoder.safetensors``."""
     setting = changed(choose(recipes.PRETRAIN_VIDEO if video else recipes.PRETRAIN_IMAGE, size), changes)
-    torch.manual_seed(options["seed"])
+    torch.manual_seed(options.get("seed", 0))
     model = MaskedAutoencoderHiera(**_autoencoder(size, video, abs_win), drop_path_rate=setting.drop_path)
     transform = recipes.pretrain_transform(model.input_size[-2:], setting, *_statistics(video))
     trained = recipes.pretrain(model, _folder(data, model, transform), setting, out=out, **options)
@@ -61,7 +61,7 @@ def finetune(
 ) -> dict[str, float]:
     """Train a classifier on ``data/train``, from an encoder or anew; scores ``data/val``."""
     setting = changed(choose(recipes.FINETUNE_VIDEO if video else recipes.FINETUNE_IMAGE, size), changes)
-    torch.manual_seed(options["seed"])
+    torch.manual_seed(options.get("seed", 0))
     keywords = {**_classifier(size, video, abs_win), "probabilities": False}
     classes = len(_folder(data / "train", Hiera(**keywords, device="meta"), None).classes)
     keywords["num_classes"] = classes
@@ -77,7 +77,7 @@ def finetune(
     if trained.main:
         model = _whole(Hiera(**keywords), trained)
         weights.save(model, out / "model.safetensors")
-        scores["val top-1 %"] = recipes.accuracy(model, val)
+        scores["val top-1 %"] = recipes.accuracy(model, val, workers=options.get("workers", 0))
     return scores
 
 
@@ -98,7 +98,7 @@ def detect(
     from hiera.detection import detector
 
     setting = changed(choose(recipes.DETECT, size), changes)
-    torch.manual_seed(options["seed"])
+    torch.manual_seed(options.get("seed", 0))
 
     def build(drop_path: float = 0.0) -> Any:
         trunk = _trunk(size, drop_path_rate=drop_path)
@@ -119,7 +119,7 @@ def detect(
     if trained.main:
         model = _whole(build(), trained)
         weights.save(model, out / "model.safetensors")
-        scores |= coco.evaluate(model, val)
+        scores |= coco.evaluate(model, val, workers=options.get("workers", 0))
     return scores
 
 
@@ -238,9 +238,9 @@ def _picture(path: str) -> Any:
 
 
 def _whole(model: Any, trained: Trained) -> Any:
-    """A fresh model with the trained weights: the one that was trained may be sharded, or on another device."""
+    """A fresh model with the trained weights (the trained one may be sharded), on a GPU if there is one."""
     model.load_state_dict(trained.state)
-    return model
+    return model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
 
 
 def _last(trained: Trained) -> dict[str, float]:

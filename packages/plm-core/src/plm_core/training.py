@@ -160,6 +160,7 @@ def fit(
         MissingDependency: The extra plm-core[train] is not installed.
     """
     try:
+        from accelerate.utils import extract_model_from_parallel
         from transformers import TrainingArguments
     except ModuleNotFoundError as e:
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
@@ -191,6 +192,8 @@ def fit(
             use_cpu=not torch.accelerator.is_available(),
             **_shares(recipe, device_batch),
         )
+        # several GPUs without torchrun would become nn.DataParallel, with a batch as many times larger
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         samples = _Seeded(data, seed, recipe.repeat)
         if len(samples) * recipe.repeat < recipe.batch:
             raise InputError(f"batch {recipe.batch} is larger than the data, {len(samples)} samples")
@@ -211,11 +214,14 @@ def fit(
         with _one_line():
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        # mixed precision left its wrapper around the caller's model.forward
+        extract_model_from_parallel(trainer.model_wrapped, keep_fp32_wrapper=False)
         if torch.distributed.is_initialized():
             atexit.register(_leave)
     main = trainer.is_world_process_zero()
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return Trained({k: v.detach().cpu() for k, v in state.items()} if main else {}, history, main)
+    whole = {k: v.detach().to("cpu", copy=True) for k, v in state.items()} if main else {}
+    return Trained(whole, history, main)
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -241,7 +247,8 @@ def _leave() -> None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in a folder that was written to its end; the Trainer writes its state last."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+    named = (path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
+    found = sorted(named, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
     for checkpoint in found:
         try:
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -324,7 +331,7 @@ def seeded(*key: int) -> Iterator[None]:
     a, b, c, d = (int(n) for n in np.random.SeedSequence(list(key)).generate_state(4))
     random.seed(a)
     np.random.seed(b)
-    torch.manual_seed(c << 32 | d)
+    torch.default_generator.manual_seed(c << 32 | d)  # torch.manual_seed would seed the GPUs too, for good
     try:
         yield
     finally:
