@@ -1,5 +1,7 @@
 """The shipped micro models: their scores, sizes, cards and recipes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -129,7 +131,9 @@ def test_pretraining_is_compared_with_none(monkeypatch):
     for what, few in {"UNLABELLED": 64, "LABELLED": 64, "HELD_OUT": 40}.items():
         monkeypatch.setattr(micro_shapes, what, few)
     for what in ("PRETRAINING", "FINETUNING"):
-        monkeypatch.setattr(micro_shapes, what, micro_shapes._shortened(getattr(micro_shapes, what), 1 / 20))
+        setting = getattr(micro_shapes, what)
+        recipe = replace(setting.recipe, epochs=1, warmup_epochs=0)
+        monkeypatch.setattr(micro_shapes, what, replace(setting, recipe=recipe))
     (row,) = micro_shapes.compare([0])
     assert row.keys() == {"seed", "from scratch", "pretrained"}
     start = micro_shapes.classifier(micro_shapes.masked_autoencoder(0)).state_dict()

@@ -1,24 +1,20 @@
-"""The recipe of ``hiera_micro_shapes``: masked pretraining on many scenes, finetuning on few labelled ones.
+"""Does masked pretraining pay? The same micro model with and without it, on scenes of which few are labelled.
 
-``plm retrain hiera_micro_shapes --out DIR`` runs `train`, and `compare` is the experiment of the README: the same model
-with and without pretraining. It needs the extra ``hiera[train]``.
+`compare` is an experiment; no model is shipped of it yet. It needs the extra ``hiera[train]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
-from hiera.micro import InMemory, save
+from hiera.micro import InMemory
 from hiera.model import Hiera
 from hiera.recipes import FINETUNE_IMAGE, Pretraining, accuracy, finetune, pretrain
 from plm_core import shapes
@@ -26,13 +22,11 @@ from plm_core.progress import track
 from plm_core.shapes import SHAPES
 from plm_core.training import Recipe
 
-NAME = "hiera_micro_shapes"
 UNLABELLED, LABELLED, HELD_OUT = 8000, 1000, 2000
 PRETRAINING = Pretraining(
     mask_ratio=0.5, recipe=Recipe(epochs=32, batch=64, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=1)
 )
 FINETUNING = FINETUNE_IMAGE["micro"]
-TOP1 = "held-out shapes top-1 %"
 
 
 def scenes(split: str, count: int) -> tuple[Tensor, Tensor]:
@@ -65,52 +59,6 @@ def masked_autoencoder(seed: int) -> MaskedAutoencoderHiera:
 def classifier(mae: MaskedAutoencoderHiera) -> Hiera:
     """The encoder with a new head; of an untrained one, the model from scratch with the same initialisation."""
     return mae.plain_encoder(len(SHAPES), q_pool=1, probabilities=False, head_init_scale=1.0)
-
-
-def train(out: Path, seed: int = 0, shorten: float = 1.0) -> Mapping[str, float]:
-    """Pretrain, finetune, and write ``hiera_micro_shapes.safetensors`` and its model card into ``out``.
-
-    Args:
-        out: Folder for the two files.
-        seed: Of initialisation, order, masks and augmentation.
-        shorten: Factor on data and epochs, to try it.
-
-    Returns:
-        The held-out score, as `evaluate` gives it.
-    """
-    few, many = int(LABELLED * shorten), int(UNLABELLED * shorten)
-    pretraining, finetuning = (_shortened(setting, shorten) for setting in (PRETRAINING, FINETUNING))
-    mae = masked_autoencoder(seed)
-    pretrain(mae, InMemory(*scenes("train", many), moved), pretraining, seed=seed)
-    model = classifier(mae)
-    finetune(model, InMemory(*scenes("train", few), moved), finetuning, len(SHAPES), seed=seed)
-    scores = evaluate(model)
-    first, then = pretraining.recipe, finetuning.recipe
-    facts = {
-        "Data": f"`plm_core.shapes.Images` (32 px in grey, one large shape): {many} scenes without labels, the first "
-        f"{few} with; {HELD_OUT} held-out scenes. Labels: {', '.join(SHAPES)}.",
-        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro_shapes`): masked pretraining, ratio "
-        f"{pretraining.mask_ratio}, {first.epochs:g} epochs, batch {first.batch}, AdamW lr {first.lr}; finetuning, "
-        f"{then.epochs:g} epochs, batch {then.batch}, lr {then.lr}, label smoothing {finetuning.smoothing}; weight "
-        f"decay {then.weight_decay}, cosine, shifts and flips.",
-        "Held-out top-1": f"{scores[TOP1]:.2f} %",
-    }
-    what = "pretrained by masked autoencoding and finetuned to name shapes; its positions are Absolute Win"
-    save(model, NAME, out, "image-classification", what, facts)
-    return scores
-
-
-def _shortened(setting: Any, factor: float) -> Any:
-    recipe = setting.recipe
-    return replace(
-        setting,
-        recipe=replace(recipe, epochs=recipe.epochs * factor, warmup_epochs=recipe.warmup_epochs * factor),
-    )
-
-
-def evaluate(model: nn.Module) -> Mapping[str, float]:
-    """Top-1 in % of a classifier of eight shapes on 2000 held-out scenes."""
-    return {TOP1: accuracy(model, InMemory(*scenes("heldout", HELD_OUT)), batch=250)}
 
 
 def compare(seeds: Sequence[int] = (0, 1, 2)) -> list[dict[str, float]]:
