@@ -1,6 +1,7 @@
 """Block adapters: taking a block apart and putting it together gives the block, for everything timm's ViT can have."""
 
 import copy
+import pickle
 
 import pytest
 import timm
@@ -60,25 +61,82 @@ def test_another_attention_takes_the_place_of_softmax():
     torch.testing.assert_close(mean, model.blocks[0](x))  # no query, no key: attention is the mean
 
 
+def double(view, x, carried, **context):
+    return 2 * blocks.run_block(view, x, **context), carried
+
+
+def count(view, x, carried, **context):
+    """Adds the number of blocks before this one, which is known only from what the tokens carry."""
+    before = 0 if carried is None else carried
+    return blocks.run_block(view, x, **context) + before, before + 1
+
+
+COPIES = {"deep copy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "hiera_micro_digits"])
-def test_a_patched_block_survives_a_deep_copy_and_is_undone(name):
+def test_a_patched_block_survives_a_copy_and_is_undone(name, copied):
     model = plm_core.create_model(name).eval()
     keys = list(model.state_dict())
     x = torch.rand(1, *model.pretrained_cfg["input_size"])
     with torch.no_grad():
         before = model.forward_features(x)
         for block in blocks.view(model).blocks:
-            blocks.patch(block, lambda view, x: 2 * blocks.run_block(view, x))
+            blocks.patch(block, double)
         during = model.forward_features(x)
         assert not torch.equal(during, before)
         assert list(model.state_dict()) == keys
-        twin = copy.deepcopy(model)
+        twin = copied(model)
         for parameter in model.blocks.parameters():
             parameter.zero_()
         assert torch.equal(twin.forward_features(x), during)  # its own weights, not the original's
         for block in blocks.view(twin).blocks:
             blocks.unpatch(block.block)
         assert torch.equal(twin.forward_features(x), before)
+
+
+def test_what_tokens_carry_reaches_the_next_block_and_no_other_call():
+    model = timm.create_model("vit_tiny_patch16_224", **{**SIZE, "depth": 3}).eval()
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        plain = blocks.view(model).blocks
+        tokens = model._pos_embed(model.patch_embed(x))
+        for i, block in enumerate(plain):
+            tokens = block.block(tokens) + i
+        for block in plain:
+            blocks.patch(block, count)
+        for _ in range(2):  # nothing is left over from the call before
+            torch.testing.assert_close(model.forward_features(x), model.norm(tokens))
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled.forward_features(x), model.norm(tokens))
+    model.set_grad_checkpointing()
+    model.forward_features(x).sum().backward()  # recomputed blocks see what they saw before, or torch objects
+
+
+def test_patches_stack_and_are_undone_in_order():
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE).eval()
+    block = blocks.view(model).blocks[0]
+    x = torch.rand(1, 5, 48)
+    with torch.no_grad():
+        before = block.block(x)
+        blocks.patch(block, double)
+        blocks.patch(blocks.view(model).blocks[0], count)
+        assert torch.equal(block.block(x), before)
+        blocks.unpatch(block.block)
+        assert torch.equal(block.block(x), 2 * before)
+        blocks.unpatch(block.block)
+        assert torch.equal(block.block(x), before)
+        assert "plm_patches" not in vars(block.block)
+
+
+def test_a_model_inside_another_is_found():
+    features = timm.create_model("vit_tiny_patch16_224", **{**SIZE, "depth": 3}, features_only=True)
+    assert list(blocks.find(features)) == ["model"]
+    both = nn.ModuleDict({"left": timm.create_model("vit_tiny_patch16_224", **SIZE), "right": nn.Linear(2, 2)})
+    assert list(blocks.find(both)) == ["left"]
+    with pytest.raises(NotSupported, match=r"no block adapter for torch.nn.modules.linear.Linear .*: .*timm-vit"):
+        blocks.find(nn.Linear(2, 2))
 
 
 def test_blocks_without_a_view_are_refused_with_the_reason():

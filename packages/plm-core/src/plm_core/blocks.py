@@ -11,20 +11,21 @@ Shapes: B batch, N tokens, C channels, H heads, D channels per head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plm_core.errors import NotSupported
 from plm_core.hookspecs import BlockAdapter
-from plm_core.names import resolve
+from plm_core.names import class_paths, resolve
 from plm_core.registry import registry
 
-M = TypeVar("M", bound=nn.Module)
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]
+"""(q, k, v) -> attended, all [G, H, n, D]; also ``bias=`` and ``dropout=`` where a block has them, see `attend`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,17 @@ class BlockView:
     """Attention inside windows only: tokens cannot be merged or dropped freely."""
     pools: bool = False
     """The block reduces the number of tokens itself."""
+    bias: Callable[..., Tensor | None] = lambda **context: None
+    """(**context) -> what is added to the attention's logits, [G or 1, H or 1, N, N], such as BEiT's relative
+    positions; or None."""
+    select: Callable[[Mapping[str, Any], Tensor], Mapping[str, Any]] = lambda context, kept: context
+    """(context, kept [B, n]) -> the context for the tokens kept only, by their places among all N; such as the rows of
+    ``rope``. Raises NotSupported when the context has what cannot follow, such as a mask."""
+    dropout: float = 0.0
+    """Rate of attention dropout, 0 in eval mode."""
+    unrotate: Callable[..., Tensor] = lambda key, **context: key
+    """(k as ``qkv`` gives it, **context) -> k without the rotation of rotary families: what a token is, wherever it
+    stands."""
 
 
 @dataclass(frozen=True)
@@ -79,43 +91,142 @@ class ModelView:
     tokens: Tokens
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention on torch's fused kernel; [G, H, n, D] in and out."""
-    return F.scaled_dot_product_attention(q, k, v)
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Softmax attention on torch's fused kernel; [G, H, n, D] in and out, a bias that broadcasts to [G, H, n, n]."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
 def run_block(view: BlockView, x: Tensor, attention: Attend = attend, **context: Any) -> Tensor:
     """A block's forward from its pieces, with another attention if asked."""
     normed = view.normalize(x)
-    y = view.output(attention(*view.qkv(normed, **context)), normed)
+    y = view.output(attention(*view.qkv(normed, **context), **extras(view, **context)), normed)
     return view.feed_forward(view.skip(x, normed) + y)
 
 
-def patch(view: BlockView, forward: Callable[..., Tensor]) -> None:
-    """Replace a block's forward by ``forward(view, x, **context)``.
+def extras(view: BlockView, **context: Any) -> dict[str, Any]:
+    """What the attention of a block gets besides q, k and v: its bias and its dropout, where it has them."""
+    bias = view.bias(**context)
+    return ({} if bias is None else {"bias": bias}) | ({"dropout": view.dropout} if view.dropout else {})
 
-    The block's class changes, not the instance: a deep copy of the model works on its own weights, and state dict keys
-    stay as they are. Undone by `unpatch`.
+
+Forward = Callable[..., tuple[Tensor, Any]]
+"""(view, x, carried, **context) -> y, carried: what a patched block does instead of its own forward.
+
+``carried`` is what the block before gave; None for the first. It travels as an attribute of the token tensor, so there
+is no state on the model: calls in several threads, recomputed checkpoints and compiled graphs each see their own."""
+
+_CARRIED = "_plm_carried"
+
+
+@dataclass(frozen=True)
+class _Patch:
+    forward: Forward
+    rebind: Callable[[nn.Module], BlockView]
+
+
+class Swapped:
+    """Mixed into the class of a module that was made here from the module's own; see `swap`."""
+
+    unpatched: type[nn.Module]
+    mixin: type[Swapped]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copies and pickles name the original class and the mixin, since this class was made here."""
+        return _new, (self.unpatched, self.mixin), self.__dict__
+
+
+_MADE: dict[tuple[type[nn.Module], type[Swapped]], type[nn.Module]] = {}
+
+
+def _swapped_class(cls: type[nn.Module], mixin: type[Swapped]) -> type[nn.Module]:
+    if (cls, mixin) not in _MADE:
+        names = tuple(inspect.signature(cls.forward).parameters)[2:]  # without self and x
+        body = {"unpatched": cls, "mixin": mixin, "context_names": names}
+        body |= {"__module__": cls.__module__, "__doc__": cls.__doc__}
+        _MADE[cls, mixin] = type(cls.__name__, (mixin, cls), body)
+    return _MADE[cls, mixin]
+
+
+def _new(cls: type[nn.Module], mixin: type[Swapped]) -> nn.Module:
+    made = _swapped_class(cls, mixin)
+    return made.__new__(made)
+
+
+def swap(module: nn.Module, mixin: type[Swapped]) -> None:
+    """Let the methods of a mixin come before those of the module's class, undone by `swap_back`.
+
+    The class changes, not the instance: state dict keys stay, and copies and pickles compute with their own weights.
     """
-    cls = type(view.block)
+    module.__class__ = _swapped_class(original_class(module), mixin)
 
-    def patched(self: nn.Module, x: Tensor, **context: Any) -> Tensor:
-        return forward(view.rebind(self), x, **context)
 
-    view.block.__class__ = type(cls.__name__, (cls,), {"forward": patched, "unpatched": cls})
+def swap_back(module: nn.Module) -> None:
+    """Give a module its own class back."""
+    module.__class__ = original_class(module)
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, swapped or not."""
+    return module.unpatched if isinstance(module, Swapped) else type(module)
+
+
+class Patched(Swapped):
+    """Mixed into the class of a patched block."""
+
+    context_names: tuple[str, ...]
+
+    def __call__(self, x: Tensor, *args: Any, **context: Any) -> Tensor:
+        """As nn.Module's; what ``x`` carries becomes an argument, since hooks (FSDP's) may replace ``x``."""
+        carried = carried_by(x)
+        if carried is not None:
+            context["carried"] = carried
+        y: Tensor = super().__call__(x, *args, **context)  # type: ignore[misc]
+        return y
+
+    def forward(self, x: Tensor, *args: Any, carried: Any = None, **context: Any) -> Tensor:
+        """The last patch's forward."""
+        patch: _Patch = self.__dict__["plm_patches"][-1]
+        context |= zip(self.context_names, args, strict=False)
+        y, carried = patch.forward(patch.rebind(self), x, carried, **context)  # type: ignore[arg-type]
+        if carried is not None:
+            setattr(y, _CARRIED, carried)
+        return y
+
+
+def carried_by(x: Tensor) -> Any:
+    """What the tokens that a patched block gave carry, see `Forward`; None for any other tensor."""
+    return getattr(x, _CARRIED, None)
+
+
+def patch(view: BlockView, forward: Forward) -> None:
+    """Replace a block's forward, see `Forward`; undone by `unpatch`. The last patch is the one that counts.
+
+    The block's class changes, as by `swap`. A pickle of the model needs a ``forward`` that pickles.
+    """
+    block = view.block
+    block.__dict__["plm_patches"] = (*block.__dict__.get("plm_patches", ()), _Patch(forward, view.rebind))
+    swap(block, Patched)
 
 
 def unpatch(block: nn.Module) -> None:
-    """Give a patched block the class back that it had before the last `patch`."""
-    block.__class__ = type(block).unpatched  # type: ignore[attr-defined]
+    """Undo the last `patch` of a block."""
+    patches = block.__dict__.pop("plm_patches")[:-1]
+    if patches:
+        block.__dict__["plm_patches"] = patches
+    else:
+        swap_back(block)
 
 
-def original_class(block: nn.Module) -> type:
-    """The class of a block, patched or not."""
-    cls = type(block)
-    while "unpatched" in vars(cls):
-        cls = cls.unpatched  # type: ignore[attr-defined]
-    return cls
+def repatch(block: nn.Module, forward: Forward) -> None:
+    """Put another forward in the place of a block's last `patch`."""
+    *before, last = block.__dict__["plm_patches"]
+    block.__dict__["plm_patches"] = (*before, replace(last, forward=forward))
+
+
+def patched_by(block: nn.Module) -> Forward | None:
+    """The forward of a block's last `patch`; None for a block as it was made."""
+    patches = block.__dict__.get("plm_patches")
+    return patches[-1].forward if patches else None
 
 
 def view(model: nn.Module) -> ModelView:
@@ -131,4 +242,31 @@ def view(model: nn.Module) -> ModelView:
             "the package that owns it can declare one"
         )
     found: ModelView = resolve(adapters[0].view)(model)
+    return found
+
+
+def find(model: nn.Module) -> dict[str, ModelView]:
+    """Views of a model, or of the outermost models inside it that have one, by their dotted path ("" for itself).
+
+    Reaches a vision tower inside a larger model, and what a wrapper such as timm's ``features_only`` holds.
+
+    Raises:
+        NotSupported: There is none; says what was found and what has adapters. Or an adapter declines.
+    """
+    found: dict[str, ModelView] = {}
+
+    def search(module: nn.Module, path: str) -> None:
+        if registry().for_class(BlockAdapter, module):
+            found[path] = view(module)
+        else:
+            for name, child in module.named_children():
+                search(child, f"{path}.{name}" if path else name)
+
+    search(model, "")
+    if not found:
+        known = sorted(entry.declaration.name for entry in registry().all(BlockAdapter).values())
+        raise NotSupported(
+            f"no block adapter for {class_paths(model)[0].replace(':', '.')} nor for a model inside it; "
+            f"there are adapters for: {', '.join(known)}; the package that owns a model can declare one"
+        )
     return found

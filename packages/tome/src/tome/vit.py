@@ -1,0 +1,211 @@
+"""Token Merging in the blocks of a vision transformer (ToMe paper, section 3).
+
+What a block does to the tokens, their sizes and their origins travels with the tokens themselves (see
+`plm_core.blocks.Forward`): there is no state on the model, so calls in several threads, recomputed checkpoints and
+compiled graphs each see their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from plm_core import blocks
+from plm_core.blocks import BlockView, ModelView, Swapped
+from plm_core.errors import InputError, NotSupported
+from tome.attention import proportional
+from tome.matching import Matching, match, merge_wavg, rows
+from tome.schedule import Cost, R, Schedule, Target, meet, parse
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What tokens carry from block to block."""
+
+    r: tuple[int, ...]
+    """Of each block."""
+    size: Tensor | None = None
+    """[B, n, 1], the number of patches that each token stands for; None before the first merging."""
+    place: Tensor | None = None
+    """[B, n] int64, the original token whose position each token has. Kept only where something needs it."""
+    group: Tensor | None = None
+    """[B, N] int64, the token that each original token is part of. Kept only where something needs it."""
+    matching: Matching | None = None
+    """Of the block that the tokens come from; None if it merged nothing."""
+
+
+@dataclass(frozen=True)
+class MergingBlock:
+    """What a block does once `apply` has patched it; the ``forward`` of `plm_core.blocks.patch`."""
+
+    index: int
+    depth: int
+    schedule: Schedule
+    prefix: int
+    by_place: bool
+    """Tokens stay in order of place: with a class token, as the original has it."""
+    prop_attn: bool | Literal["mask", "channel"]
+    places: bool
+    """Something needs `Merged.place`."""
+    unmerge: bool
+    """Blocks give all tokens back, each with what its group has; the next takes one of each group again."""
+    weights: int
+    """Elements of the block's weight matrices."""
+
+    def __call__(self, view: BlockView, x: Tensor, carried: Merged | None, **context: Any) -> tuple[Tensor, Merged]:
+        """The block, with merging between attention and MLP."""
+        merged = self._start(x) if carried is None else carried
+        bias = view.bias(**context)
+        if merged.place is not None:
+            if self.unmerge:
+                x = rows(x, merged.place)
+            context = dict(view.select(context, merged.place))
+            bias = _of_pairs(bias, merged.place)
+        normed = view.normalize(x)
+        q, k, v = view.qkv(normed, **context)
+        size = merged.size if self.prop_attn else None
+        y = view.output(proportional(q, k, v, size, bias, view.dropout, self.prop_attn), normed)
+        x = view.skip(x, normed) + y
+        x, merged = self._merge(x, k, merged)
+        x = view.feed_forward(x)
+        if self.unmerge and merged.group is not None:
+            x = rows(x, merged.group)
+        return x, merged
+
+    def _start(self, x: Tensor) -> Merged:
+        if self.index:
+            raise InputError(
+                f"block {self.index} got tokens that do not come from block {self.index - 1} as it gave them: call the "
+                "model from its first block on, nothing between the blocks; checkpointing needs use_reentrant=False"
+            )
+        if not isinstance(self.schedule, Target):
+            return Merged(self.schedule)
+        dim = x.shape[-1]
+        cost = Cost(attention=4 * dim * dim, mlp=max(self.weights - 4 * dim * dim, 0), pair=2 * dim)
+        return Merged(meet(self.schedule, x.shape[1], self.prefix, self.depth, cost))
+
+    def _merge(self, x: Tensor, keys: Tensor, merged: Merged) -> tuple[Tensor, Merged]:
+        r = merged.r[self.index]
+        matching = match(keys.mean(1), r, self.prefix, self.by_place) if r > 0 else None
+        if matching is None:
+            return x, replace(merged, matching=None)
+        size = merged.size
+        if size is None:  # exact up to 2 ** 24 patches, which half precision is not
+            size = x.new_ones(*x.shape[:2], 1, dtype=torch.promote_types(x.dtype, torch.float32))
+        x_merged, size = merge_wavg(matching.merge, x, size)
+        place, group = merged.place, merged.group
+        if self.places:
+            place = matching.kept if place is None else place.gather(1, matching.kept)
+        if self.unmerge:
+            group = matching.group if group is None else matching.group.gather(1, group)
+        return x_merged.to(x.dtype), Merged(merged.r, size, place, group, matching)
+
+
+def _of_pairs(bias: Tensor | None, place: Tensor) -> Tensor | None:
+    """A bias [1 or B, H or 1, N, N] for the tokens at ``place`` [B, n] only, [B, H or 1, n, n]."""
+    if bias is None:
+        return None
+    sample = torch.arange(place.shape[0], device=place.device) if bias.shape[0] > 1 else place.new_zeros(1)
+    head = torch.arange(bias.shape[1], device=place.device)
+    return bias[sample[:, None, None, None], head[:, None, None], place[:, None, :, None], place[:, None, None, :]]
+
+
+class _WithMaps(Swapped):
+    """Mixed into a model whose blocks merge: what gives maps gives them of all tokens, in their places."""
+
+    def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's own; merged tokens are given back first. In compiled code apply with ``unmerge=True``."""
+        own = super().forward_intermediates  # type: ignore[misc]
+        if torch.compiler.is_compiling():
+            return own(*args, **kwargs)
+        twin = _unmerging(self)  # type: ignore[arg-type]
+        return own.__func__(twin, *args, **kwargs)
+
+
+def _unmerging(module: nn.Module) -> nn.Module:
+    """A module with ``unmerge`` on, the same one where nothing merges; it shares weights, hooks and all the rest."""
+    children = {name: _unmerging(child) for name, child in module._modules.items() if child is not None}
+    merging = blocks.patched_by(module)
+    if not isinstance(merging, MergingBlock) and all(
+        module._modules[name] is child for name, child in children.items()
+    ):
+        return module
+    twin = copy.copy(module)
+    twin.__dict__["_modules"] = {**module._modules, **children}
+    if isinstance(merging, MergingBlock):
+        blocks.repatch(twin, replace(merging, unmerge=True, places=True))
+    return twin
+
+
+def is_merging(block: nn.Module) -> bool:
+    """Whether the last patch of a block is Token Merging."""
+    return isinstance(blocks.patched_by(block), MergingBlock)
+
+
+def merging_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model that merge tokens, in order."""
+    return [module for module in model.modules() if is_merging(module)]
+
+
+def apply(
+    model: nn.Module,
+    r: R | float | None,
+    flops: float | None,
+    tokens: float | None,
+    prop_attn: bool | Literal["mask", "channel"],
+    unmerge: bool,
+) -> None:
+    """The transformers' half of `tome.apply`; nothing is changed unless all of it can be."""
+    if prop_attn not in (True, False, "mask", "channel"):
+        raise InputError(f"prop_attn is {prop_attn!r}; it is True, False, 'mask' or 'channel'")
+    plans: list[tuple[ModelView, BlockView, MergingBlock]] = []
+    for path, seen in blocks.find(model).items():
+        _refuse_windows(seen, path)
+        schedule = parse(r, flops, tokens, len(seen.blocks))
+        for index, view in enumerate(seen.blocks):
+            if blocks.patched_by(view.block) is not None and not is_merging(view.block):
+                raise NotSupported(f"block {view.name} is patched by another transform; remove that first")
+            what = MergingBlock(
+                index=index,
+                depth=len(seen.blocks),
+                schedule=schedule,
+                prefix=seen.tokens.prefix,
+                by_place=seen.tokens.prefix > 0,
+                prop_attn=prop_attn,
+                places=unmerge or seen.tokens.positions != "absolute",
+                unmerge=unmerge,
+                weights=sum(p.numel() for p in view.block.parameters() if p.ndim == 2),
+            )
+            plans.append((seen, view, what))
+    if remove(model):
+        warnings.warn("Token Merging was applied to this model already; the new settings replace the old", stacklevel=3)
+    for seen, view, what in plans:
+        blocks.patch(view, what)
+        if what.index == 0 and hasattr(seen.model, "forward_intermediates"):
+            blocks.swap(seen.model, _WithMaps)
+
+
+def remove(model: nn.Module) -> bool:
+    """Undo `apply`; whether there was anything to undo."""
+    found = merging_blocks(model)
+    for block in found:
+        blocks.unpatch(block)
+    for module in model.modules():
+        if isinstance(module, _WithMaps):
+            blocks.swap_back(module)
+    return bool(found)
+
+
+def _refuse_windows(seen: ModelView, path: str) -> None:
+    name = type(seen.model).__name__ + (f" ({path})" if path else "")
+    for kind in ("local", "pools"):
+        found = [view.name for view in seen.blocks if getattr(view, kind)]
+        if found:
+            why = "attends inside windows, which need every token in its place"
+            why = why if kind == "local" else "pools neighbouring tokens, which need every one in its place"
+            raise NotSupported(f"Token Merging cannot work on {name}: {found[0]} {why}")

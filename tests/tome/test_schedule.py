@@ -1,0 +1,54 @@
+"""How many tokens each block merges away. Needs no torch."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tome.schedule import Cost, Target, counts, meet, parse, per_block
+
+PAPER = [  # the original's, among them truncations that lose tokens
+    (8, 12, (8,) * 12),
+    ((16, -1), 12, (32, 29, 26, 23, 20, 17, 14, 11, 8, 5, 2, 0)),
+    ((16, 1), 12, (0, 2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32)),
+    ((8, -0.5), 4, (12, 9, 6, 4)),
+    ([3, 0, 7], 4, (3, 0, 7, 0)),
+    ([3, -2], 2, (3, 0)),
+    (5, 1, (5,)),
+]
+
+
+@pytest.mark.parametrize(("r", "depth", "wanted"), PAPER)
+def test_schedules_of_the_original(r, depth, wanted):
+    assert per_block(r, depth) == wanted
+    assert parse(r, None, None, depth) == wanted
+
+
+@pytest.mark.parametrize(("r", "tokens", "left"), [(16, 197, 11), (13, 197, 41), (8, 197, 101)])
+def test_tokens_left_of_a_base_model(r, tokens, left):
+    assert counts(per_block(r, 12), tokens, prefix=1)[-1] == left
+
+
+@given(
+    share=st.floats(0.05, 1),
+    of=st.sampled_from(["flops", "tokens"]),
+    tokens=st.integers(16, 600),
+    depth=st.integers(2, 32),
+    prefix=st.integers(0, 5),
+)
+def test_a_target_is_met_as_closely_as_whole_tokens_allow(share, of, tokens, depth, prefix):
+    cost = Cost(attention=4 * 64**2, mlp=8 * 64**2, pair=2 * 64)
+    r = meet(Target(share, of), tokens, prefix, depth, cost)
+
+    def left(r):
+        seen = counts(r, tokens, prefix)
+        if of == "tokens":
+            return (seen[-1] - prefix) / (tokens - prefix)
+        blocks = sum(cost.flops(before, after) for before, after in itertools.pairwise(seen))
+        return blocks / (depth * cost.flops(tokens, tokens))
+
+    assert max(r) - min(r) <= 1
+    reachable = left((tokens,) * depth)
+    one_token = 2 * depth / tokens if of == "tokens" else 1.5 / tokens + 0.01
+    assert left(r) == pytest.approx(max(share, reachable), abs=max(one_token, 0.02))

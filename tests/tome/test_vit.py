@@ -1,0 +1,337 @@
+"""Token Merging in timm's vision transformers: the original's outputs, every way into a model, and what undoes it."""
+
+import copy
+import itertools
+import math
+import pickle
+import threading
+
+import pytest
+import timm
+import torch
+
+import plm_core
+import tome
+from plm_core import InputError, NotSupported, blocks
+from tome.trace import trace
+
+CLOSE = {"atol": 2e-5, "rtol": 0}
+KINDS = {
+    "vit_cls": "vit_tiny_patch16_224",
+    "vit_gap_nocls": "vit_tiny_patch16_224",
+    "vit_distilled": "deit_tiny_distilled_patch16_224",
+    "vit_mae_gap": "vit_tiny_patch16_224",
+}
+RUNS = {
+    "vit_cls": ("r0", "r5", "r5_noprop", "r_list", "r_decr", "r_incr", "r_half", "r_huge"),
+    "vit_gap_nocls": ("r4", "r4_noprop", "r_list"),
+    "vit_distilled": ("r5", "r5_noprop"),
+    "vit_mae_gap": ("r0", "r5", "r5_prop"),
+}
+
+
+def model_of(g, kind):
+    options = dict(g.config["model"])
+    if options.pop("gp", False):
+        options |= {"global_pool": "avg"}
+    model = timm.create_model(KINDS[kind], **options).eval()
+    model.load_state_dict(g.weights)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "run"), [(kind, run) for kind, runs in RUNS.items() for run in runs])
+@torch.no_grad()
+def test_outputs_of_the_original(golden, kind, run):
+    g = golden(kind)
+    model, x = model_of(g, kind), g.inputs["image"]
+    before = model(x)
+    if "unpatched" in g.outputs:
+        torch.testing.assert_close(before, g.outputs["unpatched"], **CLOSE)
+    config, wanted = g.config["runs"][run], g.of(run)
+    r = config["r"] if not isinstance(config["r"], dict) else tuple(config["r"]["pair"])
+    # the original's model for MAE weights pools by size, which is what pooling all tokens does
+    tome.apply(model, r, prop_attn=config["prop_attn"], unmerge=kind == "vit_mae_gap")
+    seen = trace(model, x)
+    torch.testing.assert_close(seen.output, wanted["logits"], **CLOSE)
+    if kind == "vit_mae_gap":
+        tome.remove(model)
+        tome.apply(model, r, prop_attn=config["prop_attn"])
+    last = []
+    hook = model.blocks[-1].register_forward_hook(lambda module, args, out: last.append(out))
+    model(x)
+    hook.remove()
+    torch.testing.assert_close(last[0], wanted["last_block"], **CLOSE)
+    if "size" in wanted:
+        assert torch.equal(seen.sizes[-1], wanted["size"])
+    if "source" in wanted:
+        assert torch.equal(seen.source(), wanted["source"])
+    tome.remove(model)
+    assert torch.equal(model(x), before)
+
+
+SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 5}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.fixture
+def vit(plain):
+    return copy.deepcopy(plain)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def wanted(plain, images):
+    with torch.no_grad(), tome.applied(copy.deepcopy(plain), r=9) as model:
+        return model(images)
+
+
+def test_what_merging_does_is_not_lost_in_copies_and_pickles(vit, images, wanted):
+    keys = list(vit.state_dict())
+    tome.apply(vit, r=9)
+    assert list(vit.state_dict()) == keys
+    with torch.no_grad():
+        for other in (vit, copy.deepcopy(vit), pickle.loads(pickle.dumps(vit))):
+            assert torch.equal(other(images), wanted)
+            assert not torch.equal(tome.remove(other)(images), wanted)
+            assert type(other) is timm.models.VisionTransformer
+
+
+def test_compiled_in_one_graph(vit, images, wanted):
+    tome.apply(vit, r=9)
+    compiled = torch.compile(vit, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), wanted)
+    compiled(images).sum().backward()
+    assert vit.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+
+
+def test_exported_with_a_dynamic_batch(vit, images, wanted):
+    tome.apply(vit, r=9)
+    program = torch.export.export(vit, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.testing.assert_close(program.module()(images), wanted)
+    assert program.module()(torch.cat([images, images[:1]])).shape == (3, 5)
+
+
+def test_threads_do_not_disturb_one_another(vit, images, wanted):
+    tome.apply(vit, r=9)
+    other = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        answers = {0: wanted, 1: vit(other)}
+    wrong = []
+
+    def work(which):
+        with torch.no_grad():
+            right = [torch.allclose(vit((images, other)[which]), answers[which], atol=1e-6) for _ in range(20)]
+        if not all(right):
+            wrong.append(which)
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in (0, 1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_checkpointed_gradients_equal_plain_ones(vit, images):
+    tome.apply(vit, r=9)
+    gradients = []
+    for checkpointing in (False, True):
+        vit.set_grad_checkpointing(checkpointing)
+        vit.zero_grad()
+        vit(images).square().sum().backward()
+        gradients.append([p.grad.clone() for p in vit.parameters()])
+    for without, with_ in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_, without)
+
+
+def test_gradients_are_those_of_the_function(images):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **{**SIZE, "embed_dim": 6, "num_heads": 2, "depth": 2}).double()
+    tome.apply(model.eval(), r=9)
+    x = images[:1, :, ::2, ::2].double()
+    model.set_input_size((16, 16))
+    assert torch.autograd.gradcheck(model, x.requires_grad_(), eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_and_half_precision(vit, images, wanted, dtype):
+    tome.apply(vit, r=2)
+    with torch.no_grad():
+        single = vit(images)
+        with torch.autocast("cpu", dtype=dtype):
+            seen = trace(vit, images)
+        half = vit.to(dtype)(images.to(dtype))
+    assert all(size.dtype == torch.float32 for size in seen.sizes)
+    assert half.dtype == dtype
+    scale = single.abs().max()
+    assert (seen.output - single).abs().max() < 0.2 * scale  # a pair may be matched otherwise
+    assert (half - single).abs().max() < 0.2 * scale
+
+
+def test_maps_are_of_all_tokens_in_their_places(vit, images):
+    with torch.no_grad():
+        plain_maps = vit.forward_intermediates(images, intermediates_only=True)
+        tome.apply(vit, r=9)
+        seen = trace(vit, images)
+        last, maps = vit.forward_intermediates(images, return_prefix_tokens=True)
+        assert torch.equal(vit(images), seen.output)  # as it was
+        layers = vit.get_intermediate_layers(images, n=[1, 3], reshape=True)
+        tome.apply(tome.remove(vit), r=9, unmerge=True)
+    assert [m.shape for m, _ in maps] == [m.shape for m in plain_maps]
+    assert last.shape == (2, 65, 48)
+    for layer, block in zip(layers, (1, 3), strict=True):
+        assert torch.equal(layer, maps[block][0])
+    for (grid, prefix), groups in zip(maps, seen.groups, strict=True):
+        flat = torch.cat([prefix, grid.flatten(2).mT], 1)
+        for sample in range(2):
+            for group in groups[sample].unique():
+                members = flat[sample, groups[sample] == group]
+                assert torch.equal(members, members[:1].expand_as(members))
+            assert len(flat[sample].unique(dim=0)) == len(groups[sample].unique())
+
+
+def test_unmerging_blocks_compute_the_same(vit, images, wanted):
+    tome.apply(vit, r=9, unmerge=True)
+    with torch.no_grad():
+        torch.testing.assert_close(vit(images), wanted)
+        assert vit.forward_features(images).shape == (2, 65, 48)
+        compiled = torch.compile(vit, fullgraph=True, backend="eager")
+        maps = compiled.forward_intermediates(images, intermediates_only=True)
+    assert maps[0].shape == (2, 48, 8, 8)
+
+
+def test_features_only(images):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE, features_only=True, out_indices=[1, 3]).eval()
+    with torch.no_grad():
+        before = model(images)
+        tome.apply(model, r=9)
+        during = model(images)
+        after = tome.remove(model)(images)
+    assert [m.shape for m in during] == [m.shape for m in before]
+    assert not torch.allclose(during[0], before[0])
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_poolings_of_all_tokens_weigh_by_size(images):
+    """Average and attention over unmerged tokens are what they are over merged ones with sizes."""
+    for pool in ("avg", "map"):
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", **SIZE, class_token=False, global_pool=pool).eval()
+        tome.apply(model, r=9)
+        last = []
+        model.blocks[-1].register_forward_hook(lambda module, args, out, last=last: last.append(out))
+        with torch.no_grad():
+            model(images)
+            tokens, size = model.norm(last[0]), blocks.carried_by(last[0]).size
+            repeated = [t.repeat_interleave(s.flatten().long(), 0)[None] for t, s in zip(tokens, size, strict=True)]
+            wanted = torch.cat([model.forward_head(t) for t in repeated])
+            tome.apply(tome.remove(model), r=9, unmerge=True)
+            torch.testing.assert_close(model(images), wanted)
+
+
+def test_proportional_attention_by_channel_equals_that_by_mask(vit, images, wanted):
+    tome.apply(vit, r=9, prop_attn="channel")
+    with torch.no_grad():
+        torch.testing.assert_close(vit(images), wanted)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.35])
+def test_a_share_of_the_work_picks_the_schedule(vit, images, share):
+    def flops(counts):
+        dim, mlp = 48, 4 * 48
+        seen = [65, *counts]
+        return sum(n * 4 * dim * dim + 2 * n * n * dim + m * 2 * dim * mlp for n, m in itertools.pairwise(seen))
+
+    tome.apply(vit, flops=share)
+    tokens = trace(vit, images).tokens
+    assert flops(tokens) / flops([65] * 4) == pytest.approx(share, abs=0.02)
+    assert tokens == trace(tome.apply(tome.remove(vit), share), images).tokens
+    tome.apply(tome.remove(vit), tokens=share)
+    assert (trace(vit, images).tokens[-1] - 1) / 64 == pytest.approx(share, abs=1 / 64)
+
+
+def test_as_a_transform_of_the_hub(vit, images, wanted):
+    plm_core.apply(vit, "tome", r=9)
+    with torch.no_grad():
+        assert torch.equal(vit(images), wanted)
+    plm_core.remove(vit, "tome")
+    assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
+
+
+def test_applying_again_replaces_and_says_so(vit, images, wanted):
+    tome.apply(vit, r=3)
+    with pytest.warns(UserWarning, match="already; the new settings replace the old"):
+        tome.apply(vit, r=9)
+    with torch.no_grad():
+        assert torch.equal(vit(images), wanted)
+    tome.remove(vit)
+    with pytest.raises(InputError, match="Token Merging is not applied to this VisionTransformer"):
+        tome.remove(vit)
+
+
+def test_a_with_block_undoes_even_after_an_error(vit):
+    with pytest.raises(ZeroDivisionError), tome.applied(vit, r=2):
+        raise ZeroDivisionError
+    assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
+
+
+def test_nan_tokens_are_not_silent(vit, images):
+    tome.apply(vit, r=9)
+    with torch.no_grad():
+        answer = vit(images.index_fill(0, torch.tensor([1]), math.nan))
+    assert answer.isnan().any(1).tolist() == [False, True]
+
+
+def test_tokens_from_elsewhere_are_refused(vit):
+    tome.apply(vit, r=9)
+    with pytest.raises(InputError, match="block 2 got tokens that do not come from block 1"):
+        vit.blocks[2](torch.rand(1, 65, 48))
+
+
+BAD = {
+    "nothing": ({}, "give one of r, flops and tokens, not none of them"),
+    "two": ({"r": 3, "flops": 0.5}, "not r and flops"),
+    "text": ({"r": "8"}, "r is '8'; it can be an integer"),
+    "fraction": ({"r": 1.5}, "r is 1.5; it can be"),
+    "negative": ({"r": -1}, "r is -1; it cannot be negative"),
+    "inflection": ({"r": (8, 2)}, r"r=\(8, 2\): a tuple is \(r, inflection\)"),
+    "entries": ({"r": [1, "2"]}, "a list has one integer for each block"),
+    "share": ({"flops": 0}, "flops is 0; a share to leave is above 0"),
+    "diffusion": ({"r": 3, "ratio": 0.5}, "ratio: for diffusion models only"),
+    "how": ({"r": 3, "prop_attn": "best"}, "prop_attn is 'best'"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
+def test_bad_arguments_change_nothing(vit, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        tome.apply(vit, **options)
+    assert "\n" not in str(caught.value)
+    assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
+
+
+def test_a_list_longer_than_the_model_is_used_up_to_its_depth(vit, images):
+    with pytest.warns(UserWarning, match="r has 6 entries for 4 blocks; the last 2 mean nothing"):
+        tome.apply(vit, r=[1, -5, 2, 3, 9, 9])
+    assert trace(vit, images).tokens == (64, 64, 62, 59)
+
+
+def test_models_it_cannot_work_on_are_refused_with_the_reason():
+    with pytest.raises(NotSupported, match=r"Hiera: blocks.0 attends inside windows"):
+        tome.apply(plm_core.create_model("hiera_micro_digits"), r=2)
+    with pytest.raises(NotSupported, match=r"no block adapter for timm.models.resnet.ResNet.*there are adapters for: "):
+        tome.apply(timm.create_model("resnet10t"), r=2)
