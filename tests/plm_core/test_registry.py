@@ -409,7 +409,7 @@ def test_switches_come_from_the_environment(monkeypatch):
     [
         (Model, "hiera_micro_digit", "no model 'hiera_micro_digit'; did you mean 'hiera_micro_digits'"),
         (Model, "pe_core_b16_224", "no model 'pe_core_b16_224'; pe-encoder would provide it and is not installed"),
-        (Transform, "tome", "no transform 'tome'; tome would provide it and is not installed"),
+        (Transform, "hydra", "no transform 'hydra'; hydra-attn would provide it and is not installed"),
         (Command, "dokter", "no command 'dokter'; did you mean 'doctor'?"),
         (Command, "rank", "no command 'rank'; parc would provide it"),
         (Command, "zzz", "no command 'zzz'; there are: convert, doctor, "),

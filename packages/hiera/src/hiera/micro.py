@@ -1,55 +1,12 @@
-"""What the recipes of the micro models share: data in memory, and the two files that are shipped."""
+"""What the recipes of our micro models share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from textwrap import fill
-from typing import Any
+from functools import partial
 
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from plm_core import micro
+from plm_core.micro import InMemory
 
-from plm_core import weights
-from plm_core.files import write_text
+__all__ = ["InMemory", "save"]
 
-CARD = """---
-license: apache-2.0
-library_name: timm
-pipeline_tag: {task}
-tags: [hiera, plm]
----
-
-# {name}
-
-{what}
-
-{facts}
-"""
-SHIPPED = "It is shipped so that the hub can be tried and tested without a download; it is not a model of general use."
-
-
-class InMemory(Dataset[tuple[Tensor, Tensor]]):
-    """Inputs [N, ...] and labels [N], with an augmentation of the single input."""
-
-    def __init__(self, x: Tensor, y: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.x = x
-        self.y = y
-        self.augment = augment
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x = self.x[index]
-        return (x if self.augment is None else self.augment(x)), self.y[index]
-
-
-def save(model: nn.Module, name: str, out: Path, task: str, what: str, facts: dict[str, Any]) -> None:
-    """Write ``name.safetensors`` and its model card into a folder."""
-    weights.save(model.cpu(), out / f"{name}.safetensors")
-    params = sum(p.numel() for p in model.parameters())
-    about = f"A Hiera (arXiv 2306.00989) of {params:,} parameters, {what}. {SHIPPED}"
-    rows = {**facts, "Licence": "Apache-2.0, code and weights."}
-    lines = "\n".join(fill(f"- **{key}**: {value}", 120, subsequent_indent="  ") for key, value in rows.items())
-    write_text(out / f"{name}.md", CARD.format(name=name, task=task, what=fill(about, 120), facts=lines))
+save = partial(micro.save, kind="Hiera (arXiv 2306.00989)")

@@ -126,7 +126,7 @@ def train(out: Path, seed: int = 0, epochs: float = EPOCHS, abs_win: bool = True
     }
     positions = "Absolute Win positions (arXiv 2311.05613)" if abs_win else "a plain position embedding"
     what = f"with {positions}, trained from scratch to read digits anywhere on a canvas"
-    save(model, name, out, "image-classification", what, facts)
+    save(model, name=name, out=out, task="image-classification", what=what, facts=facts)
     return scores
 
 

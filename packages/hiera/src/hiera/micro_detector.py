@@ -50,7 +50,7 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
         "Held-out mAP@[.5:.95]": f"boxes {scores[BOX]:.3f}, masks {scores[MASK]:.3f} (pycocotools)",
     }
     what = "as the trunk of a Mask R-CNN, trained from scratch to find shapes"
-    save(model, NAME, out, "object-detection", what, facts)
+    save(model, name=NAME, out=out, task="object-detection", what=what, facts=facts)
     return scores
 
 

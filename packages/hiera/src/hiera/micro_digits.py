@@ -72,7 +72,14 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs) -> Ma
         f"{SETTING.smoothing}, small affine augmentation; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
-    save(model, NAME, out, "image-classification", "trained from scratch to read handwritten digits", facts)
+    save(
+        model,
+        name=NAME,
+        out=out,
+        task="image-classification",
+        what="trained from scratch to read handwritten digits",
+        facts=facts,
+    )
     return scores
 
 

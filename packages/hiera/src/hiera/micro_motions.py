@@ -73,7 +73,14 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
         f"{SETTING.smoothing}, small shifts and permuted colour channels; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
-    save(model, NAME, out, "video-classification", "trained from scratch to tell how a shape moves", facts)
+    save(
+        model,
+        name=NAME,
+        out=out,
+        task="video-classification",
+        what="trained from scratch to tell how a shape moves",
+        facts=facts,
+    )
     return scores
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hiera.configs import IMAGE, MICRO_ABSWIN, MICRO_DIGITS, MICRO_MOTIONS, VIDEO
+from hiera.configs import IMAGE, MICRO_ABSWIN, MICRO_DIGITS, MICRO_GREY, MICRO_MOTIONS, VIDEO
 from plm_core.hookspecs import (
     BlockAdapter,
     Command,
@@ -171,6 +171,15 @@ MICRO = (
         {"held-out placed digits top-1 % at 32 px": 86.67, "held-out placed digits top-1 % at 64 px": 37.78},
         tag="sklearn_digits",
         micro=Micro(recipe="hiera.micro_abswin:train_plain", evaluate="hiera.micro_abswin:evaluate"),
+    ),
+    _micro(
+        "shapes",
+        164_584,
+        MICRO_GREY,
+        32,
+        SHAPES,
+        {"held-out grey shapes top-1 %": 0.0},
+        out_indices=(0, 1),
     ),
     _micro(
         "motions",

@@ -264,7 +264,7 @@ def find(model: nn.Module) -> dict[str, ModelView]:
 
     search(model, "")
     if not found:
-        known = sorted(entry.declaration.name for entry in registry().all(BlockAdapter).values())
+        known = sorted({entry.declaration.name for entry in registry().all(BlockAdapter).values()})
         raise NotSupported(
             f"no block adapter for {class_paths(model)[0].replace(':', '.')} nor for a model inside it; "
             f"there are adapters for: {', '.join(known)}; the package that owns a model can declare one"

@@ -130,7 +130,10 @@ class BlockAdapter:
     view: str
     """``"module:function"`` called with the model, returns a ``plm_core.blocks.ModelView``."""
     example: tuple[str, Mapping[str, Any]]
-    """Name and keywords for ``create_model`` of a small model of the family, on which pieces are tried."""
+    """A small model of the family, on which pieces are tried: a name and keywords for ``create_model``, or
+    ``"module:function"`` and keywords for the function (see `plm_core.examples`)."""
+    input_size: tuple[int, ...] | None = None
+    """What the example eats, without the batch; None for what its ``pretrained_cfg`` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,8 @@ class Transform:
     """``"module:function"``: ``function(model, **options) -> model``; raises NotSupported with the reason."""
     remove: str
     """``"module:function"``: ``function(model) -> model``; afterwards the model answers as before."""
+    example: Mapping[str, Any] = field(default_factory=dict)
+    """Options to try it with, as ``plm matrix`` does."""
     help: str = ""
 
 

@@ -2,7 +2,7 @@
 
 A cell is ``yes`` only after the combination ran: the transformed model gave finite outputs of the unpatched shape,
 and the very outputs of before once the transform was removed. ``no: ...`` is a `NotSupported` with its reason,
-``ERROR: ...`` anything else, which is a bug of the piece.
+``not installed: ...`` a library that is not there, ``ERROR: ...`` anything else, which is a bug of the piece.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plm_core import blocks, transforms
-from plm_core.errors import NotSupported
+from plm_core.errors import MissingDependency, NotSupported
+from plm_core.examples import make, tensor_of
 from plm_core.hookspecs import BlockAdapter, Merger, Scorer, Transform
-from plm_core.models import create_model, embed
+from plm_core.models import embed
 from plm_core.names import resolve
 from plm_core.progress import track
 from plm_core.registry import registry
@@ -41,25 +42,18 @@ def compute() -> list[dict[str, Any]]:
     return rows
 
 
-def _example(adapter: BlockAdapter) -> nn.Module:
-    torch.manual_seed(0)
-    name, options = adapter.example
-    return create_model(name, **options).eval()
-
-
-def _input(model: Any) -> Tensor:
-    size = model.pretrained_cfg["input_size"]
-    return torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
-
-
 def _facts(adapter: BlockAdapter) -> dict[str, Any]:
     facts: dict[str, Any] = dict.fromkeys(("example", "blocks", "local", "prefix tokens", "positions"), "")
+    facts["example"] = adapter.example[1].get("model", adapter.example[0])
     try:
-        seen = blocks.view(_example(adapter))
+        seen = next(iter(blocks.find(make(adapter)[0]).values()))
+    except MissingDependency:
+        return facts | {"blocks": "not installed"}
+    except NotSupported as e:
+        return facts | {"blocks": f"no: {e}"}
     except Exception as e:  # the matrix reports what is broken instead of breaking
         return facts | {"example": f"ERROR: {type(e).__name__}: {e}"}
-    return {
-        "example": adapter.example[0],
+    return facts | {
         "blocks": len(seen.blocks),
         "local": sum(b.local for b in seen.blocks),
         "prefix tokens": seen.tokens.prefix,
@@ -68,21 +62,20 @@ def _facts(adapter: BlockAdapter) -> dict[str, Any]:
 
 
 def _try_transform(adapter: BlockAdapter, transform: Transform) -> None:
-    model = _example(adapter)
-    x = _input(model)
-    before = model(x)
+    model, x = make(adapter)
+    before = tensor_of(model(x))
     try:
-        transforms.apply(model, transform.name)
+        transforms.apply(model, transform.name, **transform.example)
     except NotSupported:
-        _check_same(model(x), before, "after it was refused")
+        _check_same(tensor_of(model(x)), before, "after it was refused")
         raise
-    during = model(x)
+    during = tensor_of(model(x))
     transforms.remove(model, transform.name)
     if during.shape != before.shape:
         raise RuntimeError(f"transformed output is {list(during.shape)}, the model's is {list(before.shape)}")
     if not during.isfinite().all():
         raise RuntimeError("transformed output is not finite")
-    _check_same(model(x), before, "after remove()")
+    _check_same(tensor_of(model(x)), before, "after remove()")
 
 
 def _check_same(now: Tensor, before: Tensor, when: str) -> None:
@@ -91,16 +84,16 @@ def _check_same(now: Tensor, before: Tensor, when: str) -> None:
 
 
 def _try_merger(adapter: BlockAdapter, merger: Merger) -> None:
-    model = _example(adapter)
-    x = _input(model)
-    merged = resolve(merger.merge)([model, _example(adapter)])
-    if merged(x).shape != model(x).shape:
-        raise RuntimeError(f"merged output is {list(merged(x).shape)}, the model's is {list(model(x).shape)}")
+    model, x = make(adapter)
+    merged = tensor_of(resolve(merger.merge)([model, make(adapter)[0]])(x))
+    own = tensor_of(model(x))
+    if merged.shape != own.shape:
+        raise RuntimeError(f"merged output is {list(merged.shape)}, the model's is {list(own.shape)}")
 
 
 def _try_scorer(adapter: BlockAdapter, scorer: Scorer) -> None:
-    model = _example(adapter)
-    features = torch.cat([embed(model, _input(model)), embed(model, _input(model).flip(0) * 0.5)])
+    model, x = make(adapter)
+    features = torch.cat([embed(model, x), embed(model, x.flip(0) * 0.5)])
     score = float(resolve(scorer.score)(features.numpy(), np.array([0, 1, 1, 0])))
     if not math.isfinite(score):
         raise RuntimeError(f"score is {score}")
@@ -112,6 +105,8 @@ def _cell(attempt: Callable[[BlockAdapter, Any], None], adapter: BlockAdapter, p
         attempt(adapter, piece)
     except NotSupported as e:
         return f"no: {e}"
+    except MissingDependency as e:
+        return f"not installed: {e}"
     except (Exception, SystemExit) as e:  # the matrix reports what is broken instead of breaking
         return f"ERROR: {type(e).__name__}: {e}"
     return "yes"

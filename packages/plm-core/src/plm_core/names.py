@@ -29,7 +29,7 @@ PROVIDERS = (
     ("merger", "zipit*", "zipit"),
     ("scorer", "parc*", "parc"),
     ("command", "rank", "parc"),
-    ("command", "bench", "tome"),
+    ("command", "tome", "tome"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plm_core import adapters
 from plm_core.hookspecs import BlockAdapter, Command, TourStop, hookimpl
 
 
@@ -17,6 +18,9 @@ def plm_commands() -> list[Command]:
             name="doctor", help="Check the installation and every plug-in.", implementation="plm_core.cli.show:doctor"
         ),
         Command(name="matrix", help="What combines with what.", implementation="plm_core.cli.show:matrix"),
+        Command(
+            name="bench", help="Time a model with and without transforms.", implementation="plm_core.cli.bench:bench"
+        ),
         Command(name="predict", help="Classify images.", implementation="plm_core.cli.work:predict"),
         Command(
             name="convert",
@@ -34,14 +38,7 @@ def plm_commands() -> list[Command]:
 @hookimpl
 def plm_block_adapters() -> list[BlockAdapter]:
     """Adapters of the families that no distribution of ours owns."""
-    return [
-        BlockAdapter(
-            name="timm-vit",
-            models=("timm.models.vision_transformer:VisionTransformer",),
-            view="plm_core.timm_blocks:vision_transformer",
-            example=("vit_tiny_patch16_224", {"depth": 2, "num_classes": 10}),
-        )
-    ]
+    return adapters.all_of_them()
 
 
 @hookimpl

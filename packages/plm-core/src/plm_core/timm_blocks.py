@@ -1,15 +1,24 @@
-"""Block adapter of timm's VisionTransformer (ViT, DeiT, DINOv2, CLIP and SigLIP towers...)."""
+"""Block adapters of timm's transformers of one width: VisionTransformer, Eva, Beit.
+
+They cover ViT, DeiT, DINOv2, CLIP and SigLIP towers; EVA, EVA-02, DINOv3, Perception Encoder and rotary ViTs; BEiT.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from timm.layers import Attention
+import torch
+from timm.layers import Attention, AttentionRope
+from timm.models import beit as timm_beit
+from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
+from plm_core.block_pieces import additive, identity, join_heads, refuse_masks, rotate, rows, split_heads
 from plm_core.blocks import BlockView, ModelView, Tokens, original_class
 from plm_core.errors import NotSupported
 
@@ -20,32 +29,61 @@ def vision_transformer(model: VisionTransformer) -> ModelView:
     Raises:
         NotSupported: The blocks are not timm's standard pre-norm ones.
     """
-    blocks = []
-    for index, block in enumerate(model.blocks):
-        if original_class(block) is not Block or type(block.attn) is not Attention:
-            raise NotSupported(
-                f"blocks of kind {type(block).__name__} with attention {type(getattr(block, 'attn', None)).__name__} "
-                "have no view yet; timm's Block with Attention has"
-            )
-        blocks.append(_block(block, f"blocks.{index}"))
+    seen = _blocks(model, _vit_block, {Block}, {Attention})
     distill = int(isinstance(model, VisionTransformerDistilled))
     class_tokens = int(model.cls_token is not None)
     registers = model.num_prefix_tokens - class_tokens - distill
-    return ModelView(model, tuple(blocks), Tokens(class_tokens, distill, registers))
+    return ModelView(model, seen, Tokens(class_tokens, distill, registers))
 
 
-def _block(block: Any, name: str) -> BlockView:
+def eva(model: Eva) -> ModelView:
+    """View of a timm Eva; where it has rotary positions, blocks take them as ``rope``.
+
+    Raises:
+        NotSupported: The blocks are not timm's own.
+    """
+    seen = _blocks(model, _eva_block, {EvaBlock, EvaBlockPostNorm}, {EvaAttention, AttentionRope})
+    class_tokens = int(model.cls_token is not None)
+    positions = "absolute" if model.rope is None else "rotary"
+    return ModelView(model, seen, Tokens(class_tokens, 0, model.num_prefix_tokens - class_tokens, positions))
+
+
+def beit(model: Beit) -> ModelView:
+    """View of a timm Beit; relative positions, of each block or shared, are in ``bias``.
+
+    Raises:
+        NotSupported: The blocks are not timm's own.
+    """
+    seen = _blocks(model, _beit_block, {timm_beit.Block}, {timm_beit.Attention})
+    relative = model.rel_pos_bias is not None or any(
+        block.attn.relative_position_bias_table is not None for block in model.blocks
+    )
+    return ModelView(model, seen, Tokens(class_tokens=1, positions="bias" if relative else "absolute"))
+
+
+def _blocks(
+    model: Any, view: Callable[..., BlockView], known: set[type], attentions: set[type]
+) -> tuple[BlockView, ...]:
+    for block in model.blocks:
+        if original_class(block) not in known or type(block.attn) not in attentions:
+            raise NotSupported(
+                f"blocks of kind {original_class(block).__name__} with attention "
+                f"{type(getattr(block, 'attn', None)).__name__} have no view yet; timm's "
+                f"{_either(known)} with {_either(attentions)} has"
+            )
+    return tuple(view(block, f"blocks.{index}") for index, block in enumerate(model.blocks))
+
+
+def _either(classes: set[type]) -> str:
+    return " or ".join(sorted(cls.__name__ for cls in classes))
+
+
+def _vit_block(block: Any, name: str) -> BlockView:
     attn = block.attn
 
-    def qkv(normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = attn.qkv(normed).unflatten(2, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
+    def qkv(normed: Tensor, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = _fused(attn, normed)
         return attn.q_norm(q), attn.k_norm(k), v
-
-    def output(attended: Tensor, normed: Tensor) -> Tensor:
-        y = attn.norm(attended.transpose(1, 2).flatten(2))
-        if getattr(attn, "gate", None) is not None:
-            y = y * attn.gate(normed).sigmoid()
-        return block.drop_path1(block.ls1(attn.proj_drop(attn.proj(y))))
 
     return BlockView(
         block=block,
@@ -53,8 +91,133 @@ def _block(block: Any, name: str) -> BlockView:
         heads=attn.num_heads,
         normalize=block.norm1,
         qkv=qkv,
+        output=lambda attended, normed: block.drop_path1(block.ls1(_projected(attn, attended, normed))),
+        skip=lambda x, normed: x,
+        rebind=partial(_vit_block, name=name),
+        feed_forward=lambda x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
+        bias=partial(_mask, block),
+        select=_without_mask,
+        dropout=_dropout(attn),
+    )
+
+
+def _eva_block(block: Any, name: str) -> BlockView:
+    attn = block.attn
+    post_norm = original_class(block) is EvaBlockPostNorm
+
+    def qkv(normed: Tensor, rope: Tensor | None = None, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = _fused(attn, normed) if attn.qkv is not None else _unfused(attn, normed)
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        if rope is not None:
+            q, k = (rotate(x, rope, attn.rotate_half).type_as(v) for x in (q, k))
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        return q, k, v
+
+    def unrotate(key: Tensor, rope: Tensor | None = None, **context: Any) -> Tensor:
+        return key if rope is None else rotate(key, rope, attn.rotate_half, back=True)
+
+    def output(attended: Tensor, normed: Tensor) -> Tensor:
+        y = _projected(attn, attended, normed)
+        return block.drop_path1(block.norm1(y) if post_norm else _scaled(block.gamma_1, y))
+
+    def feed_forward(x: Tensor) -> Tensor:
+        y = block.norm2(block.mlp(x)) if post_norm else _scaled(block.gamma_2, block.mlp(block.norm2(x)))
+        return x + block.drop_path2(y)
+
+    def select(context: Mapping[str, Any], kept: Tensor) -> Mapping[str, Any]:
+        context, rope = _without_mask(context, kept), context.get("rope")
+        return context if rope is None else {**context, "rope": rows(rope, kept, attn.num_prefix_tokens)}
+
+    return BlockView(
+        block=block,
+        name=name,
+        heads=attn.num_heads,
+        normalize=identity if post_norm else block.norm1,
+        qkv=qkv,
         output=output,
         skip=lambda x, normed: x,
-        rebind=partial(_block, name=name),
-        feed_forward=lambda x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
+        rebind=partial(_eva_block, name=name),
+        feed_forward=feed_forward,
+        bias=partial(_mask, block),
+        select=select,
+        dropout=_dropout(attn),
+        unrotate=unrotate,
     )
+
+
+def _beit_block(block: Any, name: str) -> BlockView:
+    attn = block.attn
+
+    def bias(shared_rel_pos_bias: Tensor | None = None, kept: Tensor | None = None, **context: Any) -> Tensor | None:
+        found = shared_rel_pos_bias
+        if attn.relative_position_bias_table is not None:
+            own = attn.relative_position_bias_table[attn.relative_position_index].permute(2, 0, 1)
+            found = own if found is None else found + own
+        if found is None:
+            return None
+        return found[None] if kept is None else found[:, kept[:, :, None], kept[:, None]].transpose(0, 1)
+
+    return BlockView(
+        block=block,
+        name=name,
+        heads=attn.num_heads,
+        normalize=block.norm1,
+        qkv=lambda normed, **context: _fused(attn, normed),
+        output=lambda attended, normed: block.drop_path1(
+            _scaled(block.gamma_1, attn.proj_drop(attn.proj(join_heads(attended))))
+        ),
+        skip=lambda x, normed: x,
+        rebind=partial(_beit_block, name=name),
+        feed_forward=lambda x: x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x)))),
+        bias=bias,
+        select=lambda context, kept: {**context, "kept": kept},  # the bias is the block's, so it has to pick its rows
+        dropout=_dropout(attn),
+    )
+
+
+def _fused(attn: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of one projection; BEiT and EVA learn no bias for k, and add theirs to the projection."""
+    together = attn.qkv(normed)
+    if getattr(attn, "q_bias", None) is not None:
+        together = together + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias)).to(together.dtype)
+    q, k, v = together.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+def _unfused(attn: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of a projection each; k and v may have fewer heads than q."""
+    kv_heads = getattr(attn, "num_kv_heads", attn.num_heads)
+    return (
+        split_heads(attn.q_proj(normed), attn.num_heads),
+        split_heads(attn.k_proj(normed), kv_heads),
+        split_heads(attn.v_proj(normed), kv_heads),
+    )
+
+
+def _projected(attn: Any, attended: Tensor, normed: Tensor) -> Tensor:
+    """What timm's attention modules do with the heads' answers."""
+    y = attn.norm(join_heads(attended))
+    if attn.gate is not None:
+        y = y * attn.gate(normed).sigmoid()
+    return attn.proj_drop(attn.proj(y))
+
+
+def _scaled(gamma: Tensor | None, y: Tensor) -> Tensor:
+    return y if gamma is None else gamma * y
+
+
+def _dropout(attn: Any) -> float:
+    return attn.attn_drop.p if attn.training else 0.0
+
+
+def _mask(block: nn.Module, attn_mask: Tensor | None = None, is_causal: bool = False, **context: Any) -> Tensor | None:
+    if is_causal:
+        raise NotSupported("causal attention (is_causal=True) has no view; give it as attn_mask")
+    return None if attn_mask is None else additive(attn_mask, next(block.parameters()).dtype)
+
+
+def _without_mask(context: Mapping[str, Any], kept: Tensor) -> Mapping[str, Any]:
+    refuse_masks(context, "attn_mask", "is_causal")
+    return context

@@ -32,7 +32,7 @@ def predict(
     from plm_core.progress import track
     from plm_core.transforms import apply_all
 
-    pictures = [_open(path) for path in images]  # before the model: a bad path should fail at once
+    pictures = [open_image(path) for path in images]  # before the model: a bad path should fail at once
     net = apply_all(create_model(model, pretrained=True).eval(), transform or [])
     preprocess, names = transform_for(net), _labels(net)
     rows = []
@@ -47,7 +47,8 @@ def predict(
     show(rows, as_json)
 
 
-def _open(path: Path) -> Any:
+def open_image(path: Path) -> Any:
+    """A PIL image of any file that PIL reads; of any other, an InputError."""
     from PIL import Image
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -209,23 +210,69 @@ def check_layouts(model: Any) -> None:
 
 
 def check_blocks(model: nn.Module, x: Tensor) -> None:
-    """The pieces that the block adapter hands out make up each block again."""
-    seen = blocks.view(model)
-    assert seen.blocks, f"the adapter of {class_paths(model)[0]} shows no blocks"
-    inputs: dict[str, tuple[Tensor, Tensor]] = {}
-    hooks = [
-        b.block.register_forward_hook(lambda _, args, out, name=b.name: inputs.__setitem__(name, (args[0], out)))
-        for b in seen.blocks
-    ]
-    with torch.no_grad():
-        model(x)
-        for hook in hooks:
-            hook.remove()
-        for b in seen.blocks:
-            assert model.get_submodule(b.name) is b.block, f"the adapter calls a block {b.name!r} that is elsewhere"
-            before, after = inputs[b.name]
-            _same(blocks.run_block(b, before), after, f"{b.name} from its pieces and its own forward")
-            assert b.pools or before.shape[-2] == after.shape[-2], f"{b.name} pools, its view says it does not"
+    """The pieces that the block adapter hands out make up each block again, of all its tokens and of some.
+
+    Args:
+        model: A model, or one around it, that has an adapter; in eval mode.
+        x: What the model eats.
+    """
+    for path, seen in blocks.find(model).items():
+        assert seen.blocks, f"the adapter of {class_paths(seen.model)[0]} shows no blocks"
+        calls: dict[nn.Module, tuple[Tensor, Mapping[str, Any], Tensor]] = {}
+
+        def listen(
+            block: nn.Module,
+            args: tuple[Any, ...],
+            context: Mapping[str, Any],
+            y: Tensor,
+            calls: dict[nn.Module, Any] = calls,
+        ) -> None:
+            names = tuple(inspect.signature(blocks.original_class(block).forward).parameters)[2:]  # without self and x
+            calls[block] = args[0], {**context, **dict(zip(names, args[1:], strict=False))}, y
+
+        hooks = [b.block.register_forward_hook(listen, with_kwargs=True) for b in seen.blocks]
+        with torch.no_grad():
+            model(x)
+            for hook in hooks:
+                hook.remove()
+            for b in seen.blocks:
+                name = f"{path}.{b.name}" if path else b.name
+                assert model.get_submodule(name) is b.block, f"the adapter calls a block {name!r} that is elsewhere"
+                before, context, after = calls[b.block]
+                _same(blocks.run_block(b, before, **context), after, f"{name} from its pieces and its own forward")
+                assert b.pools or before.shape[-2] == after.shape[-2], f"{name} pools, its view says it does not"
+                if not (b.local or b.pools) and before.ndim == 3:
+                    check_selection(b, before, context, seen.tokens.prefix)
+
+
+def check_selection(view: blocks.BlockView, x: Tensor, context: Mapping[str, Any], prefix: int) -> None:
+    """A block run on some of its tokens, with the context selected for them, is attention among them in their places.
+
+    Args:
+        view: A block without windows.
+        x: Its tokens, [B, N, C].
+        context: What its forward got besides.
+        prefix: Number of tokens that are not patches; they are always kept.
+    """
+    first, patches = torch.arange(prefix, device=x.device), torch.arange(prefix, x.shape[1], device=x.device)
+    # half of the patches, others for each sample, and not in their order
+    kept = torch.stack([torch.cat([first, patches.roll(i).flip(0)[: (len(patches) + 1) // 2]]) for i in range(len(x))])
+    try:
+        chosen = view.select(context, kept)
+    except NotSupported:
+        return
+    some = x.take_along_dim(kept[:, :, None], 1)
+    q, k, v = (t.take_along_dim(kept[:, None, :, None], 2) for t in view.qkv(view.normalize(x), **context))
+    bias = view.bias(**context)
+    if bias is not None:
+        bias = bias.take_along_dim(kept[:, None, :, None], 2).take_along_dim(kept[:, None, None, :], 3)
+    normed = view.normalize(some)
+    by_hand = view.skip(some, normed) + view.output(blocks.attend(q, k, v, bias), normed)
+    _same(
+        blocks.run_block(view, some, **chosen),
+        view.feed_forward(by_hand),
+        f"{view.name} on some tokens with the context that its view selects, and attention among these tokens",
+    )
 
 
 def check_compile(model: nn.Module, x: Tensor) -> None:

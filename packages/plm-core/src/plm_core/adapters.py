@@ -1,0 +1,140 @@
+"""The block adapters of families that no distribution of ours owns, as data; imports nothing heavy.
+
+Each names the class that holds the blocks, in the module where it is defined; `plm_core.blocks.find` reaches it inside
+whatever is built around it. The examples are tiny, with 64 patches or so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from plm_core.hookspecs import BlockAdapter
+
+IMAGE, SPECTROGRAM, CLIP = (3, 64, 64), (128, 32), (8, 3, 32, 32)
+Options = Mapping[str, Any]
+
+
+def all_of_them() -> list[BlockAdapter]:
+    """Of timm, torchvision and transformers; those of families without a view say why there is none."""
+    return [*_timm(), _torchvision(), *_transformers()]
+
+
+def _timm() -> list[BlockAdapter]:
+    vit: Options = {
+        "img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10
+    }  # fmt: skip
+    swin: Options = {"img_size": 64, "patch_size": 2, "window_size": 4, "embed_dim": 24, "depths": (1, 1)}
+    hiera: Options = {"img_size": (64, 64), "embed_dim": 24, "num_heads": 1, "stages": (1, 1, 1, 1)}
+
+    def adapter(name: str, view: str, example: str, options: Options, *models: str) -> BlockAdapter:
+        return BlockAdapter(
+            name=f"timm-{name}",
+            models=tuple(f"timm.models.{model}" for model in models),
+            view=f"plm_core.{view}",
+            example=(example, options),
+            input_size=IMAGE,
+        )
+
+    return [
+        adapter(
+            "vit",
+            "timm_blocks:vision_transformer",
+            "vit_tiny_patch16_224",
+            vit,
+            "vision_transformer:VisionTransformer",
+        ),
+        adapter("eva", "timm_blocks:eva", "vit_pe_core_tiny_patch16_384", vit, "eva:Eva"),
+        adapter("beit", "timm_blocks:beit", "beit_base_patch16_224", vit, "beit:Beit"),
+        adapter(
+            "swin",
+            "windowed_blocks:swin",
+            "swin_tiny_patch4_window7_224",
+            {**swin, "num_heads": (3, 6)},
+            "swin_transformer:SwinTransformer",
+            "swin_transformer_v2:SwinTransformerV2",
+        ),
+        adapter("hiera", "windowed_blocks:hiera", "hiera_tiny_224", hiera, "hiera:Hiera"),
+    ]
+
+
+def _torchvision() -> BlockAdapter:
+    vit: Options = {
+        "image_size": 64, "patch_size": 8, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96
+    }  # fmt: skip
+    return BlockAdapter(
+        name="torchvision-vit",
+        models=("torchvision.models.vision_transformer:VisionTransformer",),
+        view="plm_core.torchvision_blocks:vision_transformer",
+        example=("torchvision.models:VisionTransformer", vit),
+        input_size=IMAGE,
+    )
+
+
+def _transformers() -> list[BlockAdapter]:
+    size = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96}
+    image: Options = {**size, "image_size": 64, "patch_size": 8}
+    registers: Options = {**image, "num_register_tokens": 4}
+    film: Options = {**size, "image_size": 32, "num_frames": 8}
+    strides: Options = {"patch_size": 8, "frequency_stride": 8, "time_stride": 8}
+    sound: Options = {**size, **strides, "max_length": SPECTROGRAM[0], "num_mel_bins": SPECTROGRAM[1]}
+    swin: Options = {"image_size": 64, "patch_size": 4, "embed_dim": 24, "depths": [1, 1], "num_heads": [1, 2]}
+
+    def adapter(
+        name: str, model: str, view: str, example: str, options: Options, input_size: tuple[int, ...] = IMAGE
+    ) -> BlockAdapter:
+        return BlockAdapter(
+            name=f"transformers-{name}",
+            models=(f"transformers.models.{model}",),
+            view=f"plm_core.{view}",
+            example=("plm_core.transformers_blocks:example", {"model": example, **options}),
+            input_size=input_size,
+        )
+
+    vit, tower, dinov2 = (f"transformers_blocks:{view}" for view in ("vit", "tower", "dinov2"))
+    return [
+        adapter("vit", "vit.modeling_vit:ViTModel", vit, "ViTForImageClassification", image),
+        adapter("deit", "deit.modeling_deit:DeiTModel", vit, "DeiTForImageClassification", image),
+        adapter(
+            "ast",
+            "audio_spectrogram_transformer.modeling_audio_spectrogram_transformer:ASTModel",
+            vit,
+            "ASTForAudioClassification",
+            sound,
+            SPECTROGRAM,
+        ),
+        adapter(
+            "vivit",
+            "vivit.modeling_vivit:VivitModel",
+            vit,
+            "VivitForVideoClassification",
+            {**film, "tubelet_size": [2, 8, 8]},
+            CLIP,
+        ),
+        adapter("clip", "clip.modeling_clip:CLIPVisionModel", tower, "CLIPVisionModel", image),
+        adapter("siglip", "siglip.modeling_siglip:SiglipVisionModel", tower, "SiglipVisionModel", image),
+        adapter("dinov2", "dinov2.modeling_dinov2:Dinov2Model", dinov2, "Dinov2ForImageClassification", image),
+        adapter(
+            "dinov2-registers",
+            "dinov2_with_registers.modeling_dinov2_with_registers:Dinov2WithRegistersModel",
+            dinov2,
+            "Dinov2WithRegistersForImageClassification",
+            registers,
+        ),
+        adapter(
+            "dinov3",
+            "dinov3_vit.modeling_dinov3_vit:DINOv3ViTModel",
+            "transformers_blocks:dinov3",
+            "DINOv3ViTModel",
+            registers,
+        ),
+        adapter(
+            "videomae",
+            "videomae.modeling_videomae:VideoMAEModel",
+            "transformers_blocks:videomae",
+            "VideoMAEForVideoClassification",
+            {**film, "patch_size": 8, "tubelet_size": 2},
+            CLIP,
+        ),
+        adapter("swin", "swin.modeling_swin:SwinModel", "windowed_blocks:swin", "SwinForImageClassification", swin),
+    ]

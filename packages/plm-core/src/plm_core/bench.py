@@ -1,0 +1,265 @@
+"""How fast a model is, and how fast with transforms: both in one run, by the protocol of the ToMe paper's benchmark.
+
+Random images, no gradient, the first quarter of the runs thrown out. The contenders take turns, so that whatever else
+the machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from plm_core import blocks
+from plm_core.errors import InputError, NotSupported, PlmError
+from plm_core.hookspecs import Model
+from plm_core.models import create_model
+from plm_core.progress import track
+from plm_core.registry import registry
+from plm_core.transforms import apply_all
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOGETHER = 5
+"""Runs that are queued on an accelerator between two synchronisations."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one contender did."""
+
+    name: str
+    images_per_second: float
+    """Median over the rounds."""
+    milliseconds: float
+    """Median of a batch."""
+    speedup: float
+    """Against the first contender: median of the ratio in the same round."""
+    memory: int | None
+    """Bytes at most, see `memory_of`; None where it cannot be measured."""
+    tokens: tuple[int, ...] | None
+    """After each block; None for a model whose blocks are not known."""
+
+
+def compare(
+    model: nn.Module,
+    transforms: Sequence[str],
+    x: Tensor,
+    runs: int = 40,
+    dtype: str = "fp32",
+    compiled: bool = False,
+) -> list[Timing]:
+    """Time a model as it is and, if any are given, with transforms.
+
+    Args:
+        model: In eval mode, on the device of ``x``; it stays as it is.
+        transforms: As ``tome:r=8``, see `plm_core.transforms.parse`; applied one after the other to a copy.
+        x: A batch.
+        runs: Of each; the first quarter does not count.
+        dtype: fp32, or bf16 and fp16 by autocast.
+        compiled: Run them through ``torch.compile``.
+
+    Raises:
+        InputError: The model cannot take ``x``.
+        PlmError: As `plm_core.transforms.apply`.
+    """
+    contenders = {"as it is": model}
+    if transforms:
+        contenders[" ".join(transforms)] = apply_all(copy.deepcopy(model), transforms)
+    with torch.no_grad(), _autocast(x.device.type, dtype):
+        tokens = {name: _tokens(contender, x) for name, contender in contenders.items()}  # also warms up
+        calls = {name: _call(torch.compile(c) if compiled else c, x) for name, c in contenders.items()}
+        for call in calls.values() if compiled else ():
+            with _one_line(model, x):
+                call()
+        seconds = interleaved(calls, runs, x.device)
+        memory = {name: memory_of(contender, x, calls[name]) for name, contender in contenders.items()}
+    first = seconds["as it is"]
+    return [
+        Timing(
+            name=name,
+            images_per_second=len(x) / statistics.median(times),
+            milliseconds=1000 * statistics.median(times),
+            speedup=statistics.median(a / b for a, b in zip(first, times, strict=True)),
+            memory=memory[name],
+            tokens=tokens[name],
+        )
+        for name, times in seconds.items()
+    ]
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], runs: int, device: torch.device | str = "cpu"
+) -> dict[str, list[float]]:
+    """Let contenders run in turn and time each run; the first quarter is thrown out.
+
+    On an accelerator up to five runs are queued together, with a synchronisation before and one after, and count as
+    one of their mean: a synchronisation in each would add the time in which nothing is queued.
+
+    Returns:
+        Seconds of the runs, at the same place for those of the same round.
+    """
+    device = torch.device(device)
+    together = 1 if device.type == "cpu" else min(TOGETHER, runs)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in track(range(max(1, runs // together)), "runs"):
+        for name, call in calls.items():
+            _synchronize(device)
+            start = time.perf_counter()
+            for _ in range(together):
+                call()
+            _synchronize(device)
+            seconds[name].append((time.perf_counter() - start) / together)
+    return {name: times[int(len(times) * 0.25) :] for name, times in seconds.items()}
+
+
+def memory_of(model: nn.Module, x: Tensor, call: Callable[[], object]) -> int | None:
+    """The most bytes that torch's allocator has given out during a call, weights and input included.
+
+    CUDA counts it; for a CPU it is summed from the profiler's record of one call. None elsewhere.
+    """
+    grown = _growth(call, x.device)
+    if grown is None:
+        return None
+    return grown + x.nbytes + sum(t.nbytes for t in itertools.chain(model.parameters(), model.buffers()))
+
+
+def _growth(call: Callable[[], object], device: torch.device) -> int | None:
+    if device.type == "cuda":
+        _synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        _synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        with _no_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            call()
+        path = Path(folder) / "trace.json"
+        seen.export_chrome_trace(str(path))
+        events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    steps = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return max(itertools.accumulate(steps), default=None)
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """The profiler writes lines of its own past Python, and has no switch for it."""
+    own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nowhere)
+
+
+def prepare(name: str, batch: int, device: str = "cpu", size: int | None = None) -> tuple[nn.Module, Tensor]:
+    """A model with random weights, in eval mode, and a batch of random images for it.
+
+    Args:
+        name: As for `plm_core.create_model`.
+        batch: Images, or clips for a video model.
+        device: As torch names it.
+        size: Side of the images; None for the model's own.
+
+    Raises:
+        InputError: There is no such device.
+        PlmError: As `plm_core.create_model`.
+    """
+    where = _device(device)
+    model: Any = create_model(name)
+    channels, *sides = _input_size(model)
+    if size is not None and [size] * len(sides) != sides:
+        if model.pretrained_cfg.get("fixed_input_size"):  # others take any
+            model = create_model(name, img_size=size)
+        sides = [size] * len(sides)
+    declared = registry().all(Model).get(name.partition(".")[0])
+    frames = declared.declaration.input.frames if declared else None
+    shape = (batch, channels, *([frames] if frames else []), *sides)
+    return model.eval().to(where), torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(where)
+
+
+def _input_size(model: Any) -> tuple[int, ...]:
+    import timm.data
+
+    size: tuple[int, ...] = timm.data.resolve_model_data_config(model)["input_size"]
+    return size
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        why = str(e).strip().splitlines()[0].partition(". ")[0]
+        raise InputError(f"device {name!r} cannot be used: {why}") from e
+    if device.type == "meta":
+        raise InputError("device 'meta' cannot be used: nothing is computed there")
+    return device
+
+
+def _tokens(model: nn.Module, x: Tensor) -> tuple[int, ...] | None:
+    """Run the model and count the tokens that leave its blocks."""
+    try:
+        views = [view for seen in blocks.find(model).values() for view in seen.blocks]
+    except NotSupported:
+        views = []
+    given: list[Any] = []
+    with _hooked([view.block for view in views], given), _one_line(model, x):
+        model(x)
+    outputs = [y[0] if isinstance(y, tuple) else y for y in given]
+    return tuple(math.prod(y.shape[1:-1]) for y in outputs) or None
+
+
+@contextmanager
+def _one_line(model: nn.Module, x: Tensor) -> Iterator[None]:
+    try:
+        yield
+    except PlmError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError) as e:
+        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise InputError(f"{type(model).__name__} cannot run on {list(x.shape)}: {why}") from e
+
+
+@contextmanager
+def _hooked(modules: Sequence[nn.Module], given: list[Any]) -> Iterator[None]:
+    handles = [module.register_forward_hook(lambda _, __, y: given.append(y)) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _call(model: Callable[[Tensor], object], x: Tensor) -> Callable[[], object]:
+    return lambda: model(x)
+
+
+def _autocast(device: str, dtype: str) -> AbstractContextManager[Any]:
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not allowed: {', '.join(DTYPES)} are")
+    kind = DTYPES[dtype]
+    return nullcontext() if kind is None else torch.autocast(device, kind)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,52 @@
+"""Block adapter of torchvision's VisionTransformer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
+
+from plm_core.block_pieces import join_heads, split_heads
+from plm_core.blocks import BlockView, ModelView, Tokens, original_class
+from plm_core.errors import NotSupported
+
+
+def vision_transformer(model: VisionTransformer) -> ModelView:
+    """View of a torchvision VisionTransformer.
+
+    Raises:
+        NotSupported: The blocks, or their attention, are not torchvision's own.
+    """
+    seen = []
+    for name, block in model.encoder.layers.named_children():
+        if original_class(block) is not EncoderBlock or type(block.self_attention) is not nn.MultiheadAttention:
+            raise NotSupported(
+                f"blocks of kind {original_class(block).__name__} with attention {type(block.self_attention).__name__} "
+                "have no view yet; torchvision's EncoderBlock with MultiheadAttention has"
+            )
+        seen.append(_block(block, f"encoder.layers.{name}"))
+    return ModelView(model, tuple(seen), Tokens(class_tokens=1))
+
+
+def _block(block: Any, name: str) -> BlockView:
+    attn = block.self_attention
+
+    def qkv(normed: Tensor, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+        return split_heads(q, attn.num_heads), split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
+
+    return BlockView(
+        block=block,
+        name=name,
+        heads=attn.num_heads,
+        normalize=block.ln_1,
+        qkv=qkv,
+        output=lambda attended, normed: block.dropout(attn.out_proj(join_heads(attended))),
+        skip=lambda x, normed: x,
+        rebind=partial(_block, name=name),
+        feed_forward=lambda x: x + block.mlp(block.ln_2(x)),
+        dropout=attn.dropout if attn.training else 0.0,
+    )

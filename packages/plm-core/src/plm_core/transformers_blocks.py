@@ -1,0 +1,210 @@
+"""Block adapters of vision (and audio) transformers in Hugging Face transformers.
+
+Written for the module names of transformers 5.24; a release that has others is refused, not guessed at. Nothing of
+transformers is imported but by `example`: a view is asked for by whoever has a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plm_core.block_pieces import additive, identity, join_heads, refuse_masks, rotate, rows, split_heads
+from plm_core.blocks import BlockView, ModelView, Tokens
+from plm_core.errors import NotSupported
+from plm_core.names import resolve
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a family calls the parts of its layers."""
+
+    layers: str
+    norms: tuple[str, str]
+    attention: str = "attention"
+    output: str = "o_proj"
+    dropout: str = "attention_dropout"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Modules that a layer has to have."""
+        inside = (f"{self.attention}.{part}" for part in ("q_proj", "k_proj", "v_proj", self.output))
+        return (*self.norms, "mlp", *inside)
+
+
+VIT = Names("layers", norms=("layernorm_before", "layernorm_after"))
+TOWER = Names(
+    "encoder.layers",
+    norms=("layer_norm1", "layer_norm2"),
+    attention="self_attn",
+    output="out_proj",
+    dropout="dropout",
+)
+DINOV2 = Names("encoder.layer", norms=("norm1", "norm2"))
+DINOV3 = Names("model.layer", norms=("norm1", "norm2"), dropout="dropout")
+
+VIDEOMAE = "encoder.layer"
+VIDEOMAE_PARTS = (
+    *("layernorm_before", "layernorm_after", "intermediate", "output", "attention.output"),
+    *(f"attention.attention.{part}" for part in ("query", "key", "value")),
+)
+
+
+def vit(model: Any) -> ModelView:
+    """View of a ViTModel, DeiTModel, ASTModel or VivitModel."""
+    return _model(model, VIT)
+
+
+def tower(model: Any) -> ModelView:
+    """View of a CLIPVisionModel or SiglipVisionModel."""
+    return _model(model, TOWER)
+
+
+def dinov2(model: Any) -> ModelView:
+    """View of a Dinov2Model, with registers or without."""
+    return _model(model, DINOV2)
+
+
+def dinov3(model: Any) -> ModelView:
+    """View of a DINOv3ViTModel, whose blocks take ``position_embeddings``."""
+    return _model(model, DINOV3, positions="rotary")
+
+
+def videomae(model: Any) -> ModelView:
+    """View of a VideoMAEModel: joint attention over space and time, no special tokens."""
+    layers = _layers(model, VIDEOMAE, VIDEOMAE_PARTS)
+    return ModelView(model, tuple(_videomae_block(layer, name) for name, layer in layers.items()), _tokens(model))
+
+
+def example(model: str, **options: Any) -> nn.Module:
+    """A model by its class in transformers, of a configuration with these options; random weights.
+
+    Raises:
+        MissingDependency: transformers is not installed.
+    """
+    cls = resolve(f"transformers:{model}")
+    made: nn.Module = cls(cls.config_class(**options))
+    return made
+
+
+def _model(model: Any, names: Names, positions: str = "absolute") -> ModelView:
+    layers, tokens = _layers(model, names.layers, names.parts), _tokens(model, positions)
+    seen = tuple(_block(layer, name, names, tokens.prefix) for name, layer in layers.items())
+    return ModelView(model, seen, tokens)
+
+
+def _layers(model: Any, path: str, parts: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        layers = {f"{path}.{name}": layer for name, layer in model.get_submodule(path).named_children()}
+        for layer in layers.values():
+            for part in parts:
+                layer.get_submodule(part)
+    except AttributeError as e:
+        raise NotSupported(
+            f"{type(model).__name__} of transformers {metadata.version('transformers')} is built otherwise than that "
+            f"of 5.24, for which there is a view: {e}"
+        ) from e
+    return layers
+
+
+def _tokens(model: Any, positions: str = "absolute") -> Tokens:
+    has = {name for name in ("cls_token", "class_embedding", "distillation_token") if _has(model.embeddings, name)}
+    registers = model.config.num_register_tokens if _has(model.embeddings, "register_tokens") else 0
+    return Tokens(len(has - {"distillation_token"}), int("distillation_token" in has), registers, positions)
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    return getattr(module, name, None) is not None
+
+
+def _block(layer: Any, name: str, names: Names, prefix: int) -> BlockView:
+    attn, heads = getattr(layer, names.attention), _heads(getattr(layer, names.attention))
+    norm1, norm2 = (getattr(layer, norm) for norm in names.norms)
+    dropout, drop_path = (getattr(layer, part, identity) for part in ("dropout", "drop_path"))
+    scale1, scale2 = (getattr(layer, part, identity) for part in ("layer_scale1", "layer_scale2"))
+
+    def qkv(
+        normed: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None, **context: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (split_heads(part(normed), heads) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
+        if position_embeddings is not None:
+            table = _table(position_embeddings)
+            q, k = rotate(q, table, half=True), rotate(k, table, half=True)
+        return q, k, v
+
+    def unrotate(key: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None, **context: Any) -> Tensor:
+        return key if position_embeddings is None else rotate(key, _table(position_embeddings), half=True, back=True)
+
+    def output(attended: Tensor, normed: Tensor) -> Tensor:
+        return drop_path(dropout(scale1(getattr(attn, names.output)(join_heads(attended)))))
+
+    return BlockView(
+        block=layer,
+        name=name,
+        heads=heads,
+        normalize=norm1,
+        qkv=qkv,
+        output=output,
+        skip=lambda x, normed: x,
+        rebind=partial(_block, name=name, names=names, prefix=prefix),
+        feed_forward=lambda x: x + drop_path(dropout(scale2(layer.mlp(norm2(x))))),
+        bias=partial(_mask, layer),
+        select=partial(_select, prefix),
+        dropout=getattr(attn, names.dropout) if layer.training else 0.0,
+        unrotate=unrotate,
+    )
+
+
+def _videomae_block(layer: Any, name: str) -> BlockView:
+    attn, heads = layer.attention.attention, _heads(layer.attention.attention)
+
+    def qkv(normed: Tensor, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (split_heads(part(normed), heads) for part in (attn.query, attn.key, attn.value))
+        return q, k, v
+
+    return BlockView(
+        block=layer,
+        name=name,
+        heads=heads,
+        normalize=layer.layernorm_before,
+        qkv=qkv,
+        output=lambda attended, normed: layer.attention.output(join_heads(attended), normed),
+        skip=lambda x, normed: x,
+        rebind=partial(_videomae_block, name=name),
+        feed_forward=lambda x: layer.output(layer.intermediate(layer.layernorm_after(x)), x),
+        dropout=attn.dropout_prob if layer.training else 0.0,
+    )
+
+
+def _heads(attn: Any) -> int:
+    return int(attn.config.num_attention_heads)
+
+
+def _table(position_embeddings: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = position_embeddings
+    return torch.cat([sin, cos], -1)
+
+
+def _mask(layer: nn.Module, attention_mask: Any = None, **context: Any) -> Tensor | None:
+    if attention_mask is None:
+        return None
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 4:
+        raise NotSupported(
+            f"an attention_mask of kind {type(attention_mask).__name__} is for another attention implementation; "
+            "a tensor [B, 1 or H, N, N] is supported"
+        )
+    return additive(attention_mask, next(layer.parameters()).dtype)
+
+
+def _select(prefix: int, context: Mapping[str, Any], kept: Tensor) -> Mapping[str, Any]:
+    refuse_masks(context, "attention_mask")
+    places = context.get("position_embeddings")
+    if places is None:
+        return context
+    return {**context, "position_embeddings": tuple(rows(part, kept, prefix) for part in places)}
