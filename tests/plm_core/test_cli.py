@@ -89,7 +89,7 @@ def test_version(plm):
     [
         (["lst"], "no command 'lst'; did you mean 'list'?"),
         (["rank"], "no command 'rank'; parc would provide it and is not installed"),
-        (["zzz"], "there are: convert, doctor, "),
+        (["zzz"], "there are: bench, convert, doctor, "),
         (["list", "hierra_*"], "no model 'hierra_*'"),
         (["list", "pe_*"], "pe-encoder would provide it and is not installed"),
         (["info", "hiera_micro_digit"], f"no model 'hiera_micro_digit'; did you mean '{MICRO}'"),
@@ -328,7 +328,9 @@ def test_doctor_reports_a_broken_plugin(plm, plm_registry):
     report = plm("doctor", "--json")
     assert report.code == 1
     states = {p["name"]: p["state"] for p in report.data["plugins"]}
-    assert states == {"plm-core": "loaded", "hiera": "loaded", "demo": "loaded", "broken": "failed"}
+    assert {name for name, state in states.items() if state != "loaded"} == {"broken"}
+    assert states["broken"] == "failed"
+    assert {"plm-core", "hiera", "demo"} <= set(states)
     assert plm("list", MICRO).code == 0
 
 
@@ -373,7 +375,8 @@ def test_matrix(plm, plm_registry):
     plm_registry({"name": "mx", "modules": {"matrix_plugin.py": TRANSFORMS}, "entry_points": {"mx": "matrix_plugin"}})
     rows = {row["family"]: row for row in plm("matrix", "--json").data}
     assert {"hiera", "timm-vit"} <= set(rows)
-    assert rows["hiera"] | {"local": 0} == {
+    ours = {key: value for key, value in rows["hiera"].items() if key != "transform tome"}
+    assert ours | {"local": 0} == {
         "family": "hiera",
         "example": MICRO,
         "blocks": 4,

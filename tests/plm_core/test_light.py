@@ -98,7 +98,9 @@ def test_doctor_reports_a_heavy_plugin(with_heavy_plugin):
     assert steps["plm doctor"]["code"] == steps["plm doctor --json"]["code"] == 1
     assert "importing it loads torch and timm: name code by strings instead" in steps["plm doctor"]["out"]
     heavy = {p["name"]: p["heavy"] for p in json.loads(steps["plm doctor --json"]["out"])["plugins"]}
-    assert heavy == {"plm-core": [], "hiera": [], "aa-good": [], "heavy": ["torch", "timm"]}
+    assert {name for name, loads in heavy.items() if loads} == {"heavy"}
+    assert heavy["heavy"] == ["torch", "timm"]
+    assert {"plm-core", "hiera", "aa-good"} <= set(heavy)
 
 
 def test_a_heavy_plugin_is_warned_about_once_and_hurts_nothing(with_heavy_plugin):

@@ -13,7 +13,7 @@ import torch
 import plm_core
 import tome
 from plm_core import InputError, NotSupported, blocks
-from tome.trace import trace
+from tome.tracing import trace
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
 KINDS = {

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def compare(
         contenders[" ".join(transforms)] = apply_all(copy.deepcopy(model), transforms)
     with torch.no_grad(), _autocast(x.device.type, dtype):
         tokens = {name: _tokens(contender, x) for name, contender in contenders.items()}  # also warms up
-        calls = {name: _call(torch.compile(c) if compiled else c, x) for name, c in contenders.items()}
+        calls = {name: partial(torch.compile(c) if compiled else c, x) for name, c in contenders.items()}
         for call in calls.values() if compiled else ():
             with _one_line(model, x):
                 call()
@@ -247,10 +248,6 @@ def _hooked(modules: Sequence[nn.Module], given: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _call(model: Callable[[Tensor], object], x: Tensor) -> Callable[[], object]:
-    return lambda: model(x)
 
 
 def _autocast(device: str, dtype: str) -> AbstractContextManager[Any]:

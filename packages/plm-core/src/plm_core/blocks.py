@@ -98,9 +98,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout:
 
 def run_block(view: BlockView, x: Tensor, attention: Attend = attend, **context: Any) -> Tensor:
     """A block's forward from its pieces, with another attention if asked."""
+    return view.feed_forward(_attended(view, x, attention, context))
+
+
+def _attended(view: BlockView, x: Tensor, attention: Attend, context: Mapping[str, Any]) -> Tensor:
+    """Apart from the MLP, so that nothing of the attention is in memory any more when that runs."""
     normed = view.normalize(x)
     y = view.output(attention(*view.qkv(normed, **context), **extras(view, **context)), normed)
-    return view.feed_forward(view.skip(x, normed) + y)
+    return view.skip(x, normed) + y
 
 
 def extras(view: BlockView, **context: Any) -> dict[str, Any]:

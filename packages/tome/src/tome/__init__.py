@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         merge_wavg,
         random_bipartite_soft_matching,
     )
+    from tome.tracing import trace
 
     __version__: str
 
@@ -34,8 +35,10 @@ _LAZY = {
     "kth_bipartite_soft_matching": "tome.matching",
     "merge_source": "tome.matching",
     "merge_wavg": "tome.matching",
+    "pictures": "",
     "random_bipartite_soft_matching": "tome.matching",
     "remove": "tome.api",
+    "trace": "tome.tracing",
 }
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "merge_wavg",
     "random_bipartite_soft_matching",
     "remove",
+    "trace",
 ]
 
 __getattr__, __dir__ = attributes(__name__, "tome", _LAZY)

@@ -55,7 +55,9 @@ PAPER: dict[str, MergedFinetuning] = {
 }
 
 
-def finetune(model: nn.Module, data: Dataset[Any], merged: MergedFinetuning, num_classes: int, **options: Any) -> Trained:
+def finetune(
+    model: nn.Module, data: Dataset[Any], merged: MergedFinetuning, num_classes: int, **options: Any
+) -> Trained:
     """Train a classifier in place while its tokens merge, as `plm_core.finetuning.finetune`; merging stays applied.
 
     Args:

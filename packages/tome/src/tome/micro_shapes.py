@@ -30,7 +30,7 @@ from plm_core.shapes import SHAPES
 from plm_core.training import Recipe
 from tome.api import applied
 from tome.finetuning import MergedFinetuning, finetune
-from tome.trace import trace
+from tome.tracing import trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,8 +86,8 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
     scores = evaluate(model)
     recipe = SETTING.recipe
     facts = {
-        "Data": f"{TRAIN} scenes of {SIZE} px with one shape from plm_core.shapes; {HELD_OUT} of the held-out split for "
-        "the score.",
+        "Data": f"{TRAIN} scenes of {SIZE} px with one shape from plm_core.shapes; {HELD_OUT} of the held-out split "
+        "for the score.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `tome.micro_shapes`): {recipe.epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{SETTING.smoothing}; scenes moved and flipped; no merging.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -32,9 +33,9 @@ class Merged:
     size: Tensor | None = None
     """[B, n, 1], the number of patches that each token stands for; None before the first merging."""
     place: Tensor | None = None
-    """[B, n] int64, the original token whose position each token has. Kept only where something needs it."""
+    """[B, n] int64, the original token whose position each token has; None before the first merging."""
     group: Tensor | None = None
-    """[B, N] int64, the token that each original token is part of. Kept only where something needs it."""
+    """[B, N] int64, the token that each original token is part of; kept only for unmerging."""
     matching: Matching | None = None
     """Of the block that the tokens come from; None if it merged nothing."""
 
@@ -50,8 +51,6 @@ class MergingBlock:
     by_place: bool
     """Tokens stay in order of place: with a class token, as the original has it."""
     prop_attn: bool | Literal["mask", "channel"]
-    places: bool
-    """Something needs `Merged.place`."""
     unmerge: bool
     """Blocks give all tokens back, each with what its group has; the next takes one of each group again."""
     weights: int
@@ -60,22 +59,27 @@ class MergingBlock:
     def __call__(self, view: BlockView, x: Tensor, carried: Merged | None, **context: Any) -> tuple[Tensor, Merged]:
         """The block, with merging between attention and MLP."""
         merged = self._start(x) if carried is None else carried
-        bias = view.bias(**context)
         if merged.place is not None:
             if self.unmerge:
                 x = rows(x, merged.place)
             context = dict(view.select(context, merged.place))
-            bias = _of_pairs(bias, merged.place)
-        normed = view.normalize(x)
-        q, k, v = view.qkv(normed, **context)
-        size = merged.size if self.prop_attn else None
-        y = view.output(proportional(q, k, v, size, bias, view.dropout, self.prop_attn), normed)
-        x = view.skip(x, normed) + y
-        x, merged = self._merge(x, k, merged)
+        x, metric = self._attend(view, x, merged, context)
+        x, merged = self._merge(x, metric, merged)
         x = view.feed_forward(x)
         if self.unmerge and merged.group is not None:
             x = rows(x, merged.group)
         return x, merged
+
+    def _attend(
+        self, view: BlockView, x: Tensor, merged: Merged, context: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens after attention, and their keys, averaged over heads, to match them by; None if none are to merge."""
+        normed = view.normalize(x)
+        q, k, v = view.qkv(normed, **context)
+        size = merged.size if self.prop_attn else None
+        y = view.output(proportional(q, k, v, size, view.bias(**context), view.dropout, self.prop_attn), normed)
+        metric = view.unrotate(k, **context).mean(1) if merged.r[self.index] > 0 else None
+        return view.skip(x, normed) + y, metric
 
     def _start(self, x: Tensor) -> Merged:
         if self.index:
@@ -89,30 +93,19 @@ class MergingBlock:
         cost = Cost(attention=4 * dim * dim, mlp=max(self.weights - 4 * dim * dim, 0), pair=2 * dim)
         return Merged(meet(self.schedule, x.shape[1], self.prefix, self.depth, cost))
 
-    def _merge(self, x: Tensor, keys: Tensor, merged: Merged) -> tuple[Tensor, Merged]:
-        r = merged.r[self.index]
-        matching = match(keys.mean(1), r, self.prefix, self.by_place) if r > 0 else None
+    def _merge(self, x: Tensor, metric: Tensor | None, merged: Merged) -> tuple[Tensor, Merged]:
+        matching = None if metric is None else match(metric, merged.r[self.index], self.prefix, self.by_place)
         if matching is None:
             return x, replace(merged, matching=None)
         size = merged.size
         if size is None:  # exact up to 2 ** 24 patches, which half precision is not
             size = x.new_ones(*x.shape[:2], 1, dtype=torch.promote_types(x.dtype, torch.float32))
         x_merged, size = merge_wavg(matching.merge, x, size)
-        place, group = merged.place, merged.group
-        if self.places:
-            place = matching.kept if place is None else place.gather(1, matching.kept)
+        place = matching.kept if merged.place is None else merged.place.gather(1, matching.kept)
+        group = merged.group
         if self.unmerge:
             group = matching.group if group is None else matching.group.gather(1, group)
         return x_merged.to(x.dtype), Merged(merged.r, size, place, group, matching)
-
-
-def _of_pairs(bias: Tensor | None, place: Tensor) -> Tensor | None:
-    """A bias [1 or B, H or 1, N, N] for the tokens at ``place`` [B, n] only, [B, H or 1, n, n]."""
-    if bias is None:
-        return None
-    sample = torch.arange(place.shape[0], device=place.device) if bias.shape[0] > 1 else place.new_zeros(1)
-    head = torch.arange(bias.shape[1], device=place.device)
-    return bias[sample[:, None, None, None], head[:, None, None], place[:, None, :, None], place[:, None, None, :]]
 
 
 class _WithMaps(Swapped):
@@ -138,7 +131,7 @@ def _unmerging(module: nn.Module) -> nn.Module:
     twin = copy.copy(module)
     twin.__dict__["_modules"] = {**module._modules, **children}
     if isinstance(merging, MergingBlock):
-        blocks.repatch(twin, replace(merging, unmerge=True, places=True))
+        blocks.repatch(twin, replace(merging, unmerge=True))
     return twin
 
 
@@ -177,7 +170,6 @@ def apply(
                 prefix=seen.tokens.prefix,
                 by_place=seen.tokens.prefix > 0,
                 prop_attn=prop_attn,
-                places=unmerge or seen.tokens.positions != "absolute",
                 unmerge=unmerge,
                 weights=sum(p.numel() for p in view.block.parameters() if p.ndim == 2),
             )

@@ -1,0 +1,313 @@
+"""Pictures of which patches became one token, as the ToMe paper shows them.
+
+Inside, a group of patches has the mean colour of its pixels; its border has a colour of its own. Shapes: F frames of
+H x W pixels, N tokens, the special ones first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from plm_core.errors import InputError
+from plm_core.models import transform_for
+from tome.tracing import Trace, trace
+
+Picture = Image.Image | NDArray[Any]
+"""A PIL image, or an array [H, W], [H, W, 1] or [H, W, 3]: of 0 to 255 in integers, of 0 to 1 in floating point."""
+
+SIDE = 224
+"""`groups` enlarges what is smaller."""
+
+
+def paint(
+    image: Picture,
+    group: Tensor | Sequence[int] | NDArray[Any],
+    patch: int | tuple[int, int] = 16,
+    prefix: int = 0,
+    *,
+    border: int = 1,
+    scale: int = 1,
+    colours: NDArray[np.uint8] | None = None,
+) -> Image.Image:
+    """Paint the groups of patches that became one token on their image.
+
+    Args:
+        image: What the model saw, H and W multiples of the patch.
+        group: [N] integers: the token that each of the original tokens is part of, as in `tome.tracing.Trace.groups`.
+        patch: Side of a patch in pixels, or (height, width).
+        prefix: Number of special tokens, which come first and are not painted.
+        border: Width of the borders in pixels, inside of each group; 0 for none. The edge of the image is a border too.
+        scale: Enlarge the image so many times first; borders keep their width.
+        colours: [n, 3] uint8, the colour of the border of each token; None for `palette` at the first patch of each
+            group, so that a group that grows from block to block keeps its colour.
+
+    Returns:
+        An image of H * scale x W * scale pixels.
+
+    Raises:
+        InputError: Sizes that do not go together.
+    """
+    return paint_clip([image], group, patch, prefix, border=border, scale=scale, colours=colours)[0]
+
+
+def paint_clip(
+    frames: Sequence[Picture] | NDArray[Any],
+    group: Tensor | Sequence[int] | NDArray[Any],
+    patch: int | tuple[int, int] = 16,
+    prefix: int = 0,
+    *,
+    border: int = 1,
+    scale: int = 1,
+    colours: NDArray[np.uint8] | None = None,
+) -> list[Image.Image]:
+    """Paint the groups of space-time patches on the frames of a video; a group looks the same in every frame.
+
+    Args:
+        frames: F frames of one size.
+        group: [N] integers as for `paint`, with N = prefix + T * h * w in this order; each of the T steps in time is
+            painted on F / T successive frames.
+        patch: As for `paint`, and so is the rest.
+        prefix: Number of special tokens.
+        border: Width of the borders, which are drawn in space only.
+        scale: Enlarge the frames.
+        colours: Of the borders.
+
+    Returns:
+        One image for each frame; `sheet` shows them side by side.
+
+    Raises:
+        InputError: Sizes that do not go together.
+    """
+    if scale < 1 or border < 0:
+        raise InputError(f"scale is {scale} and border {border}; scale is at least 1 and border is not negative")
+    pixels = _pixels(frames).repeat(scale, 1).repeat(scale, 2)
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    tokens = torch.as_tensor(group).cpu().numpy()
+    labels = _by_pixel(tokens, pixels.shape[:3], (height * scale, width * scale), prefix)
+    known, first = np.unique(tokens[prefix:], return_index=True)
+    if colours is None:
+        colours = np.zeros((known[-1] + 1, 3), np.uint8)
+        colours[known] = palette(len(tokens))[first]
+    elif len(colours) <= known[-1]:
+        raise InputError(f"colours has {len(colours)} entries; there is a token {known[-1]}")
+    means = np.zeros((known[-1] + 1, 3))
+    counts = np.bincount(labels.ravel())
+    for channel in range(3):
+        sums = np.bincount(labels.ravel(), weights=pixels[..., channel].ravel())
+        means[known, channel] = sums[known] / counts[known]
+    inside = _inside(labels, border)[..., None]
+    painted = np.where(inside, means.round().astype(np.uint8)[labels], colours[labels])
+    return [Image.fromarray(frame) for frame in painted]
+
+
+def groups(
+    model: nn.Module,
+    image: Image.Image,
+    after: Sequence[int] | None = None,
+    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    *,
+    border: int = 1,
+    scale: int | None = None,
+) -> Image.Image:
+    """The image as a model sees it, and beside it the groups of its patches after some of the model's blocks.
+
+    Args:
+        model: In eval mode, with Token Merging applied, and of square patches.
+        image: Any picture.
+        after: As for `side_by_side`, and so are border and scale.
+        preprocess: Image -> [C, H, W]; None for `plm_core.transform_for` of the model.
+        border: Width of the borders.
+        scale: Enlarge the pictures.
+
+    Raises:
+        InputError: Token Merging is not applied, the model is in training mode, or there is no such block.
+    """
+    return side_by_side(*look(model, image, preprocess), after, border=border, scale=scale)
+
+
+def look(
+    model: nn.Module, image: Image.Image, preprocess: Callable[[Image.Image], Tensor] | None = None
+) -> tuple[NDArray[np.uint8], Trace]:
+    """Show an image to a model that merges tokens.
+
+    Args:
+        model: In eval mode, with Token Merging applied.
+        image: Any picture.
+        preprocess: Image -> [C, H, W]; None for `plm_core.transform_for` of the model.
+
+    Returns:
+        What the model saw, uint8 [H, W, 3], and the trace of this batch of one.
+
+    Raises:
+        InputError: Token Merging is not applied, or the model is in training mode.
+    """
+    if model.training:
+        raise InputError("model is in training mode: call model.eval() first")
+    preprocess = preprocess or transform_for(model)
+    x = preprocess(image)
+    traced = trace(model, x[None].to(next(model.parameters()).device))
+    normalize = _normalize_of(preprocess)
+    if normalize is not None:
+        mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (normalize.mean, normalize.std))
+        x = x * std + mean
+    return _rgb(x.movedim(0, -1).numpy()), traced
+
+
+def side_by_side(
+    image: Picture, traced: Trace, after: Sequence[int] | None = None, *, border: int = 1, scale: int | None = None
+) -> Image.Image:
+    """An image, and beside it the groups of its patches after some blocks, with the number of tokens below.
+
+    Args:
+        image: What the model saw.
+        traced: Of a batch of which the image is the first; of square patches.
+        after: After how many blocks to look, 0 for before the first; None for a quarter, half and all of them.
+        border: Width of the borders in pixels.
+        scale: Enlarge the pictures so many times; None to enlarge small ones to at least 224 pixels.
+
+    Raises:
+        InputError: There is no such block, or the patches are not square.
+    """
+    pixels, depth = _rgb(image), len(traced.groups)
+    after = sorted({max(1, depth // 4), max(1, depth // 2), depth}) if after is None else after
+    wrong = [n for n in after if not 0 <= n <= depth]
+    if wrong:
+        raise InputError(f"after has {wrong[0]}; the model has {depth} blocks")
+    scale = scale or math.ceil(SIDE / min(pixels.shape[:2]))
+    tokens = traced.groups[0].shape[1]
+    patch = _patch(pixels.shape[0], pixels.shape[1], tokens - traced.prefix)
+    before = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
+    pictures, captions = [before], [f"the image\n{tokens} tokens"]
+    for n in after:
+        group, left = (traced.groups[n - 1][0], traced.tokens[n - 1]) if n else (torch.arange(tokens), tokens)
+        pictures.append(paint(pixels, group, patch, traced.prefix, border=border, scale=scale))
+        captions.append(f"after {n} of {depth} blocks\n{left} tokens")
+    return sheet(pictures, captions)
+
+
+def sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[str] | None = None, columns: int | None = None, gap: int = 8
+) -> Image.Image:
+    """Pictures of one size beside one another on white, each with its caption below.
+
+    Args:
+        pictures: At least one.
+        captions: One for each; None for none.
+        columns: Pictures in a row; None for all in one.
+        gap: Pixels between them.
+
+    Raises:
+        InputError: No picture, sizes that differ, or another number of captions.
+    """
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) != 1:
+        raise InputError(f"pictures of one size are expected, not of {len(sizes)} sizes")
+    if captions is not None and len(captions) != len(pictures):
+        raise InputError(f"captions has {len(captions)} entries for {len(pictures)} pictures")
+    (width, height), below = sizes.pop(), 0
+    columns = min(columns or len(pictures), len(pictures))
+    if captions is not None:
+        font = ImageFont.load_default(max(12, width // 18))
+        measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+        boxes = [measure.multiline_textbbox((0, 0), caption, font) for caption in captions]
+        below = math.ceil(max(box[3] for box in boxes)) + gap
+    across, down = width + gap, height + below + gap
+    rows = math.ceil(len(pictures) / columns)
+    made = Image.new("RGB", (columns * across - gap, rows * down - gap), "white")
+    draw = ImageDraw.Draw(made)
+    for place, picture in enumerate(pictures):
+        left, top = place % columns * across, place // columns * down
+        made.paste(picture, (left, top))
+        if captions is not None:
+            where = (left + width / 2, top + height + gap / 2)
+            draw.multiline_text(where, captions[place], "black", font, anchor="ma", align="center")
+    return made
+
+
+def palette(count: int) -> NDArray[np.uint8]:
+    """Border colours [count, 3], the same at every call; those of near numbers differ most.
+
+    Hue, brightness and saturation each step by an irrational share of their range, so that neither patches beside one
+    another nor, whatever the width of the grid, patches below one another get the same.
+    """
+    steps = np.arange(count)[:, None] * np.array([0.6180340, 0.7548777, 0.5698403]) % 1  # golden and plastic ratio
+    hue, value, saturation = steps[:, 0] * 6, 0.5 + 0.5 * steps[:, 1], 0.6 + 0.4 * steps[:, 2]
+    away = np.abs((hue[:, None] - np.array([0, 2, 4]) + 3) % 6 - 3)  # from red, green and blue
+    rgb = value[:, None] * (1 - saturation[:, None] * (away - 1).clip(0, 1))
+    return (rgb * 255).round().astype(np.uint8)
+
+
+def _pixels(frames: Sequence[Picture] | NDArray[Any]) -> NDArray[np.uint8]:
+    """Uint8 [F, H, W, 3]."""
+    made = [_rgb(frame) for frame in frames]
+    shapes = {frame.shape for frame in made}
+    if len(shapes) != 1:
+        raise InputError(f"frames of one size are expected, not of {len(shapes)} sizes")
+    return np.stack(made)
+
+
+def _rgb(image: Picture) -> NDArray[np.uint8]:
+    pixels: NDArray[Any] = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+        raise InputError(
+            f"image has shape {list(pixels.shape)}; [height, width, 3 or 1] or [height, width] is expected"
+        )
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = (pixels.clip(0, 1) * 255).round()
+    return np.broadcast_to(pixels.astype(np.uint8), (*pixels.shape[:2], 3))
+
+
+def _by_pixel(tokens: NDArray[Any], shape: tuple[int, ...], patch: tuple[int, int], prefix: int) -> NDArray[np.int64]:
+    """[F, H, W], the token of each pixel."""
+    frames, height, width = shape
+    (rows, row_rest), (columns, column_rest) = divmod(height, patch[0]), divmod(width, patch[1])
+    if row_rest or column_rest:
+        raise InputError(f"image is {height} x {width} pixels, no multiple of the patch of {patch[0]} x {patch[1]}")
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or tokens.min(initial=0) < 0:
+        raise InputError(
+            f"group is {tokens.dtype} {list(tokens.shape)}; [tokens] of one sample, 0 or more, is expected"
+        )
+    times, rest = divmod(len(tokens) - prefix, rows * columns)
+    if rest or times < 1 or frames % times:
+        what = f"{rows} x {columns} patches" + (f" in {frames} frames" if frames > 1 else "")
+        raise InputError(f"group has {len(tokens)} tokens, {prefix} of them special; the rest are not {what}")
+    grid = tokens[prefix:].reshape(times, rows, columns).astype(np.int64)
+    return grid.repeat(frames // times, 0).repeat(patch[0], 1).repeat(patch[1], 2)
+
+
+def _inside(labels: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
+    """[F, H, W]: whether a pixel is more than ``border`` steps from another group and from the edge of the image."""
+    inside = np.ones(labels.shape, bool)
+    height, width = labels.shape[1:]
+    for _ in range(border):  # the erosion by a cross of every group's mask, all groups at once
+        around = np.pad(np.where(inside, labels, -1), ((0, 0), (1, 1), (1, 1)), constant_values=-1)
+        for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
+            inside &= around[:, down : down + height, right : right + width] == labels
+    return inside
+
+
+def _normalize_of(step: object) -> Any:
+    """The step of a preprocessing that has a mean and a standard deviation; None where there is none."""
+    if hasattr(step, "mean") and hasattr(step, "std"):
+        return step
+    return next(filter(None, map(_normalize_of, getattr(step, "transforms", ()))), None)
+
+
+def _patch(height: int, width: int, count: int) -> int:
+    """Side of the square patches when there are ``count`` of them."""
+    patch = math.isqrt(height * width // count)
+    if height // patch * (width // patch) != count or height % patch or width % patch:
+        raise InputError(
+            f"the model cuts {height} x {width} pixels into {count} patches, which are not square: use paint"
+        )
+    return patch

@@ -1,0 +1,207 @@
+"""``plm bench``: what is timed, in which order, and what is counted. No time is compared with another."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import plm_core
+from plm_core import InputError, bench
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
+
+HALVE = """
+from plm_core.hookspecs import *
+from plm_core import blocks
+
+@hookimpl
+def plm_transforms():
+    return [Transform(name="halve", apply="halve:apply", remove="halve:remove")]
+
+def apply(model, every=2):
+    def forward(view, x, carried, **context):
+        return blocks.run_block(view, x, **context)[:, ::every], None
+    for view in blocks.view(model).blocks:
+        blocks.patch(view, forward)
+
+def remove(model):
+    for view in blocks.view(model).blocks:
+        blocks.unpatch(view.block)
+"""
+
+
+@pytest.fixture
+def halve(plm_registry):
+    """A transform that leaves every second token of each block."""
+    plm_registry({"name": "halve", "modules": {"halve.py": HALVE}, "entry_points": {"halve": "halve"}})
+
+
+@pytest.fixture
+def vit():
+    return plm_core.create_model("vit_tiny_patch16_224", **TINY).eval()
+
+
+def test_with_and_without_a_transform(halve, vit):
+    x = torch.rand(3, 3, 32, 32)
+    before = vit(x)
+    plain, halved = bench.compare(vit, ["halve:every=2"], x, runs=4)
+    assert (plain.name, halved.name) == ("as it is", "halve:every=2")
+    assert (plain.tokens, halved.tokens) == ((17, 17), (9, 5))
+    assert plain.speedup == 1
+    assert halved.speedup > 0
+    for timing in (plain, halved):
+        assert timing.images_per_second == pytest.approx(3000 / timing.milliseconds)
+    weights = sum(t.nbytes for t in [*vit.parameters(), *vit.buffers()]) + x.nbytes
+    activations = 3 * 17 * 24 * 4
+    assert all(weights + activations < t.memory < weights + 100 * activations for t in (plain, halved))
+    assert torch.equal(vit(x), before)
+    assert not any(module._forward_hooks for module in vit.modules())
+
+
+def test_memory_is_counted_to_the_byte():
+    class Doubled(nn.Module):
+        def forward(self, x):
+            a = x + 1  # one tensor of x's size
+            b = torch.cat([a, a])  # two more
+            del a
+            return b[:5].clone()  # two and a bit
+
+    x = torch.rand(64, 1024)
+    model = Doubled()
+    peak = bench.memory_of(model, x, lambda: model(x))
+    assert peak == 4 * x.nbytes  # x itself, a and b
+    model.weight = nn.Parameter(torch.rand(1024))
+    assert bench.memory_of(model, x, lambda: model(x)) == 4 * x.nbytes + 4096
+
+
+def test_without_transforms_there_is_one_row(vit):
+    [plain] = bench.compare(vit, [], torch.rand(1, 3, 32, 32), runs=1)
+    assert plain.tokens == (17, 17)
+
+
+def test_tokens_of_grids_and_of_blocks_that_are_not_known():
+    hiera, x = bench.prepare("hiera_micro_digits", 1)
+    assert bench.compare(hiera, [], x, runs=1)[0].tokens == (64, 16, 16, 4)
+    resnet, x = bench.prepare("resnet10t", 1, size=32)
+    assert bench.compare(resnet, [], x, runs=1)[0].tokens is None
+
+
+@pytest.mark.parametrize(("runs", "kept"), [(1, 1), (3, 3), (4, 3), (10, 8), (40, 30)])
+def test_contenders_take_turns_and_the_first_quarter_is_thrown_out(runs, kept):
+    ran = []
+    seconds = bench.interleaved({name: lambda name=name: ran.append(name) for name in "ab"}, runs)
+    assert ran == ["a", "b"] * runs
+    assert {name: len(times) for name, times in seconds.items()} == {"a": kept, "b": kept}
+    assert min(seconds["a"]) >= 0
+
+
+@pytest.mark.parametrize(("runs", "rounds"), [(40, 8), (3, 1)])
+def test_an_accelerator_waits_only_around_runs_queued_together(monkeypatch, runs, rounds):
+    seen = []
+    monkeypatch.setattr(bench, "_synchronize", lambda device: seen.append("wait"))
+    seconds = bench.interleaved({"a": lambda: seen.append("run")}, runs, "cuda")
+    assert seen == ["wait", *["run"] * min(5, runs), "wait"] * rounds
+    assert len(seconds["a"]) == rounds - rounds // 4
+
+
+def test_dtypes(vit):
+    seen = []
+    vit.blocks[0].attn.qkv.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    for dtype, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        bench.compare(vit, [], torch.rand(1, 3, 32, 32), runs=1, dtype=dtype)
+        assert set(seen) == {kind}
+        seen.clear()
+
+
+def test_compiled(vit, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    bench.compare(vit, [], torch.rand(1, 3, 32, 32), runs=1, compiled=True)
+    assert compiled == [vit]
+
+
+def test_what_is_prepared():
+    model, x = bench.prepare("hiera_micro_motions", 2)
+    assert x.shape == (2, 3, 8, 32, 32)
+    assert not model.training
+    model, x = bench.prepare("vit_tiny_patch16_224", 1, size=64)
+    assert (x.shape, model.pos_embed.shape[1]) == ((1, 3, 64, 64), 17)
+    assert torch.equal(x, bench.prepare("vit_tiny_patch16_224", 1, size=64)[1])
+    assert bench.prepare("resnet10t", 1, size=48)[1].shape == (1, 3, 48, 48)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "toaster", "meta", ""])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(InputError, match=f"device '{device}' cannot be used: ") as said:
+        bench.prepare("resnet10t", 1, device)
+    assert "\n" not in str(said.value)
+
+
+def test_what_cannot_run_is_said_in_one_line(vit):
+    with pytest.raises(InputError, match=r"VisionTransformer cannot run on \[1, 3, 40, 40\]: Input height"):
+        bench.compare(vit, [], torch.rand(1, 3, 40, 40))
+    with pytest.raises(InputError, match="dtype 'fp8' is not allowed: fp32, bf16, fp16 are"):
+        bench.compare(vit, [], torch.rand(1, 3, 32, 32), dtype="fp8")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(halve, vit):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    plain, halved = bench.compare(vit.cuda(), ["halve"], torch.rand(64, 3, 32, 32, device="cuda"), runs=10)
+    weights = sum(t.nbytes for t in [*vit.parameters(), *vit.buffers()]) + 64 * 3 * 32 * 32 * 4
+    assert all(weights + 64 * 17 * 24 * 4 < t.memory < 100 * weights for t in (plain, halved))
+    assert halved.tokens == (9, 5)
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plm(monkeypatch, capsys):
+    """Run ``plm bench WORDS``."""
+
+    def run(*words):
+        from plm_core.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["plm", "bench", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_plm_bench(halve, plm):
+    words = ("vit_tiny_patch16_224", "--size", 32, "--batch", 2, "--runs", 2, "--threads", 1)
+    threads = torch.get_num_threads()
+    code, out, err = plm(*words, "--transform", "halve", "--json")
+    assert code == 0
+    assert torch.get_num_threads() == threads
+    assert err.startswith("vit_tiny_patch16_224, 2 x 3 x 32 x 32, fp32, cpu, 1 threads, torch ")
+    plain, halved = json.loads(out)
+    assert list(plain) == ["model", "images/s", "ms/batch", "speed-up", "peak memory, MB", "tokens after each block"]
+    assert plain["tokens after each block"] == [5] * 12
+    assert halved["tokens after each block"] == [3, 2, *[1] * 10]
+    _, out, _ = plm(*words, "--transform", "halve")
+    assert [row.split("\t")[-1] for row in out.splitlines()] == ["5 x12", "3, 2, 1 x10"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["vit_tinny"], "no model 'vit_tinny'"),
+        (["resnet10t", "--transform", "halve:every"], "option 'every' is not of the form key=value"),
+        (["resnet10t", "--transform", "halve"], "no block adapter"),
+        (["resnet10t", "--transform", "halved"], "no transform 'halved'; did you mean 'halve'?"),
+        (["resnet10t", "--dtype", "int8"], "dtype 'int8' is not allowed"),
+        (["resnet10t", "--device", "toaster"], "device 'toaster' cannot be used"),
+    ],
+)
+def test_bad_input_is_one_line(halve, plm, words, said):
+    code, out, err = plm(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("plm: error: ")
+    assert said in err

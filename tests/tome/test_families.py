@@ -1,0 +1,269 @@
+"""Token Merging on every family that has a block adapter, against a slow reference, and one tome never heard of."""
+
+import copy
+import functools
+import inspect
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import tome
+from plm_core import NotSupported, blocks, examples
+from plm_core.hookspecs import BlockAdapter
+from plm_core.registry import registry
+
+ADAPTERS = {entry.declaration.name: entry.declaration for entry in registry().all(BlockAdapter).values()}
+WINDOWED = ("hiera", "timm-hiera", "timm-swin", "transformers-swin")
+FAMILIES = sorted(set(ADAPTERS) - set(WINDOWED))
+
+VIT = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5}
+VARIANTS = {
+    "layer scale": ("vit_tiny_patch16_224", {"init_values": 0.1}),
+    "query and key norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
+    "attention and mlp norm": ("vit_tiny_patch16_224", {"scale_attn_norm": True, "scale_mlp_norm": True}),
+    "registers": ("vit_tiny_patch16_224", {"reg_tokens": 4}),
+    "average pooling": ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}),
+    "attention pooling": ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "map"}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "DeiT-3": ("deit3_small_patch16_224", {}),
+    "DINOv2 with registers": ("vit_small_patch14_reg4_dinov2", {}),
+    "DINOv3": ("vit_small_patch16_dinov3", {}),
+    "EVA-02": ("eva02_tiny_patch14_224", {}),
+    "Perception Encoder": ("vit_pe_core_tiny_patch16_384", {}),
+    "spatial Perception Encoder": ("vit_pe_spatial_tiny_patch16_512", {}),
+    "BEiT v2": ("beitv2_base_patch16_224", {}),
+}
+
+
+@functools.cache
+def made(name):
+    """A model in float64 with parameters at which every mistake shows, and a batch of three for it."""
+    if name in ADAPTERS:
+        model, x = examples.make(ADAPTERS[name])
+        x = torch.cat([x, x[:1].flip(-1)])
+    else:
+        base, options = VARIANTS[name]
+        torch.manual_seed(0)
+        model, x = timm.create_model(base, **{**VIT, **options}).eval(), torch.rand(3, 3, 32, 32)
+    g = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.15, generator=g)
+    return model.double(), x.double()
+
+
+# --- Token Merging told slowly: one sample at a time, in loops; a token of size s is s tokens in attention ---
+
+
+def merged(pairs, r):
+    """The r most similar (similarity, a, b), and the other a from the most similar on."""
+    ranked = sorted(pairs, reverse=True)
+    return ranked[:r], [a for _, a, _ in ranked[r:]]
+
+
+def match(keys, r, prefix):
+    """Groups of tokens, as lists of places, in the order of the output; the first of a list is where it stays."""
+    count = len(keys)
+    r = min(r, (count - prefix) // 2)
+    if r <= 0:
+        return [[i] for i in range(count)]
+    unit = keys / keys.norm(dim=-1, keepdim=True)
+    even = [i for i in range(0, count, 2) if i >= prefix]
+    odd = [i for i in range(1, count, 2) if i >= prefix]
+    pairs = [max((float(unit[a] @ unit[b]), a, b) for b in odd) for a in even]
+    chosen, left = merged(pairs, r)
+    if prefix:
+        left.sort()
+    return (
+        [[i] for i in range(prefix)] + [[a] for a in left] + [[b, *(a for _, a, to in chosen if to == b)] for b in odd]
+    )
+
+
+def attention(q, k, v, sizes, bias):
+    """Of one sample: a key of size s is there s times."""
+    times = torch.tensor(sizes).round().long()
+    k, v = k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
+    logits = q @ k.mT * q.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + bias.expand(*logits.shape[:-1], len(sizes)).repeat_interleave(times, -1)
+    return logits.softmax(-1) @ v
+
+
+def reference(seen, calls, r, prop_attn=True):
+    """Tokens and sizes after the last block, of each sample.
+
+    Args:
+        seen: A ModelView in float64.
+        calls: For each block, what its forward got besides x; and for the first block x.
+        r: For every block.
+        prop_attn: Whether sizes count in attention.
+    """
+    x0, _ = calls[0]
+    answers = []
+    for sample in range(len(x0)):
+        x, sizes, places = x0[sample : sample + 1], [1.0] * x0.shape[1], list(range(x0.shape[1]))
+        for view, (_, context) in zip(seen.blocks, calls, strict=True):
+            # positions that differ between samples do not occur here: context is shared or batch-first
+            mine = {k: v[sample : sample + 1] if of_batch(v, x0) else v for k, v in context.items()}
+            mine = view.select(mine, torch.tensor([places])) if len(places) < x0.shape[1] else mine
+            normed = view.normalize(x)
+            q, k, v = view.qkv(normed, **mine)
+            bias = view.bias(**mine)
+            y = attention(
+                q[0], k[0], v[0], sizes if prop_attn else [1.0] * len(sizes), None if bias is None else bias[0]
+            )
+            x = view.skip(x, normed) + view.output(y[None], normed)
+            groups = match(view.unrotate(k, **mine)[0].mean(0), r, seen.tokens.prefix)
+            x, sizes, places = (
+                torch.stack([sum(sizes[i] * x[0, i] for i in g) / sum(sizes[i] for i in g) for g in groups])[None],
+                [sum(sizes[i] for i in g) for g in groups],
+                [places[g[0]] for g in groups],
+            )
+            x = view.feed_forward(x)
+        answers.append((x[0], sizes))
+    return torch.stack([x for x, _ in answers]), torch.tensor([sizes for _, sizes in answers])
+
+
+def of_batch(value, x):
+    """Whether something in the context is there for each sample; in these tests the batch is 3, and nothing else is."""
+    return isinstance(value, torch.Tensor) and value.ndim > 2 and value.shape[0] == len(x)
+
+
+def record(model, inputs):
+    """The views of a model and what each block's forward got, in an unpatched run."""
+    (seen,) = blocks.find(model).values()
+    calls = []
+
+    def listen(block, args, context):
+        names = list(inspect.signature(type(block).forward).parameters)[2:]  # without self and x
+        calls.append((args[0], dict(zip(names, args[1:], strict=False)) | context))
+
+    hooks = [view.block.register_forward_pre_hook(listen, with_kwargs=True) for view in seen.blocks]
+    with torch.no_grad():
+        model(inputs)
+    for hook in hooks:
+        hook.remove()
+    return seen, calls
+
+
+# --- the families ---
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
+@torch.no_grad()
+def test_without_merging_nothing_changes(name):
+    model, x = copy.deepcopy(made(name))
+    before = examples.tensor_of(model(x))
+    tome.apply(model, r=0)
+    torch.testing.assert_close(examples.tensor_of(model(x)), before, atol=1e-5, rtol=0)
+    tome.remove(model)
+    assert torch.equal(examples.tensor_of(model(x)), before)
+
+
+@pytest.mark.parametrize("prop_attn", [True, False], ids=["proportional", "plain"])
+@pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
+@torch.no_grad()
+def test_merging_equals_the_slow_reference(name, prop_attn):
+    model, x = copy.deepcopy(made(name))
+    before = examples.tensor_of(model(x))
+    seen, calls = record(model, x)
+    tokens, sizes = reference(seen, calls, r=11, prop_attn=prop_attn)
+    tome.apply(model, r=11, prop_attn=prop_attn)
+    last = []
+    hook = seen.blocks[-1].block.register_forward_hook(lambda module, args, out: last.append(out))
+    during = examples.tensor_of(model(x))
+    hook.remove()
+    torch.testing.assert_close(last[0], tokens, atol=1e-9, rtol=1e-9)
+    assert torch.equal(blocks.carried_by(last[0]).size.squeeze(-1), sizes)
+    assert during.isfinite().all()
+    assert not torch.allclose(during, before)
+    if during.shape == before.shape:
+        tome.apply(tome.remove(model), r=11, prop_attn=prop_attn, unmerge=True)
+        assert examples.tensor_of(model(x)).shape == before.shape
+    tome.remove(model)
+    assert torch.equal(examples.tensor_of(model(x)), before)
+
+
+@pytest.mark.parametrize("name", ["timm-eva", "DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit"])
+def test_families_compile_in_one_graph(name):
+    model, x = copy.deepcopy(made(name))
+    tome.apply(model, r=7)
+    with torch.no_grad():
+        wanted = examples.tensor_of(model(x))
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(examples.tensor_of(compiled(x)), wanted)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_windows_are_refused_with_the_reason(name):
+    model, x = examples.make(ADAPTERS[name])
+    with torch.no_grad():
+        before = examples.tensor_of(model(x))
+        with pytest.raises(NotSupported, match=r"window|pool"):
+            tome.apply(model, r=2)
+        assert torch.equal(examples.tensor_of(model(x)), before)
+
+
+THROWAWAY = """
+from functools import partial
+import torch
+from torch import nn
+from plm_core import blocks, hookimpl
+from plm_core.hookspecs import BlockAdapter
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x)[:, None].chunk(3, -1)
+        return (x + self.out(((q @ k.mT * 8**-0.5).softmax(-1) @ v)[:, 0])).tanh()
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer() for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x.mean(1)
+
+def _layer(layer, name):
+    return blocks.BlockView(
+        block=layer, name=name, heads=1, normalize=lambda x: x,
+        qkv=lambda normed: layer.qkv(normed)[:, None].chunk(3, -1),
+        output=lambda attended, normed: layer.out(attended[:, 0]), skip=lambda x, normed: x, feed_forward=torch.tanh,
+        rebind=partial(_layer, name=name),
+    )
+
+def view(model):
+    layers = tuple(_layer(layer, f"layers.{i}") for i, layer in enumerate(model.layers))
+    return blocks.ModelView(model, layers, blocks.Tokens())
+
+@hookimpl
+def plm_block_adapters():
+    path = "throwaway_family:Model"
+    return [BlockAdapter(name="throwaway", models=(path,), view="throwaway_family:view", example=(path, {}))]
+"""
+DISTRIBUTION = {
+    "name": "throwaway",
+    "modules": {"throwaway_family.py": THROWAWAY},
+    "entry_points": {"throwaway": "throwaway_family"},
+}
+
+
+@torch.no_grad()
+def test_any_family_with_an_adapter_is_covered(plm_registry):
+    plm_registry(DISTRIBUTION)
+    torch.manual_seed(0)
+    import throwaway_family
+
+    model, x = throwaway_family.Model().double(), torch.rand(3, 14, 8).double()
+    seen, calls = record(model, x)
+    tokens, _ = reference(seen, calls, r=3)
+    tome.apply(model, r=3)
+    torch.testing.assert_close(model(x), tokens.mean(1))

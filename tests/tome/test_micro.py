@@ -1,0 +1,112 @@
+"""The shipped micro model, its recipe, and finetuning while tokens merge."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import plm_core
+import tome
+from plm_core import blocks, shapes, weights
+from plm_core.finetuning import accuracy
+from plm_core.hookspecs import Model
+from plm_core.registry import registry
+from plm_core.timm_bridge import shipped_file
+from tome import finetuning, micro_shapes, plugin
+from tome.finetuning import MergedFinetuning, finetune
+from tome.tracing import trace
+
+NAME = micro_shapes.NAME
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return micro_shapes.scenes("heldout", 400)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return plm_core.create_model(NAME, pretrained=True).eval()
+
+
+def test_score_on_held_out_data_is_the_declared_one(trained):
+    declared = registry().get(Model, NAME).pretrained[0]
+    scores = micro_shapes.evaluate(trained)
+    assert scores == pytest.approx(declared.metrics, abs=0.3)
+    assert scores[micro_shapes.TOP1] > 80
+    file = shipped_file(declared.file)
+    assert file.stat().st_size <= 2_000_000
+    card = " ".join(file.with_suffix(".md").read_text().split())
+    for word in ("license: apache-2.0", "--seed 0", f"# {NAME}", f"{scores[micro_shapes.TOP1]:.2f} %"):
+        assert word in card
+
+
+def test_labels_are_the_words_of_the_world():
+    assert plugin.SHAPES == shapes.SHAPES
+
+
+def test_merging_a_third_of_the_tokens_costs_a_trained_model_little(trained, held_out):
+    before = accuracy(trained, held_out, batch=200)
+    with tome.applied(trained, 8):
+        assert trace(trained, held_out.x[:1]).tokens[-1] == 145 - 6 * 8
+        assert accuracy(trained, held_out, batch=200) > before - 3
+    with tome.applied(trained, 40):  # all that can be merged
+        assert accuracy(trained, held_out, batch=200) < before - 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_half_precision_merges_as_well(trained, held_out, dtype):
+    with tome.applied(trained, 8), torch.autocast("cpu", dtype=dtype):
+        half = accuracy(trained, held_out, batch=200)
+    with tome.applied(trained, 8):
+        assert half == pytest.approx(accuracy(trained, held_out, batch=200), abs=1.5)
+
+
+def test_finetuning_while_merging_learns_and_keeps_merging(held_out):
+    torch.manual_seed(0)
+    model = plm_core.create_model(NAME, pretrained=True)
+    before = [p.clone() for p in model.parameters()]
+    setting = replace(micro_shapes.TUNING, recipe=replace(micro_shapes.TUNING.recipe, epochs=1, batch=32))
+    data = micro_shapes.scenes("train", 96)
+    trained = finetune(model, data, MergedFinetuning(setting=setting, r=24), 8, seed=0)
+    assert trace(model, held_out.x[:1]).tokens[0] == 145 - 24
+    assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert trained.history[-1]["loss"] > 0
+    assert not any(isinstance(block, blocks.Patched) for block in tome.remove(model).blocks)
+
+
+def test_recipe_writes_a_file_that_the_name_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(micro_shapes, "TRAIN", 64)
+    monkeypatch.setattr(micro_shapes, "HELD_OUT", 40)
+    recipe = replace(micro_shapes.SETTING.recipe, epochs=1, warmup_epochs=0)
+    monkeypatch.setattr(micro_shapes, "SETTING", replace(micro_shapes.SETTING, recipe=recipe))
+    scores = micro_shapes.train(tmp_path)
+    model = plm_core.create_model(NAME)
+    weights.load(model, tmp_path / f"{NAME}.safetensors")
+    assert micro_shapes.evaluate(model) == scores
+
+
+def test_measurement_runs(monkeypatch):
+    """On next to nothing: the rows and the plot."""
+    for what, few in {"TRAIN": 32, "HELD_OUT": 40, "R": (0, 16), "TUNED": (16,)}.items():
+        monkeypatch.setattr(micro_shapes, what, few)
+    recipe = replace(micro_shapes.TUNING.recipe, epochs=1, batch=32, warmup_epochs=0)
+    monkeypatch.setattr(micro_shapes, "TUNING", replace(micro_shapes.TUNING, recipe=recipe))
+    none, some = micro_shapes.measure()
+    assert (none["tokens"], some["tokens"]) == (145, 145 - 6 * 16)
+    assert none["off the shelf"] == none["without proportional attention"]
+    assert "finetuned while merging" in some.keys() - none.keys()
+    assert len(micro_shapes.plot([none, some]).axes[0].lines) == 3
+
+
+def test_the_papers_recipes_are_those_of_the_models_with_merging_beside():
+    mae = finetuning.PAPER["mae_base_r16"]
+    assert mae.setting.recipe.lr == 1e-3 * mae.setting.recipe.batch / 256
+    assert (mae.r, mae.unmerge) == (16, True)
+    deit = finetuning.PAPER["deit_small_r13"]
+    assert deit.setting.recipe.lr == 5e-4 * deit.setting.recipe.batch / 512
+
+
+@pytest.mark.slow
+def test_retraining_from_scratch_reaches_the_bound(tmp_path):
+    assert micro_shapes.train(tmp_path)[micro_shapes.TOP1] > 80
