@@ -19,6 +19,7 @@ BOUNDS = {
     "hiera_micro_digits": (97, 0.3),
     "hiera_micro_abswin": (40, 0.9),  # on larger canvases than it was trained on; three of 360 digits
     "hiera_micro_plain": (30, 0.9),
+    "hiera_micro_shapes": (75, 0.5),
     "hiera_micro_motions": (95, 0.5),
     "hiera_micro_detector": (0.7, 0.02),
 }
@@ -126,16 +127,23 @@ def test_abs_win_measurement_runs(monkeypatch):
     assert len(micro_abswin.plot(rows).axes[0].lines) == 4
 
 
-def test_pretraining_is_compared_with_none(monkeypatch):
-    """On next to nothing: both ways start from the same weights, and only one is pretrained."""
-    for what, few in {"UNLABELLED": 64, "LABELLED": 64, "HELD_OUT": 40}.items():
+def test_pretraining_is_compared_with_none(monkeypatch, tmp_path):
+    """On next to nothing: both ways start from the same weights, and only one is pretrained; the recipe writes one."""
+    for what, few in {"UNLABELLED": 64, "LABELLED": (32, 64), "HELD_OUT": 40}.items():
         monkeypatch.setattr(micro_shapes, what, few)
     for what in ("PRETRAINING", "FINETUNING"):
         setting = getattr(micro_shapes, what)
         recipe = replace(setting.recipe, epochs=1, warmup_epochs=0)
         monkeypatch.setattr(micro_shapes, what, replace(setting, recipe=recipe))
-    (row,) = micro_shapes.compare([0])
-    assert row.keys() == {"seed", "from scratch", "pretrained"}
-    start = micro_shapes.classifier(micro_shapes.masked_autoencoder(0)).state_dict()
-    again = micro_shapes.classifier(micro_shapes.masked_autoencoder(0)).state_dict()
+    rows = micro_shapes.compare([0])
+    assert [row["labelled"] for row in rows] == [32, 64]
+    assert rows[0].keys() == {"seed", "labelled", "from scratch", "pretrained"}
+    assert len(micro_shapes.plot(rows).axes[0].lines) == 3
+    start, again = (micro_shapes.masked_autoencoder(0).state_dict() for _ in range(2))
     assert all(torch.equal(start[key], again[key]) for key in start)
+    pretrained = micro_shapes.pretrained(micro_shapes.scenes("train", 64)[0], 0).state_dict()
+    assert not torch.equal(start["blocks.0.attn.qkv.weight"], pretrained["blocks.0.attn.qkv.weight"])
+    scores = micro_shapes.train(tmp_path)
+    model = plm_core.create_model(micro_shapes.NAME)
+    weights.load(model, tmp_path / f"{micro_shapes.NAME}.safetensors")
+    assert micro_shapes.evaluate(model) == scores

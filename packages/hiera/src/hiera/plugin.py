@@ -178,7 +178,7 @@ MICRO = (
         MICRO_GREY,
         32,
         SHAPES,
-        {"held-out grey shapes top-1 %": 0.0},
+        {"held-out grey shapes top-1 %": 83.55},
         out_indices=(0, 1),
     ),
     _micro(

@@ -12,6 +12,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,7 +40,7 @@ NAME = "tome_micro_shapes"
 TOP1 = "held-out shapes top-1 %"
 SIZE, TRAIN, HELD_OUT = 48, 6000, 2000
 SETTING = Finetuning(
-    recipe=Recipe(epochs=10, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0),
+    recipe=Recipe(epochs=20, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0),
     drop_path=0.0,
     auto_augment=None,
     mixup=0.0,
@@ -51,10 +52,11 @@ TUNING = replace(SETTING, recipe=replace(SETTING.recipe, epochs=2, lr=2e-4, warm
 
 
 def scenes(split: Literal["train", "heldout"], count: int) -> InMemory:
-    """Scenes of one shape, float [3, 48, 48] from -1 to 1, and the number of the shape; those to train on are moved."""
-    world = shapes.Images(split, size=SIZE, count=count, objects=(1, 1))
+    """Scenes of one large shape, float [3, 48, 48] from -1 to 1, and its number; those to train on are moved."""
+    world = shapes.Images(split, size=SIZE, count=8 * count, objects=(1, 1), background="plain")
+    chosen = islice((scene for scene in world if scene.objects[0].size == "large"), count)
     pixels, labels = np.empty((count, 3, SIZE, SIZE), np.float32), []
-    for i, scene in enumerate(track(world, f"drawing {split} scenes", count)):
+    for i, scene in enumerate(track(chosen, f"drawing {split} scenes", count)):
         pixels[i] = scene.image.transpose(2, 0, 1)
         labels.append(SHAPES.index(scene.objects[0].shape))
     x = torch.from_numpy(pixels / 127.5 - 1)
@@ -86,7 +88,7 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
     scores = evaluate(model)
     recipe = SETTING.recipe
     facts = {
-        "Data": f"{TRAIN} scenes of {SIZE} px with one shape from plm_core.shapes; {HELD_OUT} of the held-out split "
+        "Data": f"{TRAIN} scenes of {SIZE} px with one large shape from plm_core.shapes; {HELD_OUT} of the held-out split "
         "for the score.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `tome.micro_shapes`): {recipe.epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
