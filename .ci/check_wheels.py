@@ -41,6 +41,15 @@ model = timm.create_model("hiera_micro_digits", pretrained=True).eval()
 logits = model(torch.zeros(1, *model.pretrained_cfg["input_size"]))
 assert logits.shape == (1, 10) and logits.isfinite().all(), logits
 """,
+    "tome": """
+import timm, tome, torch
+model = timm.create_model("vit_tiny_patch16_224").eval()
+x = torch.rand(1, 3, 224, 224)
+before = model(x)
+tome.apply(model, r=13)
+assert tome.trace(model, x).tokens[-1] == 197 - 12 * 13, "tokens are not merged"
+assert torch.equal(tome.remove(model)(x), before), "not undone"
+""",
 }
 
 # Of one Requires-Dist row: the name, then the version specifiers, without extras and marker.

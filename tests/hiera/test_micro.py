@@ -100,6 +100,7 @@ def test_recipe_writes_a_file_that_the_name_loads(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", MICROS)
 def test_retraining_from_scratch_reaches_the_bound(name, tmp_path):
     scores = resolve(declared(name).micro.recipe)(tmp_path, seed=0)

@@ -108,5 +108,6 @@ def test_the_papers_recipes_are_those_of_the_models_with_merging_beside():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_retraining_from_scratch_reaches_the_bound(tmp_path):
     assert micro_shapes.train(tmp_path)[micro_shapes.TOP1] > 80
