@@ -43,7 +43,15 @@ def main() -> None:
             print(f"{title:<28} largest difference of logits {worst:.1e}")
             contenders = {"ours": lambda x=x, m=ours: m(x), "timm": lambda x=x, m=theirs: m(x)}
             if args.compile:
-                both = {"ours compiled": torch.compile(ours), "timm compiled": torch.compile(theirs)}
+                frozen = {
+                    "fullgraph": True,
+                    "options": {"freezing": True},
+                }  # weights as constants
+                both = {
+                    "ours frozen": torch.compile(ours, **frozen),
+                    "ours compiled": torch.compile(ours),
+                    "timm compiled": torch.compile(theirs),
+                }
                 contenders = {name: lambda x=x, m=m: m(x) for name, m in both.items()} | contenders
             compare(title, contenders, rounds=args.rounds)
 

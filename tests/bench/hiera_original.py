@@ -37,7 +37,7 @@ CASES = {
 }
 
 
-def worker(folder: Path) -> None:
+def worker(folder: Path, compiled: bool) -> None:
     """Answer each line ``CASE`` on stdin by a line ``seconds result`` on stdout; weights are shared through files."""
     import torch
 
@@ -53,7 +53,8 @@ def worker(folder: Path) -> None:
             x = torch.randn(shape)
             model = (hiera.Hiera if kind == "forward" else hiera.MaskedAutoencoderHiera)(**config)
             share(model, folder / f"{list(CASES).index(case)}.pt")
-            ready = {case: forward(model.eval(), x) if kind == "forward" else step(model.train(), x)}
+            call = forward if kind == "forward" else step
+            ready = {case: call(model.train(kind == "step"), x, compiled)}
         start = time.perf_counter()
         result = ready[case]()
         print(f"{time.perf_counter() - start} {result}", flush=True)
@@ -72,9 +73,12 @@ def share(model, path: Path) -> None:
     torch.save(weights.export(model, "official" if "official" in layouts else None), path)
 
 
-def forward(model, x) -> Callable[[], float]:
-    """A forward pass; the result is the first probability."""
+def forward(model, x, compiled: bool) -> Callable[[], float]:
+    """A forward pass; the result is the first probability. Compiled with its weights as constants (freezing)."""
     import torch
+
+    if compiled:
+        model = torch.compile(model, fullgraph=True, options={"freezing": True})
 
     def run() -> float:
         with torch.inference_mode():
@@ -83,17 +87,19 @@ def forward(model, x) -> Callable[[], float]:
     return run
 
 
-def step(model, x) -> Callable[[], float]:
-    """A training step at mask ratio 0.6, always the same mask; the result is the loss."""
+def step(model, x, compiled: bool) -> Callable[[], float]:
+    """A training step at mask ratio 0.6, always one mask; the result is the loss. Compiled, kept units by index."""
     import torch
 
     units = 49
     keep = torch.stack([torch.randperm(units, generator=torch.Generator().manual_seed(i))[:19] for i in range(len(x))])
     mask = torch.zeros(len(x), units, dtype=torch.bool).scatter(1, keep, True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    run_model = torch.compile(model, fullgraph=True) if compiled else model
+    given = keep.sort(1).values if compiled else mask
 
     def run() -> float:
-        loss, *_ = model(x, mask_ratio=0.6, mask=mask)
+        loss, *_ = run_model(x, mask_ratio=0.6, mask=given)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -114,13 +120,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         processes = {
             name: subprocess.Popen(
-                [python, "-W", "ignore", __file__, "--worker", folder],
+                [python, "-W", "ignore", __file__, "--worker", folder, name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "PYTHONWARNINGS": "ignore"},
             )
-            for name, python in {"ours": sys.executable, "original": args.peer_python}.items()
+            for name, python in {
+                "ours": sys.executable,
+                "ours compiled": sys.executable,
+                "original": args.peer_python,
+            }.items()
         }
 
         def ask(name: str, case: str) -> str:
@@ -139,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    worker(Path(sys.argv[2])) if "--worker" in sys.argv else main()
+    worker(Path(sys.argv[2]), "compiled" in sys.argv[3]) if "--worker" in sys.argv else main()
