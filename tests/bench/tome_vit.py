@@ -19,11 +19,28 @@ CASES = {
 }
 
 
+def linears(model, x):
+    """A call of nothing but the model's linear layers, on the shapes that a forward pass gives them."""
+    calls = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args: calls.append((layer, torch.rand_like(args[0]))))
+        for layer in model.modules()
+        if isinstance(layer, torch.nn.Linear)
+    ]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return lambda: [layer(given) for layer, given in calls]
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--how", nargs="+", default=["mask"], choices=["mask", "channel"])
+    parser.add_argument(
+        "--linears", action="store_true", help="Time the linear layers alone, which merging cannot beat."
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
@@ -40,6 +57,12 @@ def main() -> None:
                 merging = tome.apply(copy.deepcopy(plain), r, prop_attn=how)
                 contenders[f"r={r} {how}"] = lambda m=merging, x=x: m(x)
         contenders["unpatched"] = lambda m=plain, x=x: m(x)
+        if args.linears:
+            contenders = {
+                f"{name} linears": linears(tome.apply(copy.deepcopy(plain), r), x)
+                for name, r in {f"r={r}": r for r in goals if r}.items()
+            }
+            contenders["unpatched linears"] = linears(plain, x)
         print("goals:", ", ".join(f"r={r}: {1 / goal:.3f}x of the time" for r, goal in goals.items()))
         compare(f"{name}, batch {batch}", contenders, rounds=args.rounds)
 
