@@ -88,8 +88,8 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
     scores = evaluate(model)
     recipe = SETTING.recipe
     facts = {
-        "Data": f"{TRAIN} scenes of {SIZE} px with one large shape from plm_core.shapes; {HELD_OUT} of the held-out split "
-        "for the score.",
+        "Data": f"{TRAIN} scenes of {SIZE} px with one large shape from plm_core.shapes; {HELD_OUT} of the held-out "
+        "split for the score.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `tome.micro_shapes`): {recipe.epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{SETTING.smoothing}; scenes moved and flipped; no merging.",
