@@ -1,6 +1,6 @@
 """Forward pass of our Hiera against timm's, same weights, one run.
 
-uv run python tests/bench/hiera_forward.py [--compile] [--batch 1 4] [--threads 2]
+uv run python tests/bench/hiera_forward.py [--compile] [--batch 1 4] [--threads 2] [--device cuda --dtype bfloat16]
 """
 
 import argparse
@@ -30,28 +30,29 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compile", action="store_true", help="Also torch.compile both.")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(machine("torch", "timm", "hiera"), f"{args.threads} threads, fp32")
+    print(machine("torch", "timm", "hiera"), f"{args.threads} threads, {args.dtype}")
+    home = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     for size in args.sizes:
-        ours, theirs = pair(size)
+        ours, theirs = (model.to(**home) for model in pair(size))
         for batch in args.batch:
-            x = torch.rand(batch, 3, 224, 224)
+            x = torch.rand(batch, 3, 224, 224).to(**home)
             worst = (ours(x) - theirs(x)).abs().max().item()
             title = f"{size}, batch {batch}"
             print(f"{title:<28} largest difference of logits {worst:.1e}")
             contenders = {"ours": lambda x=x, m=ours: m(x), "timm": lambda x=x, m=theirs: m(x)}
             if args.compile:
-                frozen = {
-                    "fullgraph": True,
-                    "options": {"freezing": True},
-                }  # weights as constants
                 both = {
-                    "ours frozen": torch.compile(ours, **frozen),
+                    "ours frozen": torch.compile(ours, fullgraph=True, options={"freezing": True}),  # weights constant
                     "ours compiled": torch.compile(ours),
                     "timm compiled": torch.compile(theirs),
                 }
+                if args.device != "cpu":
+                    del both["ours frozen"]
                 contenders = {name: lambda x=x, m=m: m(x) for name, m in both.items()} | contenders
             compare(title, contenders, rounds=args.rounds)
 

@@ -61,16 +61,19 @@ def worker(folder: Path, compiled: bool) -> None:
 
 
 def share(model, path: Path) -> None:
-    """Give every worker the weights of the first, under the original's names."""
+    """Give every worker the weights of the first, which is ours, under the original's names."""
     import torch
 
-    if path.exists():
+    try:
+        from plm_core import weights
+    except ModuleNotFoundError:  # the original's environment
         model.load_state_dict(torch.load(path))
         return
-    from plm_core import weights
-
-    layouts = weights.layouts_for(model)
-    torch.save(weights.export(model, "official" if "official" in layouts else None), path)
+    if path.exists():
+        weights.load(model, torch.load(path))
+    else:
+        layouts = weights.layouts_for(model)
+        torch.save(weights.export(model, "official" if "official" in layouts else None), path)
 
 
 def forward(model, x, compiled: bool) -> Callable[[], float]:

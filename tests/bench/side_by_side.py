@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -17,8 +18,10 @@ def compare(title: str, contenders: Mapping[str, Callable[[], object]], rounds: 
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(warmup + rounds):
         for name, run in contenders.items():
+            _synchronize()
             start = time.perf_counter()
             run()
+            _synchronize()
             if i >= warmup:
                 times[name].append(time.perf_counter() - start)
     *_, peer = contenders
@@ -30,7 +33,16 @@ def compare(title: str, contenders: Mapping[str, Callable[[], object]], rounds: 
         print(f"{title:<28} {name:<16} median {median * 1e3:9.1f} ms  min {min(seen) * 1e3:9.1f} ms{ratio}", flush=True)
 
 
+def _synchronize() -> None:
+    """Wait for a GPU, where one works."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def machine(*distributions: str) -> str:
     """One line about where the numbers come from."""
+    torch = sys.modules.get("torch")
+    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else platform.machine()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in distributions)
-    return f"{platform.machine()}, Python {platform.python_version()}, {versions}"
+    return f"{device}, Python {platform.python_version()}, {versions}"

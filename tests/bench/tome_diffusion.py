@@ -1,6 +1,7 @@
 """Token Merging in a diffusion UNet: ours against tomesd, same weights, one run; and where our time goes.
 
-uv run python tests/bench/tome_diffusion.py [--channels 64 160] [--latents 64] [--ratio 0.5] [--threads 1]
+uv run python tests/bench/tome_diffusion.py [--models 64 160] [--latents 64] [--ratio 0.5] [--threads 1]
+uv run python tests/bench/tome_diffusion.py --models sd15 sdxl --latents 128 --device cuda --half
 """
 
 import argparse
@@ -26,9 +27,29 @@ WAYS = {
 }
 
 
-def unet(channels: int, latents: int) -> torch.nn.Module:
-    """A UNet with attention at the level of the latents only: 3 blocks, heads of 8 channels."""
+# the published sizes, with random weights
+SD15 = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+def unet(model: str, latents: int) -> torch.nn.Module:
+    """A published one, or a small one: attention at the level of the latents only, in 3 blocks with heads of 8."""
     torch.manual_seed(0)
+    if model in ("sd15", "sdxl"):
+        config = SD15 if model == "sd15" else SDXL
+        return diffusers.UNet2DConditionModel(sample_size=latents, **config).eval()
+    channels = int(model)
     return diffusers.UNet2DConditionModel(
         sample_size=latents,
         layers_per_block=1,
@@ -67,7 +88,8 @@ def timed(spent: dict[str, float], synchronize: Callable[[], None]) -> Iterator[
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--channels", nargs="+", type=int, default=[64, 160], help="Of the level with attention.")
+    parser.add_argument("--models", nargs="+", default=["64", "160"], help="sd15, sdxl, or channels of a small one.")
+    parser.add_argument("--max-downsample", type=int, help="Levels to merge at; default: the highest with attention.")
     parser.add_argument("--latents", type=int, default=64, help="Height and width.")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--ratio", type=float, default=0.5)
@@ -80,38 +102,40 @@ def main() -> None:
     dtype = torch.float32 if not args.half else torch.float16 if args.device == "cuda" else torch.bfloat16
     synchronize = torch.cuda.synchronize if args.device == "cuda" else lambda: None
     print(machine("torch", "diffusers", "tomesd", "tome"), f"{args.threads} threads, {args.device}, {dtype}")
-    for channels in args.channels:
-        plain = unet(channels, args.latents).to(args.device, dtype)
+    for name in args.models:
+        plain = unet(name, args.latents).to(args.device, dtype)
         sample = torch.randn(args.batch, 4, args.latents, args.latents).to(args.device, dtype)
-        text = torch.randn(args.batch, 77, 64).to(args.device, dtype)
+        text = torch.randn(args.batch, 77, plain.config.cross_attention_dim).to(args.device, dtype)
+        added = {"text_embeds": torch.randn(args.batch, 1280), "time_ids": torch.ones(args.batch, 6)}
+        added = {key: value.to(args.device, dtype) for key, value in added.items()}
         models = {
-            name: tome.diffusion.apply(copy.deepcopy(plain), args.ratio, **options) for name, options in WAYS.items()
+            way: tome.diffusion.apply(copy.deepcopy(plain), args.ratio, max_downsample=args.max_downsample, **options)
+            for way, options in WAYS.items()
         }
-        models |= {"plain": plain, "tomesd": tomesd.apply_patch(copy.deepcopy(plain), ratio=args.ratio)}
+        theirs = tomesd.apply_patch(copy.deepcopy(plain), args.ratio, max_downsample=args.max_downsample or 1)
+        models |= {"plain": plain, "tomesd": theirs}
 
-        def run(model: torch.nn.Module, sample: torch.Tensor = sample, text: torch.Tensor = text) -> torch.Tensor:
-            out = model(sample, 500, text).sample
+        def run(model: torch.nn.Module, sample=sample, text=text, added=added) -> torch.Tensor:
+            out = model(sample, 500, text, added_cond_kwargs=added).sample
             synchronize()
             return out
 
         outs = []
-        for name in ("ours", "tomesd"):
+        for way in ("ours", "tomesd"):
             torch.manual_seed(0)
-            outs.append(run(models[name]))
-        title = f"{channels} channels, {args.latents}x{args.latents}, {args.ratio:.0%}"
+            outs.append(run(models[way]))
+        title = f"{name}, {args.latents}x{args.latents}, {args.ratio:.0%}"
         print(f"{title:<28} largest difference to tomesd {(outs[0] - outs[1]).abs().max().item():.1e}")
-        compare(title, {name: lambda m=m: run(m) for name, m in models.items()}, rounds=args.rounds)
-        for name in WAYS:
+        compare(title, {way: lambda m=m: run(m) for way, m in models.items()}, rounds=args.rounds)
+        for way in WAYS:
             spent: dict[str, float] = {}
             start = time.perf_counter()
             with timed(spent, synchronize):
                 for _ in range(args.rounds):
-                    run(models[name])
+                    run(models[way])
             whole = time.perf_counter() - start
             shares = ", ".join(f"{part} {seconds / whole:.2%}" for part, seconds in spent.items())
-            print(
-                f"{title:<28} {name:<16} overhead {sum(spent.values()) / whole:.2%} of its time: {shares}", flush=True
-            )
+            print(f"{title:<28} {way:<16} overhead {sum(spent.values()) / whole:.2%} of its time: {shares}", flush=True)
 
 
 if __name__ == "__main__":

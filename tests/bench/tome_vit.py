@@ -1,6 +1,7 @@
 """Token Merging against the same timm ViT without it, which runs on fused attention; one run.
 
 uv run python tests/bench/tome_vit.py [--models base large] [--how mask channel] [--rounds 9] [--threads 2]
+uv run python tests/bench/tome_vit.py --models large_512 huge_518 --device cuda --dtype bfloat16 [--compile]
 """
 
 import argparse
@@ -12,10 +13,12 @@ from side_by_side import compare, machine
 
 import tome
 
-# name of the model, batch, and the schedules with the speed that is to be reached, in times of the unpatched model's
+# the model, its size, batch, and the schedules with the speed that is to be reached, in times of the unpatched model's
 CASES = {
-    "base": ("vit_base_patch16_224", 4, {0: 0.99, 8: 1.35, 13: 1.70, 16: 2.0, (16, -1): 2.5}),
-    "large": ("vit_large_patch16_384", 1, {23: 1.95}),
+    "base": ("vit_base_patch16_224", 224, 4, {0: 0.99, 8: 1.35, 13: 1.70, 16: 2.0, (16, -1): 2.5}),
+    "large": ("vit_large_patch16_384", 384, 1, {23: 1.95}),
+    "large_512": ("vit_large_patch16_224", 512, 32, {0: 0.99, 40: 2.0}),
+    "huge_518": ("vit_huge_patch14_224", 518, 32, {0: 0.99, 40: 2.0}),
 }
 
 
@@ -36,27 +39,33 @@ def linears(model, x):
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--how", nargs="+", default=["mask"], choices=["mask", "channel"])
+    parser.add_argument("--models", nargs="+", default=["base", "large"], choices=list(CASES))
+    parser.add_argument("--how", nargs="+", default=["mask"], choices=["mask", "channel", "none"])
     parser.add_argument(
         "--linears", action="store_true", help="Time the linear layers alone, which merging cannot beat."
     )
+    parser.add_argument("--compile", action="store_true", help="torch.compile all of them.")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(machine("torch", "timm", "tome"), f"{args.threads} threads, fp32")
+    print(machine("torch", "timm", "tome"), f"{args.threads} threads, {args.dtype}")
+    home = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     for case in args.models:
-        name, batch, goals = CASES[case]
+        name, size, batch, goals = CASES[case]
         torch.manual_seed(0)
-        plain = timm.create_model(name).eval()
-        x = torch.rand(batch, 3, *plain.patch_embed.img_size)
-        contenders = {}
+        plain = timm.create_model(name, img_size=size).eval().to(**home)
+        x = torch.rand(batch, 3, size, size).to(**home)
+        models = {}
         for r in goals:
             for how in args.how if r else args.how[:1]:
-                merging = tome.apply(copy.deepcopy(plain), r, prop_attn=how)
-                contenders[f"r={r} {how}"] = lambda m=merging, x=x: m(x)
-        contenders["unpatched"] = lambda m=plain, x=x: m(x)
+                models[f"r={r} {how}"] = tome.apply(copy.deepcopy(plain), r, prop_attn=how != "none" and how)
+        models["unpatched"] = plain
+        if args.compile:
+            models = {name: torch.compile(model, fullgraph=True) for name, model in models.items()}
+        contenders = {name: lambda m=model, x=x: m(x) for name, model in models.items()}
         if args.linears:
             contenders = {
                 f"{name} linears": linears(tome.apply(copy.deepcopy(plain), r), x)
@@ -64,7 +73,7 @@ def main() -> None:
             }
             contenders["unpatched linears"] = linears(plain, x)
         print("goals:", ", ".join(f"r={r}: {1 / goal:.3f}x of the time" for r, goal in goals.items()))
-        compare(f"{name}, batch {batch}", contenders, rounds=args.rounds)
+        compare(f"{name}, {size} px, batch {batch}", contenders, rounds=args.rounds)
 
 
 if __name__ == "__main__":

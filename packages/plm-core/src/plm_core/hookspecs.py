@@ -163,12 +163,17 @@ class Merger:
 class Scorer:
     """A transferability score, higher is better: ``function(features, labels, **options) -> float``.
 
-    ``features`` is a numpy array [N, D], ``labels`` an integer one [N].
+    ``features`` is a numpy array [N, D], ``labels`` an integer one [N], or of another kind in ``targets``.
     """
 
     name: str
     score: str
     help: str = ""
+    needs: tuple[str, ...] = ()
+    """What it takes besides, as keywords: ``probs`` (the model's probabilities of its own classes, [N, S]),
+    ``reference_features`` (of a model that was trained on the data, [N, D']), ``num_classes`` (an integer)."""
+    targets: tuple[str, ...] = ("classes",)
+    """Kinds of labels it can do: ``classes`` [N], ``multilabel`` (zeros and ones [N, C]), ``regression`` [N] or [N, T]."""
 
 
 @dataclass(frozen=True, kw_only=True)

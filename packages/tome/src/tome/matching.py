@@ -52,6 +52,22 @@ class Matching:
             out = out.scatter_reduce(0, reduced, added.flatten(0, 1), mode, include_self=True)
         return out.unflatten(0, (batch, count))
 
+    def average(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Average every group of x [B, T, C] weighted by size [B, T, 1]; both merged, x in its own precision.
+
+        As `merge_wavg`, but only the r tokens that go somewhere are computed with; the others are copied.
+        """
+        batch, count = self.kept.shape
+        places = flat(self.into, count)
+        out, sizes, added, weight = (
+            rows(given, index).flatten(0, 1) for index in (self.kept, self.merged) for given in (x, size)
+        )
+        sizes = sizes.index_add_(0, places, weight)
+        share = weight / sizes.index_select(0, places)
+        change = (added.to(share.dtype) - out.index_select(0, places)) * share
+        out = out.index_add_(0, places, change.to(x.dtype))
+        return out.unflatten(0, (batch, count)), sizes.unflatten(0, (batch, count))
+
     def unmerge(self, x: Tensor) -> Tensor:
         """Give every token of [B, T, *] what its group has in x [B, T - r, *]."""
         return rows(x, self.group)
@@ -240,8 +256,11 @@ def merge_source(merge: Merge, x: Tensor, source: Tensor | None = None) -> Tenso
 def similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of all pairs, [B, n, C] and [B, m, C] -> [B, n, m], in float32 or better. Zero vectors give NaN."""
     precise = torch.promote_types(a.dtype, torch.float32)
+    tensor_cores = a.is_cuda and a.dtype != precise  # unit vectors are safe in float16, sums are in float32
     with _no_autocast(a.device.type):
         a, b = (x.to(precise) / x.to(precise).norm(dim=-1, keepdim=True) for x in (a, b))
+        if tensor_cores:
+            return torch.bmm(a.half(), b.half().mT, out_dtype=torch.float32)
         return a @ b.mT
 
 
@@ -264,4 +283,4 @@ def _identity(x: Tensor, mode: str | None = None) -> Tensor:
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

@@ -20,7 +20,7 @@ from plm_core import blocks
 from plm_core.blocks import BlockView, ModelView, Swapped
 from plm_core.errors import InputError, NotSupported
 from tome.attention import proportional
-from tome.matching import Matching, match, merge_wavg, rows
+from tome.matching import Matching, match, rows
 from tome.schedule import Cost, R, Schedule, Target, meet, parse
 
 
@@ -100,12 +100,12 @@ class MergingBlock:
         size = merged.size
         if size is None:  # exact up to 2 ** 24 patches, which half precision is not
             size = x.new_ones(*x.shape[:2], 1, dtype=torch.promote_types(x.dtype, torch.float32))
-        x_merged, size = merge_wavg(matching.merge, x, size)
+        x, size = matching.average(x, size)
         place = matching.kept if merged.place is None else merged.place.gather(1, matching.kept)
         group = merged.group
         if self.unmerge:
             group = matching.group if group is None else matching.group.gather(1, group)
-        return x_merged.to(x.dtype), Merged(merged.r, size, place, group, matching)
+        return x, Merged(merged.r, size, place, group, matching)
 
 
 class _WithMaps(Swapped):

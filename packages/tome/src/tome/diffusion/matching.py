@@ -114,8 +114,8 @@ def _most_similar(sources: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor
 
 
 def _greatest(scores: Tensor, group: int = 32) -> tuple[Tensor, Tensor]:
-    """``scores.max(-1)`` in two steps: on a CPU, argmax takes ten times as long as amax, so it gets few numbers."""
-    if scores.shape[-1] % group:
+    """``scores.max(-1)``; on a CPU in two steps: there argmax takes ten times as long as amax, so it gets few numbers."""
+    if scores.is_cuda or scores.shape[-1] % group:
         best, partner = scores.max(-1)
         return best, partner
     groups = scores.unflatten(-1, (-1, group))
