@@ -73,4 +73,7 @@ def rows(table: Tensor, kept: Tensor, prefix: int) -> Tensor:
         kept: [B, n], places among all N tokens; those of the prefix are all there, and first.
         prefix: Number of tokens without a row.
     """
-    return torch.take_along_dim(with_dimensions(table), kept[:, None, prefix:, None] - prefix, dim=2)
+    table, places = with_dimensions(table), kept[:, None, prefix:, None] - prefix
+    # not take_along_dim, which fixes a batch that is dynamic in an export
+    table = table.expand(kept.shape[0], -1, -1, -1)
+    return table.gather(2, places.expand(-1, table.shape[1], -1, table.shape[3]))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -220,12 +220,6 @@ def unpatch(block: nn.Module) -> None:
         block.__dict__["plm_patches"] = patches
     else:
         swap_back(block)
-
-
-def repatch(block: nn.Module, forward: Forward) -> None:
-    """Put another forward in the place of a block's last `patch`."""
-    *before, last = block.__dict__["plm_patches"]
-    block.__dict__["plm_patches"] = (*before, replace(last, forward=forward))
 
 
 def patched_by(block: nn.Module) -> Forward | None:

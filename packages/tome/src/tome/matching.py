@@ -32,13 +32,16 @@ class Matching:
     """[B, r] int64: the input tokens that are merged away."""
     into: Tensor
     """[B, r] int64: the output token each of them goes to."""
+    dropped: int = 0
+    """Input tokens after the others that are neither kept nor merged."""
 
     def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
         """Merge every group of x [B, T, *] into one token [B, T - r, *].
 
         Raises:
-            InputError: Unknown mode.
+            InputError: Unknown mode, or tokens that the matching is not for.
         """
+        self._check(x)
         if mode not in MODES:
             raise InputError(f"mode {mode!r} is none of {', '.join(MODES)}")
         out, added = rows(x, self.kept), rows(x, self.merged)
@@ -57,6 +60,7 @@ class Matching:
 
         As `merge_wavg`, but only the r tokens that go somewhere are computed with; the others are copied.
         """
+        self._check(x)
         batch, count = self.kept.shape
         places = flat(self.into, count)
         out, sizes, added, weight = (
@@ -69,8 +73,17 @@ class Matching:
         return out.unflatten(0, (batch, count)), sizes.unflatten(0, (batch, count))
 
     def unmerge(self, x: Tensor) -> Tensor:
-        """Give every token of [B, T, *] what its group has in x [B, T - r, *]."""
+        """Give every token of [B, T, *] what its group has in x [B, T - r, *].
+
+        Raises:
+            InputError: Tokens that the matching does not give.
+        """
+        _check_tokens(x, *self.kept.shape)
         return rows(x, self.group)
+
+    def _check(self, x: Tensor) -> None:
+        batch, count = self.kept.shape
+        _check_tokens(x, batch, count + self.merged.shape[1] + self.dropped)
 
     @property
     def group(self) -> Tensor:
@@ -116,7 +129,7 @@ def bipartite_soft_matching(
     check(metric, r)
     r = min(r, (metric.shape[1] - class_token - distill_token) // 2)
     if r <= 0:
-        return _identity, _identity
+        return identity, identity
     leading = (1, 1) if distill_token else (int(class_token), 0)
     matching = bipartite(metric, r, leading, protected=(int(class_token), int(distill_token)), by_place=class_token)
     return matching.merge, matching.unmerge
@@ -181,13 +194,14 @@ def kth_bipartite_soft_matching(metric: Tensor, k: int) -> tuple[Merge, Unmerge]
     """
     check(metric, k, "k")
     if k <= 1:
-        return _identity, _identity
+        return identity, identity
     batch, tokens, _ = metric.shape
     if k > tokens:
         raise InputError(f"k is {k}, more than the {tokens} tokens")
     places = torch.arange(tokens // k * k, device=metric.device).view(-1, k)
     kept, merged = (part.flatten().expand(batch, -1) for part in (places[:, -1:], places[:, :-1]))
-    matching = Matching(kept, merged, similarity(rows(metric, merged), rows(metric, kept)).argmax(-1))
+    into = similarity(rows(metric, merged), rows(metric, kept)).argmax(-1)
+    matching = Matching(kept, merged, into, dropped=tokens % k)
     return matching.merge, matching.unmerge
 
 
@@ -210,7 +224,7 @@ def random_bipartite_soft_matching(
     """
     check(metric, r)
     if r <= 0:
-        return _identity, _identity
+        return identity, identity
     batch, tokens, _ = metric.shape
     if r >= tokens:
         raise InputError(f"r is {r}, which leaves none of {tokens} tokens")
@@ -272,14 +286,24 @@ def check(metric: Tensor, r: int, name: str = "r") -> None:
     """
     if not isinstance(r, int | torch.SymInt) or isinstance(r, bool):
         raise InputError(f"{name} is {r!r}, not an integer")
+    if not isinstance(metric, Tensor):
+        raise InputError(f"metric is a {type(metric).__name__}, not a torch.Tensor [batch, tokens, channels]")
     if metric.ndim != 3 or not metric.is_floating_point():
         raise InputError(f"metric is {metric.dtype} {list(metric.shape)}, not floating point [batch, tokens, channels]")
     if not torch.compiler.is_compiling() and metric.device.type != "meta" and metric.isnan().any():
         raise InputError("metric has NaN: the order of tokens would mean nothing")
 
 
-def _identity(x: Tensor, mode: str | None = None) -> Tensor:
+def identity(x: Tensor, mode: str = "mean") -> Tensor:
+    """Merge and unmerge where there is nothing to merge."""
     return x
+
+
+def _check_tokens(x: Tensor, batch: int, count: int) -> None:
+    """Of symbolic shapes too: those of a matching and of what it is for are the same symbols."""
+    if not isinstance(x, Tensor) or x.shape[:2] != (batch, count):
+        given = f"{list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise InputError(f"x is {given}; this matching is for tokens [{batch}, {count}, ...]")
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import floor
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -33,8 +33,9 @@ def parse(r: R | float | None, flops: float | None, tokens: float | None, depth:
 
     Args:
         r: An integer for every block; (r, inflection) for a linear schedule that merges as many in sum, from 2 r in the
-            first block to 0 in the last at -1, constant at 0, from 0 to 2 r at 1; or a list with one number a block,
-            where what lacks is 0; or a float between 0 and 1, which is short for ``flops``.
+            first block to 0 in the last at -1, constant at 0, from 0 to 2 r at 1; or a list (a range, an array, a tuple
+            that is not of two) with one number a block, where what lacks is 0; or a float between 0 and 1, which is
+            short for ``flops``.
         flops: Share of the blocks' multiply-adds to leave.
         tokens: Share of the patch tokens to leave after the last block.
         depth: Number of blocks.
@@ -50,6 +51,8 @@ def parse(r: R | float | None, flops: float | None, tokens: float | None, depth:
         return _target(flops, "flops")
     if tokens is not None:
         return _target(tokens, "tokens")
+    if hasattr(r, "tolist"):  # NumPy's arrays and numbers, torch's tensors
+        r = r.tolist()
     if isinstance(r, float) and 0 < r < 1:
         return _target(r, "flops")
     return per_block(r, depth)
@@ -61,14 +64,16 @@ def per_block(r: Any, depth: int) -> tuple[int, ...]:
     Raises:
         InputError: Not one of these, a negative r, or an inflection outside -1 to 1.
     """
-    if isinstance(r, list):
-        return _listed(r, depth)
-    if isinstance(r, tuple):
-        if len(r) != 2 or not _is(r[0], Integral) or not _is(r[1], Real) or not -1 <= r[1] <= 1:
-            raise InputError(f"r={r!r}: a tuple is (r, inflection) with an integer and a number from -1 to 1")
+    inflection = 0.0
+    if isinstance(r, tuple) and len(r) == 2:
+        if not _is(r[0], Integral) or not _is(r[1], Real) or not -1 <= r[1] <= 1:
+            raise InputError(
+                f"r={r!r}: a tuple of two is (r, inflection) with an integer and a number from -1 to 1; "
+                "a list has a number for each block"
+            )
         r, inflection = r
-    else:
-        inflection = 0.0
+    elif isinstance(r, Sequence) and not isinstance(r, str | bytes):
+        return _listed(list(r), depth)
     if not _is(r, Integral):
         raise InputError(f"r is {r!r}; it can be an integer, (r, inflection), a list, or a share of FLOPs from 0 to 1")
     if r < 0:
@@ -83,10 +88,20 @@ def _listed(r: list[Any], depth: int) -> tuple[int, ...]:
     if not all(_is(entry, Integral) for entry in r):
         raise InputError(f"r={r!r}: a list has one integer for each block")
     if len(r) > depth:
-        warnings.warn(
-            f"r has {len(r)} entries for {depth} blocks; the last {len(r) - depth} mean nothing", stacklevel=2
-        )
+        warn(f"r has {len(r)} entries for {depth} blocks; the last {len(r) - depth} mean nothing")
     return tuple(max(0, int(entry)) for entry in (r + [0] * depth)[:depth])
+
+
+_BETWEEN = {"tome", "plm_core", "contextlib", "torch", "diffusers", "accelerate"}
+"""Packages between a user's line and ours; the last ones for what is found out in a call of the model."""
+
+
+def warn(message: str) -> None:
+    """Warn about the line that called tome, by whatever way."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -112,7 +127,6 @@ class Cost:
         return self.attention * before + self.pair * before * before + self.mlp * after
 
 
-@lru_cache(maxsize=256)
 def meet(target: Target, tokens: int, prefix: int, depth: int, cost: Cost) -> tuple[int, ...]:
     """The numbers for each block that leave the share wanted, now that it is known how many tokens there are.
 

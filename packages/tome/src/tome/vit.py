@@ -7,10 +7,9 @@ compiled graphs each see their own.
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -21,7 +20,9 @@ from plm_core.blocks import BlockView, ModelView, Swapped
 from plm_core.errors import InputError, NotSupported
 from tome.attention import proportional
 from tome.matching import Matching, match, rows
-from tome.schedule import Cost, R, Schedule, Target, meet, parse
+from tome.schedule import Cost, R, Schedule, Target, meet, parse, warn
+
+_met = lru_cache(maxsize=256)(meet)
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,20 @@ class MergingBlock:
     weights: int
     """Elements of the block's weight matrices."""
 
-    def __call__(self, view: BlockView, x: Tensor, carried: Merged | None, **context: Any) -> tuple[Tensor, Merged]:
-        """The block, with merging between attention and MLP."""
+    def __call__(
+        self, view: BlockView, x: Tensor, carried: Merged | None, unmerge: bool = False, **context: Any
+    ) -> tuple[Tensor, Merged]:
+        """The block, with merging between attention and MLP; ``unmerge`` is for this call, see `_WithMaps`."""
+        unmerge = unmerge or self.unmerge
         merged = self._start(x) if carried is None else carried
         if merged.place is not None:
-            if self.unmerge:
+            if unmerge:
                 x = rows(x, merged.place)
             context = dict(view.select(context, merged.place))
         x, metric = self._attend(view, x, merged, context)
-        x, merged = self._merge(x, metric, merged)
+        x, merged = self._merge(x, metric, merged, unmerge)
         x = view.feed_forward(x)
-        if self.unmerge and merged.group is not None:
+        if unmerge and merged.group is not None:
             x = rows(x, merged.group)
         return x, merged
 
@@ -91,9 +95,10 @@ class MergingBlock:
             return Merged(self.schedule)
         dim = x.shape[-1]
         cost = Cost(attention=4 * dim * dim, mlp=max(self.weights - 4 * dim * dim, 0), pair=2 * dim)
-        return Merged(meet(self.schedule, x.shape[1], self.prefix, self.depth, cost))
+        find = meet if torch.compiler.is_compiling() else _met  # compilers look through caches, and warn
+        return Merged(find(self.schedule, x.shape[1], self.prefix, self.depth, cost))
 
-    def _merge(self, x: Tensor, metric: Tensor | None, merged: Merged) -> tuple[Tensor, Merged]:
+    def _merge(self, x: Tensor, metric: Tensor | None, merged: Merged, unmerge: bool) -> tuple[Tensor, Merged]:
         matching = None if metric is None else match(metric, merged.r[self.index], self.prefix, self.by_place)
         if matching is None:
             return x, replace(merged, matching=None)
@@ -103,7 +108,7 @@ class MergingBlock:
         x, size = matching.average(x, size)
         place = matching.kept if merged.place is None else merged.place.gather(1, matching.kept)
         group = merged.group
-        if self.unmerge:
+        if unmerge:
             group = matching.group if group is None else matching.group.gather(1, group)
         return x, Merged(merged.r, size, place, group, matching)
 
@@ -112,27 +117,37 @@ class _WithMaps(Swapped):
     """Mixed into a model whose blocks merge: what gives maps gives them of all tokens, in their places."""
 
     def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's own; merged tokens are given back first. In compiled code apply with ``unmerge=True``."""
-        own = super().forward_intermediates  # type: ignore[misc]
-        if torch.compiler.is_compiling():
-            return own(*args, **kwargs)
-        twin = _unmerging(self)  # type: ignore[arg-type]
-        return own.__func__(twin, *args, **kwargs)
+        """As the model's own; blocks give merged tokens back first."""
+        own: Any = blocks.original_class(self)  # type: ignore[arg-type]
+        return own.forward_intermediates(_Unmerging(self), *args, **kwargs)  # type: ignore[arg-type]
 
 
-def _unmerging(module: nn.Module) -> nn.Module:
-    """A module with ``unmerge`` on, the same one where nothing merges; it shares weights, hooks and all the rest."""
-    children = {name: _unmerging(child) for name, child in module._modules.items() if child is not None}
-    merging = blocks.patched_by(module)
-    if not isinstance(merging, MergingBlock) and all(
-        module._modules[name] is child for name, child in children.items()
-    ):
-        return module
-    twin = copy.copy(module)
-    twin.__dict__["_modules"] = {**module._modules, **children}
-    if isinstance(merging, MergingBlock):
-        blocks.repatch(twin, replace(merging, unmerge=True))
-    return twin
+class _Unmerging:
+    """A module as its own methods see it, but for blocks that are called with ``unmerge``.
+
+    Neither a copy of the module nor a switch on it: compilers follow this, and other threads do not see it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return _unmerging(getattr(self._module, name))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        own: Any = blocks.original_class(self._module)
+        return own.forward(self, *args, **kwargs)
+
+
+def _unmerging(found: Any) -> Any:
+    """What stands for an attribute in `_Unmerging`; itself where nothing merges."""
+    if not isinstance(found, nn.Module) or not merging_blocks(found):
+        return found
+    if is_merging(found):
+        return partial(found, unmerge=True)
+    if isinstance(found, nn.ModuleList | nn.Sequential):
+        return [_unmerging(child) for child in found]
+    return _Unmerging(found)
 
 
 def is_merging(block: nn.Module) -> bool:
@@ -145,6 +160,10 @@ def merging_blocks(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if is_merging(module)]
 
 
+Plan = tuple[ModelView, BlockView, MergingBlock]
+"""What one block is to do."""
+
+
 def apply(
     model: nn.Module,
     r: R | float | None,
@@ -154,9 +173,11 @@ def apply(
     unmerge: bool,
 ) -> None:
     """The transformers' half of `tome.apply`; nothing is changed unless all of it can be."""
-    if prop_attn not in (True, False, "mask", "channel"):
+    if not isinstance(prop_attn, bool | str) or prop_attn not in (True, False, "mask", "channel"):
         raise InputError(f"prop_attn is {prop_attn!r}; it is True, False, 'mask' or 'channel'")
-    plans: list[tuple[ModelView, BlockView, MergingBlock]] = []
+    if not isinstance(unmerge, bool):
+        raise InputError(f"unmerge is {unmerge!r}; it is True or False")
+    plans: list[Plan] = []
     for path, seen in blocks.find(model).items():
         _refuse_windows(seen, path)
         schedule = parse(r, flops, tokens, len(seen.blocks))
@@ -175,7 +196,21 @@ def apply(
             )
             plans.append((seen, view, what))
     if remove(model):
-        warnings.warn("Token Merging was applied to this model already; the new settings replace the old", stacklevel=3)
+        warn("Token Merging was applied to this model already; the new settings replace the old")
+    put(plans)
+
+
+def current(model: nn.Module) -> list[Plan]:
+    """What `apply` has made of a model, for `put`."""
+    if not merging_blocks(model):
+        return []
+    views = [(seen, view) for seen in blocks.find(model).values() for view in seen.blocks]
+    doing = [(seen, view, blocks.patched_by(view.block)) for seen, view in views]
+    return [(seen, view, what) for seen, view, what in doing if isinstance(what, MergingBlock)]
+
+
+def put(plans: list[Plan]) -> None:
+    """Let the blocks of a model that nothing is applied to do as planned."""
     for seen, view, what in plans:
         blocks.patch(view, what)
         if what.index == 0 and hasattr(seen.model, "forward_intermediates"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
 from plm_core.errors import InputError
-from tome.matching import Matching, Merge, Unmerge, check, similarity
+from tome.matching import Matching, Merge, Unmerge, check, identity, similarity
 
 SCORES = 2**26
 """How many similarities to have in memory at once."""
@@ -45,14 +47,13 @@ def bipartite_soft_matching_random2d(
         InputError: The metric is not [B, h * w, C] or has NaN; a size is not a positive integer; no window fits.
     """
     check(metric, r)
-    for name, value in {"w": w, "h": h, "sx": sx, "sy": sy}.items():
-        check_count(name, value)
+    w, h, sx, sy = (check_count(name, value) for name, value in {"w": w, "h": h, "sx": sx, "sy": sy}.items())
     if metric.shape[1] != w * h:
         raise InputError(f"metric has {metric.shape[1]} tokens, not w x h = {w} x {h}")
     if sx > w or sy > h:
         raise InputError(f"windows of sx x sy = {sx} x {sy} do not fit into w x h = {w} x {h} tokens")
     if r <= 0:
-        return _same, _same
+        return identity, identity
     choice = None if no_rand else draw(w, h, sx, sy, generator, metric.device)
     matching = match(metric, w, h, sx, sy, r, choice)
     return matching.merge, matching.unmerge
@@ -90,14 +91,15 @@ def draw(w: int, h: int, sx: int, sy: int, generator: torch.Generator | None, de
     return drawn.squeeze(-1).to(device)
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuse what is not a positive integer.
+def check_count(name: str, value: object) -> int:
+    """A positive integer as Python's own; NumPy's are welcome.
 
     Raises:
-        InputError: It is not.
+        InputError: It is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise InputError(f"{name} is {value!r}, not a positive integer")
+    return int(value)
 
 
 def _most_similar(sources: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +116,7 @@ def _most_similar(sources: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor
 
 
 def _greatest(scores: Tensor, group: int = 32) -> tuple[Tensor, Tensor]:
-    """``scores.max(-1)``; on a CPU in two steps: there argmax takes ten times as long as amax, so it gets few numbers."""
+    """``scores.max(-1)``; in two steps on a CPU, where argmax takes ten times as long as amax, so it gets few numbers."""
     if scores.is_cuda or scores.shape[-1] % group:
         best, partner = scores.max(-1)
         return best, partner
@@ -123,7 +125,3 @@ def _greatest(scores: Tensor, group: int = 32) -> tuple[Tensor, Tensor]:
     starts = torch.arange(0, where.numel() * groups.shape[-2], groups.shape[-2], device=where.device)
     winners = groups.flatten(0, -2).index_select(0, where.flatten() + starts)
     return best, where * group + winners.argmax(-1).view_as(where)
-
-
-def _same(x: Tensor, mode: str = "mean") -> Tensor:
-    return x

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plm_core.errors import NotSupported
-from tome.diffusion.state import Merging, Options
+from tome.diffusion.state import Merging, Options, backward_pass
 from tome.matching import Matching, rows
 
 Args = tuple[Any, ...]
@@ -28,14 +28,28 @@ class Site:
     path: str
     level: int
     """How often the tokens were halved in height and width."""
-    matching: Matching | None = None
+    found: Matching | None = None
+    backward: int = -1
+    """The backward pass in which the block is computed again; -1 for none."""
     chunk: int = 0
     """The sample that the next part of a feed-forward in chunks starts with."""
+
+    @property
+    def matching(self) -> Matching | None:
+        """Which tokens merge in the block that is under way; None for none.
+
+        Raises:
+            NotSupported: A part of it is computed again without the block, whose call is not known then.
+        """
+        if self.backward != backward_pass():
+            raise NotSupported(f"a part of {self.path} is computed again in backward; checkpoint whole blocks instead")
+        return self.found
 
     def enter(self, block: nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Before the block: match its input, the residual stream."""
         x = args[0] if args else kwargs["hidden_states"]
-        self.matching = self.merging.matching(self.path, self.level, x)
+        self.found = self.merging.matching(self.path, self.level, x)
+        self.backward = backward_pass()
         self.chunk = 0
 
     def before_attention(self, attention: nn.Module, args: Args, kwargs: Kwargs) -> Given | None:
@@ -43,9 +57,9 @@ class Site:
         if self.matching is None:
             return None
         given = _named(args, kwargs)
-        if "ip_adapter_masks" in given:
-            raise NotSupported("ip_adapter_masks need every token in its place; turn merge_crossattn off")
         of_image = given.get("encoder_hidden_states") is None
+        if not of_image and given.get("ip_adapter_masks") is not None:  # self-attention gets them too, and ignores them
+            raise NotSupported("ip_adapter_masks need every token in its place; turn merge_crossattn off")
         given["hidden_states"] = merge(self.matching, given["hidden_states"])
         given["attention_mask"] = follow(given.get("attention_mask"), self.matching, queries=True, keys=of_image)
         return (), given
@@ -115,7 +129,8 @@ class Site:
         parts = (self.matching.kept, self.matching.merged, self.matching.into)
         if x.shape[0] == parts[0].shape[0]:
             return self.matching
-        return Matching(*(part[self.chunk : self.chunk + x.shape[0]] for part in parts))
+        kept, merged, into = (part[self.chunk : self.chunk + x.shape[0]] for part in parts)
+        return Matching(kept, merged, into)
 
     def after_norm(self, norm: nn.Module, args: Args, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The norm before attention and MLP side by side: merge for both."""
@@ -219,7 +234,10 @@ class PerSample:
 
     table: Tensor
 
-    def __getitem__(self, _: Any) -> Tensor:
+    def __getitem__(self, index: Any) -> Tensor:
+        every = slice(None)
+        if index != (None, every, None, every):  # another layout of heads would get wrong positions
+            raise NotSupported(f"rotary positions indexed by {index}: diffusers changed, tome does not know this form")
         return self.table[:, :, None]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -14,10 +14,14 @@ from torch.utils.hooks import RemovableHandle
 from plm_core.errors import InputError, NotSupported
 from tome.diffusion.matching import check_count, draw, match
 from tome.matching import Matching
+from tome.schedule import warn
 
 Ratio = float | tuple[float, float] | Callable[[float], float]
 """A share of tokens; (first, last) for one that changes linearly over the denoising; or a function of its progress,
 which is 0 at pure noise and 1 at the image."""
+
+_NOTE = "tome_matchings"
+"""The attribute of a block's input that says what was merged."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +43,37 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("sx", "sy", "reuse_steps") + (() if self.max_downsample is None else ("max_downsample",)):
-            check_count(name, getattr(self, name))
-        if isinstance(self.ratio, tuple) and len(self.ratio) != 2:
-            raise InputError(f"ratio is {self.ratio}; a tuple has two numbers, for the first and the last step")
-        if not callable(self.ratio):
-            for value in self.ratio if isinstance(self.ratio, tuple) else (self.ratio,):
-                self._check_ratio(value)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | torch.Generator | None):
+            self._set(name, check_count(name, getattr(self, name)))
+        for name in ("use_rand", "merge_attn", "merge_crossattn", "merge_mlp", "kv_only", "share"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}, neither True nor False")
+        self._set("ratio", self._parsed(self.ratio))
+        if isinstance(self.seed, Integral) and not isinstance(self.seed, bool):
+            self._set("seed", int(self.seed))
+        elif self.seed is not None and not isinstance(self.seed, torch.Generator):
             raise InputError(f"seed is {self.seed!r}; it is an integer, a torch.Generator or None")
         if not (self.merge_attn or self.merge_crossattn or self.merge_mlp):
             raise InputError("merge_attn, merge_crossattn and merge_mlp are all off: there is nothing to merge")
         if self.kv_only and not self.merge_attn:
             raise InputError("kv_only is about self-attention, but merge_attn is off")
 
+    def _parsed(self, ratio: Any) -> Ratio:
+        if callable(ratio):
+            return ratio  # type: ignore[no-any-return]
+        if not isinstance(ratio, tuple | list):
+            return self._check_ratio(ratio)
+        if len(ratio) != 2:
+            raise InputError(f"ratio is {ratio}; a tuple has two numbers, for the first and the last step")
+        return self._check_ratio(ratio[0]), self._check_ratio(ratio[1])
+
+    def _set(self, name: str, value: object) -> None:
+        """Python's own for what may have been NumPy's or a list."""
+        object.__setattr__(self, name, value)
+
     @property
     def changes(self) -> bool:
         """The ratio is not the same at all steps."""
-        return not isinstance(self.ratio, int | float)
+        return not isinstance(self.ratio, float)
 
     def ratio_at(self, progress: float) -> float:
         """The ratio at a time between 0, pure noise, and 1, the image.
@@ -68,14 +86,14 @@ class Options:
         first, last = self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
         return first + (last - first) * progress
 
-    def _check_ratio(self, ratio: float) -> float:
+    def _check_ratio(self, ratio: Any) -> float:
         limit = 1 - 1 / (self.sx * self.sy)
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= limit + 1e-9:
+        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= ratio <= limit + 1e-9:
             raise InputError(
                 f"ratio is {ratio!r}, not a number from 0 to {limit:.4g}: "
                 f"one token of each window of sx x sy = {self.sx} x {self.sy} stays"
             )
-        return ratio
+        return float(ratio)
 
 
 @dataclass(eq=False)
@@ -95,6 +113,8 @@ class Merging:
     """Rows and columns of tokens at level 0."""
     ratio: float = 0.0
     timestep: float | None = None
+    first: tuple[float, Tensor] | None = None
+    """Timestep and latents that the denoising began with."""
     calls: int = 0
     """Since the denoising began."""
     matchings: dict[tuple[Any, ...], Matching] = field(default_factory=dict)
@@ -104,12 +124,16 @@ class Merging:
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # reads the values of tensors
     def start(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before each call of the model."""
+        if backward_pass() != -1:
+            raise NotSupported(
+                f"{self.model} is computed again in backward, and would merge other tokens; checkpoint its blocks "
+                "instead: enable_gradient_checkpointing()"
+            )
         given = dict(zip(self.parameters, args, strict=False)) | dict(kwargs)
         size, options = self._size(given), self.options
         if options.changes or options.reuse_steps > 1:
             before, self.timestep = self.timestep, float(torch.as_tensor(given["timestep"]).flatten()[0])
-            if before is not None and self.timestep > before:  # another image
-                self.calls = 0
+            self._begin(before, self.timestep, given.get("sample", given.get("hidden_states")))
             self.ratio = options.ratio_at(min(max(1 - self.timestep / self.noise, 0.0), 1.0))
         else:
             self.ratio = options.ratio_at(0.0)
@@ -117,6 +141,20 @@ class Merging:
             self.matchings.clear()
         self.size = size
         self.calls += 1
+
+    def _begin(self, before: float | None, timestep: float, latents: Any) -> None:
+        """Start anew if this is another image: a timestep above the last, or the first one again with other latents.
+
+        The latter happens with models of one step. The same latents are the other half of classifier-free guidance;
+        a timestep twice later on is a scheduler's that looks twice.
+        """
+        if self.options.reuse_steps == 1:
+            return
+        again = self.first[1] if self.first and self.first[0] == timestep else None
+        if before is None or timestep > before or again is not None:
+            seen = latents.detach().to("cpu", torch.float32, copy=True)
+            if again is None or not torch.equal(seen, again):
+                self.first, self.calls = (timestep, seen), 0
 
     def _size(self, given: Mapping[str, Any]) -> tuple[int, int]:
         latents = given.get("sample", given.get("hidden_states"))
@@ -129,7 +167,27 @@ class Merging:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # draws from a generator, and keeps what it finds
     def matching(self, path: str, level: int, x: Tensor) -> Matching | None:
-        """Which tokens of a block's input x [B, N, C] merge; None for none. What was matched already is not again."""
+        """Which tokens of a block's input x [B, N, C] merge; None for none.
+
+        A checkpointed block is computed again in backward, maybe after other calls of the model, and gets the same
+        tensor as input then: so that is what knows what was merged.
+        """
+        key = (self, path)
+        if backward_pass() != -1:
+            known = vars(x).get(_NOTE, {})
+            if key not in known:
+                raise NotSupported(
+                    f"block {path} is computed again in backward, and which tokens it merged is not known; checkpoint "
+                    "single blocks, with use_reentrant=False: enable_gradient_checkpointing()"
+                )
+            return known[key]
+        found = self._matching(path, level, x)
+        if torch.is_grad_enabled():
+            vars(x).setdefault(_NOTE, {})[key] = found
+        return found
+
+    def _matching(self, path: str, level: int, x: Tensor) -> Matching | None:
+        """In a call of the model; what was matched already is not again."""
         if self.size is None:
             raise InputError(f"call the {self.model}, not its block {path}: the size of the latents is not known")
         h, w = (-(-length // 2**level) for length in self.size)
@@ -149,10 +207,9 @@ class Merging:
     def _random(self, batch: int) -> bool:
         if self.options.use_rand and batch % 2 and not self.warned:
             self.warned = True
-            warnings.warn(
+            warn(
                 f"{self.model} has a batch of {batch}: as in the original, an odd batch turns use_rand off, since the "
-                "halves of classifier-free guidance are probably not in one batch and would get different tokens",
-                stacklevel=2,
+                "halves of classifier-free guidance are probably not in one batch and would get different tokens"
             )
         return self.options.use_rand and batch % 2 == 0
 
@@ -170,6 +227,11 @@ class Merging:
                     torch.cuda.get_rng_state(home) if home.type == "cuda" else torch.get_rng_state()
                 )
         return self.generator
+
+
+def backward_pass() -> int:
+    """Which backward pass this thread is in; -1 for none, and in compiled code, where blocks are not computed again."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 def size_of_ids(ids: Tensor) -> tuple[int, int]:

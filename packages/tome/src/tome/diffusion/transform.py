@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from torch import nn
 from plm_core.errors import InputError, NotSupported
 from tome.diffusion.sites import KINDS, Hook, Site, hooks, kind
 from tome.diffusion.state import Merging, Options, Ratio
+from tome.schedule import warn
 
 M = TypeVar("M")
 
@@ -40,10 +40,13 @@ def apply(
 
     For UNets (Stable Diffusion 1, 2 and XL, video), ControlNets, PixArt, DiT, SD3 and Flux. Blocks that attend over
     time are left alone. With the defaults the result is that of tomesd, for the same state of the global generator at
-    the first call. Call it before ``torch.compile``; call one model from one thread at a time.
+    the first call. Call it before ``torch.compile``; call one model from one thread at a time. Gradient checkpointing
+    of single blocks, as diffusers does it, computes them again with the tokens of their call; of larger or smaller
+    parts, or reentrant, is refused in backward.
 
     Args:
-        model: A model of diffusers, or a pipeline: then its UNet or transformer, and its ControlNets.
+        model: A model of diffusers, or a module with some in it; or a pipeline: then its UNet or transformer, and its
+            ControlNets.
         ratio: Share of tokens to merge away, from 0 to 1 - 1 / (sx * sy). (first, last) changes it linearly over the
             denoising, a function of the progress from 0 to 1 as you like; progress goes by timesteps.
         max_downsample: The levels to work on: those with latents of at least 1 / max_downsample in height and width.
@@ -56,8 +59,9 @@ def apply(
         merge_crossattn: Merge the queries of cross-attention.
         merge_mlp: Merge for the MLP.
         kv_only: Self-attention: merge keys and values only. Every token asks for itself.
-        reuse_steps: This many consecutive calls of the model use one matching. A larger timestep than before, which is
-            a new image, starts anew.
+        reuse_steps: This many consecutive calls of the model use one matching. A new image starts anew: it has a larger
+            timestep than the call before, or the timestep that the last image began with and other latents, as in
+            models of one step. With the same latents that is a second call for classifier-free guidance.
         share: Blocks of one level use the matching of the first of them.
         seed: Where random choices come from: a seed for a CPU generator, the same on every device; a generator, which
             is used up; None for a copy of the global generator of the device, made at the first call. The global one
@@ -84,10 +88,12 @@ def apply(
         share,
         seed,
     )
-    parts = _parts(model)
+    given = _given(model)
+    _refuse_compiled(given)
+    parts = [part for module in given for part in _models(module)]
     plans = [_plan(part, options) for part in parts]
-    if _remove(parts):
-        warnings.warn("Token Merging was applied to this model already; the new settings replace the old", stacklevel=2)
+    if undo(model):
+        warn("Token Merging was applied to this model already; the new settings replace the old")
     for part, (merging, wanted) in zip(parts, plans, strict=True):
         for module, before, after in [(part, merging.start, None), *wanted]:
             if before is not None:
@@ -104,13 +110,14 @@ def remove(model: M) -> M:
     Raises:
         InputError: Token Merging is not applied to it.
     """
-    if not _remove(_parts(model)):
+    if not undo(model):
         raise InputError(f"Token Merging is not applied to this {type(model).__name__}")
     return model
 
 
-def _remove(parts: list[nn.Module]) -> bool:
-    found = [part for part in parts if _STATE in vars(part)]
+def undo(model: object) -> bool:
+    """Undo `apply`; whether there was anything to undo."""
+    found = merging_models(model)
     for part in found:
         for handle in getattr(part, _STATE).handles:
             handle.remove()
@@ -118,24 +125,54 @@ def _remove(parts: list[nn.Module]) -> bool:
     return bool(found)
 
 
-def _parts(model: Any) -> list[nn.Module]:
-    """The models inside a pipeline, or a model by itself."""
+def merging_models(model: object) -> list[nn.Module]:
+    """The models of diffusers in a module or pipeline that merge tokens."""
+    return [part for module in _given(model) for part in module.modules() if _STATE in vars(part)]
+
+
+def _given(model: Any) -> list[nn.Module]:
+    """The modules of a pipeline in which attention is, or a module by itself."""
     if isinstance(model, nn.Module):
-        found = [model]
-    else:
-        named = (getattr(model, name, None) for name in ("unet", "transformer", "controlnet"))
-        found = [part for part in named if isinstance(part, nn.Module)]
+        return [model]
+    named = (getattr(model, name, None) for name in ("unet", "transformer", "controlnet"))
+    found = [part for part in named if isinstance(part, nn.Module)]
     if not found:
         raise NotSupported(f"{type(model).__name__} is neither a diffusion model nor a pipeline with one")
-    several = (getattr(part, "nets", None) for part in found)  # a MultiControlNetModel's
-    return [net for part, nets in zip(found, several, strict=True) for net in nets or [part]]
+    return found
+
+
+def _models(module: nn.Module) -> list[nn.Module]:
+    """The outermost models of diffusers in a wrapper that have blocks; the module itself if it is no wrapper."""
+    found = list(_outermost(module)) or [module]
+    return [model for model in found if any(_blocks(model))] or found
+
+
+def _outermost(module: nn.Module) -> Iterator[nn.Module]:
+    if is_model(module) and not hasattr(module, "nets"):  # which are a MultiControlNetModel's
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost(child)
+
+
+def is_model(module: object) -> bool:
+    """Of diffusers' base class, whose import is slow and could fail."""
+    classes = type(module).__mro__
+    return any(cls.__name__ == "ModelMixin" and cls.__module__.startswith("diffusers.") for cls in classes)
+
+
+def _refuse_compiled(given: list[nn.Module]) -> None:
+    """Graphs of a module without hooks are not made anew for hooks that come later."""
+    for module in given:
+        for part in module.modules():
+            if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
+                name = type(getattr(module, "_orig_mod", module)).__name__
+                raise NotSupported(f"{name} is compiled, and would not notice; apply Token Merging first, then compile")
 
 
 def _plan(model: nn.Module, options: Options) -> tuple[Merging, list[Hook]]:
     """What `apply` has to hang where."""
     name = type(model).__name__
-    if hasattr(model, "_orig_mod") or any(module._compiled_call_impl is not None for module in model.modules()):
-        raise NotSupported(f"{name} is compiled, and would not notice; apply Token Merging before compiling")
     blocks = [(path, block, _level(model, path)) for path, block in _blocks(model)]
     if not blocks:
         raise NotSupported(f"{name} has no block that Token Merging knows, which are {', '.join(KINDS)}")

@@ -1,0 +1,46 @@
+"""Which of these models should I fine-tune on my data? Scores that need no training (arXiv 2111.06977).
+
+    import parc
+
+    parc.score("parc", features, labels, pca=32)   # one model; the higher, the more its features suit the labels
+    parc.rank("photos/", ["resnet*", "pe_*"])      # a bank of models on a folder of images; also `plm rank`
+
+Importing this imports neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plm_core.lazy import attributes
+
+if TYPE_CHECKING:
+    from parc import benchmark
+    from parc.probe import sample_probe
+    from parc.ranking import rank
+    from parc.scoring import Features, methods, score, score_bank
+
+    __version__: str
+
+_LAZY = {
+    "Features": "parc.scoring",
+    "benchmark": "",
+    "methods": "parc.scoring",
+    "rank": "parc.ranking",
+    "sample_probe": "parc.probe",
+    "score": "parc.scoring",
+    "score_bank": "parc.scoring",
+}
+
+__all__ = [
+    "Features",
+    "__version__",
+    "benchmark",
+    "methods",
+    "rank",
+    "sample_probe",
+    "score",
+    "score_bank",
+]
+
+__getattr__, __dir__ = attributes(__name__, "parc", _LAZY)

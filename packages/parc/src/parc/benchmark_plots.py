@@ -1,0 +1,98 @@
+"""Plots of the benchmark. Figures are made without pyplot, so nothing global is touched and no display is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parc.tables import Columns
+from plm_core.errors import InputError, MissingDependency
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from parc.benchmark import Aggregate
+
+METHOD, BASELINE = "tab:blue", "0.55"
+UNITS = {"regret": "top-1 regret, points of accuracy (lower is better)"}
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise MissingDependency("plots need matplotlib: install parc[plot]") from e
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def intervals(results: list[Aggregate], title: str) -> Figure:
+    """Means and bootstrap intervals, best at the top; every result but the first is drawn as baselines."""
+    from parc.metrics import metric
+
+    if not results or len({result.metric for result in results}) > 1:
+        named = ", ".join(result.metric for result in results) or "none"
+        raise InputError(f"results has metrics {named}; one or more results of one metric are needed")
+    rows = [
+        (float(result.mean[m]), float(result.low[m]), float(result.high[m]), method, METHOD if not number else BASELINE)
+        for number, result in enumerate(results)
+        for m, method in enumerate(result.methods)
+        if not np.isnan(result.mean[m])  # a row without a value has no place on the axis
+    ]
+    rows.sort(key=lambda row: row[0], reverse=not metric(results[0].metric).higher_is_better)
+    figure = _figure(7, 1.2 + 0.28 * len(rows))
+    axes = figure.add_subplot()
+    for place, (mean, low, high, _, colour) in enumerate(rows):
+        axes.plot([low, high], [place, place], color=colour, lw=2, alpha=0.5, solid_capstyle="butt")
+        axes.plot(mean, place, "o" if colour == METHOD else "D", color=colour, ms=6)
+    axes.set_yticks(range(len(rows)), [row[3] for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_color(row[4])
+    axes.set_xlabel(UNITS.get(results[0].metric, f"{results[0].metric} x 100, mean over groups"))
+    if len(results) > 1:
+        title = f"{title}\n" if title else ""
+        title += "blue: scores; grey: baselines that look at no feature"
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], method: str, title: str) -> Figure:
+    """Score against truth: one panel per target with its correlation, one colour per architecture."""
+    from parc.metrics import pearson
+
+    targets = list(dict.fromkeys(keys["target"].tolist()))
+    architectures = list(dict.fromkeys(keys["architecture"].tolist()))
+    columns = min(3, len(targets))
+    lines = -(-len(targets) // columns)
+    figure = _figure(3.4 * columns, 2.9 * lines + 0.6)
+    for place, target in enumerate(targets):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        own = keys["target"] == target
+        x, y, named = _mean_over_runs(keys, scores, truth, own)
+        for number, architecture in enumerate(architectures):
+            chosen = named == architecture
+            axes.plot(x[chosen], y[chosen], "o", color=f"C{number % 10}", ms=4, label=architecture)
+        r = pearson(x, y) if len(x) > 1 else np.nan
+        axes.set_title(f"{target} (r = {r:.2f})", fontsize=9)
+        axes.set_xlabel(method, fontsize=8)
+        axes.set_ylabel("truth", fontsize=8)
+        axes.tick_params(labelsize=7)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(5, len(names)), fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _mean_over_runs(
+    keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], rows: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
+    """One point per model: mean score, truth, architecture."""
+    models: dict[tuple[str, str], list[int]] = {}
+    for index in np.flatnonzero(rows).tolist():
+        models.setdefault((str(keys["architecture"][index]), str(keys["source"][index])), []).append(index)
+    x = np.array([scores[of_model].mean() for of_model in models.values()])
+    y = np.array([truth[of_model[0]] for of_model in models.values()])
+    return x, y, np.array([architecture for architecture, _ in models])

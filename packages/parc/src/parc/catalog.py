@@ -1,0 +1,106 @@
+"""The scores by name: which there are, and what a text like ``knn:k=5`` means.
+
+They are those of the hub's registry, ours first. Case, "-" and "_" do not matter in a name, and `ALIASES` are a few
+other names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from parc.checks import Array, kind_of
+from plm_core.errors import InputError, NotSupported, UnknownName
+from plm_core.hookspecs import Scorer
+from plm_core.names import miss, resolve
+from plm_core.registry import registry
+
+ALIASES = {"cka": "dds", "auc": "parc-auc", "lda": "lda-loo", "ridge": "ridge-press"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A scorer with its options."""
+
+    scorer: Scorer
+    function: Callable[..., float]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    pca: int | str | None = None
+
+
+def methods() -> list[str]:
+    """Names of all scores, ours first, then those of other distributions."""
+    return list(_scorers())
+
+
+def parse(text: str, pca: int | str | None = None, **options: Any) -> Method:
+    """Read ``"knn"``, ``"K-NN"`` or ``"knn:k=5,metric=cosine"``.
+
+    Args:
+        text: The method. Its own options win over ``options``.
+        pca: Reduction of the features, unless the text has one.
+        **options: Options of the score.
+
+    Raises:
+        UnknownName: No such score; says what is near.
+        InputError: Not of this form, or an option that the score does not take.
+    """
+    name, _, rest = text.partition(":")
+    if rest:
+        from plm_core import transforms  # it imports torch
+
+        try:
+            name, given = transforms.parse(text)
+        except InputError as e:
+            raise InputError(str(e).replace("transform", "method", 1)) from None
+        options |= given
+    scorer = _find(name)
+    pca = options.pop("pca", pca)
+    function = resolve(scorer.score)
+    _check_options(scorer, function, options)
+    return Method(scorer, function, options, pca)
+
+
+def _scorers() -> dict[str, Scorer]:
+    from parc.plugin import plm_scorers
+
+    ours = {scorer.name: scorer for scorer in plm_scorers()}
+    others = {name: entry.declaration for name, entry in registry().all(Scorer).items()}
+    return ours | {name: scorer for name, scorer in others.items() if name not in ours}
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _find(name: str) -> Scorer:
+    known = _scorers()
+    if name in known:
+        return known[name]
+    by_key = {_key(alias): known[target] for alias, target in ALIASES.items()}
+    by_key |= {_key(other): scorer for other, scorer in reversed(known.items())}
+    if _key(name) not in by_key:
+        line = miss("scorer", name.lower(), [*known, *ALIASES])
+        raise UnknownName(line if "did you mean" in line else f"{line}; there are: {', '.join(known)}")
+    return by_key[_key(name)]
+
+
+def _check_options(scorer: Scorer, function: Callable[..., float], options: Mapping[str, Any]) -> None:
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    taken = [p.name for p in parameters if p.name not in scorer.needs]
+    for option in options:
+        if option not in taken:
+            which = f"it takes {', '.join([*taken, 'pca'])}"
+            raise InputError(f"{scorer.name} takes no option {option!r}; {which}")
+
+
+def check_kind(scorer: Scorer, labels: Array) -> None:
+    """Refuse labels of a kind that a scorer cannot do, naming those that can."""
+    kind = kind_of(labels)
+    if kind not in scorer.targets:
+        able = [name for name, other in _scorers().items() if kind in other.targets]
+        raise NotSupported(f"{scorer.name} cannot do {kind} labels; these can: {', '.join(able)}")

@@ -1,0 +1,211 @@
+"""What a score may be given: features, labels and probabilities, checked once and brought to numpy.
+
+Every refusal is an `InputError` that names the argument, what came and what is allowed, or a `NotSupported` when the
+inputs are sound but this score has no use for them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plm_core.errors import InputError, NotSupported
+
+Array = NDArray[Any]
+Kind = Literal["classes", "multilabel", "regression"]
+
+LARGEST = 1e150
+"""Beyond this the square of a feature is infinite in float64."""
+LARGEST_SINGLE = 1e15
+"""Beyond this float32 features are brought to float64, so that sums of squares stay finite."""
+
+
+def features_of(x: object, name: str = "features", n: int | None = None) -> Array:
+    """Features of images as a float32 or float64 array [N, D].
+
+    Args:
+        x: A numpy array, a torch tensor on any device, or nested sequences of numbers, [N, D]. Half precision becomes
+            float32, integers become float64.
+        name: What to call it in an error.
+        n: The number of images there should be, when it is known.
+
+    Raises:
+        InputError: Not two-dimensional, no numbers, NaN or infinite values, fewer than 2 images, or the same features
+            for every image.
+    """
+    a = _array(x, name)
+    if a.ndim != 2 or a.shape[1] == 0:
+        raise InputError(f"{name} is of shape {list(a.shape)}; [images, dimensions] is needed")
+    if n is not None and len(a) != n:
+        raise InputError(f"{name} has {len(a)} rows for {n} images")
+    if len(a) < 2:
+        raise InputError(f"{name} has {len(a)} image{'s' * (len(a) != 1)}; at least 2 are needed")
+    a = _floats(a, name)
+    high = float(max(a.max(), -a.min()))
+    if not np.isfinite(high):
+        _check_finite(a, name)
+    if high > LARGEST:
+        raise InputError(f"{name} has values up to {high:.3g}; at most {LARGEST:g} is allowed")
+    if high > LARGEST_SINGLE:
+        a = a.astype(np.float64)
+    if (a[0] == a[-1]).all() and (a == a[:1]).all():
+        raise InputError(f"{name} is constant: all {len(a)} images have the same {a.shape[1]} values")
+    return a
+
+
+def kind_of(labels: object) -> Kind:
+    """Which kind labels are, by their form.
+
+    Integers [N] are ``classes``; zeros and ones [N, C] of any type are ``multilabel``; floats [N], and [N, T] of other
+    values, are targets of a ``regression``.
+
+    Raises:
+        InputError: Neither of these.
+    """
+    y = _array(labels, "labels")
+    if y.ndim not in (1, 2) or y.dtype.kind not in "biuf":
+        what = f"of shape {list(y.shape)}" if y.dtype.kind in "biuf" else f"of type {y.dtype}"
+        raise InputError(
+            f"labels is {what}; integer classes [N], zeros and ones [N, C] or float targets [N] or [N, T] are allowed"
+        )
+    if y.ndim == 1:
+        return "regression" if y.dtype.kind == "f" else "classes"
+    return "multilabel" if np.isin(y, (0, 1)).all() else "regression"
+
+
+def labels_of(
+    y: object, n: int | None = None, num_classes: int | None = None, kinds: Sequence[str] = ("classes",)
+) -> Array:
+    """Labels of images: int64 [N] for classes, float64 [N, C] for multi-label, float64 [N] or [N, T] for regression.
+
+    A class that a single image has is warned about: pairs and neighbours of its own class do not exist.
+
+    Args:
+        y: Array, tensor or sequence; see `kind_of` for how the kind is told.
+        n: The number of images there should be.
+        num_classes: Classes of the data set, whether images of all came or not; None for the highest label + 1.
+        kinds: Kinds that the score can do.
+
+    Raises:
+        InputError: Of no kind, not N of them, out of range, NaN, one class only or constant targets.
+        NotSupported: Of a kind that is not in ``kinds``.
+    """
+    a, kind = _array(y, "labels"), kind_of(y)
+    if n is not None and len(a) != n:
+        raise InputError(f"labels has {len(a)} rows for {n} images")
+    if not len(a):
+        raise InputError("labels is empty")
+    if kind not in kinds:
+        raise NotSupported(f"labels are of the kind {kind!r} ({_looks(a)}); this score takes {' or '.join(kinds)}")
+    if kind == "classes":
+        return _classes(a, num_classes)
+    a = a.astype(np.float64)
+    _check_finite(a, "labels")
+    if kind == "multilabel" and num_classes is not None and a.shape[1] != num_classes:
+        raise InputError(f"labels has {a.shape[1]} columns for num_classes={num_classes}")
+    if (a == a[:1]).all():
+        raise InputError(f"labels is constant: all {len(a)} images have the same")
+    return a
+
+
+def count_of(labels: Array, num_classes: int | None = None) -> int:
+    """The nominal number of classes: ``num_classes``, or else columns of multi-label, or else the highest label + 1."""
+    if num_classes is not None:
+        return int(num_classes)
+    return int(labels.shape[1] if labels.ndim == 2 else labels.max() + 1)
+
+
+def probs_of(p: object, n: int | None = None, score: str = "this score") -> Array:
+    """A model's probabilities of its own (source) classes as a float64 array [N, S].
+
+    Args:
+        p: Array, tensor or sequence [N, S]; None for a model without a classifier.
+        n: The number of images there should be.
+        score: Who asks, for the error.
+
+    Raises:
+        NotSupported: None, or no column: the model has no classifier.
+        InputError: Not [N, S], NaN, negative values, or rows that do not sum to 1 within 1e-3.
+    """
+    a = None if p is None else _array(p, "probs")
+    if a is None or (a.ndim == 2 and a.shape[1] == 0):
+        raise NotSupported(f"{score} needs probs, the model's class probabilities; a headless model has none")
+    if a.ndim != 2:
+        raise InputError(f"probs is of shape {list(a.shape)}; [images, source classes] is needed")
+    if n is not None and len(a) != n:
+        raise InputError(f"probs has {len(a)} rows for {n} images")
+    a = _floats(a, "probs").astype(np.float64)
+    _check_finite(a, "probs")
+    if a.min() < 0:
+        raise InputError(f"probs has negative values, down to {a.min():.3g}; are these logits? Take their softmax")
+    sums = a.sum(axis=1)
+    worst = int(np.abs(sums - 1).argmax())
+    if abs(sums[worst] - 1) > 1e-3:
+        raise InputError(f"probs sum to {sums[worst]:.6g} in row {worst}; every row must sum to 1 within 0.001")
+    return a
+
+
+def reference_of(x: object, n: int, score: str) -> Array:
+    """Features of a model that was trained on the data, as `features_of`; for scores that compare with them.
+
+    Raises:
+        NotSupported: None came.
+        InputError: As `features_of`.
+    """
+    if x is None:
+        raise NotSupported(f"{score} needs reference_features, those of a model trained on this data set; none came")
+    return features_of(x, "reference_features", n)
+
+
+def _classes(a: Array, num_classes: int | None) -> Array:
+    y = a.astype(np.int64)
+    if y.min() < 0:
+        raise InputError(f"labels has {y.min()}; classes count from 0")
+    if num_classes is not None and y.max() >= num_classes:
+        raise InputError(f"labels has {y.max()} for num_classes={num_classes}; 0 to {num_classes - 1} are allowed")
+    present, counts = np.unique(y, return_counts=True)
+    if len(present) < 2:
+        raise InputError(f"labels has 1 class ({present[0]}) in {len(y)} images; at least 2 are needed")
+    single = int((counts == 1).sum())
+    if single:
+        warnings.warn(
+            f"labels has {single} of {len(present)} classes with a single image; scores need 2 or more of each",
+            stacklevel=4,
+        )
+    return y
+
+
+def _array(x: object, name: str) -> Array:
+    if hasattr(x, "detach"):  # a torch tensor; numpy knows neither bfloat16 nor other devices
+        t: Any = x.detach().cpu()
+        x = t.float() if str(t.dtype) == "torch.bfloat16" else t.numpy()
+    try:
+        return np.asarray(x)
+    except ValueError:  # ragged sequences
+        raise InputError(f"{name} is not an array: its rows differ in length") from None
+
+
+def _floats(a: Array, name: str) -> Array:
+    if a.dtype in (np.float32, np.float64):
+        return a
+    if a.dtype.kind not in "biuf":
+        raise InputError(f"{name} is of type {a.dtype}; numbers are needed")
+    return a.astype(np.float32 if a.dtype == np.float16 else np.float64)
+
+
+def _check_finite(a: Array, name: str) -> None:
+    bad = ~np.isfinite(a).reshape(len(a), -1).all(axis=1)
+    if bad.any():
+        raise InputError(
+            f"{name} has NaN or infinite values in {bad.sum()} of {len(a)} rows, first in row {bad.argmax()}"
+        )
+
+
+def _looks(a: Array) -> str:
+    if a.ndim == 1:
+        return "floats; cast classes to integers" if a.dtype.kind == "f" else "integers"
+    return f"of shape {list(a.shape)}"

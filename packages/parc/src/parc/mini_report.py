@@ -1,0 +1,230 @@
+"""What the tables of the mini-benchmark say: methods and baselines with intervals, and their picture.
+
+    from parc.mini_report import load, summary
+
+    summary(load(), "pearson")     # of the tables that are shipped
+
+Models are not independent: six share each source task. Intervals are therefore of a bootstrap over the 8 sources, which
+keeps a source's models together. It is still coarse, since 8 sources are few, and says nothing of other targets.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parc import metrics
+from plm_core.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+SHIPPED = Path(__file__).parent / "data" / "mini"
+RESAMPLES, LEVEL = 2000, 0.9
+METRICS = ("pearson", "kendall-w", "regret")
+BASELINES = ("other targets", "width", "parameters", "layers", "at random")
+TITLES = {"pearson": "Pearson x 100", "kendall-w": "weighted Kendall x 100", "regret": "top-1 regret, points"}
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The benchmark's numbers for M models, T targets and R probes.
+
+    Attributes:
+        models: M names, ``architecture-width/source``.
+        targets: T names.
+        truth: Accuracy in percent after fine-tuning, mean over seeds, [M, T].
+        error: Standard errors of these means, [M, T].
+        scores: By method [R, M, T]; NaN where a score could not be computed.
+    """
+
+    models: tuple[str, ...]
+    targets: tuple[str, ...]
+    truth: Array
+    error: Array
+    scores: Mapping[str, Array]
+
+    @property
+    def sources(self) -> NDArray[np.int64]:
+        """Number of each model's source, [M]."""
+        names = [model.partition("/")[2] for model in self.models]
+        order = list(dict.fromkeys(names))
+        return np.array([order.index(name) for name in names])
+
+
+@dataclass(frozen=True)
+class Result:
+    """A method's or baseline's row under one metric; correlations times 100, regret in points of accuracy."""
+
+    method: str
+    baseline: bool
+    mean: float
+    """Over probes, of the mean over targets."""
+    low: float
+    high: float
+    """Interval of 90 % over sources."""
+    sd: float
+    """Over probes; 0 for baselines, which see none."""
+    by_target: tuple[float, ...]
+
+
+def load(folder: Path = SHIPPED) -> Tables:
+    """Read ``truth.csv`` and ``scores-{run}.csv``."""
+    rows = _read(folder / "truth.csv")
+    models = tuple(dict.fromkeys(row["model"] for row in rows))
+    targets = tuple(dict.fromkeys(row["target"] for row in rows))
+    truth, error = (_table(rows, models, targets, column) for column in ("mean", "se"))
+    runs = [_read(path) for path in sorted(folder.glob("scores-*.csv"))]
+    methods = [name for name in (runs[0][0] if runs else {}) if name not in ("run", "model", "target")]
+    scores = {method: np.stack([_table(run, models, targets, method) for run in runs]) for method in methods}
+    return Tables(models, targets, truth, error, scores)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _table(rows: Sequence[Mapping[str, str]], models: Sequence[str], targets: Sequence[str], column: str) -> Array:
+    table = np.full((len(models), len(targets)), np.nan)
+    for row in rows:
+        table[models.index(row["model"]), targets.index(row["target"])] = float(row[column] or "nan")
+    return table
+
+
+def baselines(tables: Tables) -> dict[str, Array]:
+    """What needs no image of the target, by name of `BASELINES`, each [1, M, T].
+
+    ``other targets`` is the mean of the model's accuracy on all other targets, z-scored within each of them: the only
+    one that knows results of fine-tuning.
+    """
+    z = (tables.truth - tables.truth.mean(0)) / tables.truth.std(0)
+    others = (z.sum(1, keepdims=True) - z) / (z.shape[1] - 1)
+    facts = [_facts(model) for model in tables.models]
+    rows = {"other targets": others[None], "at random": np.zeros((1, *z.shape))}
+    for i, name in enumerate(("width", "parameters", "layers")):
+        rows[name] = np.broadcast_to(np.array([fact[i] for fact in facts], np.float64)[None, :, None], (1, *z.shape))
+    return {name: rows[name] for name in BASELINES}
+
+
+def _facts(model: str) -> tuple[float, float, float]:
+    """Width of the features, parameters without the head (which is replaced), layers in sequence."""
+    from parc.mini_models import ARCHITECTURES
+
+    architecture, _, width = model.partition("/")[0].partition("-")
+    made = ARCHITECTURES[architecture].build(int(width), 2)
+    head = 2 * int(width) + 2
+    count = sum(parameter.numel() for parameter in made.parameters()) - head
+    return float(width), float(count), float(ARCHITECTURES[architecture].layers)
+
+
+def summary(tables: Tables, metric: str = "pearson", seed: int = 0) -> list[Result]:
+    """Methods and baselines, best first; a score that is missing counts as the worst of its target.
+
+    Args:
+        tables: From `load`.
+        metric: As `parc.metrics.metric` knows it.
+        seed: Of the bootstrap.
+    """
+    judge = metrics.metric(metric)
+    sources = tables.sources
+    drawn = metrics.draw(int(sources.max()) + 1, RESAMPLES, seed)[:, sources]
+    counts = np.concatenate([np.ones((1, len(sources))), drawn])
+    rows = [_result(name, False, values, tables, judge, counts) for name, values in tables.scores.items()]
+    rows += [_result(name, True, values, tables, judge, counts) for name, values in baselines(tables).items()]
+    sign = -1 if judge.higher_is_better else 1
+    return sorted(rows, key=lambda row: (np.isnan(row.mean), sign * row.mean))
+
+
+def _result(name: str, baseline: bool, scores: Array, tables: Tables, judge: metrics.Metric, counts: Array) -> Result:
+    truth = tables.truth.T
+    values = np.stack([[_judged(judge, s, t, counts) for s, t in zip(run.T, truth, strict=True)] for run in scores])
+    whole, resampled = values[:, :, 0], values[:, :, 1:].mean((0, 1))
+    low, high = metrics.interval(resampled[:, None], LEVEL)
+    by_run = whole.mean(1)
+    by_target = tuple(float(value) for value in whole.mean(0))
+    return Result(name, baseline, float(by_run.mean()), float(low[0]), float(high[0]), float(by_run.std()), by_target)
+
+
+def _judged(judge: metrics.Metric, scores: Array, truth: Array, counts: Array) -> Array:
+    """The metric for each row of counts, [B]; resamples of one source several times over may be undefined."""
+    lowest = np.nanmin(scores) if not np.isnan(scores).all() else 0.0
+    return judge.scale * judge.counted(np.nan_to_num(scores, nan=lowest), truth, counts)
+
+
+def ceiling(tables: Tables) -> Array:
+    """The Pearson x 100 that a perfect score would have, since the truth is itself a mean of few seeds; by target, [T].
+
+    The square root of the share of the models' variance that is not the seeds'.
+    """
+    noise = (tables.error**2).mean(0)
+    return 100 * np.sqrt(np.clip(1 - noise / tables.truth.var(0, ddof=1), 0, 1))
+
+
+def markdown(tables: Tables) -> str:
+    """The table of the README: every method and baseline under the three metrics, with intervals."""
+    of = {metric: {row.method: row for row in summary(tables, metric)} for metric in METRICS}
+    lines = ["| | " + " | ".join(TITLES[metric] for metric in METRICS) + " |", "|---|" + "---|" * len(METRICS)]
+    for name, row in of["pearson"].items():
+        cells = [_cell(of[metric][name]) for metric in METRICS]
+        lines.append(f"| {f'*{name}*' if row.baseline else name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Result) -> str:
+    if np.isnan(row.mean):
+        return ""
+    return f"{row.mean:.1f} ({row.low:.1f}, {row.high:.1f})"
+
+
+def difficulty(tables: Tables) -> str:
+    """The targets: how well models do, how much they differ, and how sure that is."""
+    lines = [
+        "| target | lowest, mean and highest accuracy | standard error | ceiling of Pearson |",
+        "|---|---|---|---|",
+    ]
+    for i, name in enumerate(tables.targets):
+        of_target, error = tables.truth[:, i], tables.error[:, i].mean()
+        spread = " / ".join(f"{value:.0f}" for value in (of_target.min(), of_target.mean(), of_target.max()))
+        lines.append(f"| {name} | {spread} | {error:.1f} | {ceiling(tables)[i]:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(tables: Tables) -> Figure:
+    """Methods with their intervals and, marked, the baselines; a panel for Pearson and one for regret."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 6.2), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("pearson", "regret"), strict=True):
+        rows = [row for row in summary(tables, metric) if not np.isnan(row.mean)][::-1]
+        for place, row in enumerate(rows):
+            colour, marker = ("0.45", "D") if row.baseline else ("tab:blue", "o")
+            axes.plot([row.low, row.high], [place, place], color=colour, lw=2.5, alpha=0.45, solid_capstyle="butt")
+            axes.plot(row.mean, place, marker, color=colour, ms=5)
+        axes.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=8)
+        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_color("0.35" if row.baseline else "black")
+            label.set_style("italic" if row.baseline else "normal")
+        better = "higher" if metric == "pearson" else "lower"
+        axes.set_xlabel(f"{TITLES[metric]}, mean over {len(tables.targets)} targets ({better} is better)", fontsize=9)
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("Blue: scores of 200 images. Grey: baselines. Bars: 90 % over sources.", fontsize=10)
+    return figure
+
+
+def report(folder: Path) -> None:
+    """Write ``mini.md`` and ``mini.png`` beside the tables they are made of."""
+    tables = load(folder)
+    write_text(folder / "mini.md", f"{markdown(tables)}\n{difficulty(tables)}")
+    with atomic_path(folder / "mini.png") as path:
+        plot(tables).savefig(path, format="png", dpi=120)

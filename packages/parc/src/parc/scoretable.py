@@ -1,0 +1,124 @@
+"""A table of scores joined with the truth, and the capacity heuristic on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parc.baselines import looked_up
+from parc.oracle import LAYERS, Oracle, load
+from parc.tables import KEY, Columns, columns, numbers
+from plm_core.errors import InputError
+
+Array = NDArray[np.float64]
+DEPTH = 50.0  # the capacity heuristic's unit of layers, whatever the bank's deepest model
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Scores and truth, one row per run and transfer.
+
+    Attributes:
+        keys: The columns architecture, source and target, str [N].
+        runs: The run of every row, [N].
+        methods: Names of the M methods.
+        scores: [N, M], with 0 where the score was NaN.
+        truth: Accuracy, [N]; 0 or less where the transfer failed.
+        missing: How many scores of each method were NaN, [M].
+        layers: Depth by architecture.
+    """
+
+    keys: Columns
+    runs: NDArray[Any]
+    methods: tuple[str, ...]
+    scores: Array
+    truth: Array
+    missing: NDArray[np.int64]
+    layers: Mapping[str, float]
+
+
+def capacity(table: ScoreTable, weight: float, over: str) -> Array:
+    """Scores with the capacity heuristic (paper Eq. 6): (score - mean) / sd + weight * layers / 50.
+
+    Args:
+        table: All runs, targets and models; failed transfers take part in mean and sd, as published.
+        weight: 1 in the paper.
+        over: Mean and sd (ddof 1) over the "table", as published, or over each "target".
+
+    Returns:
+        [N, M]; a method that does not vary is left with the layers.
+
+    Raises:
+        InputError: An architecture has no layers, or ``over`` is another.
+    """
+    if over not in ("table", "target"):
+        raise InputError(f"plasticity_over is {over!r}; 'table' (published) and 'target' are allowed")
+    of_row = looked_up("layers", table.layers, table.keys["architecture"])
+    z = np.empty_like(table.scores)
+    groups = table.keys["target"] if over == "target" else np.zeros(len(z))
+    for group in np.unique(groups):
+        rows = groups == group
+        z[rows] = _z(table.scores[rows])
+    return z + weight * of_row[:, None] / DEPTH
+
+
+def _z(values: Array) -> Array:
+    varies = np.ptp(values, axis=0) > 0
+    spread = np.where(varies, values.std(0, ddof=min(1, len(values) - 1)), 1.0)
+    return np.asarray(np.where(varies, values - values.mean(0), 0.0) / spread)
+
+
+def read_scores(
+    scores: Any, oracle: Oracle | str | None, methods: Sequence[str] | None, layers: Mapping[str, float] | None
+) -> ScoreTable:
+    """Read a table of scores and join it with the truth; the arguments are those of `parc.benchmark.aggregate`."""
+    read = columns(scores)
+    for name in KEY:
+        if name not in read:
+            raise InputError(f"scores has no column {name!r}; it has {', '.join(read) or 'none'}")
+    own = oracle is None and "oracle" in read
+    names = tuple(methods or [name for name in read if name not in (*KEY, "run", "oracle")])
+    if lacking := [name for name in names if name not in read]:
+        raise InputError(f"scores has no column {lacking[0]!r}; it has {', '.join(read)}")
+    if not names:
+        raise InputError("scores has no column besides its keys; one per method is needed")
+
+    bank = None if own else load(oracle or "controlled", failed=True) if not isinstance(oracle, Oracle) else oracle
+    transfers = read["source"].astype(str) != read["target"].astype(str)
+    keys = {name: read[name].astype(str)[transfers] for name in KEY}
+    runs = read["run"][transfers] if "run" in read else np.zeros(len(keys["target"]), np.int64)
+    truth = numbers("oracle", read["oracle"])[transfers] if bank is None else _joined(keys, bank)
+    _check_unique(keys, runs)
+    values = np.stack([_finite(name, numbers(name, read[name])[transfers]) for name in names], axis=1)
+    missing = np.isnan(values)
+    depth = layers or (bank.layers if bank else None) or LAYERS
+    return ScoreTable(keys, runs, names, np.where(missing, 0.0, values), truth, missing.sum(0), depth)
+
+
+def _finite(name: str, values: Array) -> Array:
+    if np.isinf(values).any():
+        raise InputError(f"scores column {name!r} has {np.isinf(values).sum()} infinite values; NaN says there is none")
+    return values
+
+
+def _joined(keys: Columns, oracle: Oracle) -> Array:
+    truth = dict(zip(oracle.transfers(), oracle.accuracy.tolist(), strict=True))
+    wanted = zip(*(keys[name].tolist() for name in KEY), strict=True)
+    out = []
+    for key in wanted:
+        if key not in truth:
+            raise InputError(f"scores has a row for {' / '.join(key)}, which is none of the oracle's {len(truth)}")
+        out.append(truth[key])
+    return np.array(out, np.float64)
+
+
+def _check_unique(keys: Columns, runs: NDArray[Any]) -> None:
+    seen: set[tuple[Any, ...]] = set()
+    for key in zip(*(keys[name].tolist() for name in KEY), runs.tolist(), strict=True):
+        if key in seen:
+            raise InputError(f"scores has two rows for {' / '.join(key[:3])} in run {key[3]}")
+        seen.add(key)

@@ -1,0 +1,277 @@
+"""Any score by its name, for one model (`score`) or a bank of them (`score_bank`).
+
+A method may carry options, as a transform does on the command line: ``"knn:k=5,metric=cosine"``, ``"parc:pca=32"``
+(`parc.catalog`).
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parc.catalog import Method, check_kind, methods, parse
+from parc.checks import Array, features_of, labels_of, probs_of
+from parc.pairwise import resampler
+from parc.reduction import reduce
+from parc.spectrum import compact
+from plm_core.errors import InputError, PlmError
+from plm_core.progress import track
+
+__all__ = ["Features", "Row", "methods", "parse", "score", "score_bank"]
+
+ROTATED = frozenset({"knn", "split-knn", "logistic", "logme", "ridge-press", "gbc", "nleep", "hscore"})
+"""Scores that a rotation of the features does not change: half-samples of wide features go through N dimensions."""
+QUANTILES = (0.05, 0.95)
+"""Of the intervals."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a model gives for the images of a probe."""
+
+    features: Any
+    """[N, D]: what its classifier sees."""
+    probs: Any = None
+    """[N, S]: its probabilities of its own classes; None for a headless model."""
+    reference_features: Any = None
+    """[N, D'], of a model that was trained on this data set."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score of one model, or why there is none."""
+
+    model: str
+    method: str
+    """As it was asked for."""
+    score: float | None
+    low: float | None
+    """Of a 90 % interval over images; None when none was asked for or could be had."""
+    high: float | None
+    seconds: float
+    """For the score with its reduction of the features, without the interval."""
+    error: str | None = None
+
+
+def score(
+    method: str,
+    features: Any,
+    labels: Any,
+    probs: Any = None,
+    reference_features: Any = None,
+    num_classes: int | None = None,
+    pca: int | str | None = None,
+    **options: Any,
+) -> float:
+    """How well a model's features suit the labels; higher is better, among models on the same images.
+
+    Args:
+        method: One of `methods`, which may carry options: ``"knn:k=5"``.
+        features: [N, D] of N images, a numpy array, a tensor on any device or sequences.
+        labels: Classes [N] (integers), multi-hot [N, C], or targets [N] or [N, T] (floats), as the score can do.
+        probs: The model's probabilities of its own classes [N, S], for leep and nce.
+        reference_features: [N, D'] of a model that was trained on the data, for rsa and dds.
+        num_classes: Classes of the data set; None for the highest label + 1.
+        pca: Reduce features and reference features first: ``32`` exact (what the paper recommends for PARC),
+            ``"compat:32"`` by the published recipe.
+        **options: The score's own, as ``k=5`` for knn.
+
+    Raises:
+        UnknownName: No such score.
+        NotSupported: The score cannot do such labels, or needs something that did not come.
+        InputError: Unfit features, labels, probabilities or options.
+    """
+    found = parse(method, pca, **options)
+    x = features_of(features)
+    y = _labels(labels, len(x), num_classes)
+    check_kind(found.scorer, y)
+    reference = None if reference_features is None else features_of(reference_features, "reference_features", len(x))
+    if "probs" in found.scorer.needs and probs is not None:
+        probs = probs_of(probs, len(x))
+    inputs = {"probs": probs, "reference_features": _reduced(reference, found.pca, "reference_features")}
+    return _call(found, reduce(x, found.pca), y, inputs | {"num_classes": num_classes})
+
+
+def score_bank(
+    bank: Mapping[str, Features],
+    labels: Any,
+    methods: str | Sequence[str],
+    *,
+    pca: int | str | None = None,
+    num_classes: int | None = None,
+    bootstraps: int = 0,
+    seed: int = 0,
+) -> list[Row]:
+    """Every method for every model, with intervals over images.
+
+    Intervals come from half-samples without replacement, stratified by class, which are the same for all models: the
+    score plus the 5 % and 95 % quantiles of what halves deviate from their mean. To first order their variance is the
+    bootstrap's, and no image occurs twice, which would make a neighbour and a pair of its own. A class keeps 2 of its
+    images if it has them; where this leaves more than half of all, deviations are scaled as for a delete-d jackknife,
+    and above 90 % there is no interval. Reductions of the features are those of all images.
+
+    Args:
+        bank: Features of each model, for the same images.
+        labels: As in `score`.
+        methods: As in `score`; each may carry options and a reduction of its own.
+        pca: Reduction for methods that name none.
+        num_classes: Classes of the data set.
+        bootstraps: Number of half-samples; 0 for no intervals.
+        seed: Of the half-samples.
+
+    Returns:
+        Rows by model, then by method, in the order given. What one score of one model raises is the row's ``error``.
+
+    Raises:
+        UnknownName: A method is unknown.
+        InputError: Unfit labels or options of a method.
+    """
+    texts = [methods] if isinstance(methods, str) else list(methods)
+    parsed = {text: parse(text, pca) for text in texts}
+    y = _labels(labels, None, num_classes)
+    halves = _halves(y, bootstraps, seed)
+    models = track(bank.items(), "scores", len(bank)) if len(bank) > 1 else bank.items()
+    return [row for name, given in models for row in _score_model(name, given, y, parsed, num_classes, halves)]
+
+
+# --- one score ------------------------------------------------------------------------------------------------------
+
+
+def _labels(labels: Any, n: int | None, num_classes: int | None) -> Array:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the score warns of what matters to it
+        return labels_of(labels, n, num_classes, ("classes", "multilabel", "regression"))
+
+
+def _reduced(reference: Array | None, pca: int | str | None, name: str) -> Array | None:
+    try:
+        return None if reference is None else reduce(reference, pca)
+    except InputError as e:
+        raise InputError(f"{name}: {e}") from None
+
+
+def _call(method: Method, features: Array, labels: Array, inputs: Mapping[str, Any]) -> float:
+    needed = {name: inputs[name] for name in method.scorer.needs}
+    value = float(method.function(features, labels, **needed, **method.options))
+    if not np.isfinite(value):
+        raise InputError(f"{method.scorer.name} is {value} for these features and labels")
+    return value
+
+
+# --- a model of a bank ----------------------------------------------------------------------------------------------
+
+
+def _score_model(
+    name: str,
+    given: Features,
+    labels: Array,
+    methods: Mapping[str, Method],
+    num_classes: int | None,
+    halves: Sequence[Array],
+) -> list[Row]:
+    try:
+        model = _Model(given, labels, num_classes)
+    except PlmError as e:
+        return [Row(name, text, None, None, None, 0.0, str(e)) for text in methods]
+    return [model.row(name, text, method, halves) for text, method in methods.items()]
+
+
+class _Model:
+    """One model's inputs, with what its methods share: checks, reductions, and the rotation of wide features."""
+
+    def __init__(self, given: Features, labels: Array, num_classes: int | None) -> None:
+        n = len(labels)
+        self.features = features_of(given.features, n=n)
+        self.labels, self.num_classes = labels, num_classes
+        self.given = given
+        self._reductions: dict[int | str | None, tuple[Array, Array | None, float]] = {}
+        self._turned: dict[int | str | None, Array] = {}
+
+    def row(self, name: str, text: str, method: Method, halves: Sequence[Array]) -> Row:
+        """The score and its interval."""
+        try:
+            check_kind(method.scorer, self.labels)
+            features, reference, spent = self._reduction(method.pca)
+            inputs = self._inputs(method, reference)
+            start = time.perf_counter()
+            value = _call(method, features, self.labels, inputs)
+            spent += time.perf_counter() - start
+        except Exception as e:  # a score may fail in any way, which is no reason to lose the others
+            reason = str(e) if isinstance(e, PlmError) else f"{type(e).__name__}: {e}"
+            return Row(name, text, None, None, None, 0.0, reason)
+        low, high = self._interval(method, value, self._rotated(method, features), inputs, halves)
+        return Row(name, text, value, low, high, spent)
+
+    def _reduction(self, pca: int | str | None) -> tuple[Array, Array | None, float]:
+        """Features and reference features, reduced once, and the seconds that this took."""
+        if pca not in self._reductions:
+            start, reference = time.perf_counter(), self.given.reference_features
+            if reference is not None:
+                reference = features_of(reference, "reference_features", len(self.labels))
+            reduced = reduce(self.features, pca), _reduced(reference, pca, "reference_features")
+            self._reductions[pca] = (*reduced, time.perf_counter() - start)
+        return self._reductions[pca]
+
+    def _inputs(self, method: Method, reference: Array | None) -> dict[str, Any]:
+        probs = self.given.probs
+        if "probs" in method.scorer.needs and probs is not None:
+            probs = probs_of(probs, len(self.labels))
+        return {"probs": probs, "reference_features": reference, "num_classes": self.num_classes}
+
+    def _rotated(self, method: Method, features: Array) -> Array:
+        """Features of at most N dimensions with the same inner products, where the score sees no difference."""
+        turns = method.scorer.name in ROTATED and method.options.get("metric") != "cityblock"
+        if not turns or features.shape[1] <= len(features):
+            return features
+        if method.pca not in self._turned:
+            self._turned[method.pca] = compact(features.astype(np.float64))
+        return self._turned[method.pca]
+
+    def _interval(
+        self, method: Method, value: float, features: Array, inputs: Mapping[str, Any], halves: Sequence[Array]
+    ) -> tuple[float | None, float | None]:
+        if not halves:
+            return None, None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # said of all images, or true of the half only
+                of = resampler(method.scorer.name, features, self.labels, **inputs) or self._refit(
+                    method, features, inputs
+                )
+                values = [of(half) for half in halves]
+        except Exception:  # too few images for this score
+            return None, None
+        share = len(halves[0]) / len(self.labels)
+        deviations = (np.array(values) - np.mean(values)) * np.sqrt(share / (1 - share))
+        low, high = (value + float(q) for q in np.quantile(deviations, QUANTILES))
+        return low, high
+
+    def _refit(self, method: Method, features: Array, inputs: Mapping[str, Any]) -> Callable[[Array], float]:
+        def of(half: Array) -> float:
+            parts = {k: v[half] if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+            return _call(method, features[half], self.labels[half], parts)
+
+        return of
+
+
+def _halves(labels: Array, count: int, seed: int) -> list[Array]:
+    """Half-samples as ascending indices, by class where there are classes; none where they would be almost all."""
+    if count < 0:
+        raise InputError(f"bootstraps={count} is not allowed; 0 or more is")
+    rng = np.random.default_rng(seed)
+    groups = [np.arange(len(labels))]
+    if labels.ndim == 1 and labels.dtype.kind in "iu":
+        groups = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    halves = []
+    for _ in range(count):
+        odd = rng.permutation(len(groups)) % 2  # of classes of an odd size, half keep the larger part
+        sizes = [min(len(g), max(2, (len(g) + int(o)) // 2)) for g, o in zip(groups, odd, strict=True)]
+        if sum(sizes) > 0.9 * len(labels):
+            return []
+        halves.append(np.sort(np.concatenate([rng.permutation(g)[:s] for g, s in zip(groups, sizes, strict=True)])))
+    return halves

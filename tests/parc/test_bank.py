@@ -1,0 +1,108 @@
+"""Which models a pattern names, and the models that are made of it."""
+
+import logging
+
+import pytest
+import torch
+
+from parc.bank import Candidate, expand, has_trained_head, make, size_of
+from plm_core.errors import InputError, NotSupported, UnknownName, WeightsError
+
+
+def names(*patterns, **options):
+    return [str(candidate) for candidate in expand(patterns, **options)]
+
+
+def test_an_architecture_stands_for_its_default_weights():
+    assert names("resnet18") == ["resnet18.a1_in1k"]
+    assert names("resnet18.tv_in1k") == ["resnet18.tv_in1k"]
+
+
+def test_a_pattern_takes_the_default_weights_and_one_with_a_dot_all_of_them():
+    assert names("resnet18", "resnet18*") == ["resnet18.a1_in1k", "resnet18d.ra2_in1k"]
+    every = names("resnet18.*")
+    assert {"resnet18.a1_in1k", "resnet18.tv_in1k"} <= set(every)
+    assert all(name.startswith("resnet18.") for name in every)
+
+
+def test_models_of_the_hub_are_in_it():
+    assert names("tome_micro_*", "hiera_micro_digits") == [
+        "tome_micro_shapes.plm_shapes",
+        "hiera_micro_digits.sklearn_digits",
+    ]
+
+
+def test_random_weights_for_one_pattern_or_for_all():
+    assert names("random:test_vit", "tome_micro_*") == ["random:test_vit", "tome_micro_shapes.plm_shapes"]
+    assert names("test_vit?", "resnet18", pretrained=False) == [
+        "random:test_vit2",
+        "random:test_vit3",
+        "random:test_vit4",
+        "random:resnet18",
+    ]
+
+
+def test_models_without_weights_are_left_out_of_a_pattern_and_said(caplog):
+    with caplog.at_level(logging.WARNING, "parc"):
+        found = names("test_vit*")
+    assert found == ["test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k"]
+    assert "2 of the 5 models that match 'test_vit*' have no weights and are left out" in caplog.text
+    with pytest.raises(UnknownName, match=r"none of the 1 models that match 'test_maxvi\*' has weights; random:test_"):
+        names("test_maxvi*")
+
+
+def test_other_sources_go_through():
+    sources = ["hf-hub:org/name@v1", "org/name", "local-dir:/some/where"]
+    assert names(*sources) == sources
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("resnet18x", "no model 'resnet18x'; did you mean 'resnet18"),
+        ("resnett18*", r"no model matching 'resnett18\*'; did you mean 'resnet"),
+        ("resnet18.a1_in1", r"no model 'resnet18\.a1_in1'; did you mean 'resnet18\.a1_in1k'"),
+        ("resnet18.zz*", r"no model matching 'resnet18\.zz\*'"),
+        ("random:pe_nothing", "no model 'pe_nothing'"),
+    ],
+)
+def test_a_pattern_that_matches_nothing(pattern, said):
+    with pytest.raises(UnknownName, match=said):
+        names(pattern)
+
+
+@pytest.mark.parametrize("patterns", [[], [""], ["random: "]])
+def test_no_pattern(patterns):
+    with pytest.raises(InputError, match="models "):
+        expand(patterns)
+
+
+def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = (make(Candidate("test_resnet", pretrained=False)).state_dict() for _ in range(2))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    torch.testing.assert_close(torch.rand(3), expected)
+
+
+def test_a_model_that_cannot_be_had_says_why():
+    with pytest.raises(NotSupported, match="no weights of it; random:test_maxvit makes it random"):
+        make(Candidate("test_maxvit"))
+    with pytest.raises(WeightsError, match="cannot get test_vit"):
+        make(Candidate("test_vit.r160_in1k"))
+
+
+def test_probabilities_count_for_a_trained_head_only():
+    trained = Candidate("hiera_micro_digits")
+    model = make(trained)
+    assert not model.training
+    assert has_trained_head(model, trained)
+    assert not has_trained_head(model, Candidate("hiera_micro_digits", pretrained=False))
+    model.reset_classifier(0)
+    assert not has_trained_head(model, trained)
+
+
+def test_size_without_weights():
+    assert size_of(Candidate("resnet18.a1_in1k")) == 11_689_512
+    assert size_of(Candidate("local-dir:/nowhere")) == 0

@@ -1,0 +1,175 @@
+"""`parc rank` and `plm rank` from the command line, in process."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+import parc.cli
+import plm_core.cli
+from parc import ranking
+from parc.cli import _split
+from parc.ranking import Interrupted, Ranking
+from plm_core import samples
+from plm_core.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    root = tmp_path_factory.mktemp("digits")
+    images, labels = samples.digits("heldout")
+    for digit in range(4):
+        (root / str(digit)).mkdir()
+        for i in np.flatnonzero(labels == digit)[:20]:
+            images[i].save(root / str(digit) / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call ``parc`` (or ``plm``) with arguments; exit code, stdout, stderr."""
+
+    def call(*args, program=parc.cli.main, name="parc"):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            program()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+def test_a_table(run, digits, tmp_path):
+    picture, table = tmp_path / "r.png", tmp_path / "r.csv"
+    code, out, err = run(
+        "rank", digits, "--models", "*_micro_shapes,random:test_vit", "--models", "hiera_micro_digits", "--method",
+        "parc,knn:k=3,metric=cosine", "--method", "params", "--out", table, "--plot", picture,
+    )  # fmt: skip
+    assert code == 0
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert rows[0][1] == "hiera_micro_digits.sklearn_digits"
+    assert all("[" in cell for row in rows for cell in row[2:4])
+    assert "80 of 80 images, 4 classes, 1 probe, pca 32" in err
+    assert f"wrote {table}" in err
+    assert table.read_text().startswith("model,method,score,low,high,rank")
+    assert picture.stat().st_size > 10_000
+
+
+def test_plm_rank_is_the_same(run, digits):
+    args = ("rank", digits, "--models", "tome_micro_shapes", "--json", "--bootstraps", 0, "--pca", "none")
+    ours = json.loads(run(*args)[1])
+    hubs = json.loads(run(*args, program=plm_core.cli.main, name="plm")[1])
+    assert [row["score"] for row in ours["rows"]] == [row["score"] for row in hubs["rows"]]
+    assert [row["method"] for row in ours["rows"]] == ["parc", "logme", "knn"]
+    assert ours["about"]["pca"] is None
+    assert ours["rows"][0]["low"] is None
+
+
+def test_help(run):
+    code, out, _ = run("rank", "--help")
+    assert code == 0
+    for option in ("--models", "--method", "--budget", "--ray", "--json"):
+        assert option in out
+    assert "rank" in run("--help")[1]
+
+
+def test_no_model_could_be_scored(run, digits):
+    code, out, err = run("rank", digits, "--models", "test_vit")
+    assert code == 2
+    assert "HF_HUB_OFFLINE is set" in out
+    assert "parc: error: no model could be scored; the table says why" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--models", "resnett18"], "no model 'resnett18'; did you mean 'resnet18"),
+        (["--models", "resnet18", "--method", "parck"], "no method 'parck'; did you mean 'parc'"),
+        (["--models", "resnet18,,resnet34"], "--models 'resnet18,,resnet34' has an empty part"),
+        (["--models", "resnet18", "--out", "x.xls"], "file 'x.xls' has ending '.xls'; .csv, .json, .md"),
+        (["--models", "resnet18", "--pca", "raw"], "pca='raw' is not allowed"),
+    ],
+)
+def test_bad_input_is_one_line(run, digits, args, said):
+    code, out, err = run("rank", digits, *args)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_bad_images_are_named(run, digits, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("L", (8, 8), 9 * i).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "b" / "1.png").write_bytes(b"no")
+    code, _, err = run("rank", tmp_path, "--models", "tome_micro_shapes")
+    assert code == 2
+    assert "1 of 6 images of" in err
+    assert "b/1.png (not an image)" in err
+
+
+def test_interrupted(run, digits, monkeypatch):
+    row = ranking.RankedRow("some_model", "parc", 1.5, None, None, 1, 1000, 0.1, 0.1, False)
+    about = {"dataset": "d", "images": 1, "of": 1, "classes": 2, "runs": 1, "pca": 32}
+
+    def stopped(*args, **options):
+        raise Interrupted(Ranking((row,), ("parc",), about), left=7)
+
+    monkeypatch.setattr(ranking, "rank", stopped)
+    code, out, err = run("rank", digits, "--models", "resnet18")
+    assert code == 130
+    assert out.startswith("1\tsome_model\t1.5")
+    assert "interrupted, 7 models left; the same command goes on from here" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "address"),
+    [
+        (["--ray"], "local"),
+        (["--ray", "--budget", "100"], "local"),
+        (["--ray", "auto"], "auto"),
+        (["--ray=ray://host:1"], "ray://host:1"),
+        ([], None),
+    ],
+)
+def test_ray_may_stand_alone(run, digits, monkeypatch, args, address):
+    seen = {}
+
+    def spy(*_, **options):
+        seen.update(options)
+        raise InputError("enough")
+
+    monkeypatch.setattr(ranking, "rank", spy)
+    for program, name in ((parc.cli.main, "parc"), (plm_core.cli.main, "plm")):
+        seen.clear()
+        run("rank", digits, "--models", "resnet18", *args, program=program, name=name)
+        assert seen["ray"] == address
+
+
+@pytest.mark.parametrize(
+    ("texts", "parts"),
+    [
+        (["parc,logme", "knn"], ["parc", "logme", "knn"]),
+        (["knn:k=5,metric=cosine,parc"], ["knn:k=5,metric=cosine", "parc"]),
+        (["parc, knn:k=5 ,logme:pca=None"], ["parc", "knn:k=5", "logme:pca=None"]),
+        (["resnet*,hf-hub:org/name@v=1,local-dir:/a,b"], ["resnet*", "hf-hub:org/name@v=1", "local-dir:/a,b"]),
+    ],
+)
+def test_lists_are_split_at_commas_but_not_within_options(texts, parts):
+    assert _split(texts, "method") == parts
+
+
+def test_the_command_is_a_typer_app():
+    assert isinstance(parc.cli.rank, typer.Typer)  # so that plm takes its own parsing of --ray too

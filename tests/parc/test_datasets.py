@@ -1,0 +1,238 @@
+"""What counts as a dataset, what is said of one that is none, and the probe that is drawn. No torch here."""
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from parc.datasets import decode, draw, load
+from plm_core.errors import InputError
+
+
+def picture(shade, size=(5, 4)):
+    return Image.new("RGB", size, (shade, 0, 0))
+
+
+def folder(root, counts, ending=".png"):
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            picture(10 * i).save(root / name / f"{i}{ending}")
+    return root
+
+
+def test_folder(tmp_path):
+    root = folder(tmp_path, {"dog": 3, "cat": 2})
+    (root / "dog" / "deep").mkdir()
+    picture(99).save(root / "dog" / "deep" / "x.JPG", format="jpeg")
+    (root / "dog" / "notes.txt").write_text("not an image")
+    (root / ".hidden").mkdir()
+    found = load(root)
+    assert found.classes == ("cat", "dog")
+    assert list(found.names) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", "dog/2.png", "dog/deep/x.JPG"]
+    assert found.labels.tolist() == [0, 0, 1, 1, 1, 1]
+    assert found.labels.dtype == np.int64
+
+
+def test_the_train_split_of_a_folder_is_taken(tmp_path):
+    folder(tmp_path / "train", {"a": 2, "b": 2})
+    folder(tmp_path / "val", {"a": 1, "b": 1})
+    assert list(load(tmp_path).names) == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+
+
+def test_train_may_be_a_class(tmp_path):
+    folder(tmp_path, {"train": 2, "car": 2})
+    assert load(tmp_path).classes == ("car", "train")
+
+
+def test_empty_class_folders_are_said(tmp_path, caplog):
+    root = folder(tmp_path, {"a": 2, "b": 2, "c": 0})
+    with caplog.at_level(logging.WARNING, "parc"):
+        assert load(root).classes == ("a", "b")
+    assert "have no images: c" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({}, "no images in folders named after their classes"),
+        ({"a": 0}, "no images in folders named after their classes"),
+        ({"a": 3}, r"has 1 class \(a\) in 3 images; at least 2 are needed"),
+        ({"a": 1, "b": 1}, "fewer than 2 images in every class"),
+    ],
+)
+def test_folders_that_nothing_can_be_learnt_from(tmp_path, counts, said):
+    with pytest.raises(InputError, match=said):
+        load(folder(tmp_path, counts))
+
+
+def test_classes_of_one_image_are_said(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "parc"):
+        load(folder(tmp_path, {"a": 2, "b": 1}))
+    assert "1 of 2 classes have 1 image only: b" in caplog.text
+
+
+def test_neither_a_folder_nor_an_npz(tmp_path):
+    with pytest.raises(InputError, match=r"does not exist; a folder, an \.npz file or hf:name"):
+        load(tmp_path / "nothing")
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(InputError, match=r"is a \.csv file; of files, \.npz is allowed"):
+        load(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(("shape", "mode"), [((4, 5), "L"), ((4, 5, 1), "L"), ((4, 5, 3), "RGB"), ((4, 5, 4), "RGBA")])
+def test_npz(tmp_path, shape, mode):
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=[0, 2, 0, 2, 0, 2])
+    probe = draw(load(tmp_path / "x.npz"), budget=4)[0]
+    assert probe.classes == ("0", "1", "2")
+    for i, name in enumerate(probe.names):
+        image = probe.image(i)
+        assert image.mode == mode
+        np.testing.assert_array_equal(np.asarray(image), images[int(name[6:-1])].squeeze())
+
+
+def test_labels_of_an_npz_may_be_words_or_multi_hot(tmp_path):
+    images = np.zeros((4, 2, 2), np.uint8)
+    np.savez(tmp_path / "words.npz", images=images, labels=["cat", "ant", "cat", "ant"])
+    words = load(tmp_path / "words.npz")
+    assert (words.classes, words.labels.tolist()) == (("ant", "cat"), [1, 0, 1, 0])
+    hot = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1]])
+    np.savez(tmp_path / "hot.npz", images=images, labels=hot)
+    np.testing.assert_array_equal(load(tmp_path / "hot.npz").labels, hot)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": np.zeros(2)}, "has keys x; images and labels is needed"),
+        ({"images": np.zeros((2, 4, 4)), "labels": np.arange(2)}, r"images of .* are float64 \[2, 4, 4\]; uint8"),
+        ({"images": np.zeros((2, 4), np.uint8), "labels": np.arange(2)}, r"are uint8 \[2, 4\]"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(3)}, "has 2 images and 3 labels"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0.5, 1])}, r"labels of .* are float64 \[2\]"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([-1, 1])}, r"labels of .* are int64 \[2\]"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([{}, 1])}, "cannot be read"),  # a pickle
+    ],
+)
+def test_an_npz_that_is_none(tmp_path, arrays, said):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(InputError, match=said):
+        load(tmp_path / "x.npz")
+
+
+def test_an_npz_that_is_cut(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.arange(2))
+    whole = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "x.npz")
+
+
+def test_unreadable_images_are_named_before_anything_runs(tmp_path):
+    root = folder(tmp_path, {"a": 8, "b": 8})
+    for i in range(6):
+        (root / "a" / f"{i}.png").write_bytes(b"not an image")
+    cut = (root / "b" / "7.png").read_bytes()
+    (root / "b" / "7.png").write_bytes(cut[:-30])
+    with pytest.raises(InputError, match=r"7 of 16 images of .*a/0\.png \(not an image\), .*a/4\.png .* and 2 more"):
+        draw(load(root))
+    for i in range(6):
+        picture(i).save(root / "a" / f"{i}.png")
+    with pytest.raises(InputError, match=r"1 of 16 images of .*: b/7\.png"):
+        draw(load(root))
+
+
+def test_probes_differ_by_run_and_repeat(tmp_path):
+    dataset = load(folder(tmp_path, {"a": 20, "b": 20}))
+    first, second = draw(dataset, budget=10, runs=2)
+    assert (len(first), len(second)) == (10, 10)
+    assert first.names != second.names
+    assert first.digest != second.digest
+    assert [probe.digest for probe in draw(dataset, budget=10, runs=2)] == [first.digest, second.digest]
+    assert [first.classes[label] for label in first.labels] == [name[0] for name in first.names]
+
+
+def test_the_digest_follows_names_labels_and_contents(tmp_path):
+    root = folder(tmp_path, {"a": 2, "b": 2})
+    digests = {draw(load(root))[0].digest}
+    picture(200).save(root / "a" / "0.png")
+    digests.add(draw(load(root))[0].digest)
+    (root / "a" / "0.png").rename(root / "a" / "00.png")
+    digests.add(draw(load(root))[0].digest)
+    (root / "a").rename(root / "c")
+    digests.add(draw(load(root))[0].digest)
+    assert len(digests) == 4
+
+
+def test_a_packed_probe_needs_no_files(tmp_path):
+    root = folder(tmp_path, {"a": 2, "b": 2})
+    probe = draw(load(root))[0]
+    before = [np.asarray(probe.image(i)) for i in range(4)]
+    packed = pickle.loads(pickle.dumps(probe.packed()))
+    for file in root.rglob("*.png"):
+        file.unlink()
+    for i in range(4):
+        np.testing.assert_array_equal(np.asarray(packed.image(i)), before[i])
+    assert packed.digest == probe.digest
+
+
+def test_decode_keeps_16_bits():
+    """They are scaled when they are converted for a model (plm_core.transform_for), not here."""
+    pixels = np.full((2, 2), 40000, np.uint16)
+    assert np.asarray(decode(pixels)).max() == 40000
+
+
+class TestHuggingFace:
+    @pytest.fixture(autouse=True)
+    def _library(self):
+        self.datasets = pytest.importorskip("datasets")
+
+    def columns(self, **labels):
+        return {"picture": [picture(20 * i) for i in range(4)], **labels}
+
+    def saved(self, path, data, **features):
+        kinds = self.datasets.Features({"picture": self.datasets.Image(), **features})
+        self.datasets.Dataset.from_dict(data, features=kinds).save_to_disk(path)
+        return path
+
+    def test_class_labels(self, tmp_path):
+        kind = self.datasets.ClassLabel(names=["cat", "dog"])
+        found = load(self.saved(tmp_path / "x", self.columns(animal=[0, 1, 0, 1]), animal=kind))
+        assert (found.classes, found.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
+        probe = draw(found)[0]
+        for i, name in enumerate(probe.names):
+            assert probe.image(i).getpixel((0, 0))[0] == 20 * int(name.removeprefix("row "))
+
+    def test_several_labels(self, tmp_path):
+        kind = self.datasets.Sequence(self.datasets.ClassLabel(names=["x", "y", "z"]))
+        found = load(self.saved(tmp_path / "x", self.columns(labels=[[0, 2], [], [1], [2]]), labels=kind))
+        assert found.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+    def test_splits_and_plain_labels(self, tmp_path):
+        kinds = self.datasets.Features({"picture": self.datasets.Image(), "label": self.datasets.Value("string")})
+        table = self.datasets.Dataset.from_dict(self.columns(label=["b", "a", "b", "a"]), features=kinds)
+        self.datasets.DatasetDict({"test": table.select([0, 1]), "train": table}).save_to_disk(tmp_path / "x")
+        found = load(tmp_path / "x")
+        assert (found.classes, found.labels.tolist()) == (("a", "b"), [1, 0, 1, 0])
+
+    def test_no_label_column(self, tmp_path):
+        path = self.saved(tmp_path / "x", self.columns())
+        with pytest.raises(InputError, match="has no column of labels among picture"):
+            load(path)
+
+    def test_unlabelled_rows(self, tmp_path):
+        kind = self.datasets.ClassLabel(names=["cat", "dog"])
+        path = self.saved(tmp_path / "x", self.columns(label=[0, 1, None, 1]), label=kind)
+        with pytest.raises(InputError, match="rows without a label"):
+            load(path)
+
+    def test_no_images(self, tmp_path):
+        self.datasets.Dataset.from_dict({"label": [0, 1]}).save_to_disk(tmp_path / "x")
+        with pytest.raises(InputError, match="has 0 columns of images in 2 rows"):
+            load(tmp_path / "x")
+
+    def test_hub_out_of_reach(self):
+        with pytest.raises(InputError, match="dataset 'hf:nobody/nothing:test' cannot be had: "):
+            load("hf:nobody/nothing:test")

@@ -1,0 +1,120 @@
+"""Features and probabilities of one pass, against plain calls of the model."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import plm_core
+from parc.bank import Candidate, make
+from parc.datasets import draw, load
+from parc.extraction import extract, pick_device, transform_digest, weights_digest
+from plm_core.errors import InputError, NotSupported
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "x.npz"
+    images = np.random.default_rng(0).integers(0, 256, (10, 9, 9, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(10) % 2)
+    return draw(load(path))[0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make(Candidate("tome_micro_shapes"))
+
+
+def inputs(model, probe):
+    transform = plm_core.transform_for(model)
+    return torch.stack([transform(probe.image(i)) for i in range(len(probe))])
+
+
+@pytest.mark.parametrize(
+    "name", ["tome_micro_shapes", "hiera_micro_digits", "random:test_resnet", "random:test_byobnet"]
+)
+def test_features_are_the_embedding_and_probabilities_those_of_the_classifier(name, probe):
+    net = make(Candidate(name.removeprefix("random:"), not name.startswith("random:")))
+    given = extract(net, probe, head=True, batch=4)
+    with torch.inference_mode():
+        x = inputs(net, probe)
+        torch.testing.assert_close(torch.from_numpy(given.features), plm_core.embed(net, x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(given.probs), net(x).softmax(-1), rtol=1e-4, atol=1e-6)
+    assert given.features.dtype == given.probs.dtype == np.float32
+
+
+def test_the_backbone_runs_once_per_batch(model, probe):
+    calls, steps = [], []
+    handle = model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    extract(model, probe, head=True, batch=4, advance=steps.append)
+    handle.remove()
+    assert len(calls) == 3
+    assert steps == [4, 4, 2]
+
+
+def test_no_probabilities_without_a_head(model, probe):
+    assert extract(model, probe, head=False).probs is None
+
+
+def test_workers_give_the_same(model, probe):
+    alone, helped = (extract(model, probe, head=True, batch=4, workers=workers) for workers in (0, 1))
+    np.testing.assert_array_equal(alone.features, helped.features)
+
+
+def test_autocast_is_close(model, probe):
+    exact, rough = (extract(model, probe, head=True, dtype=dtype) for dtype in ("fp32", "bf16"))
+    assert rough.features.dtype == np.float32
+    assert 0 < np.abs(exact.features - rough.features).max() < 0.1 * np.abs(exact.features).max()
+
+
+def test_a_model_without_embedding(probe):
+    with pytest.raises(NotSupported, match="no pooled embedding"):
+        extract(make(Candidate("hiera_micro_detector")), probe, head=True)
+
+
+def test_greyscale_images_go_through(model, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(np.full((8, 8), 50 * i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    probe = draw(load(tmp_path))[0]
+    of = dict(zip(probe.names, extract(model, probe, head=False).features, strict=True))
+    np.testing.assert_array_equal(of["a/1.png"], of["b/1.png"])  # the same picture
+    assert np.abs(of["a/0.png"] - of["a/1.png"]).max() > 0.01
+
+
+def test_devices():
+    assert pick_device("auto").type in ("cpu", "cuda", "mps", "xpu")
+    assert pick_device("cpu") == torch.device("cpu")
+    for name in ("meta", "nothing", "cuda:99"):
+        with pytest.raises(InputError, match=f"device '{name}' cannot be used"):
+            pick_device(name)
+
+
+def test_dtypes(model, probe):
+    with pytest.raises(InputError, match="dtype 'int8' is not allowed: fp32, bf16, fp16 are"):
+        extract(model, probe, head=False, dtype="int8")
+
+
+def test_the_weights_digest_follows_every_tensor_and_the_architecture(model):
+    digest = weights_digest(model)
+    other = copy.deepcopy(model)
+    assert weights_digest(other) == digest
+    with torch.no_grad():
+        other.norm.bias[3] += 1e-6
+    assert weights_digest(other) != digest
+    activation = copy.deepcopy(model)
+    activation.blocks[0].mlp.act = torch.nn.ReLU()
+    assert weights_digest(activation) != digest
+
+
+def test_the_transform_digest_follows_preprocessing_and_precision(model):
+    digests = {transform_digest(model, "fp32"), transform_digest(model, "bf16")}
+    for change in ({"mean": (0.5, 0.5, 0.50001)}, {"interpolation": "bilinear"}, {"crop_pct": 0.9}):
+        other = copy.deepcopy(model)
+        other.pretrained_cfg = {**model.pretrained_cfg, **change}
+        digests.add(transform_digest(other, "fp32"))
+    assert len(digests) == 5
+    assert transform_digest(copy.deepcopy(model), "fp32") in digests

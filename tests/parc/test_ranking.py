@@ -1,0 +1,314 @@
+"""Whole rankings of real models: rows, failures, interruption, a kill, several probes, and Ray."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import parc
+from parc import evaluation, ranking, report
+from parc.datasets import draw, load
+from parc.ranking import Interrupted, rank
+from plm_core import samples
+from plm_core.errors import InputError, UnknownName
+
+MODELS = ["hiera_micro_digits", "hiera_micro_shapes", "tome_micro_shapes", "random:test_vit", "random:test_resnet"]
+NAMES = {
+    "hiera_micro_digits.sklearn_digits",
+    "hiera_micro_shapes.plm_shapes",
+    "tome_micro_shapes.plm_shapes",
+    "random:test_vit",
+    "random:test_resnet",
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """80 handwritten digits as a folder of images by class."""
+    root = tmp_path_factory.mktemp("digits")
+    images, labels = samples.digits("heldout")
+    for digit in range(10):
+        (root / str(digit)).mkdir()
+        for i in np.flatnonzero(labels == digit)[:8]:
+            images[i].save(root / str(digit) / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield rank(digits, MODELS)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLM_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def scores(found):
+    return {(row.model, row.method): (row.score, row.low, row.high, row.rank) for row in found.rows}
+
+
+def test_a_bank_on_digits(undisturbed):
+    found = undisturbed
+    assert set(found.models) == NAMES
+    assert [row.method for row in found.rows[:3]] == ["parc", "logme", "knn"]
+    for method in found.methods:
+        assert found.of("hiera_micro_digits.sklearn_digits")[method].rank == 1  # it was trained to read digits
+    assert found.models[0] == "hiera_micro_digits.sklearn_digits"
+    assert [found.of(model)["parc"].rank for model in found.models] == [1, 2, 3, 4, 5]
+    for row in found.rows:
+        assert row.low < row.high or row.score == row.low == row.high
+        assert row.params > 100_000
+        assert row.extract_seconds > 0
+        assert not row.cached
+        assert row.error == ""
+    assert found.mean_rank("hiera_micro_digits.sklearn_digits") == 1
+
+
+def test_scores_are_those_of_the_features(undisturbed, digits):
+    """The same numbers by hand: each model's own features, reduced to 32 dimensions."""
+    from parc.bank import Candidate, make
+    from parc.extraction import extract
+
+    probe = draw(load(digits))[0]
+    given = extract(make(Candidate("tome_micro_shapes")), probe, head=True)
+    for method in ("parc", "logme", "knn"):
+        expected = parc.score(method, given.features, probe.labels, num_classes=10, pca=32)
+        assert undisturbed.of("tome_micro_shapes.plm_shapes")[method].score == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_second_time_comes_from_the_cache(undisturbed, digits, monkeypatch):
+    import parc.extraction
+
+    monkeypatch.setattr(parc.extraction, "extract", lambda *_, **__: pytest.fail("computed again"))
+    again = rank(digits, MODELS)
+    assert scores(again) == scores(undisturbed)
+    assert all(row.cached and row.extract_seconds > 0 for row in again.rows)
+
+
+def test_models_that_fail_are_rows_that_say_why(undisturbed, digits):
+    bad = ["test_vit", "test_maxvit", "hiera_micro_detector", "hiera_micro_motions", "local-dir:/nowhere"]
+    found = rank(digits, [*bad, "tome_micro_shapes"], ["leep", "parc", "params"])
+    assert found.models[0] == "tome_micro_shapes.plm_shapes"
+    why = {row.model: row.error for row in found.rows if row.method == "parc"}
+    assert why.pop("tome_micro_shapes.plm_shapes") == ""
+    assert "HF_HUB_OFFLINE is set" in why["test_vit.r160_in1k"]
+    assert "there are no weights of it" in why["test_maxvit"]
+    assert "no pooled embedding" in why["hiera_micro_detector.plm_shapes"]
+    assert all(why.values())
+    assert len(why) == 5
+
+
+def test_a_headless_model_has_no_leep_but_the_rest(undisturbed, digits):
+    rows = rank(digits, "random:test_vit", ["leep", "nce", "parc"]).of("random:test_vit")
+    assert "needs probs" in rows["leep"].error
+    assert "needs probs" in rows["nce"].error
+    assert rows["leep"].score is rows["leep"].rank is None
+    assert rows["parc"].rank == 1
+
+
+def test_static_methods_need_no_weights_and_no_features(digits, own_cache, tmp_path):
+    table = tmp_path / "results.csv"
+    table.write_text("model,top1\nresnet18.a1_in1k,71.5\nresnet50.a1_in1k,80.2\n")
+    methods = ["imagenet-top1", "layers", "params", "heuristic"]
+    found = rank(digits, ["resnet18", "resnet50.a1_in1k", "random:resnet34"], methods, imagenet_csv=table)
+    assert found.models == ["resnet50.a1_in1k", "resnet18.a1_in1k", "random:resnet34"]
+    best = found.of("resnet50.a1_in1k")
+    assert (best["imagenet-top1"].score, best["layers"].score, best["params"].params) == (80.2, 50.0, 25_557_032)
+    assert best["heuristic"].score == pytest.approx(50 + np.log(1_281_167 + 80))
+    assert found.of("random:resnet34")["imagenet-top1"].error  # random weights know nothing of ImageNet
+    assert not list(own_cache.glob("parc"))
+
+
+def test_few_dimensions_are_not_reduced_further(undisturbed, digits):
+    found = rank(digits, ["tome_micro_shapes"], ["parc"], pca=5000)
+    assert found.rows[0].score == rank(digits, ["tome_micro_shapes"], ["parc"], pca=96).rows[0].score
+    assert found.rows[0].score != undisturbed.of("tome_micro_shapes.plm_shapes")["parc"].score
+
+
+def test_few_images_for_a_reduction_are_said(undisturbed, digits, caplog):
+    rank(digits, ["tome_micro_shapes"], ["parc"], budget=60)
+    assert "few for pca=32" in caplog.text
+    caplog.clear()
+    rank(digits, ["tome_micro_shapes"], ["parc"], budget=64)
+    assert not caplog.text
+
+
+def test_several_probes_are_averaged(undisturbed, digits):
+    both = rank(digits, ["tome_micro_shapes"], ["parc"], budget=40, runs=2, bootstraps=0).rows[0]
+    from parc.bank import Candidate, make
+    from parc.extraction import extract
+
+    model = make(Candidate("tome_micro_shapes"))
+    each = [
+        parc.score("parc", extract(model, probe, head=False).features, probe.labels, num_classes=10, pca=32)
+        for probe in draw(load(digits), budget=40, runs=2)
+    ]
+    assert both.score == pytest.approx(np.mean(each), rel=1e-4)
+    assert each[0] != each[1]
+    assert both.low is both.high is None
+
+
+def test_a_reference_model_makes_rsa_and_dds_possible(undisturbed, digits):
+    without = rank(digits, ["tome_micro_shapes"], ["rsa"]).rows[0]
+    assert "reference_features" in without.error
+    found = rank(digits, ["tome_micro_shapes", "hiera_micro_digits"], ["rsa", "dds"], reference="hiera_micro_digits")
+    own = found.of("hiera_micro_digits.sklearn_digits")
+    assert own["rsa"].score == pytest.approx(100, abs=1e-3)  # to itself
+    assert own["dds"].score == pytest.approx(100, abs=1e-3)
+    assert 0 < found.of("tome_micro_shapes.plm_shapes")["rsa"].score < 90
+    with pytest.raises(InputError, match="matches 2 models; one is needed"):
+        rank(digits, ["tome_micro_shapes"], ["rsa"], reference="hiera_micro_[ds]*s")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"methods": ["prac"]}, UnknownName, "no method 'prac'; did you mean 'parc'"),
+        ({"methods": ["layer"]}, UnknownName, "no method 'layer'; did you mean 'layers'"),
+        ({"methods": ["knn:q=3"]}, InputError, "knn takes no option 'q'"),
+        ({"methods": []}, InputError, "methods is empty"),
+        ({"models": "tome_micro_shape"}, UnknownName, "did you mean 'tome_micro_shapes'"),
+        ({"pca": 0}, InputError, "pca=0 is not allowed"),
+        ({"pca": "raw"}, InputError, "pca='raw' is not allowed"),
+        ({"budget": 1}, InputError, "budget"),
+        ({"runs": 0}, InputError, "runs is 0; 1 or more is allowed"),
+        ({"batch": 0}, InputError, "batch is 0; 1 or more is allowed"),
+        ({"workers": -1}, InputError, "workers is -1; 0 or more is allowed"),
+        ({"device": "abacus"}, InputError, "device 'abacus' cannot be used"),
+        ({"dtype": "int4"}, InputError, "dtype 'int4' is not allowed"),
+        ({"imagenet_csv": "/nowhere.csv"}, InputError, "imagenet_csv '/nowhere.csv' cannot be read"),
+        ({"ray": "ray://127.0.0.1:9"}, InputError, "ray 'ray://127.0.0.1:9' cannot be reached"),
+    ],
+)
+def test_bad_input_fails_before_any_model_runs(digits, monkeypatch, options, error, said):
+    monkeypatch.setattr(evaluation, "make", lambda candidate: pytest.fail("a model was made"))
+    with pytest.raises(error, match=said):
+        rank(digits, **{"models": ["tome_micro_shapes"], **options})
+
+
+def test_ctrl_c_keeps_what_is_finished(undisturbed, digits, monkeypatch):
+    real, begun = evaluation.evaluate, []
+
+    def until_the_third(candidate, *args):
+        begun.append(candidate)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return real(candidate, *args)
+
+    monkeypatch.setattr(evaluation, "evaluate", until_the_third)
+    with pytest.raises(Interrupted) as caught:
+        rank(digits, MODELS)
+    assert caught.value.left == 3
+    finished = {model: undisturbed.of(model) for model in caught.value.ranking.models}
+    assert len(finished) == 2
+    for row in caught.value.ranking.rows:
+        assert row.score == finished[row.model][row.method].score
+
+
+def test_killed_half_way_it_resumes(undisturbed, digits, own_cache, monkeypatch):
+    """SIGKILL as soon as the first model's features are in the cache; these are not computed again."""
+    call = f"import parc; parc.rank({str(digits)!r}, {MODELS!r})"
+    process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "PLM_CACHE": str(own_cache)})
+    deadline = time.monotonic() + 120
+    while not (kept := list(own_cache.rglob("*.safetensors"))) and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended by itself"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    kept = list(own_cache.rglob("*.safetensors"))
+    assert 0 < len(kept) < len(MODELS)
+
+    import parc.extraction
+
+    real, computed = parc.extraction.extract, []
+    monkeypatch.setattr(parc.extraction, "extract", lambda *a, **k: (computed.append(a[0]), real(*a, **k))[1])
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    resumed = rank(digits, MODELS)
+    assert len(computed) == len(MODELS) - len(kept)
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert resumed.of("hiera_micro_digits.sklearn_digits")["parc"].cached
+    assert resumed.models == undisturbed.models
+    for key, expected in scores(undisturbed).items():
+        assert scores(resumed)[key] == pytest.approx(expected, rel=1e-4, abs=1e-6), key
+    assert not list(own_cache.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same(undisturbed, digits, own_cache):
+    pytest.importorskip("ray")
+    failing = [*MODELS, "test_vit"]
+    found = rank(digits, failing, ray="local")
+    assert found.models == [*undisturbed.models, "test_vit.r160_in1k"]
+    assert "HF_HUB_OFFLINE is set" in found.rows[-1].error
+    for key, expected in scores(undisturbed).items():
+        assert scores(found)[key] == pytest.approx(expected, rel=1e-4, abs=1e-6), key
+    assert len(list(own_cache.rglob("*.safetensors"))) == len(MODELS)  # the workers kept theirs in the same place
+    assert all(row.cached for row in rank(digits, MODELS).rows)
+
+
+class TestReport:
+    def test_table(self, undisturbed):
+        rows = report.table(undisturbed)
+        assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
+        best = rows[0]
+        assert (best["model"], best["size"], best["mean rank"]) == ("hiera_micro_digits.sklearn_digits", "170k", "1")
+        row = undisturbed.of(best["model"])["parc"]
+        assert best["parc"] == f"{row.score:.4g} [{row.low:.4g}, {row.high:.4g}]"
+
+    def test_files(self, undisturbed, tmp_path):
+        for ending in ("csv", "json", "md", "png", "svg"):
+            undisturbed.save(tmp_path / f"out.{ending}")
+        with (tmp_path / "out.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["model"], row["method"]) for row in rows] == [(r.model, r.method) for r in undisturbed.rows]
+        assert float(rows[0]["score"]) == undisturbed.rows[0].score
+        told = json.loads((tmp_path / "out.json").read_text())
+        assert told["rows"][0]["score"] == undisturbed.rows[0].score
+        assert told["about"]["images"] == 80
+        lines = (tmp_path / "out.md").read_text().splitlines()
+        assert len(lines) == 2 + len(MODELS)
+        assert {line.count("|") for line in lines} == {lines[0].count("|")}
+        assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+        assert "hiera_micro_digits" in (tmp_path / "out.svg").read_text()
+
+    def test_an_ending_that_means_nothing(self, undisturbed, tmp_path):
+        with pytest.raises(InputError, match=r"ending '\.xls'; \.csv, \.json, \.md, \.png, \.svg, \.pdf are allowed"):
+            undisturbed.save(tmp_path / "out.xls")
+
+    def test_the_picture_shows_scores_and_intervals(self, undisturbed):
+        drawn = report.figure(undisturbed)
+        titles = [axis.get_title() for axis in drawn.axes]
+        assert titles == ["parc", "logme", "knn", "parameters, millions"]
+        assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == undisturbed.models
+        dots = [line for line in drawn.axes[0].lines if line.get_marker() == "o"]
+        shown = [undisturbed.of(model)["parc"].score for model in undisturbed.models]
+        assert [float(dot.get_xdata()[0]) for dot in dots] == shown
+
+    def test_equal_scores_share_a_rank_and_failed_rows_have_none(self):
+        from parc.evaluation import Outcome
+        from parc.scoring import Row
+
+        def outcome(name, score):
+            return Outcome(name, 1, {"m": [Row(name, "m", score, None, None, 0.1)]})
+
+        failed = Outcome("z", error="a | reason\nin lines")
+        found = ranking._ranking([failed, outcome("a", 1.0), outcome("b", 2.0), outcome("c", 2.0)], ("m",), {})
+        assert [(row.model, row.rank) for row in found.rows] == [("b", 1), ("c", 1), ("a", 3), ("z", None)]
+        assert report.table(found)[-1]["problem"] == "a | reason\nin lines"
+        assert report._markdown(found).splitlines()[-1].count(" | ") == report._markdown(found).splitlines()[0].count(
+            " | "
+        )
+        part = replace(found.rows[0], method="n", error="n is impossible", score=None, rank=None)
+        partly = replace(found, rows=(*found.rows[:1], part), methods=("m", "n"))
+        assert report.table(partly)[0]["problem"] == "n is impossible"

@@ -1,0 +1,139 @@
+"""Static facts of models."""
+
+import math
+
+import pytest
+
+from parc import static
+from parc.static import Facts
+from plm_core.errors import InputError, NotSupported, UnknownName
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "layers"),
+    [
+        ("resnet50", 25_557_032, 50),  # by name; its modules would be 54
+        ("resnet18.a1_in1k", 11_689_512, 18),
+        ("vit_tiny_patch16_224", 5_717_416, 50),  # patch embedding, 12 x (qkv, proj, fc1, fc2), head
+    ],
+)
+def test_size_and_depth_without_weights(name, params, layers):
+    facts = static.facts(name)
+    assert (facts.params, facts.layers, facts.imagenet_top1) == (params, layers, None)
+    assert facts.source.startswith("layers by name" if "resnet" in name else "layers counted")
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [
+        ("seresnextaa101d_32x8d.sw_in12k_ft_in1k", 101),
+        ("wide_resnet50_2", 50),
+        ("resnetv2_152x2_bit.goog_in21k", 152),
+        ("densenet121", 121),
+        ("vgg16_bn", 16),
+        ("ese_vovnet39b", 39),
+        ("cspdarknet53", 53),
+        ("hf-hub:timm/resnet34.a1_in1k@main", 34),
+        ("googlenet", 22),
+        ("alexnet", 8),
+        # numbers that are no depth
+        ("hrnet_w18", 1),
+        ("regnety_032", 1),
+        ("vit_base_resnet50d_224", 1),
+        ("mobilenetv3_large_100", 1),
+        (None, 1),
+    ],
+)
+def test_depth_by_name(name, depth):
+    from torch import nn
+
+    layers, how = static.layers_of(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), name)
+    assert layers == depth
+    assert how == ("by name" if depth > 1 else "counted as convolution and linear modules")
+
+
+def test_a_model_at_hand():
+    from torch import nn
+
+    facts = static.facts(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    assert (facts.params, facts.layers, facts.imagenet_top1, facts.images) == (26, 2, None, None)
+    assert static.facts(nn.Identity()).layers is None
+
+
+def test_images_by_tag():
+    assert static._images("resnet50.a1_in1k") == 1_281_167
+    assert static._images("vit_base_patch16_224.augreg_in21k") == 14_197_122
+    assert static._images("vit_base_patch16_224.augreg2_in21k_ft_in1k") == 14_197_122
+    assert static._images("resnet18") == 1_281_167  # by its default tag
+    assert static._images("hf-hub:me/thing") is None
+
+
+def test_top1_of_ours_is_declared():
+    pytest.importorskip("hiera")
+    from plm_core.hookspecs import Model
+    from plm_core.registry import registry
+
+    found = [
+        (f"{name}.{weights.tag}", value)
+        for name, entry in registry().all(Model).items()
+        for weights in entry.declaration.pretrained
+        for metric, value in weights.metrics.items()
+        if metric.lower().startswith(static.TOP1)
+    ]
+    assert found
+    for name, value in found:
+        assert static._imagenet_top1(name, None) == (value, f"the declaration of {name}")
+    assert static._imagenet_top1("hiera_image_base_224.mae_in1k", None) == (None, "")  # no head, so no accuracy
+
+
+def test_top1_of_timm_comes_from_its_csv(tmp_path):
+    path = tmp_path / "results-imagenet.csv"
+    path.write_text(
+        "model,img_size,top1,top1_err\nresnet50.a1_in1k,288,81.214,18.786\nresnet18.a1_in1k,288,73.16,26.84\n"
+    )
+    assert static.facts("resnet18.a1_in1k", imagenet_csv=path).imagenet_top1 == 73.16
+    known = static.facts("resnet50", imagenet_csv=path)  # its default tag is a1_in1k
+    assert known.imagenet_top1 == 81.214
+    assert "results-imagenet.csv (resnet50.a1_in1k)" in known.source
+    assert static.facts("resnet10t", imagenet_csv=path).imagenet_top1 is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot be read"),
+        ("", "has columns none"),
+        ("model,acc\nx,1\n", "has columns model, acc; needs model, top1"),
+        ("model,top1\nx,high\n", "top1 'high' for x"),
+        ("model,top1\nx,181\n", "top1 '181' for x"),
+        ("model,top1\nx,nan\n", "top1 'nan' for x"),
+    ],
+)
+def test_bad_csv_is_one_line(tmp_path, text, says):
+    path = tmp_path / "results.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=says) as caught:
+        static.read_imagenet_csv(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_static_scores():
+    facts = Facts(params=1000, layers=18, imagenet_top1=70.5, source="", images=400)
+    assert static.score("params", facts) == pytest.approx(math.log(1000))
+    assert static.score("layers", facts) == 18
+    assert static.score("imagenet-top1", facts) == 70.5
+    assert static.score("heuristic", facts, target_images=100) == pytest.approx(18 + math.log(500))
+    unknown = Facts(params=0, layers=None, imagenet_top1=None, source="")
+    for method in static.METHODS:
+        with pytest.raises(NotSupported, match=method):
+            static.score(method, unknown, 100)
+    with pytest.raises(NotSupported, match="number of images"):
+        static.score("heuristic", facts)
+    with pytest.raises(InputError, match="method is 'depth'"):
+        static.score("depth", facts)
+
+
+def test_unknown_model():
+    with pytest.raises(UnknownName, match="resnet50"):
+        static.facts("resnet5o")
