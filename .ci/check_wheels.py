@@ -50,6 +50,13 @@ tome.apply(model, r=13)
 assert tome.trace(model, x).tokens[-1] == 197 - 12 * 13, "tokens are not merged"
 assert torch.equal(tome.remove(model)(x), before), "not undone"
 """,
+    "parc": """
+import numpy, parc
+labels = numpy.arange(100) % 4
+features = numpy.eye(4)[labels] + numpy.random.default_rng(0).normal(0, 0.1, (100, 4))
+assert parc.score("parc", features, labels) > 70 and parc.score("knn", features, labels) == 100, "scores are off"
+assert len(parc.sample_probe(labels, budget=40)) == 40
+""",
 }
 
 # Of one Requires-Dist row: the name, then the version specifiers, without extras and marker.

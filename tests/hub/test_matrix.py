@@ -2,7 +2,7 @@
 
 import pytest
 
-from plm_core.matrix import compute
+from plm_core.matrix import compute, fold
 
 TRANSFORM = """
     import torch
@@ -94,3 +94,10 @@ def test_verdicts_are_earned(rows):
 def test_families_are_described_by_their_views(rows):
     assert rows["hiera"]["local"] == 2
     assert rows["timm-vit"]["prefix tokens"] == 1
+
+
+def test_scorers_share_a_column_in_the_table():
+    row = {"family": "vit", "scorer a": "yes", "scorer b": "no: why", "scorer c": "yes", "transform t": "yes"}
+    assert fold([row], "scorer") == [{"family": "vit", "transform t": "yes", "3 scorers": "yes; b no: why"}]
+    assert fold([row], "merger") == [row]
+    assert fold([], "scorer") == []

@@ -20,7 +20,7 @@ from plm_core.registry import registry
 from plm_core.testing import check_blocks
 
 ADAPTERS = {entry.declaration.name: entry.declaration for entry in registry().all(BlockAdapter).values()}
-WINDOWED = ["timm-swin", "timm-hiera", "transformers-swin"]
+WINDOWED = sorted(name for name, adapter in ADAPTERS.items() if adapter.view.startswith("plm_core.windowed_blocks"))
 GLOBAL = sorted(name for name in ADAPTERS if name.startswith(("timm", "torch", "transf")) and name not in WINDOWED)
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
 IMAGE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

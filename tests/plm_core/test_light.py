@@ -53,6 +53,8 @@ def run(steps, path=()):
 LOOKING = {
     "import plm_core": None,
     "import hiera": None,
+    "import parc": None,
+    "import tome": None,
     "plm --help": "doctor",
     "plm --version": f"plm-core {__version__}",
     "plm list": "hiera_image_tiny_224",

@@ -513,7 +513,7 @@ def test_a_pipeline_is_patched_like_the_original_does():
     torch.manual_seed(2)
     ours = generate(pipe)
     assert (ours - plain).abs().max() > 1e-3
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
     tome.remove(pipe)
     assert torch.equal(generate(pipe), plain)
 
@@ -879,11 +879,15 @@ def test_feed_forward_in_chunks():
         out(merge_mlp=True)
 
 
-def test_ip_adapter_masks_are_refused_for_merged_queries():
+def test_ip_adapter_masks_are_refused_for_merged_queries_only():
     model, given = transformer(), (torch.randn(2, 16, 6, 8), torch.randn(2, 5, 12))
+    masks = {"cross_attention_kwargs": {"ip_adapter_masks": [torch.ones(1, 1, 6, 8)]}}
+    tome.diffusion.apply(model, use_rand=False)
+    assert torch.equal(call(model, *given, **masks), call(model, *given))  # diffusers gives them to self-attention too
+    tome.diffusion.remove(model)
     tome.diffusion.apply(model, merge_crossattn=True)
     with pytest.raises(NotSupported, match="ip_adapter_masks need every token"):
-        call(model, *given, cross_attention_kwargs={"ip_adapter_masks": torch.ones(1)})
+        call(model, *given, **masks)
 
 
 def test_the_ip_adapter_of_flux_gives_an_image_of_all_tokens():
@@ -948,6 +952,32 @@ def test_controlnets_of_a_pipeline_are_merged_too():
         assert not torch.allclose(plain, merged, atol=1e-4)
         tome.remove(pipe)
         assert torch.equal(generate(pipe, **more), plain)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_controlnet_guides_a_merged_unet(scale):
+    """One step of the pipeline is its models by hand, both merged: what the ControlNet gives is added in full."""
+    net, model = ARCHITECTURES["ControlNet"].build(), unet(mid_block_type="UNetMidBlock2DCrossAttn")
+    torch.manual_seed(0)
+    image, latents, text = torch.rand(1, 3, 16, 16), torch.randn(1, 4, 8, 8), inputs(1)[2]
+    pipe = pipeline(model, net)
+    pipe.vae_scale_factor = 2
+    seen = {}
+    tome.apply(pipe, ratio=0.5, use_rand=False)
+    hook = model.register_forward_hook(lambda module, args, output: seen.update(noise=output[0]))
+    one = {"image": image, "height": 16, "width": 16, "num_inference_steps": 1, "latents": latents}
+    generate(pipe, **one, controlnet_conditioning_scale=scale)
+    hook.remove()
+    both, texts, t = torch.cat([latents] * 2), torch.cat([-text, text]), pipe.scheduler.timesteps[0]
+    with torch.no_grad():
+        down, mid = net(both, t, texts, torch.cat([image] * 2), conditioning_scale=scale, return_dict=False)
+        added = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        torch.testing.assert_close(seen["noise"], model(both, t, texts, **added).sample)
+        plain = model(both, t, texts).sample
+        tome.remove(net)  # its blocks merged too
+        alone, _ = net(both, t, texts, torch.cat([image] * 2), conditioning_scale=scale, return_dict=False)
+    assert torch.allclose(seen["noise"], plain, atol=1e-4) == (scale == 0)
+    assert torch.allclose(alone[-1], down[-1], atol=1e-4) == (scale == 0)
 
 
 def test_a_pipeline_with_a_transformer():
@@ -1028,6 +1058,18 @@ def test_matchings_are_used_again_for_some_steps(matched):
     first, second = (call(model, sample, timestep, text) for timestep in (900, 700))
     assert torch.equal(first, outs[900][0])
     assert not torch.allclose(second, outs[700][0], atol=1e-5)  # which had the tokens of the step before
+
+
+def test_matchings_of_one_image_are_not_used_for_the_next_one_of_one_step_models(matched):
+    model, (sample, _, text) = unet(), inputs()
+    tome.diffusion.apply(model, reuse_steps=9, share=True, seed=0)
+    for image, expected in ((0, 1), (1, 2), (2, 3)):
+        for half in (text, -text):  # of classifier-free guidance: the same latents
+            call(model, sample + image, 999, half)
+            assert len(matched) == expected
+    for image, timestep in enumerate((799, 599, 599, 399)):  # as PNDM looks twice: still the same image
+        call(model, sample * image, timestep, text)
+    assert len(matched) == 3
 
 
 def test_matchings_are_not_used_again_for_another_size(matched):
@@ -1151,17 +1193,22 @@ def test_two_models_in_two_threads():
         assert all(map(torch.equal, got[i], expected[i]))
 
 
-def test_gradients_are_those_of_recomputed_blocks():
-    """Checkpointed blocks are computed a second time, and must merge the same tokens then."""
-    model, given = unet(), inputs()
+@pytest.mark.parametrize(
+    "options", [{"merge_mlp": True}, {"ratio": (0.75, 0), "share": True}, {"reuse_steps": 2}], ids=str
+)
+def test_gradients_are_those_of_recomputed_blocks(options):
+    """Checkpointed blocks are computed a second time, and must merge the tokens of their call then."""
+    model, (sample, _, text) = unet(), inputs()
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
             model.enable_gradient_checkpointing()
         model.train()
         model.zero_grad()
-        tome.diffusion.apply(model, seed=0, merge_mlp=True)
-        model(*given).sample.square().sum().backward()
+        tome.diffusion.apply(model, seed=0, **options)
+        losses = [model(sample + i, t, text).sample.square().sum() for i, t in enumerate((900, 800, 0))]
+        call(model, -sample, 950, text)
+        sum(losses).backward()
         tome.diffusion.remove(model)
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     plain, recomputed = gradients
@@ -1169,6 +1216,40 @@ def test_gradients_are_those_of_recomputed_blocks():
     assert plain.keys() == recomputed.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(recomputed[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("what", ["model", "reentrant", "attention"])
+def test_what_cannot_be_recomputed_is_refused(what):
+    """Better than gradients of other tokens."""
+    from torch.utils.checkpoint import checkpoint
+
+    model, given = unet().train(), inputs()
+    run = model
+    if what == "model":
+        message = "UNet2DConditionModel is computed again in backward"
+        run = lambda *args: checkpoint(model, *args, use_reentrant=False)  # noqa: E731
+    elif what == "reentrant":
+        message = "checkpoint single blocks, with use_reentrant=False"
+        model.enable_gradient_checkpointing(lambda block, *args: checkpoint(block, *args, use_reentrant=True))
+    else:
+        message = r"a part of down_blocks\.0\.attentions\.0\.transformer_blocks\.0 is computed again"
+    tome.diffusion.apply(model, seed=0)
+    if what == "attention":
+        block = model.down_blocks[0].attentions[0].transformer_blocks[0]
+        attention = block.attn1
+        block.attn1 = Checkpointed(attention)
+    loss = run(*given).sample.sum()
+    with pytest.raises(NotSupported, match=message):
+        loss.backward()
+
+
+class Checkpointed(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args, **kwargs):
+        return torch.utils.checkpoint.checkpoint(self.inner, *args, use_reentrant=False, **kwargs)
 
 
 def test_compiled_models():
@@ -1182,15 +1263,58 @@ def test_compiled_models():
     compiled = torch.compile(model, backend="aot_eager")
     for x, out in zip(steps, expected, strict=True):
         torch.testing.assert_close(call(compiled, x, text), out)
-    for late in (compiled, SimpleNamespace(unet=compiled)):
-        with pytest.raises(NotSupported, match="compiled, and would not notice"):
-            tome.diffusion.apply(late)
-    tome.diffusion.remove(model)
+    message = "Transformer2DModel is compiled, and would not notice; apply Token Merging first, then compile"
+    for apply, late in ((tome.apply, compiled), (tome.diffusion.apply, SimpleNamespace(unet=compiled))):
+        with pytest.raises(NotSupported, match=message):
+            apply(late, ratio=0.5)
+    with pytest.raises(InputError, match=r"write ratio=0\.5"):
+        tome.apply(compiled, 0.5)
+    assert tome.remove(compiled) is compiled
     torch.testing.assert_close(call(compiled, steps[0], text), plain)
     model.transformer_blocks[0].compile(backend="eager")
     with pytest.raises(NotSupported, match="compiled, and would not notice"):
         tome.diffusion.apply(model)
     torch.compiler.reset()
+
+
+def test_wrapped_models():
+    model, given = unet(), inputs()
+    attention = Seen(model, ".attn1.to_q")
+    vae = diffusers.AutoencoderKL(block_out_channels=[8], norm_num_groups=4)
+    for wrapper in (torch.nn.Sequential(model), torch.nn.ModuleList([vae, torch.nn.Sequential(model)])):
+        tome.apply(wrapper, ratio=0.5)
+        assert set(attention.during(lambda: call(model, *given))) == {32}
+        tome.remove(wrapper)
+        assert set(attention.during(lambda: call(model, *given))) == {64}
+        with pytest.raises(InputError, match="not applied to this"):
+            tome.remove(wrapper)
+        with tome.applied(wrapper, ratio=0.5):
+            assert set(attention.during(lambda: call(model, *given))) == {32}
+        assert set(attention.during(lambda: call(model, *given))) == {64}
+
+
+def test_a_transformer_beside_a_diffusion_model_keeps_its_own_arguments():
+    timm = pytest.importorskip("timm")
+    vit = timm.models.vision_transformer.VisionTransformer(img_size=8, patch_size=2, embed_dim=8, depth=1, num_heads=1)
+    both = torch.nn.ModuleDict({"unet": unet(), "vit": vit})
+    tome.apply(both, r=2)
+    tome.apply(both, ratio=0.5)
+    tome.remove(both)
+    for part in both.values():
+        with pytest.raises(InputError, match="not applied"):
+            tome.remove(part)
+
+
+def test_warnings_point_at_the_line_of_the_user():
+    model = unet()
+    tome.apply(model, ratio=0.5)
+    for apply in (tome.apply, tome.diffusion.apply):
+        with pytest.warns(UserWarning, match="replace the old") as seen:
+            apply(model, ratio=0.5)
+        assert [warning.filename for warning in seen] == [__file__]
+    with pytest.warns(UserWarning, match="odd batch") as seen, torch.no_grad():
+        model(*inputs(3))
+    assert [warning.filename for warning in seen] == [__file__]
 
 
 def test_applied_twice_the_new_settings_count():
@@ -1223,6 +1347,9 @@ BAD = {
     "reuse_steps": ({"reuse_steps": 0}, "reuse_steps is 0"),
     "seed": ({"seed": 1.5}, "seed is 1.5"),
     "seed bool": ({"seed": True}, "seed is True"),
+    "use_rand": ({"use_rand": "x"}, "use_rand is 'x', neither True nor False"),
+    "share": ({"share": 1}, "share is 1, neither"),
+    "ratio of a list of one": ({"ratio": [0.5]}, "a tuple has two numbers"),
     "nothing": ({"merge_attn": False}, "all off"),
     "kv_only": ({"kv_only": True, "merge_attn": False, "merge_mlp": True}, "merge_attn is off"),
 }
@@ -1235,6 +1362,55 @@ def test_bad_arguments(options, message):
         tome.diffusion.apply(model, **options)
     assert "\n" not in str(raised.value)
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+MISTAKES = {
+    "positional": ((0.5,), {}, r"UNet2DConditionModel is a diffusion model; write ratio=0\.5"),
+    "positional pair": (((0.6, 0.4),), {}, r"write ratio=\(0\.6, 0\.4\)"),
+    "r": ((8,), {}, "it takes ratio and the arguments beside it"),
+    "flops": ((), {"flops": 0.5}, "it takes ratio and the arguments beside it"),
+    "unknown": (
+        (),
+        {"ratoi": 0.5},
+        "ratoi: no argument of tome.apply, .*for diffusion models ratio, max_downsample, sx",
+    ),
+}
+
+
+@pytest.mark.parametrize(("args", "options", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_in_calls_of_tome_apply(args, options, message):
+    with pytest.raises(InputError, match=message):
+        tome.apply(unet(), *args, **options)
+
+
+def test_an_unknown_argument_for_a_transformer_is_no_matter_of_diffusion():
+    with pytest.raises(
+        InputError, match=r"foo: no argument of tome\.apply, which are r, flops, tokens, prop_attn and un"
+    ):
+        tome.apply(torch.nn.Linear(1, 1), r=3, foo=1)
+
+
+def test_numbers_of_numpy_and_lists_are_taken():
+    np = pytest.importorskip("numpy")
+    model, given = unet(), inputs()
+    theirs = {"sx": np.int64(2), "sy": np.int32(2), "reuse_steps": np.int64(1), "max_downsample": np.int64(1)}
+    for ratio, same in ((np.float32(0.5), 0.5), ([np.float64(0.6), 0.4], (0.6, 0.4)), (lambda p: np.float32(p), 0.5)):
+        outs = []
+        for options in ({"ratio": ratio, "seed": np.int64(3)} | theirs, {"ratio": same, "seed": 3}):
+            tome.apply(model, **options)
+            outs.append(call(model, *given))
+            tome.remove(model)
+        assert torch.equal(*outs)
+
+
+def test_rotary_positions_indexed_in_another_way_are_refused():
+    from tome.diffusion.sites import PerSample
+
+    table = PerSample(torch.rand(2, 5, 4))
+    assert table[None, :, None, :].shape == (2, 5, 1, 4)
+    for index in ((None, None, slice(None), slice(None)), 0, slice(None)):
+        with pytest.raises(NotSupported, match="rotary positions indexed by"):
+            table[index]
 
 
 def unet_without_attention():

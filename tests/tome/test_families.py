@@ -15,7 +15,7 @@ from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
 
 ADAPTERS = {entry.declaration.name: entry.declaration for entry in registry().all(BlockAdapter).values()}
-WINDOWED = ("hiera", "timm-hiera", "timm-swin", "transformers-swin")
+WINDOWED = ("hiera", "timm-hiera", "timm-swin", "torchvision-swin", "transformers-hiera", "transformers-swin")
 FAMILIES = sorted(set(ADAPTERS) - set(WINDOWED))
 
 VIT = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5}
@@ -194,6 +194,25 @@ def test_families_compile_in_one_graph(name):
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         torch.testing.assert_close(examples.tensor_of(compiled(x)), wanted)
+
+
+@pytest.mark.parametrize("name", ["torchvision-vit", "timm-eva", "timm-beit", "transformers-dinov3"])
+@torch.no_grad()
+def test_families_export_with_a_dynamic_batch(name):
+    model, x = copy.deepcopy(made(name))
+    tome.apply(model, r=7)
+    program = torch.export.export(model, (x[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
+    torch.testing.assert_close(examples.tensor_of(program(x)), examples.tensor_of(model(x)))
+
+
+@torch.no_grad()
+def test_attention_weights_are_refused_not_left_out():
+    model, x = copy.deepcopy(made("transformers-vit"))
+    model.set_attn_implementation("eager")
+    assert len(model(x, output_attentions=True).attentions) == 2
+    tome.apply(model, r=7)
+    with pytest.raises(NotSupported, match="output_attentions: a block that a transform has patched computes no"):
+        model(x, output_attentions=True)
 
 
 @pytest.mark.parametrize("name", WINDOWED)

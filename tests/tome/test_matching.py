@@ -1,5 +1,6 @@
 """The matching functions: the original's outputs, and properties that hold for any tokens."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 
 import tome
 from plm_core import InputError
-from tome.matching import MODES
+from tome.matching import MODES, Matching
+from tome.matching import match as matching_of
 
 EXACT = {"atol": 2e-6, "rtol": 0}
 BIPARTITE = ("even_plain", "even_cls", "odd_plain", "odd_cls", "cls_distill", "cls_clip")
@@ -106,6 +108,43 @@ def test_unmerging_gives_each_token_its_group_and_merging_again_changes_nothing(
     assert ((merge(x, mode="amin") <= inside) & (inside <= merge(x, mode="amax"))).all()
 
 
+@given(matchings(), st.integers(0, 10**6))
+@settings(max_examples=150, deadline=None)
+def test_the_average_that_models_use_is_the_weighted_one(case, seed):
+    x, merge, _ = case
+    if not isinstance(getattr(merge, "__self__", None), Matching):
+        return  # nothing to merge
+    size = torch.randint(1, 9, (*x.shape[:2], 1), generator=torch.Generator().manual_seed(seed)).double()
+    given = x.clone(), size.clone()
+    for got, wanted in zip(merge.__self__.average(x, size), tome.merge_wavg(merge, x, size), strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert torch.equal(x, given[0])
+    assert torch.equal(size, given[1])
+
+
+def test_the_average_keeps_the_precision_of_tokens_and_has_their_gradient():
+    g = torch.Generator().manual_seed(0)
+    matching = matching_of(torch.randn(2, 9, 4, generator=g), 3, prefix=1, by_place=True)
+    x, size = torch.randn(2, 9, 5, generator=g), torch.randint(1, 5, (2, 9, 1), generator=g).float()
+    wanted, _ = matching.average(x, size)
+    half, sizes = matching.average(x.bfloat16(), size)
+    assert (half.dtype, sizes.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(half.float(), wanted, atol=0.05, rtol=0)
+    inputs = x.double().requires_grad_(), size.double().requires_grad_()
+    assert torch.autograd.gradcheck(matching.average, inputs)
+
+
+def test_exported_with_a_dynamic_batch():
+    class Merging(torch.nn.Module):
+        def forward(self, x):
+            merge, unmerge = tome.bipartite_soft_matching(x, 3, class_token=True)
+            return unmerge(tome.merge_wavg(merge, x)[0])
+
+    x = torch.rand(3, 9, 4, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(Merging(), (x[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.testing.assert_close(program.module()(x), Merging()(x))
+
+
 @given(st.integers(0, 10**6), st.integers(1, 6), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_the_order_of_channels_and_of_samples_does_not_matter(seed, r, class_token):
@@ -196,11 +235,18 @@ def test_shapes_do_not_depend_on_the_data():
 
 
 METRIC = torch.rand(1, 6, 4)
+PAIR = tome.bipartite_soft_matching(METRIC, 1)
 BAD = {
     "no integer": (lambda: tome.bipartite_soft_matching(METRIC, 1.5), "r is 1.5, not an integer"),
     "a truth": (lambda: tome.bipartite_soft_matching(METRIC, True), "r is True, not an integer"),
     "no batch": (lambda: tome.bipartite_soft_matching(METRIC[0], 1), r"float32 \[6, 4\], not floating point \[batch"),
     "integers": (lambda: tome.bipartite_soft_matching(METRIC.long(), 1), "metric is torch.int64"),
+    "NumPy": (lambda: tome.bipartite_soft_matching(np.ones((1, 6, 4)), 1), "metric is a ndarray, not a torch.Tensor"),
+    "more samples": (lambda: PAIR[0](torch.rand(2, 6, 1)), r"x is \[2, 6, 1\]; .* for tokens \[1, 6, ...\]"),
+    "more tokens": (lambda: PAIR[0](torch.rand(1, 7, 1)), r"x is \[1, 7, 1\]; .* for tokens \[1, 6, ...\]"),
+    "not merged": (lambda: PAIR[1](torch.rand(1, 6, 1)), r"x is \[1, 6, 1\]; .* for tokens \[1, 5, ...\]"),
+    "sizes": (lambda: tome.merge_wavg(PAIR[0], METRIC, torch.ones(1, 1, 1)), r"x is \[1, 1, 1\]; .* \[1, 6"),
+    "an array": (lambda: PAIR[0](np.ones((1, 6, 1))), r"x is a ndarray; .* for tokens \[1, 6, ...\]"),
     "NaN": (lambda: tome.bipartite_soft_matching(METRIC * torch.nan, 1), "metric has NaN"),
     "mode": (lambda: tome.bipartite_soft_matching(METRIC, 1)[0](METRIC, mode="max"), "mode 'max' is none of mean, sum"),
     "k": (lambda: tome.kth_bipartite_soft_matching(METRIC, 7), "k is 7, more than the 6 tokens"),

@@ -2,10 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plm_core import InputError
 from tome.schedule import Cost, Target, counts, meet, parse, per_block
 
 PAPER = [  # the original's, among them truncations that lose tokens
@@ -17,12 +19,25 @@ PAPER = [  # the original's, among them truncations that lose tokens
     ([3, -2], 2, (3, 0)),
     (5, 1, (5,)),
 ]
+LISTS = [(3, 0, 7, 0), (3,), range(3), np.array([3, 0, 7]), np.array([9, 1]), np.int64(3), np.float32(0.5), [9, 1]]
 
 
 @pytest.mark.parametrize(("r", "depth", "wanted"), PAPER)
 def test_schedules_of_the_original(r, depth, wanted):
     assert per_block(r, depth) == wanted
     assert parse(r, None, None, depth) == wanted
+
+
+@pytest.mark.parametrize("r", LISTS, ids=repr)
+def test_other_kinds_of_lists_and_numbers(r):
+    assert parse(r, None, None, 4) == parse(r.tolist() if hasattr(r, "tolist") else list(r), None, None, 4)
+
+
+@pytest.mark.parametrize("r", ["34", b"34", {3, 4}, np.array([1.5]), (3, "4", 5), (8, 4)], ids=repr)
+def test_what_is_no_list_of_integers_is_refused_in_one_line(r):
+    with pytest.raises(InputError, match=r"^r( is|=).*(it can be|a list has)") as caught:
+        parse(r, None, None, 4)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("r", "tokens", "left"), [(16, 197, 11), (13, 197, 41), (8, 197, 101)])

@@ -5,6 +5,7 @@ import itertools
 import math
 import pickle
 import threading
+import warnings
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ import plm_core
 import tome
 from plm_core import InputError, NotSupported, blocks
 from tome.tracing import trace
+from tome.vit import _Unmerging
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
 KINDS = {
@@ -221,9 +223,40 @@ def test_features_only(images):
         tome.apply(model, r=9)
         during = model(images)
         after = tome.remove(model)(images)
+        tome.apply(model, r=9)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(images)
+        tome.remove(model)
     assert [m.shape for m in during] == [m.shape for m in before]
     assert not torch.allclose(during[0], before[0])
+    for a, b in zip(compiled, during, strict=True):
+        torch.testing.assert_close(a, b)
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_maps_of_blocks_deep_inside_a_model_are_of_all_tokens(vit):
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = vit.blocks
+
+        def forward(self, x, scale=1):
+            for layer in self.layers:
+                x = layer(x)
+            return x * scale
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.last = Encoder(), vit.blocks[0]
+
+        def maps(self, x):
+            return self.encoder(x, scale=2), self.last(x)
+
+    tome.apply(vit, r=9)
+    tokens = torch.rand(2, 65, 48)
+    with torch.no_grad():
+        assert [y.shape[1] for y in Model().maps(tokens)] == [29, 56]
+        assert [y.shape[1] for y in Model.maps(_Unmerging(Model()), tokens)] == [65, 65]
 
 
 def test_poolings_of_all_tokens_weigh_by_size(images):
@@ -264,6 +297,15 @@ def test_a_share_of_the_work_picks_the_schedule(vit, images, share):
     assert (trace(vit, images).tokens[-1] - 1) / 64 == pytest.approx(share, abs=1 / 64)
 
 
+def test_a_share_of_the_work_compiles_without_a_warning(vit, images):
+    tome.apply(vit, flops=0.5)
+    torch._dynamo.reset()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(vit, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(images), vit(images))
+
+
 def test_as_a_transform_of_the_hub(vit, images, wanted):
     plm_core.apply(vit, "tome", r=9)
     with torch.no_grad():
@@ -274,8 +316,9 @@ def test_as_a_transform_of_the_hub(vit, images, wanted):
 
 def test_applying_again_replaces_and_says_so(vit, images, wanted):
     tome.apply(vit, r=3)
-    with pytest.warns(UserWarning, match="already; the new settings replace the old"):
+    with pytest.warns(UserWarning, match="already; the new settings replace the old") as caught:
         tome.apply(vit, r=9)
+    assert caught[0].filename == __file__
     with torch.no_grad():
         assert torch.equal(vit(images), wanted)
     tome.remove(vit)
@@ -286,6 +329,31 @@ def test_applying_again_replaces_and_says_so(vit, images, wanted):
 def test_a_with_block_undoes_even_after_an_error(vit):
     with pytest.raises(ZeroDivisionError), tome.applied(vit, r=2):
         raise ZeroDivisionError
+    assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
+
+
+def test_a_with_block_puts_back_what_was_before(vit, images, wanted):
+    tome.apply(vit, r=9)
+    with torch.no_grad():
+        with tome.applied(vit, r=2, unmerge=True):
+            assert trace(vit, images).tokens == (63, 61, 59, 57)
+        assert torch.equal(vit(images), wanted)
+        assert vit.forward_intermediates(images, intermediates_only=True)[0].shape == (2, 48, 8, 8)
+        with pytest.raises(InputError, match="r is '2'"), tome.applied(vit, r="2"):
+            raise AssertionError
+        assert torch.equal(vit(images), wanted)
+    tome.remove(vit)
+    assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
+
+
+def test_a_with_block_hides_no_error_of_who_removes_inside(vit):
+    def work():
+        with tome.applied(vit, r=2):
+            tome.remove(vit)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
     assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
 
 
@@ -308,10 +376,11 @@ BAD = {
     "text": ({"r": "8"}, "r is '8'; it can be an integer"),
     "fraction": ({"r": 1.5}, "r is 1.5; it can be"),
     "negative": ({"r": -1}, "r is -1; it cannot be negative"),
-    "inflection": ({"r": (8, 2)}, r"r=\(8, 2\): a tuple is \(r, inflection\)"),
+    "inflection": ({"r": (8, 2)}, r"r=\(8, 2\): a tuple of two is \(r, inflection\)"),
     "entries": ({"r": [1, "2"]}, "a list has one integer for each block"),
     "share": ({"flops": 0}, "flops is 0; a share to leave is above 0"),
     "diffusion": ({"r": 3, "ratio": 0.5}, "ratio: for diffusion models only"),
+    "truth": ({"r": 3, "unmerge": "yes"}, "unmerge is 'yes'; it is True or False"),
     "how": ({"r": 3, "prop_attn": "best"}, "prop_attn is 'best'"),
 }
 
@@ -325,9 +394,25 @@ def test_bad_arguments_change_nothing(vit, options, message):
 
 
 def test_a_list_longer_than_the_model_is_used_up_to_its_depth(vit, images):
-    with pytest.warns(UserWarning, match="r has 6 entries for 4 blocks; the last 2 mean nothing"):
+    message = "r has 6 entries for 4 blocks; the last 2 mean nothing"
+    with pytest.warns(UserWarning, match=message) as caught, tome.applied(vit, r=[1, -5, 2, 3, 9, 9]):
+        pass
+    with pytest.warns(UserWarning, match=message) as also:
         tome.apply(vit, r=[1, -5, 2, 3, 9, 9])
+    assert caught[0].filename == also[0].filename == __file__
     assert trace(vit, images).tokens == (64, 64, 62, 59)
+
+
+@pytest.mark.parametrize("call", [lambda x: tome.apply(x, 8), tome.remove, lambda x: tome.applied(x, 8).__enter__()])
+def test_what_is_no_model_is_refused(call):
+    with pytest.raises(InputError, match=r"model is a str; it can be a torch.nn.Module or a pipeline of diffusers"):
+        call("vit")
+
+
+def test_compiled_blocks_are_refused(vit):
+    vit.blocks[1] = torch.compile(vit.blocks[1])
+    with pytest.raises(NotSupported, match=r"block blocks.1 is compiled already: apply transforms first, then compile"):
+        tome.apply(vit, r=2)
 
 
 def test_models_it_cannot_work_on_are_refused_with_the_reason():

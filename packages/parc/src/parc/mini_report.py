@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 SHIPPED = Path(__file__).parent / "data" / "mini"
-RESAMPLES, LEVEL = 2000, 0.9
+RESAMPLES, LEVEL = 1000, 0.9
 METRICS = ("pearson", "kendall-w", "regret")
 BASELINES = ("other targets", "width", "parameters", "layers", "at random")
 TITLES = {"pearson": "Pearson x 100", "kendall-w": "weighted Kendall x 100", "regret": "top-1 regret, points"}

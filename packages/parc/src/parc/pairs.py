@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -127,7 +128,13 @@ def _upper(distances: Distances, start: int, end: int) -> Iterator[Array]:
     """Distances of all pairs of images [start, end), row-major, by blocks of rows."""
     for lo in range(start, end, ROWS):
         block = distances(slice(lo, min(lo + ROWS, end)), slice(lo, end))
-        yield block[np.logical_not(np.tri(*block.shape, dtype=np.bool_))]
+        yield block[_later(*block.shape)]
+
+
+@lru_cache(maxsize=16)
+def _later(rows: int, columns: int) -> Array:
+    """Where the column comes after the row; there are as many shapes as sizes of classes."""
+    return np.logical_not(np.tri(rows, columns, dtype=np.bool_))
 
 
 def _between(distances: Distances, bounds: list[int]) -> Iterator[Array]:

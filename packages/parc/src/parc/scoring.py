@@ -16,6 +16,7 @@ import numpy as np
 
 from parc.catalog import Method, check_kind, methods, parse
 from parc.checks import Array, features_of, labels_of, probs_of
+from parc.intervals import Halves
 from parc.pairwise import resampler
 from parc.reduction import reduce
 from parc.spectrum import compact
@@ -24,10 +25,8 @@ from plm_core.progress import track
 
 __all__ = ["Features", "Row", "methods", "parse", "score", "score_bank"]
 
-ROTATED = frozenset({"knn", "split-knn", "logistic", "logme", "ridge-press", "gbc", "nleep", "hscore"})
+ROTATED = frozenset({"knn", "split-knn", "logistic", "logme", "ridge-press", "gbc", "nleep", "hscore", "transrate"})
 """Scores that a rotation of the features does not change: half-samples of wide features go through N dimensions."""
-QUANTILES = (0.05, 0.95)
-"""Of the intervals."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,8 @@ def score_bank(
 ) -> list[Row]:
     """Every method for every model, with intervals over images.
 
-    Intervals come from half-samples without replacement, stratified by class, which are the same for all models: the
-    score plus the 5 % and 95 % quantiles of what halves deviate from their mean. To first order their variance is the
-    bootstrap's, and no image occurs twice, which would make a neighbour and a pair of its own. A class keeps 2 of its
-    images if it has them; where this leaves more than half of all, deviations are scaled as for a delete-d jackknife,
-    and above 90 % there is no interval. Reductions of the features are those of all images.
+    Intervals of 90 % come from half-samples (`parc.intervals`), the same ones for all models. Reductions of the
+    features, and for parc, parc-auc, rsa and dds their standardization, are those of all images.
 
     Args:
         bank: Features of each model, for the same images.
@@ -134,9 +130,9 @@ def score_bank(
     texts = [methods] if isinstance(methods, str) else list(methods)
     parsed = {text: parse(text, pca) for text in texts}
     y = _labels(labels, None, num_classes)
-    halves = _halves(y, bootstraps, seed)
     models = track(bank.items(), "scores", len(bank)) if len(bank) > 1 else bank.items()
-    return [row for name, given in models for row in _score_model(name, given, y, parsed, num_classes, halves)]
+    with Halves(y, bootstraps, seed) as halves:
+        return [row for name, given in models for row in _score_model(name, given, y, parsed, num_classes, halves)]
 
 
 # --- one score ------------------------------------------------------------------------------------------------------
@@ -172,7 +168,7 @@ def _score_model(
     labels: Array,
     methods: Mapping[str, Method],
     num_classes: int | None,
-    halves: Sequence[Array],
+    halves: Halves,
 ) -> list[Row]:
     try:
         model = _Model(given, labels, num_classes)
@@ -192,7 +188,7 @@ class _Model:
         self._reductions: dict[int | str | None, tuple[Array, Array | None, float]] = {}
         self._turned: dict[int | str | None, Array] = {}
 
-    def row(self, name: str, text: str, method: Method, halves: Sequence[Array]) -> Row:
+    def row(self, name: str, text: str, method: Method, halves: Halves) -> Row:
         """The score and its interval."""
         try:
             check_kind(method.scorer, self.labels)
@@ -204,7 +200,7 @@ class _Model:
         except Exception as e:  # a score may fail in any way, which is no reason to lose the others
             reason = str(e) if isinstance(e, PlmError) else f"{type(e).__name__}: {e}"
             return Row(name, text, None, None, None, 0.0, reason)
-        low, high = self._interval(method, value, self._rotated(method, features), inputs, halves)
+        low, high = self._interval(method, value, features, inputs, halves)
         return Row(name, text, value, low, high, spent)
 
     def _reduction(self, pca: int | str | None) -> tuple[Array, Array | None, float]:
@@ -233,23 +229,12 @@ class _Model:
         return self._turned[method.pca]
 
     def _interval(
-        self, method: Method, value: float, features: Array, inputs: Mapping[str, Any], halves: Sequence[Array]
+        self, method: Method, value: float, features: Array, inputs: Mapping[str, Any], halves: Halves
     ) -> tuple[float | None, float | None]:
-        if not halves:
+        if not halves.indices:
             return None, None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said of all images, or true of the half only
-                of = resampler(method.scorer.name, features, self.labels, **inputs) or self._refit(
-                    method, features, inputs
-                )
-                values = [of(half) for half in halves]
-        except Exception:  # too few images for this score
-            return None, None
-        share = len(halves[0]) / len(self.labels)
-        deviations = (np.array(values) - np.mean(values)) * np.sqrt(share / (1 - share))
-        low, high = (value + float(q) for q in np.quantile(deviations, QUANTILES))
-        return low, high
+        shared = resampler(method.scorer.name, features, self.labels, **inputs)
+        return halves.interval(value, shared or self._refit(method, self._rotated(method, features), inputs))
 
     def _refit(self, method: Method, features: Array, inputs: Mapping[str, Any]) -> Callable[[Array], float]:
         def of(half: Array) -> float:
@@ -257,21 +242,3 @@ class _Model:
             return _call(method, features[half], self.labels[half], parts)
 
         return of
-
-
-def _halves(labels: Array, count: int, seed: int) -> list[Array]:
-    """Half-samples as ascending indices, by class where there are classes; none where they would be almost all."""
-    if count < 0:
-        raise InputError(f"bootstraps={count} is not allowed; 0 or more is")
-    rng = np.random.default_rng(seed)
-    groups = [np.arange(len(labels))]
-    if labels.ndim == 1 and labels.dtype.kind in "iu":
-        groups = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    halves = []
-    for _ in range(count):
-        odd = rng.permutation(len(groups)) % 2  # of classes of an odd size, half keep the larger part
-        sizes = [min(len(g), max(2, (len(g) + int(o)) // 2)) for g, o in zip(groups, odd, strict=True)]
-        if sum(sizes) > 0.9 * len(labels):
-            return []
-        halves.append(np.sort(np.concatenate([rng.permutation(g)[:s] for g, s in zip(groups, sizes, strict=True)])))
-    return halves

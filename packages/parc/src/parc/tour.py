@@ -20,10 +20,9 @@ MODELS = (
     "hiera_micro_shapes",
     "tome_micro_shapes",
     "random:test_resnet",
-    "random:test_efficientnet",
     "random:test_vit",
 )
-BUDGET = 150
+BUDGET = 100
 COLUMNS = ("rank", "model", "parc", "logme", "knn", "size", "extract, s", "problem")
 
 CODE = f"""import parc

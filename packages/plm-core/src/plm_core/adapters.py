@@ -17,7 +17,7 @@ Options = Mapping[str, Any]
 
 def all_of_them() -> list[BlockAdapter]:
     """Of timm, torchvision and transformers; those of families without a view say why there is none."""
-    return [*_timm(), _torchvision(), *_transformers()]
+    return [*_timm(), *_torchvision(), *_transformers()]
 
 
 def _timm() -> list[BlockAdapter]:
@@ -58,17 +58,32 @@ def _timm() -> list[BlockAdapter]:
     ]
 
 
-def _torchvision() -> BlockAdapter:
+def _torchvision() -> list[BlockAdapter]:
     vit: Options = {
         "image_size": 64, "patch_size": 8, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96
     }  # fmt: skip
-    return BlockAdapter(
-        name="torchvision-vit",
-        models=("torchvision.models.vision_transformer:VisionTransformer",),
-        view="plm_core.torchvision_blocks:vision_transformer",
-        example=("torchvision.models:VisionTransformer", vit),
-        input_size=IMAGE,
-    )
+    swin: Options = {
+        "patch_size": [4, 4], "embed_dim": 24, "depths": [1, 1], "num_heads": [1, 2], "window_size": [4, 4]
+    }  # fmt: skip
+    return [
+        BlockAdapter(
+            name="torchvision-vit",
+            models=("torchvision.models.vision_transformer:VisionTransformer",),
+            view="plm_core.torchvision_blocks:vision_transformer",
+            example=("torchvision.models:VisionTransformer", vit),
+            input_size=IMAGE,
+        ),
+        BlockAdapter(
+            name="torchvision-swin",
+            models=(
+                "torchvision.models.swin_transformer:SwinTransformer",
+                "torchvision.models.video.swin_transformer:SwinTransformer3d",
+            ),
+            view="plm_core.windowed_blocks:swin",
+            example=("torchvision.models:SwinTransformer", swin),
+            input_size=IMAGE,
+        ),
+    ]
 
 
 def _transformers() -> list[BlockAdapter]:
@@ -79,13 +94,20 @@ def _transformers() -> list[BlockAdapter]:
     strides: Options = {"patch_size": 8, "frequency_stride": 8, "time_stride": 8}
     sound: Options = {**size, **strides, "max_length": SPECTROGRAM[0], "num_mel_bins": SPECTROGRAM[1]}
     swin: Options = {"image_size": 64, "patch_size": 4, "embed_dim": 24, "depths": [1, 1], "num_heads": [1, 2]}
+    hiera: Options = {"image_size": [64, 64], "embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
 
     def adapter(
-        name: str, model: str, view: str, example: str, options: Options, input_size: tuple[int, ...] = IMAGE
+        name: str,
+        model: str,
+        view: str,
+        example: str,
+        options: Options,
+        input_size: tuple[int, ...] = IMAGE,
+        *others: str,
     ) -> BlockAdapter:
         return BlockAdapter(
             name=f"transformers-{name}",
-            models=(f"transformers.models.{model}",),
+            models=tuple(f"transformers.models.{path}" for path in (model, *others)),
             view=f"plm_core.{view}",
             example=("plm_core.transformers_blocks:example", {"model": example, **options}),
             input_size=input_size,
@@ -136,5 +158,24 @@ def _transformers() -> list[BlockAdapter]:
             {**film, "patch_size": 8, "tubelet_size": 2},
             CLIP,
         ),
-        adapter("swin", "swin.modeling_swin:SwinModel", "windowed_blocks:swin", "SwinForImageClassification", swin),
+        adapter(
+            "swin",
+            "swin.modeling_swin:SwinModel",
+            "windowed_blocks:swin",
+            "SwinForImageClassification",
+            swin,
+            IMAGE,
+            "swin.modeling_swin:SwinBackbone",
+            "swinv2.modeling_swinv2:Swinv2Model",
+            "swinv2.modeling_swinv2:Swinv2Backbone",
+        ),
+        adapter(
+            "hiera",
+            "hiera.modeling_hiera:HieraModel",
+            "windowed_blocks:hiera",
+            "HieraForImageClassification",
+            hiera,
+            IMAGE,
+            "hiera.modeling_hiera:HieraBackbone",
+        ),
     ]

@@ -192,6 +192,8 @@ class Patched(Swapped):
         """The last patch's forward."""
         patch: _Patch = self.__dict__["plm_patches"][-1]
         context |= zip(self.context_names, args, strict=False)
+        if context.get("output_attentions"):  # transformers collects them from modules that a patch does not call
+            raise NotSupported("output_attentions: a block that a transform has patched computes no attention weights")
         y, carried = patch.forward(patch.rebind(self), x, carried, **context)  # type: ignore[arg-type]
         if carried is not None:
             setattr(y, _CARRIED, carried)
@@ -240,6 +242,10 @@ def view(model: nn.Module) -> ModelView:
             f"no block adapter for {type(model).__module__}.{type(model).__name__}; "
             "the package that owns it can declare one"
         )
+    for path, part in model.named_modules():
+        compiled = [name for name, child in part.named_children() if "_orig_mod" in child._modules]
+        if compiled and isinstance(part, nn.ModuleList | nn.Sequential):
+            raise NotSupported(f"block {path}.{compiled[0]} is compiled already: apply transforms first, then compile")
     found: ModelView = resolve(adapters[0].view)(model)
     return found
 

@@ -8,11 +8,14 @@ and the very outputs of before once the transform was removed. ``no: ...`` is a 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plm_core import blocks, transforms
@@ -36,10 +39,25 @@ def compute() -> list[dict[str, Any]]:
             row[f"transform {name}"] = _cell(_try_transform, adapter, transform.declaration)
         for name, merger in hub.all(Merger).items():
             row[f"merger {name}"] = _cell(_try_merger, adapter, merger.declaration)
+        features = cache(partial(_features, adapter))
         for name, scorer in hub.all(Scorer).items():
-            row[f"scorer {name}"] = _cell(_try_scorer, adapter, scorer.declaration)
+            row[f"scorer {name}"] = _cell(_try_scorer, features, scorer.declaration)
         rows.append(row)
     return rows
+
+
+def fold(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The rows with one column for all pieces of a kind: what all of them have in common, or each that differs."""
+    folded = []
+    for row in rows:
+        cells = {column: cell for column, cell in row.items() if column.startswith(f"{kind} ")}
+        rest = {column: cell for column, cell in row.items() if column not in cells}
+        if not cells:
+            return rows
+        common = max(cells.values(), key=list(cells.values()).count)
+        others = [f"{column.removeprefix(f'{kind} ')} {cell}" for column, cell in cells.items() if cell != common]
+        folded.append(rest | {f"{len(cells)} {kind}{'s' * (len(cells) > 1)}": "; ".join([common, *others])})
+    return folded
 
 
 def _facts(adapter: BlockAdapter) -> dict[str, Any]:
@@ -91,18 +109,26 @@ def _try_merger(adapter: BlockAdapter, merger: Merger) -> None:
         raise RuntimeError(f"merged output is {list(merged.shape)}, the model's is {list(own.shape)}")
 
 
-def _try_scorer(adapter: BlockAdapter, scorer: Scorer) -> None:
+def _features(adapter: BlockAdapter) -> NDArray[np.float32]:
     model, x = make(adapter)
-    features = torch.cat([embed(model, x), embed(model, x.flip(0) * 0.5)])
-    score = float(resolve(scorer.score)(features.numpy(), np.array([0, 1, 1, 0])))
+    return torch.cat([embed(model, x), embed(model, x.flip(0) * 0.5)]).numpy()
+
+
+def _try_scorer(features_of: Callable[[], NDArray[np.float32]], scorer: Scorer) -> None:
+    features = features_of()
+    given = {"probs": np.full((len(features), 2), 0.5), "reference_features": features, "num_classes": 2}
+    options = {name: given[name] for name in scorer.needs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that four images are few
+        score = float(resolve(scorer.score)(features, np.array([0, 1, 1, 0]), **options))
     if not math.isfinite(score):
         raise RuntimeError(f"score is {score}")
 
 
 @torch.inference_mode()
-def _cell(attempt: Callable[[BlockAdapter, Any], None], adapter: BlockAdapter, piece: Any) -> str:
+def _cell(attempt: Callable[[Any, Any], None], given: Any, piece: Any) -> str:
     try:
-        attempt(adapter, piece)
+        attempt(given, piece)
     except NotSupported as e:
         return f"no: {e}"
     except MissingDependency as e:

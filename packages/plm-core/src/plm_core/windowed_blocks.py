@@ -17,8 +17,8 @@ def swin(model: nn.Module) -> ModelView:
 
 
 def hiera(model: nn.Module) -> ModelView:
-    """Raise NotSupported: of timm's Hiera there is no view, of ours there is."""
+    """Raise NotSupported: of timm's and transformers' Hiera there is no view, of ours there is."""
     raise NotSupported(
-        f"windowed attention: timm's {type(model).__name__} attends inside mask units and pools between stages; "
-        "the hub's own hiera_* models have a view"
+        f"windowed attention: {type(model).__name__} of {type(model).__module__.partition('.')[0]} attends inside mask "
+        "units and pools between stages; the hub's own hiera_* models have a view"
     )

@@ -37,8 +37,8 @@ def apply(
     Args:
         model: A vision transformer, or a module that contains some.
         r: Tokens to merge away: in each block; (r, inflection) for r on average, rising (1) or falling (-1) linearly;
-            or a list, a range or an array with a number for each block. A float below 1 is a share of FLOPs. At most half of the patch
-            tokens merge in one block; class, distillation and register tokens never do.
+            or a list, a range or an array with a number for each block. A float below 1 is a share of FLOPs. At most
+            half of the patch tokens merge in one block; class, distillation and register tokens never do.
         flops: Instead of r: the share of the blocks' multiply-adds to leave.
         tokens: Instead of r: the share of the patch tokens to leave after the last block.
         prop_attn: Let tokens count in attention as many times as they have patches. Turn it off for models pretrained
@@ -57,7 +57,7 @@ def apply(
     """
     _refuse_unknown(diffusion)
     name = type(model).__name__
-    if _is_diffusion(model, asked=r is flops is tokens is None):
+    if _is_diffusion(model, wrapped=r is flops is tokens is None):
         from tome import diffusion as theirs
 
         if not r is flops is tokens is None or prop_attn is not True or unmerge is not False:
@@ -84,7 +84,7 @@ def remove(model: M) -> M:
         from tome.diffusion import transform
 
         done = transform.undo(model)
-    if not _is_diffusion(model, asked=False):
+    if not _is_diffusion(model, wrapped=False):
         from tome import vit
 
         done |= vit.remove(_module(model))
@@ -102,7 +102,7 @@ def applied(model: M, *args: Any, **options: Any) -> Iterator[M]:
         InputError: As `apply`; or Token Merging is applied to this diffusion model already, whose random choices could
             not go on where they were.
     """
-    if _is_diffusion(model):
+    if _is_diffusion(model, wrapped=not args and not {"r", "flops", "tokens"} & options.keys()):
         with _applied_to_diffusion(model, *args, **options):
             yield model
         return
@@ -139,12 +139,12 @@ def _module(model: object) -> nn.Module:
     return model
 
 
-def _is_diffusion(model: object, asked: bool = True) -> bool:
+def _is_diffusion(model: object, wrapped: bool = True) -> bool:
     """Of a class of diffusers; which is not imported for the question, since without it there is no such object.
 
     Args:
         model: Any; a compiled one is seen through.
-        asked: A wrapper with such a model in it counts too. It may have transformers beside it.
+        wrapped: A module with such a model in it counts too, though it may have transformers beside it.
     """
     if "diffusers" not in sys.modules:
         return False
@@ -155,7 +155,7 @@ def _is_diffusion(model: object, asked: bool = True) -> bool:
 
     from tome.diffusion.transform import is_model
 
-    return asked and isinstance(model, nn.Module) and any(is_model(part) for part in model.modules())
+    return wrapped and isinstance(model, nn.Module) and any(is_model(part) for part in model.modules())
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:

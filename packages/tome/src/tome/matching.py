@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Matching:
     """[B, r] int64: the input tokens that are merged away."""
     into: Tensor
     """[B, r] int64: the output token each of them goes to."""
-    dropped: int = 0
+    dropped: int = field(default=0, kw_only=True)
     """Input tokens after the others that are neither kept nor merged."""
 
     def merge(self, x: Tensor, mode: str = "mean") -> Tensor:

@@ -51,8 +51,8 @@ def parse(r: R | float | None, flops: float | None, tokens: float | None, depth:
         return _target(flops, "flops")
     if tokens is not None:
         return _target(tokens, "tokens")
-    if hasattr(r, "tolist"):  # NumPy's arrays and numbers, torch's tensors
-        r = r.tolist()
+    listed: Any = getattr(r, "tolist", None)  # of NumPy's arrays and numbers, of torch's tensors
+    r = listed() if listed else r
     if isinstance(r, float) and 0 < r < 1:
         return _target(r, "flops")
     return per_block(r, depth)
@@ -133,7 +133,7 @@ def meet(target: Target, tokens: int, prefix: int, depth: int, cost: Cost) -> tu
     It is met as closely as whole tokens allow, or as nearly as merging can where it is too small.
     """
     low, high = 0.0, float(tokens)
-    for _ in range(40):
+    while high - low > 1 / depth**2:  # `spread` changes at fractions of 1 to depth, of which one at most is left then
         middle = (low + high) / 2
         if _left(spread(middle, depth), target.of, tokens, prefix, cost) > target.share:
             low = middle

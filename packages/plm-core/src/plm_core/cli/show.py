@@ -182,9 +182,9 @@ def _status_row(status: Any) -> dict[str, Any]:
 
 def matrix(as_json: Json = False) -> None:
     """Try every transform, merger and scorer on every family, and show what works and why the rest does not."""
-    from plm_core.matrix import compute
+    from plm_core.matrix import compute, fold
 
     rows = compute()
-    show(rows, as_json, title="what combines with what")
+    show(rows if as_json else fold(rows, "scorer"), as_json, title="what combines with what")
     if any(str(cell).startswith("ERROR") for row in rows for cell in row.values()):
         raise typer.Exit(1)

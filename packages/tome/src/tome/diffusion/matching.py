@@ -116,7 +116,7 @@ def _most_similar(sources: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor
 
 
 def _greatest(scores: Tensor, group: int = 32) -> tuple[Tensor, Tensor]:
-    """``scores.max(-1)``; in two steps on a CPU, where argmax takes ten times as long as amax, so it gets few numbers."""
+    """``scores.max(-1)``; in two steps on a CPU: there argmax takes ten times as long as amax, and gets few numbers."""
     if scores.is_cuda or scores.shape[-1] % group:
         best, partner = scores.max(-1)
         return best, partner

@@ -59,7 +59,7 @@ class Options:
 
     def _parsed(self, ratio: Any) -> Ratio:
         if callable(ratio):
-            return ratio  # type: ignore[no-any-return]
+            return ratio
         if not isinstance(ratio, tuple | list):
             return self._check_ratio(ratio)
         if len(ratio) != 2:
@@ -88,7 +88,7 @@ class Options:
 
     def _check_ratio(self, ratio: Any) -> float:
         limit = 1 - 1 / (self.sx * self.sy)
-        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= ratio <= limit + 1e-9:
+        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= float(ratio) <= limit + 1e-9:
             raise InputError(
                 f"ratio is {ratio!r}, not a number from 0 to {limit:.4g}: "
                 f"one token of each window of sx x sy = {self.sx} x {self.sy} stays"
@@ -150,10 +150,11 @@ class Merging:
         """
         if self.options.reuse_steps == 1:
             return
-        again = self.first[1] if self.first and self.first[0] == timestep else None
-        if before is None or timestep > before or again is not None:
+        above = before is None or timestep > before
+        first = self.first if self.first and self.first[0] == timestep else None
+        if above or first:
             seen = latents.detach().to("cpu", torch.float32, copy=True)
-            if again is None or not torch.equal(seen, again):
+            if above or (first and not torch.equal(seen, first[1])):
                 self.first, self.calls = (timestep, seen), 0
 
     def _size(self, given: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,0 +1,175 @@
+"""What Token Merging is compared with drops and places the tokens that it says; the measurement runs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.models.vision_transformer import VisionTransformer
+
+import tome
+from plm_core import blocks
+from tome import experiments
+from tome.experiments import PLACES, RIVALS, STUDIES, class_attention, dropping, placing
+
+TINY = {"embed_dim": 16, "depth": 3, "num_heads": 2, "mlp_ratio": 2}
+
+
+def random_weights(model, std=0.3):
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=std, generator=torch.Generator().manual_seed(parameter.numel()))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return random_weights(VisionTransformer(img_size=16, patch_size=4, num_classes=5, **TINY))
+
+
+@pytest.fixture(scope="module")
+def eva(monkeypatch_module):
+    monkeypatch_module.setattr(experiments, "WIDTH", TINY)
+    return random_weights(experiments.rotary())
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def counted(model, x):
+    """Tokens after each block, and the answer."""
+    counts = []
+    hooks = [b.register_forward_hook(lambda module, args, y: counts.append(y.shape[1])) for b in model.blocks]
+    with torch.no_grad():
+        y = model(x)
+    for hook in hooks:
+        hook.remove()
+    return counts, y
+
+
+@pytest.mark.parametrize("way", RIVALS)
+@settings(max_examples=15, deadline=None)
+@given(r=st.integers(0, 12), seed=st.integers(0, 99))
+def test_every_way_leaves_as_many_tokens_and_none_dropped_is_the_model_itself(vit, way, r, seed):
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    before = counted(vit, x)[1]
+    with RIVALS[way](vit, r):
+        counts, y = counted(vit, x)
+    patches, wanted = 16, []
+    for _ in range(3):
+        patches -= min(r, patches // 2)
+        wanted.append(1 + patches)
+    assert counts == wanted
+    if r == 0:
+        torch.testing.assert_close(y, before, atol=1e-5, rtol=1e-5)
+    assert torch.equal(counted(vit, x)[1], before)
+    assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
+
+
+def test_the_least_attended_go_and_the_class_token_stays(vit):
+    x = torch.rand(3, 3, 16, 16)
+    block = vit.blocks[0]
+    with torch.no_grad():
+        embedded = vit.norm_pre(vit._pos_embed(vit.patch_embed(x)))
+        n = block.norm1(embedded)
+        q, k, _ = block.attn.qkv(n).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        attention = (q / 8**0.5 @ k.mT).softmax(-1)[:, :, 0].mean(1)
+        whole = embedded + block.attn(n)
+        whole = whole + block.mlp(block.norm2(whole))
+        with dropping(vit, 5, class_attention):
+            out = vit.blocks[0](embedded)
+    kept = [[0, *(1 + sample[1:].argsort()[5:]).sort().values.tolist()] for sample in attention]
+    assert blocks.carried_by(out).tolist() == kept
+    torch.testing.assert_close(out, torch.stack([y[i] for y, i in zip(whole, kept, strict=True)]), atol=1e-5, rtol=1e-5)
+
+
+def test_chance_takes_every_patch_equally_often_and_never_the_class_token(vit):
+    x = torch.rand(1, 3, 16, 16).expand(400, -1, -1, -1)
+    torch.manual_seed(0)
+    with torch.no_grad(), RIVALS["random dropping"](vit, 4):
+        kept = blocks.carried_by(vit.blocks[0](vit._pos_embed(vit.patch_embed(x))))
+    often = kept.flatten().bincount(minlength=17) / 400
+    assert often[0] == 1
+    assert (often[1:] - 12 / 16).abs().max() < 0.12
+
+
+def test_dropped_tokens_take_their_rotary_positions_along(eva):
+    """The second block of what is left is that of all tokens with the others masked out of its attention."""
+    x = torch.rand(2, 3, 48, 48)
+    with torch.no_grad():
+        t, rope = eva._pos_embed(eva.patch_embed(x))
+        with dropping(eva, 20, class_attention):
+            left = eva.blocks[0](t, rope=rope)
+            kept = blocks.carried_by(left)
+        seen = torch.zeros(2, 65, dtype=torch.bool).scatter(1, kept, True)
+        wanted = eva.blocks[1](eva.blocks[0](t, rope=rope), rope=rope, attn_mask=seen[:, None, None])
+        with dropping(eva, 0, class_attention):
+            setattr(left, blocks._CARRIED, kept)
+            found = eva.blocks[1](left, rope=rope)
+    torch.testing.assert_close(found, wanted.take_along_dim(kept[..., None], 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", PLACES)
+def test_placing_changes_positions_only(eva, way):
+    x = torch.rand(2, 3, 48, 48)
+    with torch.no_grad():
+        with tome.applied(eva, 10):
+            counts, ours = counted(eva, x)
+        torch.manual_seed(0)
+        with PLACES[way](eva, 10):
+            assert counted(eva, x)[0] == counts
+            theirs = eva(x)
+        before = eva(x)
+        with PLACES[way](eva, 0):
+            torch.testing.assert_close(eva(x), before, atol=1e-5, rtol=1e-5)
+    assert torch.equal(theirs, ours) == (way == "destination")
+    assert not any(isinstance(block, blocks.Patched) for block in eva.blocks)
+
+
+def test_positions_of_merged_tokens_are_those_named(eva):
+    x = torch.rand(1, 3, 48, 48)
+    with torch.no_grad():
+        t, rope = eva._pos_embed(eva.patch_embed(x))
+        with placing(eva, 6):
+            ours = blocks.carried_by(eva.blocks[0](t, rope=rope))
+        with placing(eva, 6, place="source"):
+            theirs = blocks.carried_by(eva.blocks[0](t, rope=rope))
+        groups = {i: [] for i in range(ours.place.shape[1])}
+        for source, into in zip(ours.matching.merged[0].tolist(), ours.matching.into[0].tolist(), strict=True):
+            groups[into].append(source)
+        for i, sources in groups.items():
+            wanted = sources[0] if sources else ours.place[0, i]
+            assert theirs.place[0, i] == wanted
+        with placing(eva, 6, place="mean"):
+            merging = blocks.patched_by(eva.blocks[1])
+            carried = blocks.carried_by(eva.blocks[0](t, rope=rope))
+            found = merging._averaged({"rope": rope}, carried.place, carried.group)["rope"][0, 0]
+        for i, sources in list(groups.items())[1:]:
+            members = [ours.place[0, i].item(), *sources]
+            torch.testing.assert_close(found[i - 1], rope[torch.tensor(members) - 1].mean(0))
+
+
+def test_measurement_runs_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    """On next to nothing: files, tables and plots."""
+    monkeypatch.setattr(experiments, "WIDTH", TINY)
+    for name, study in STUDIES.items():
+        model = study.model
+        if name != "rotary":
+            model = type(model)(model.func, **{**model.keywords, **TINY})
+        few = replace(study, model=model, epochs=1, train=32, held_out=20, r=(16,))
+        monkeypatch.setitem(STUDIES, name, few)
+    experiments.main(["--out", str(tmp_path), "--seeds", "1"])
+    said = capsys.readouterr().out
+    assert "| r (tokens left) | 0 (65) | 16 (3) |" in said
+    assert all(way in said for way in (*RIVALS, *PLACES))
+    assert (tmp_path / "accuracy.png").stat().st_size > 5000
+    assert (tmp_path / "rotary.png").exists()
+    rows = experiments.scored("digits", 0, tmp_path)
+    whole = {row["top1"] for row in rows if row["r"] == 0}
+    assert len(whole) == 1
+    monkeypatch.setattr(experiments, "finetune", None)  # nothing is trained again
+    (tmp_path / "digits_0.json").unlink()
+    assert experiments.scored("digits", 0, tmp_path) == rows
