@@ -25,6 +25,18 @@ def row_of(name):
     return next(micro for micro in mini.BANK if micro.name == name)
 
 
+@pytest.fixture
+def few_scenes(monkeypatch):
+    """Worlds of shapes small enough to draw in no time."""
+    monkeypatch.setattr(mini_tasks, "SCENES", {"source": 90, "target": 90})
+    cached = (mini_tasks._objects, mini_tasks._crowds)
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
+
+
 # --- the protocol ---------------------------------------------------------------------------------------------------
 
 
@@ -39,11 +51,11 @@ def test_it_is_as_large_as_promised(tables):
     assert all(path.stat().st_size < 150_000 for path in mini_report.SHIPPED.iterdir())
 
 
-def test_no_image_of_a_target_is_in_a_source():
+def test_no_image_of_a_target_is_in_a_source(few_scenes):
     mine, _ = mini_tasks._digits("source")
     other, _ = mini_tasks._digits("target")
     assert len(mine) + len(other) == 1797
-    scenes = [mini_tasks._objects(side, "plain", 0)[0][:50] for side in ("source", "target")]
+    scenes = [mini_tasks._objects(side, "plain", 0)[0] for side in ("source", "target")]
     for left, right in ((mine, other), scenes):
         assert not {image.tobytes() for image in left} & {image.tobytes() for image in right}
     for name in TARGETS:
@@ -61,23 +73,16 @@ def test_targets_of_digits(name):
     assert len(split.y) == len(split.test_y) == 449
 
 
-def test_targets_of_shapes(monkeypatch):
-    monkeypatch.setattr(mini_tasks, "SCENES", {"source": 90, "target": 90})
-    for cached in (mini_tasks._objects, mini_tasks._crowds):
-        cached.cache_clear()
-    try:
-        for name, classes in {"kinds": 4, "colours": 10, "sizes": 2, "count": 2}.items():
-            task = TARGETS[f"shapes-{name}"]()
-            assert task.classes == classes
-            assert set(task.y.tolist()) == set(range(classes))
-            assert task.x.shape[1:] == (3, 12, 12)
-            assert 0 <= task.x.min() < task.x.max() <= 1
-        for name, classes in {"kinds": 8, "colours": 10, "count": 4}.items():
-            task = SOURCES[f"shapes-{name}"]()
-            assert task.classes == classes == len(set(task.y.tolist()))
-    finally:
-        for cached in (mini_tasks._objects, mini_tasks._crowds):
-            cached.cache_clear()
+def test_tasks_of_shapes(few_scenes):
+    for name, classes in {"kinds": 4, "colours": 10, "sizes": 2, "count": 2}.items():
+        task = TARGETS[f"shapes-{name}"]()
+        assert task.classes == classes
+        assert set(task.y.tolist()) == set(range(classes))
+        assert task.x.shape[1:] == (3, 12, 12)
+        assert 0 <= task.x.min() < task.x.max() <= 1
+    for name, classes in {"kinds": 8, "colours": 10, "count": 4}.items():
+        task = SOURCES[f"shapes-{name}"]()
+        assert task.classes == classes == len(set(task.y.tolist()))
 
 
 # --- models and fine-tuning -----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What Token Merging is compared with drops and places the tokens that it says; the measurement runs."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -28,15 +29,8 @@ def vit():
 
 
 @pytest.fixture(scope="module")
-def eva(monkeypatch_module):
-    monkeypatch_module.setattr(experiments, "WIDTH", TINY)
-    return random_weights(experiments.rotary())
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
+def eva():
+    return random_weights(experiments.rotary(8, **TINY))
 
 
 def counted(model, x):
@@ -98,7 +92,7 @@ def test_chance_takes_every_patch_equally_often_and_never_the_class_token(vit):
 
 def test_dropped_tokens_take_their_rotary_positions_along(eva):
     """The second block of what is left is that of all tokens with the others masked out of its attention."""
-    x = torch.rand(2, 3, 48, 48)
+    x = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         t, rope = eva._pos_embed(eva.patch_embed(x))
         with dropping(eva, 20, class_attention):
@@ -114,7 +108,7 @@ def test_dropped_tokens_take_their_rotary_positions_along(eva):
 
 @pytest.mark.parametrize("way", PLACES)
 def test_placing_changes_positions_only(eva, way):
-    x = torch.rand(2, 3, 48, 48)
+    x = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         with tome.applied(eva, 10):
             counts, ours = counted(eva, x)
@@ -130,7 +124,7 @@ def test_placing_changes_positions_only(eva, way):
 
 
 def test_positions_of_merged_tokens_are_those_named(eva):
-    x = torch.rand(1, 3, 48, 48)
+    x = torch.rand(1, 1, 32, 32)
     with torch.no_grad():
         t, rope = eva._pos_embed(eva.patch_embed(x))
         with placing(eva, 6):
@@ -152,18 +146,25 @@ def test_positions_of_merged_tokens_are_those_named(eva):
             torch.testing.assert_close(found[i - 1], rope[torch.tensor(members) - 1].mean(0))
 
 
+def test_silhouettes_are_bright_on_dark_and_whole():
+    data = experiments.silhouettes("heldout", 40)
+    assert data.x.shape == (40, 1, 32, 32)
+    bright = data.x > 0
+    edge = torch.ones(32, 32, dtype=torch.bool)
+    edge[2:-2, 2:-2] = False
+    assert not bright[:, :, edge].any()
+    assert 60 < bright.sum((1, 2, 3)).float().mean() < 300
+    assert len(data.y.unique()) == 8
+
+
 def test_measurement_runs_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     """On next to nothing: files, tables and plots."""
-    monkeypatch.setattr(experiments, "WIDTH", TINY)
     for name, study in STUDIES.items():
-        model = study.model
-        if name != "rotary":
-            model = type(model)(model.func, **{**model.keywords, **TINY})
-        few = replace(study, model=model, epochs=1, train=32, held_out=20, r=(16,))
-        monkeypatch.setitem(STUDIES, name, few)
+        model = partial(study.model, **TINY)
+        monkeypatch.setitem(STUDIES, name, replace(study, model=model, epochs=1, train=32, held_out=20, r=(16,)))
     experiments.main(["--out", str(tmp_path), "--seeds", "1"])
     said = capsys.readouterr().out
-    assert "| r (tokens left) | 0 (65) | 16 (3) |" in said
+    assert "| r (tokens left) | 0 (65) | 16 (17) |" in said
     assert all(way in said for way in (*RIVALS, *PLACES))
     assert (tmp_path / "accuracy.png").stat().st_size > 5000
     assert (tmp_path / "rotary.png").exists()

@@ -51,7 +51,7 @@ class Halves:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped, unused-ignore]
+        from threadpoolctl import ThreadpoolController
 
         self._blas = ThreadpoolController().select(user_api="blas")
         threads = max((library["num_threads"] for library in self._blas.info()), default=1)

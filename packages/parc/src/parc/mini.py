@@ -1,6 +1,6 @@
 """A small honest benchmark: do the scores tell which of 48 micro models to fine-tune?
 
-    python -m parc.mini --out DIR     # about half an hour on one core; goes on where it was stopped
+    python -m parc.mini --out DIR     # some 25 minutes on one core; goes on where it was stopped
 
 The protocol is the constants of this module and the tasks of `parc.mini_tasks`, fixed before any score was computed.
 Models learn a source task (8 tasks, 3 architectures, 2 widths). The truth is the accuracy on held-out images after

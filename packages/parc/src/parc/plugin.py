@@ -26,7 +26,7 @@ def plm_scorers() -> list[Scorer]:
             "dds", "pairwise", "DDS, centred kernel alignment to a model trained on the data", REFERENCE, REGRESSION
         ),
         _scorer("leep", "probabilities", "LEEP: log likelihood of a classifier made of the source classes", PROBS),
-        _scorer("nce", "probabilities", "NCE: minus the entropy of the labels given the source classes", PROBS),
+        _scorer("nce", "probabilities", "NCE: minus the entropy of the labels given the source classes", PROBS + COUNT),
         _scorer("energy", "probabilities", "Energy of the features (ETran)", targets=REGRESSION),
         _scorer("nleep", "probabilities", "N-LEEP: LEEP on a Gaussian mixture of the features"),
         _scorer("hscore", "covariance", "H-score: variance between the classes over all variance"),

@@ -173,7 +173,7 @@ class Scorer:
     """What it takes besides, as keywords: ``probs`` (the model's probabilities of its own classes, [N, S]),
     ``reference_features`` (of a model that was trained on the data, [N, D']), ``num_classes`` (an integer)."""
     targets: tuple[str, ...] = ("classes",)
-    """Kinds of labels it can do: ``classes`` [N], ``multilabel`` (zeros and ones [N, C]), ``regression`` [N] or [N, T]."""
+    """Kinds of labels it can do: ``classes`` [N], ``multilabel`` (0 and 1, [N, C]), ``regression`` ([N], [N, T])."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,17 @@ import ast
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plm_core.errors import InputError
 from plm_core.hookspecs import Transform
 from plm_core.names import resolve
 from plm_core.registry import registry
 
-M = TypeVar("M", bound=nn.Module)
+if TYPE_CHECKING:
+    from torch import nn
+
+M = TypeVar("M", bound="nn.Module")
 APPLIED = "_plm_transforms"
 
 

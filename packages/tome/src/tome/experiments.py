@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +32,6 @@ from plm_core.blocks import BlockView, attend, extras
 from plm_core.files import atomic_path, write_text
 from plm_core.finetuning import Finetuning, accuracy, finetune
 from plm_core.micro import InMemory
-from plm_core.shapes import SHAPES
 from plm_core.training import Recipe, seeded
 from tome import micro_shapes
 from tome.api import applied, remove
@@ -55,7 +54,6 @@ SETTING = Finetuning(
     mixup=0.0,
     cutmix=0.0,
 )
-WIDTH: Mapping[str, Any] = {"embed_dim": 48, "depth": 6, "num_heads": 2, "mlp_ratio": 2}
 
 
 @dataclass(frozen=True)
@@ -213,25 +211,58 @@ def digits(split: Split, count: int) -> InMemory:
     return InMemory(x, torch.from_numpy(labels[:count]), _moved if split == "train" else None)
 
 
+@cache
+def silhouettes(split: Split, count: int) -> InMemory:
+    """The scenes of `tome.micro_shapes`: how far each pixel is from the background, float [1, 32, 32] from -1 to 1.
+
+    Cut out around the shape, wherever it is; those to train on are moved.
+    """
+    scenes = micro_shapes.scenes(split, count)
+    far = (scenes.x - scenes.x[:, :, :1, :1]).abs().amax(1)  # the corner is background
+    far = F.pad(far / far.amax((1, 2), keepdim=True), (16,) * 4)
+    x = far.new_empty(count, 1, 32, 32)
+    for i, image in enumerate(far):
+        top, left = (int(places.float().mul(2).mean()) // 2 - 16 for places in (image > 0.5).nonzero(as_tuple=True))
+        x[i, 0] = image[top : top + 32, left : left + 32]
+    return InMemory(2 * x - 1, scenes.y, _moved if split == "train" else None)
+
+
 def _moved(x: Tensor) -> Tensor:
-    """A digit moved by up to four pixels."""
-    top, left = torch.randint(0, 9, (2,)).tolist()
-    return F.pad(x, (4, 4, 4, 4), value=-1.0)[:, top : top + 32, left : left + 32]
+    """A picture moved by up to two pixels."""
+    top, left = torch.randint(0, 5, (2,)).tolist()
+    return F.pad(x, (2,) * 4, value=-1.0)[:, top : top + 32, left : left + 32]
 
 
-def rotary() -> nn.Module:
+MODEL: Mapping[str, Any] = {
+    "img_size": 32,
+    "patch_size": 4,
+    "in_chans": 1,
+    "embed_dim": 48,
+    "depth": 4,
+    "num_heads": 2,
+    "mlp_ratio": 2,
+}
+
+
+def plain(num_classes: int, **model: Any) -> nn.Module:
+    """A micro ViT, absolute positions and a class token."""
+    return _with_stem(VisionTransformer(num_classes=num_classes, **{**MODEL, **model}))
+
+
+def rotary(num_classes: int, **model: Any) -> nn.Module:
     """A micro ViT that knows where patches are by rotary positions only."""
-    return Eva(
-        img_size=micro_shapes.SIZE,
-        patch_size=6,
-        num_classes=len(SHAPES),
-        global_pool="token",
-        use_abs_pos_emb=False,
-        use_rot_pos_emb=True,
-        rope_temperature=100.0,  # as DINOv3 has it, for a grid of 8 x 8
-        head_init_scale=1.0,
-        **WIDTH,
-    )
+    positions = {"use_abs_pos_emb": False, "use_rot_pos_emb": True, "rope_temperature": 100.0}  # 100 as in DINOv3
+    options = {**MODEL, **positions, **model}
+    return _with_stem(Eva(num_classes=num_classes, global_pool="token", head_init_scale=1.0, **options))
+
+
+def _with_stem(model: Any) -> nn.Module:
+    """Patches are embedded by two convolutions, of which the first sees a pixel more: few epochs do then."""
+    dim = model.embed_dim
+    first = nn.Conv2d(1, 16, 3, stride=2, padding=1)
+    model.patch_embed.proj = nn.Sequential(first, nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, dim, 2, stride=2))
+    whole: nn.Module = model
+    return whole
 
 
 @dataclass(frozen=True)
@@ -243,41 +274,17 @@ class Study:
     classes: int
     ways: Mapping[str, Way]
     epochs: float
+    batch: int
     train: int
     held_out: int
-    r: tuple[int, ...] = (2, 4, 6, 8, 10, 12)
+    r: tuple[int, ...] = (4, 8, 10, 12, 14, 16)
     """Of all blocks; 0, the model itself, is measured besides."""
 
 
 STUDIES: dict[str, Study] = {
-    "digits": Study(
-        model=partial(VisionTransformer, img_size=32, patch_size=4, in_chans=1, num_classes=10, **WIDTH),
-        data=digits,
-        classes=10,
-        ways=RIVALS,
-        epochs=25,
-        train=1437,
-        held_out=360,
-    ),
-    "shapes": Study(
-        model=partial(VisionTransformer, img_size=micro_shapes.SIZE, patch_size=6, num_classes=len(SHAPES), **WIDTH),
-        data=micro_shapes.scenes,
-        classes=len(SHAPES),
-        ways=RIVALS,
-        epochs=6,
-        train=6000,
-        held_out=2000,
-    ),
-    "rotary": Study(
-        model=rotary,
-        data=micro_shapes.scenes,
-        classes=len(SHAPES),
-        ways=PLACES,
-        epochs=6,
-        train=6000,
-        held_out=2000,
-        r=(4, 8, 10, 12),
-    ),
+    "digits": Study(partial(plain, 10), digits, 10, RIVALS, epochs=30, batch=16, train=1437, held_out=360),
+    "shapes": Study(partial(plain, 8), silhouettes, 8, RIVALS, epochs=4, batch=32, train=6000, held_out=2000),
+    "rotary": Study(partial(rotary, 8), silhouettes, 8, PLACES, epochs=4, batch=32, train=6000, held_out=2000),
 }
 
 
@@ -288,7 +295,7 @@ def trained(study: Study, seed: int, file: Path) -> nn.Module:
     if file.exists():
         model.load_state_dict(weights.read(file))
     else:
-        recipe = replace(SETTING.recipe, epochs=study.epochs, warmup_epochs=study.epochs / 20)
+        recipe = replace(SETTING.recipe, epochs=study.epochs, batch=study.batch, warmup_epochs=study.epochs / 20)
         data = study.data("train", study.train)
         finetune(model, data, replace(SETTING, recipe=recipe), study.classes, seed=seed)
         weights.write(model.state_dict(), file)
@@ -364,7 +371,7 @@ def plot(studies: Mapping[str, Sequence[Row]]) -> Figure:
             ax.fill_between(left, [min(s) for s in scores], [max(s) for s in scores], color=colour, alpha=0.2, lw=0)
         ax.invert_xaxis()
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel("tokens left after six blocks, of 65")
+        ax.set_xlabel("tokens left after four blocks, of 65")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("held-out top-1 in %")
     axes[0].legend(fontsize=8, loc="lower left")
