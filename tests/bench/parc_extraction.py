@@ -18,9 +18,9 @@ from side_by_side import compare, machine
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from parc.cache import Cache, Key
-from parc.datasets import Probe, draw, load
-from parc.extraction import extract, transform_digest, weights_digest
+from parc.ranking.cache import Cache, Key
+from parc.ranking.datasets import Probe, draw, load
+from parc.ranking.extraction import extract, transform_digest, weights_digest
 from plm_core import samples
 
 GOAL = 1 / 0.95

@@ -17,9 +17,9 @@ from functools import partial
 import numpy as np
 from side_by_side import compare, machine
 
-from parc.covariance import hscore
-from parc.evidence import logme
-from parc.pairwise import parc
+from parc.scores.covariance import hscore
+from parc.scores.evidence import logme
+from parc.scores.pairwise import parc
 from parc.scoring import Features, score_bank
 
 CLASSES = 50

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import parc
-from parc import benchmark, metrics
-from parc.baselines import heuristic
-from parc.oracle import FAILED, load, table
+from parc import benchmark
+from parc.benchmark import metrics
+from parc.benchmark.baselines import heuristic
+from parc.benchmark.oracle import FAILED, load, table
 from plm_core.errors import InputError, UnknownName
 
 TARGETS = ("caltech101", "cifar10", "cub200", "nabird", "oxford_pets", "stanford_dogs")

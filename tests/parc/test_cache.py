@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parc.cache import Cache, Entry, Key, read, write
+from parc.ranking.cache import Cache, Entry, Key, read, write
 from parc.scoring import Features
 
 KEY = Key("w" * 64, "t" * 64, "d" * 64, 0)

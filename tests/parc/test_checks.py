@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
-from parc import checks
+from parc.scores import checks
 from plm_core.errors import InputError, NotSupported
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)

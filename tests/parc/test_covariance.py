@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg, special
 
-from parc import covariance
-from parc.covariance import gbc, hscore, hscore_shrunk, lda_loo, sfda, transrate
-from parc.reduction import reduce
-from parc.spectrum import centred, compact, ledoit_wolf, spectrum
+from parc.scores import covariance
+from parc.scores.covariance import gbc, hscore, hscore_shrunk, lda_loo, sfda, transrate
+from parc.scores.reduction import reduce
+from parc.scores.spectrum import centred, compact, ledoit_wolf, spectrum
 from plm_core.errors import InputError, NotSupported
 
 SCORES = (hscore, hscore_shrunk, lda_loo, sfda, gbc, transrate)
@@ -349,7 +349,7 @@ def test_options_are_checked(call, message):
 def test_the_module_holds_what_the_plugin_declares():
     from parc.plugin import plm_scorers
 
-    names = {s.score.partition(":")[2] for s in plm_scorers() if s.score.startswith("parc.covariance:")}
+    names = {s.score.partition(":")[2] for s in plm_scorers() if s.score.startswith("parc.scores.covariance:")}
     assert names == {s.__name__ for s in SCORES}
     assert all(callable(getattr(covariance, name)) for name in names)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parc.datasets import decode, draw, load
+from parc.ranking.datasets import decode, draw, load
 from plm_core.errors import InputError
 
 

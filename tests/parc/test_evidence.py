@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from parc.evidence import evidence, logme, targets_of
+from parc.scores.evidence import evidence, logme, targets_of
 from plm_core.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:labels has .* with a single image")

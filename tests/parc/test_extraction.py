@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 import plm_core
-from parc.bank import Candidate, make
-from parc.datasets import draw, load
-from parc.extraction import extract, pick_device, transform_digest, weights_digest
+from parc.ranking.bank import Candidate, make
+from parc.ranking.datasets import draw, load
+from parc.ranking.extraction import extract, pick_device, transform_digest, weights_digest
 from plm_core.errors import InputError, NotSupported
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from parc import metrics
+from parc.benchmark import metrics
 from plm_core.errors import InputError, UnknownName
 
 NAMES = ("pearson", "spearman", "kendall", "kendall-w", "regret", "rel@1", "rel@2")

@@ -9,9 +9,13 @@ import pytest
 import torch
 
 import parc
-from parc import metrics, mini, mini_models, mini_report, mini_tasks
+from parc import mini
+from parc.benchmark import metrics
 from parc.mini import Micro
-from parc.mini_tasks import SOURCES, TARGETS
+from parc.mini import models as mini_models
+from parc.mini import report as mini_report
+from parc.mini import tasks as mini_tasks
+from parc.mini.tasks import SOURCES, TARGETS
 
 README = Path(__file__).parents[2] / "packages" / "parc" / "README.md"
 

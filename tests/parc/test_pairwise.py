@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parc import pairs, pairwise
-from parc.pairwise import ceiling, dds, parc, parc_auc, rsa
+from parc.scores import pairs, pairwise
+from parc.scores.pairwise import ceiling, dds, parc, parc_auc, rsa
 from plm_core.errors import InputError, NotSupported
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parc.probabilities import energy, leep, nce, nleep
+from parc.scores.probabilities import energy, leep, nce, nleep
 from plm_core.errors import InputError, NotSupported
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import parc
-from parc import evaluation, ranking, report
-from parc.datasets import draw, load
-from parc.ranking import Interrupted, rank
+from parc import ranking
+from parc.ranking import Interrupted, evaluation, rank, report
+from parc.ranking.datasets import draw, load
 from plm_core import samples
 from plm_core.errors import InputError, UnknownName
 
@@ -77,8 +77,8 @@ def test_a_bank_on_digits(undisturbed):
 
 def test_scores_are_those_of_the_features(undisturbed, digits):
     """The same numbers by hand: each model's own features, reduced to 32 dimensions."""
-    from parc.bank import Candidate, make
-    from parc.extraction import extract
+    from parc.ranking.bank import Candidate, make
+    from parc.ranking.extraction import extract
 
     probe = draw(load(digits))[0]
     given = extract(make(Candidate("tome_micro_shapes")), probe, head=True)
@@ -88,9 +88,9 @@ def test_scores_are_those_of_the_features(undisturbed, digits):
 
 
 def test_the_second_time_comes_from_the_cache(undisturbed, digits, monkeypatch):
-    import parc.extraction
+    import parc.ranking.extraction
 
-    monkeypatch.setattr(parc.extraction, "extract", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(parc.ranking.extraction, "extract", lambda *_, **__: pytest.fail("computed again"))
     again = rank(digits, MODELS)
     assert scores(again) == scores(undisturbed)
     assert all(row.cached and row.extract_seconds > 0 for row in again.rows)
@@ -146,8 +146,8 @@ def test_few_images_for_a_reduction_are_said(undisturbed, digits, caplog):
 
 def test_several_probes_are_averaged(undisturbed, digits):
     both = rank(digits, ["tome_micro_shapes"], ["parc"], budget=40, runs=2, bootstraps=0).rows[0]
-    from parc.bank import Candidate, make
-    from parc.extraction import extract
+    from parc.ranking.bank import Candidate, make
+    from parc.ranking.extraction import extract
 
     model = make(Candidate("tome_micro_shapes"))
     each = [
@@ -229,10 +229,10 @@ def test_killed_half_way_it_resumes(undisturbed, digits, own_cache, monkeypatch)
     kept = list(own_cache.rglob("*.safetensors"))
     assert 0 < len(kept) < len(MODELS)
 
-    import parc.extraction
+    import parc.ranking.extraction
 
-    real, computed = parc.extraction.extract, []
-    monkeypatch.setattr(parc.extraction, "extract", lambda *a, **k: (computed.append(a[0]), real(*a, **k))[1])
+    real, computed = parc.ranking.extraction.extract, []
+    monkeypatch.setattr(parc.ranking.extraction, "extract", lambda *a, **k: (computed.append(a[0]), real(*a, **k))[1])
     before = {path: path.stat().st_mtime_ns for path in kept}
     resumed = rank(digits, MODELS)
     assert len(computed) == len(MODELS) - len(kept)
@@ -296,7 +296,7 @@ class TestReport:
         assert [float(dot.get_xdata()[0]) for dot in dots] == shown
 
     def test_equal_scores_share_a_rank_and_failed_rows_have_none(self):
-        from parc.evaluation import Outcome
+        from parc.ranking.evaluation import Outcome
         from parc.scoring import Row
 
         def outcome(name, score):

@@ -6,8 +6,8 @@ import pytest
 
 import parc
 from parc import scoring
+from parc.scores.spectrum import compact
 from parc.scoring import Features, parse, score, score_bank
-from parc.spectrum import compact
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.hookspecs import Scorer
 from plm_core.registry import registry
@@ -133,8 +133,8 @@ def test_options_reach_the_score():
 
 
 def test_reduction_is_of_features_and_reference():
-    from parc.pairwise import dds
-    from parc.reduction import reduce
+    from parc.scores.pairwise import dds
+    from parc.scores.reduction import reduce
 
     features, y = model()
     x, r = features.features, features.reference_features

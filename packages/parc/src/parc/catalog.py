@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from parc.checks import Array, kind_of
+from parc.scores.checks import Array, kind_of
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.hookspecs import Scorer
 from plm_core.names import miss, resolve

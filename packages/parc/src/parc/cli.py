@@ -89,7 +89,7 @@ def _rank(
     """Rank models by how well they suit a dataset."""
     from parc.ranking import METHODS, Interrupted
     from parc.ranking import rank as ranked
-    from parc.report import check_path
+    from parc.ranking.report import check_path
 
     files = [*(out or []), *([plot] if plot else [])]
     for file in files:
@@ -126,7 +126,7 @@ def _rank(
 
 
 def _print(ranking: Ranking, as_json: bool) -> None:
-    from parc.report import as_dict, table
+    from parc.ranking.report import as_dict, table
 
     if as_json:
         import json

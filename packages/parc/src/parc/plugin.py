@@ -11,7 +11,7 @@ PROBS, REFERENCE, COUNT = ("probs",), ("reference_features",), ("num_classes",)
 def _scorer(
     name: str, module: str, help: str, needs: tuple[str, ...] = (), targets: tuple[str, ...] = CLASSES
 ) -> Scorer:
-    reference = f"parc.{module}:{name.replace('-', '_')}"
+    reference = f"parc.scores.{module}:{name.replace('-', '_')}"
     return Scorer(name=name, score=reference, help=help, needs=needs, targets=targets)
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from parc.catalog import Method, check_kind, methods, parse
-from parc.checks import Array, features_of, labels_of, probs_of
 from parc.intervals import Halves
-from parc.pairwise import resampler
-from parc.reduction import reduce
-from parc.spectrum import compact
+from parc.scores.checks import Array, features_of, labels_of, probs_of
+from parc.scores.pairwise import resampler
+from parc.scores.reduction import reduce
+from parc.scores.spectrum import compact
 from plm_core.errors import InputError, PlmError
 from plm_core.progress import track
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parc.oracle import LAYERS
+from parc.benchmark.oracle import LAYERS
 from plm_core.errors import InputError, NotSupported
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _DEPTH = re.compile(
     r"|(?:densenet|densenetblur|vgg|legacy_senet|senet|dpn|dla|vovnet|ese_vovnet|eca_vovnet)(\d+)"
 )
 # Images of the sets that the parts of timm's tags name. They are real sizes; the paper's own table counts ImageNet as
-# 150 000 (parc.oracle.IMAGES), which only shifts the heuristic.
+# 150 000 (parc.benchmark.oracle.IMAGES), which only shifts the heuristic.
 _IMAGES = {
     "in1k": 1_281_167,
     "in12k": 11_821_000,

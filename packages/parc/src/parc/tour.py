@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from parc.ranking import Ranking, rank
-from parc.report import figure, table
+from parc.ranking.report import figure, table
 from plm_core import samples
 from plm_core.tour import Tour
 

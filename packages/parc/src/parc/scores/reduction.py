@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from parc.checks import Array
-from parc.spectrum import centred, spectrum
+from parc.scores.checks import Array
+from parc.scores.spectrum import centred, spectrum
 from plm_core.errors import InputError
 
 COLUMNS = 256
@@ -60,8 +60,8 @@ def read(pca: int | str) -> tuple[int, bool]:
 def principal(features: Array, count: int | None = None) -> tuple[Array, Array]:
     """The first ``count`` principal components of features [N, D], or all.
 
-    Taken from the smaller of the two Gram matrices, in float64 (`parc.spectrum`), several times faster than a singular
-    value decomposition and exact down to components of 1e-5 of the largest.
+    Taken from the smaller of the two Gram matrices, in float64 (`parc.scores.spectrum`), several times faster than a
+    singular value decomposition and exact down to components of 1e-5 of the largest.
 
     Returns:
         Scores of the images, float64 [N, count or min(N, D)], and the variances of as many components (divided by N),

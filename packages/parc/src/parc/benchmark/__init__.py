@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parc import metrics
-from parc.aggregation import Aggregate, aggregate
-from parc.baselines import baselines
-from parc.oracle import Oracle, load, table
-from parc.scoretable import read_scores
-from parc.tables import KEY, Columns, columns
+from parc.benchmark import metrics
+from parc.benchmark.aggregation import Aggregate, aggregate
+from parc.benchmark.baselines import baselines
+from parc.benchmark.oracle import Oracle, load, table
+from parc.benchmark.scoretable import read_scores
+from parc.benchmark.tables import KEY, Columns, columns
 from plm_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -149,14 +149,14 @@ def plot(results: Aggregate | Sequence[Aggregate], title: str = "") -> Figure:
     Raises:
         MissingDependency: matplotlib is not installed.
     """
-    from parc.benchmark_plots import intervals
+    from parc.benchmark.plots import intervals
 
     return intervals([results] if isinstance(results, Aggregate) else list(results), title)
 
 
 def plot_scatter(scores: Any, method: str, oracle: Oracle | str | None = None, title: str = "") -> Figure:
     """A method's scores against the truth, one panel per target, one colour per architecture (mean over runs)."""
-    from parc.benchmark_plots import scatter
+    from parc.benchmark.plots import scatter
 
     scored = read_scores(scores, oracle, [method], None)
     kept = scored.truth > 0

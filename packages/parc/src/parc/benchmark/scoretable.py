@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.baselines import looked_up
-from parc.oracle import LAYERS, Oracle, load
-from parc.tables import KEY, Columns, columns, numbers
+from parc.benchmark.baselines import looked_up
+from parc.benchmark.oracle import LAYERS, Oracle, load
+from parc.benchmark.tables import KEY, Columns, columns, numbers
 from plm_core.errors import InputError
 
 Array = NDArray[np.float64]

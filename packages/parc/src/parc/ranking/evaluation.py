@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from parc import static
-from parc.bank import Candidate, has_trained_head, make
-from parc.cache import Cache, Entry, Key
-from parc.datasets import Probe
-from parc.reduction import read
+from parc.ranking.bank import Candidate, has_trained_head, make
+from parc.ranking.cache import Cache, Entry, Key
+from parc.ranking.datasets import Probe
+from parc.scores.reduction import read
 from parc.scoring import Features, Row, score_bank
 from parc.static import Facts
 from plm_core.errors import PlmError
@@ -147,7 +147,7 @@ def entries_of(
     advance: Callable[[int], None] = lambda images: None,
 ) -> list[Entry]:
     """Features of every probe, from the cache or from the model."""
-    from parc.extraction import extract, pick_device, transform_digest, weights_digest
+    from parc.ranking.extraction import extract, pick_device, transform_digest, weights_digest
 
     cache = Cache(settings.cache_root, settings.cache)
     weights, transform = (weights_digest(model), transform_digest(model, settings.dtype)) if cache.enabled else ("", "")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.oracle import Oracle, load
-from parc.tables import Columns
+from parc.benchmark.oracle import Oracle, load
+from parc.benchmark.tables import Columns
 from plm_core.errors import InputError
 
 Array = NDArray[np.float64]

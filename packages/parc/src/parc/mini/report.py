@@ -1,6 +1,6 @@
 """What the tables of the mini-benchmark say: methods and baselines with intervals, and their picture.
 
-    from parc.mini_report import load, summary
+    from parc.mini.report import load, summary
 
     summary(load(), "pearson")     # of the tables that are shipped
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from parc import metrics
+from parc.benchmark import metrics
 from plm_core.files import atomic_path, write_text
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-SHIPPED = Path(__file__).parent / "data" / "mini"
+SHIPPED = Path(__file__).parents[1] / "data" / "mini"
 RESAMPLES, LEVEL = 500, 0.9
 METRICS = ("pearson", "kendall-w", "regret")
 BASELINES = ("other targets", "width", "parameters", "layers", "at random")
@@ -121,7 +121,7 @@ def baselines(tables: Tables) -> dict[str, Array]:
 
 def _facts(model: str) -> tuple[float, float, float]:
     """Width of the features, parameters without the head (which is replaced), layers in sequence."""
-    from parc.mini_models import ARCHITECTURES
+    from parc.mini.models import ARCHITECTURES
 
     architecture, _, width = model.partition("/")[0].partition("-")
     made = ARCHITECTURES[architecture].build(int(width), 2)
@@ -135,7 +135,7 @@ def summary(tables: Tables, metric: str = "pearson", seed: int = 0) -> list[Resu
 
     Args:
         tables: From `load`.
-        metric: As `parc.metrics.metric` knows it.
+        metric: As `parc.benchmark.metrics.metric` knows it.
         seed: Of the bootstrap.
     """
     judge = metrics.metric(metric)

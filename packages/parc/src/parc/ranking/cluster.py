@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from parc.bank import Candidate, size_of
-from parc.datasets import Probe
-from parc.evaluation import Outcome, Settings, evaluate
+from parc.ranking.bank import Candidate, size_of
+from parc.ranking.datasets import Probe
+from parc.ranking.evaluation import Outcome, Settings, evaluate
 from plm_core.errors import InputError, MissingDependency
 
 LOCAL = "local"

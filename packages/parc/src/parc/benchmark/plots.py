@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.tables import Columns
+from parc.benchmark.tables import Columns
 from plm_core.errors import InputError, MissingDependency
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def intervals(results: list[Aggregate], title: str) -> Figure:
     """Means and bootstrap intervals, best at the top; every result but the first is drawn as baselines."""
-    from parc.metrics import metric
+    from parc.benchmark.metrics import metric
 
     if not results or len({result.metric for result in results}) > 1:
         named = ", ".join(result.metric for result in results) or "none"
@@ -60,7 +60,7 @@ def intervals(results: list[Aggregate], title: str) -> Figure:
 
 def scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], method: str, title: str) -> Figure:
     """Score against truth: one panel per target with its correlation, one colour per architecture."""
-    from parc.metrics import pearson
+    from parc.benchmark.metrics import pearson
 
     targets = list(dict.fromkeys(keys["target"].tolist()))
     architectures = list(dict.fromkeys(keys["architecture"].tolist()))

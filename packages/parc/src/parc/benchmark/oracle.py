@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.tables import KEY, columns, numbers
+from parc.benchmark.tables import KEY, columns, numbers
 from plm_core.errors import InputError
 
 BANKS = ("controlled", "all")

@@ -2,11 +2,11 @@
 
     python -m parc.mini --out DIR     # some 25 minutes on one core; goes on where it was stopped
 
-The protocol is the constants of this module and the tasks of `parc.mini_tasks`, fixed before any score was computed.
+The protocol is the constants of this module and the tasks of `parc.mini.tasks`, fixed before any score was computed.
 Models learn a source task (8 tasks, 3 architectures, 2 widths). The truth is the accuracy on held-out images after
 fine-tuning everything on 100 images of a target, the mean over 10 seeds which differ in images, head and order. Scores
 see probes of 200 labelled images of the same pool, as `parc.sample_probe` draws them. Tables are written into DIR and
-are shipped with the package; `parc.mini_report` reads them.
+are shipped with the package; `parc.mini.report` reads them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from parc.mini_models import ARCHITECTURES, finetune, train_source
-from parc.mini_tasks import SOURCES, TARGETS, Task
+from parc.mini.models import ARCHITECTURES, finetune, train_source
+from parc.mini.tasks import SOURCES, TARGETS, Task
 from parc.probe import sample_probe
 from plm_core import weights
 from plm_core.files import write_text
@@ -258,10 +258,6 @@ def main() -> None:
     if only in (None, "scores"):
         make_scores(out)
     if only in (None, "report"):
-        from parc.mini_report import report
+        from parc.mini.report import report
 
         report(out)
-
-
-if __name__ == "__main__":
-    main()

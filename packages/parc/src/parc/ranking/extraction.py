@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from parc.datasets import Probe
+from parc.ranking.datasets import Probe
 from parc.scoring import Features
 from plm_core.errors import InputError, NotSupported
 from plm_core.models import embed, transform_for

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parc import metrics
-from parc.oracle import Oracle
-from parc.scoretable import capacity, read_scores
-from parc.tables import KEY, Columns
+from parc.benchmark import metrics
+from parc.benchmark.oracle import Oracle
+from parc.benchmark.scoretable import capacity, read_scores
+from parc.benchmark.tables import KEY, Columns
 from plm_core.errors import InputError
 
 Array = NDArray[np.float64]

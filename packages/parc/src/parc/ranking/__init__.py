@@ -10,15 +10,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from parc.bank import Candidate, expand, make
-from parc.bars import bars
-from parc.datasets import Probe, draw, load
-from parc.reduction import read
+from parc.ranking.bank import Candidate, expand, make
+from parc.ranking.bars import bars
+from parc.ranking.datasets import Probe, draw, load
+from parc.scores.reduction import read
 from plm_core.errors import InputError, UnknownName
 from plm_core.names import miss, natural_key
 
 if TYPE_CHECKING:
-    from parc.evaluation import Outcome, Settings
+    from parc.ranking.evaluation import Outcome, Settings
 
 _log = logging.getLogger("parc")
 METHODS = ("parc", "logme", "knn")
@@ -70,7 +70,7 @@ class Ranking:
 
     def save(self, path: str | Path) -> None:
         """Write it as the ending says: .csv, .json, .md, or a picture, .png, .svg or .pdf."""
-        from parc.report import save
+        from parc.ranking.report import save
 
         save(self, path)
 
@@ -109,8 +109,8 @@ def rank(
     it is asked for again. A model that fails is a row that says why.
 
     Args:
-        dataset: See `parc.datasets.load`: a folder of images by class, an .npz file, ``hf:name[:split]``.
-        models: Names and patterns, see `parc.bank.expand`.
+        dataset: See `parc.ranking.datasets.load`: a folder of images by class, an .npz file, ``hf:name[:split]``.
+        models: Names and patterns, see `parc.ranking.bank.expand`.
         methods: Of `parc.methods`, with options as ``knn:k=5,metric=cosine``; or ``params``, ``layers``,
             ``imagenet-top1``, ``heuristic``. The first one ranks.
         budget: Images of the probe at most.
@@ -124,7 +124,7 @@ def rank(
         device: ``auto``, ``cpu``, ``cuda`` ...
         dtype: ``fp32``, or ``bf16`` and ``fp16`` by autocast.
         batch: Images at once.
-        workers: Processes that decode images, see `parc.extraction.extract`.
+        workers: Processes that decode images, see `parc.ranking.extraction.extract`.
         ray: Address of a Ray cluster that does the work; ``local`` starts one.
         cache: Whether to read and write the cache of features, ``$PLM_CACHE/parc``.
 
@@ -141,8 +141,8 @@ def rank(
     if 2 * components > len(probes[0]):
         _log.warning("%d images are few for pca=%s: when reduced, all are nearly as far apart", len(probes[0]), pca)
 
-    from parc.evaluation import Settings
-    from parc.extraction import autocast, pick_device
+    from parc.ranking.evaluation import Settings
+    from parc.ranking.extraction import autocast, pick_device
     from parc.static import METHODS as STATIC
     from parc.static import read_imagenet_csv
 
@@ -214,7 +214,7 @@ def _check_numbers(**numbers: int | None) -> None:
 
 def _references(name: str, probes: Sequence[Probe], settings: Settings) -> list[Any]:
     """Features of the model that was trained on the data. Without them there is nothing to rank: errors go through."""
-    from parc.evaluation import entries_of
+    from parc.ranking.evaluation import entries_of
 
     candidates = expand([name])
     if len(candidates) > 1:
@@ -229,11 +229,11 @@ def _outcomes(
     references: Sequence[Any] | None,
     ray: str | None,
 ) -> Generator[Outcome, None, None]:
-    from parc.evaluation import evaluate
+    from parc.ranking.evaluation import evaluate
 
     with bars(len(candidates), sum(map(len, probes))) as shown:
         if ray is not None:
-            from parc.cluster import evaluate_all
+            from parc.ranking.cluster import evaluate_all
 
             for outcome in evaluate_all(candidates, probes, settings, references, ray):
                 shown.end()

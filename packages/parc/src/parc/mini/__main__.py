@@ -1,0 +1,5 @@
+"""``python -m parc.mini``."""
+
+from parc.mini import main
+
+main()
