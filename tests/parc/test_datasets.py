@@ -107,7 +107,7 @@ def test_labels_of_an_npz_may_be_words_or_multi_hot(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"x": np.zeros(2)}, "has keys x; images and labels is needed"),
+        ({"x": np.zeros(2)}, "has keys x and lacks images and labels"),
         ({"images": np.zeros((2, 4, 4)), "labels": np.arange(2)}, r"images of .* are float64 \[2, 4, 4\]; uint8"),
         ({"images": np.zeros((2, 4), np.uint8), "labels": np.arange(2)}, r"are uint8 \[2, 4\]"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(3)}, "has 2 images and 3 labels"),
@@ -142,6 +142,13 @@ def test_unreadable_images_are_named_before_anything_runs(tmp_path):
         picture(i).save(root / "a" / f"{i}.png")
     with pytest.raises(InputError, match=r"1 of 16 images of .*: b/7\.png"):
         draw(load(root))
+
+
+def test_a_budget_that_draws_one_class(tmp_path):
+    found = load(folder(tmp_path, {"a": 4, "b": 4, "c": 4}))
+    with pytest.raises(InputError, match=r"budget=3 draws 1 of 3 classes in .*; at least 2 are needed"):
+        draw(found, budget=3)
+    assert len(draw(found, budget=4)[0]) == 4
 
 
 def test_probes_differ_by_run_and_repeat(tmp_path):

@@ -144,6 +144,46 @@ def test_reduction_is_of_features_and_reference():
         score("dds", x, y, reference_features=r, pca=8)
 
 
+def test_what_a_score_does_not_need_does_not_matter():
+    features, y = model()
+    narrow = Features(features.features, features.probs[:3], features.features[:, :2])
+    assert score("knn", narrow.features, y, narrow.probs, narrow.reference_features, pca=4) > 0
+    (row,) = score_bank({"m": narrow}, y, ["knn"], bootstraps=4, pca=4)
+    assert row.low < row.score < row.high
+
+
+def test_a_bank_keeps_all_of_narrow_features():
+    features, y = model()
+    wide, own = (score_bank({"m": features}, y, ["dds", "knn:pca=none"], pca=pca) for pca in (999, None))
+    assert wide[1].score == own[1].score
+    assert wide[0].score == pytest.approx(own[0].score, abs=40)  # all dimensions, but whitened
+    assert not any(row.error for row in wide)
+
+
+@pytest.mark.parametrize(
+    ("bank", "said"),
+    [
+        ([np.ones((4, 2))], "bank is a list; a mapping of names to parc.Features is needed"),
+        ({"m": np.ones((4, 2))}, r"bank\['m'\] is a ndarray; parc.Features\(...\) is needed"),
+    ],
+)
+def test_a_bank_of_something_else(bank, said):
+    with pytest.raises(InputError, match=said):
+        score_bank(bank, [0, 0, 1, 1], ["knn"])
+
+
+@pytest.mark.parametrize("text", ["gbc:dims=x", "energy:tail=x", "logistic:percent_train=x", "nleep:components=2.5"])
+def test_an_option_of_a_wrong_type(text):
+    features, y = model()
+    with pytest.raises(InputError, match=text.partition(":")[2].replace("=", ".*")):
+        score(text, features.features, y)
+
+
+def test_a_wrong_reduction_is_said_at_once():
+    with pytest.raises(InputError, match="pca='x' is not allowed"):
+        parse("knn:pca=x")
+
+
 def test_tensors_and_lists():
     import torch
 
@@ -160,7 +200,11 @@ def test_tensors_and_lists():
     ("labels", "name", "message"),
     [
         (np.eye(3)[np.arange(60) % 3], "leep", "leep cannot do multilabel labels; these can: parc, rsa, dds, energy"),
-        (np.linspace(0, 1, 60), "parc", "parc cannot do regression labels; these can: rsa, dds, energy, logme"),
+        (
+            np.linspace(0, 1, 60),
+            "parc",
+            "parc cannot do regression labels; cast classes to integers, or",
+        ),
     ],
 )
 def test_labels_that_a_score_cannot_do(labels, name, message):
@@ -242,7 +286,7 @@ def test_what_cannot_be_scored_is_a_row():
     assert "NaN" in rows["broken", "parc"].error
     assert "NaN" in rows["broken", "leep"].error
     assert rows["short", "parc"].error == "features has 59 rows for 60 images"
-    assert "12 dimensions" in rows["good", "parc:pca=13"].error
+    assert rows["good", "parc:pca=13"].error is None  # all 12 dimensions
 
 
 def test_bad_methods_and_labels_stop_a_bank():

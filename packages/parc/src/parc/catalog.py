@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parc.scores.checks import Array, kind_of
+from parc.scores.reduction import read
+from plm_core import transforms
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.hookspecs import Scorer
 from plm_core.names import miss, resolve
@@ -49,8 +51,6 @@ def parse(text: str, pca: int | str | None = None, **options: Any) -> Method:
     """
     name, _, rest = text.partition(":")
     if rest:
-        from plm_core import transforms  # it imports torch
-
         try:
             name, given = transforms.parse(text)
         except InputError as e:
@@ -58,6 +58,9 @@ def parse(text: str, pca: int | str | None = None, **options: Any) -> Method:
         options |= given
     scorer = _find(name)
     pca = options.pop("pca", pca)
+    pca = None if str(pca).lower() == "none" else pca
+    if pca is not None:
+        read(pca)
     function = resolve(scorer.score)
     _check_options(scorer, function, options)
     return Method(scorer, function, options, pca)
@@ -103,4 +106,5 @@ def check_kind(scorer: Scorer, labels: Array) -> None:
     kind = kind_of(labels)
     if kind not in scorer.targets:
         able = [name for name, other in _scorers().items() if kind in other.targets]
-        raise NotSupported(f"{scorer.name} cannot do {kind} labels; these can: {', '.join(able)}")
+        hint = "cast classes to integers, or use one of" if kind == "regression" else "these can:"
+        raise NotSupported(f"{scorer.name} cannot do {kind} labels; {hint} {', '.join(able)}")

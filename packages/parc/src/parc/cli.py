@@ -77,7 +77,11 @@ def _rank(
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option("--ray", metavar="[ADDRESS]", help="Work on this Ray cluster, or start one on this machine."),
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Work on this Ray cluster. Without an address, as the last option, one is started on this machine.",
+        ),
     ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")] = True,
     out: Annotated[
@@ -115,7 +119,8 @@ def _rank(
         )
     except Interrupted as e:
         _print(e.ranking, as_json)
-        typer.echo(f"interrupted, {e.left} models left; the same command goes on from here", err=True)
+        unwritten = f"; not written: {', '.join(map(str, files))}" if files else ""
+        typer.echo(f"interrupted, {e.left} models left; the same command goes on from here{unwritten}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _print(ranking, as_json)
     for file in files:

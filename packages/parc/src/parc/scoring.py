@@ -18,7 +18,7 @@ from parc.catalog import Method, check_kind, methods, parse
 from parc.intervals import Halves
 from parc.scores.checks import Array, features_of, labels_of, probs_of
 from parc.scores.pairwise import resampler
-from parc.scores.reduction import reduce
+from parc.scores.reduction import fitting, reduce
 from parc.scores.spectrum import compact
 from plm_core.errors import InputError, PlmError
 from plm_core.progress import track
@@ -89,11 +89,14 @@ def score(
     x = features_of(features)
     y = _labels(labels, len(x), num_classes)
     check_kind(found.scorer, y)
-    reference = None if reference_features is None else features_of(reference_features, "reference_features", len(x))
-    if "probs" in found.scorer.needs and probs is not None:
-        probs = probs_of(probs, len(x))
-    inputs = {"probs": probs, "reference_features": _reduced(reference, found.pca, "reference_features")}
-    return _call(found, reduce(x, found.pca), y, inputs | {"num_classes": num_classes})
+    inputs = {"num_classes": num_classes, "probs": probs, "reference_features": reference_features}
+    inputs = {name: inputs[name] for name in found.scorer.needs}
+    if inputs.get("probs") is not None:
+        inputs["probs"] = probs_of(probs, len(x))
+    if inputs.get("reference_features") is not None:
+        reference = features_of(reference_features, "reference_features", len(x))
+        inputs["reference_features"] = _reduced(reference, found.pca, "reference_features")
+    return _call(found, reduce(x, found.pca), y, inputs)
 
 
 def score_bank(
@@ -109,7 +112,8 @@ def score_bank(
     """Every method for every model, with intervals over images.
 
     Intervals of 90 % come from half-samples (`parc.intervals`), the same ones for all models. Reductions of the
-    features, and for parc, parc-auc, rsa and dds their standardization, are those of all images.
+    features, and for parc, parc-auc, rsa and dds their standardization, are those of all images. Features of fewer
+    dimensions than a reduction asks for keep all of them.
 
     Args:
         bank: Features of each model, for the same images.
@@ -125,8 +129,13 @@ def score_bank(
 
     Raises:
         UnknownName: A method is unknown.
-        InputError: Unfit labels or options of a method.
+        InputError: Unfit labels or options of a method, or a bank of something else.
     """
+    if not isinstance(bank, Mapping):
+        raise InputError(f"bank is a {type(bank).__name__}; a mapping of names to parc.Features is needed")
+    for name, given in bank.items():
+        if not isinstance(given, Features):
+            raise InputError(f"bank[{name!r}] is a {type(given).__name__}; parc.Features(...) is needed")
     texts = [methods] if isinstance(methods, str) else list(methods)
     parsed = {text: parse(text, pca) for text in texts}
     y = _labels(labels, None, num_classes)
@@ -144,16 +153,21 @@ def _labels(labels: Any, n: int | None, num_classes: int | None) -> Array:
         return labels_of(labels, n, num_classes, ("classes", "multilabel", "regression"))
 
 
-def _reduced(reference: Array | None, pca: int | str | None, name: str) -> Array | None:
+def _reduced(reference: Array, pca: int | str | None, name: str) -> Array:
     try:
-        return None if reference is None else reduce(reference, pca)
+        return reduce(reference, pca)
     except InputError as e:
         raise InputError(f"{name}: {e}") from None
 
 
 def _call(method: Method, features: Array, labels: Array, inputs: Mapping[str, Any]) -> float:
-    needed = {name: inputs[name] for name in method.scorer.needs}
-    value = float(method.function(features, labels, **needed, **method.options))
+    try:
+        value = float(method.function(features, labels, **inputs, **method.options))
+    except (TypeError, ValueError) as e:
+        if isinstance(e, PlmError) or not method.options:
+            raise
+        options = ", ".join(f"{name}={option!r}" for name, option in method.options.items())
+        raise InputError(f"{method.scorer.name} cannot be computed with {options}: {e}") from e
     if not np.isfinite(value):
         raise InputError(f"{method.scorer.name} is {value} for these features and labels")
     return value
@@ -185,15 +199,15 @@ class _Model:
         self.features = features_of(given.features, n=n)
         self.labels, self.num_classes = labels, num_classes
         self.given = given
-        self._reductions: dict[int | str | None, tuple[Array, Array | None, float]] = {}
+        self._reductions: dict[tuple[str, int | str | None], tuple[Array, float]] = {}
         self._turned: dict[int | str | None, Array] = {}
 
     def row(self, name: str, text: str, method: Method, halves: Halves) -> Row:
         """The score and its interval."""
         try:
             check_kind(method.scorer, self.labels)
-            features, reference, spent = self._reduction(method.pca)
-            inputs = self._inputs(method, reference)
+            features, spent = self._reduction("features", method.pca)
+            inputs = self._inputs(method)
             start = time.perf_counter()
             value = _call(method, features, self.labels, inputs)
             spent += time.perf_counter() - start
@@ -203,21 +217,26 @@ class _Model:
         low, high = self._interval(method, value, features, inputs, halves)
         return Row(name, text, value, low, high, spent)
 
-    def _reduction(self, pca: int | str | None) -> tuple[Array, Array | None, float]:
-        """Features and reference features, reduced once, and the seconds that this took."""
-        if pca not in self._reductions:
-            start, reference = time.perf_counter(), self.given.reference_features
-            if reference is not None:
-                reference = features_of(reference, "reference_features", len(self.labels))
-            reduced = reduce(self.features, pca), _reduced(reference, pca, "reference_features")
-            self._reductions[pca] = (*reduced, time.perf_counter() - start)
-        return self._reductions[pca]
+    def _reduction(self, name: str, pca: int | str | None) -> tuple[Array, float]:
+        """``features`` or ``reference_features``, reduced once, and the seconds that this took."""
+        if (name, pca) not in self._reductions:
+            start = time.perf_counter()
+            whole = self.features
+            if name == "reference_features":
+                whole = features_of(self.given.reference_features, name, len(self.labels))
+            reduced = reduce(whole, fitting(pca, whole.shape[1]))
+            self._reductions[name, pca] = reduced, time.perf_counter() - start
+        return self._reductions[name, pca]
 
-    def _inputs(self, method: Method, reference: Array | None) -> dict[str, Any]:
-        probs = self.given.probs
-        if "probs" in method.scorer.needs and probs is not None:
-            probs = probs_of(probs, len(self.labels))
-        return {"probs": probs, "reference_features": reference, "num_classes": self.num_classes}
+    def _inputs(self, method: Method) -> dict[str, Any]:
+        """What the method needs besides, if the model has it."""
+        inputs = {"num_classes": self.num_classes, "probs": self.given.probs, "reference_features": None}
+        inputs = {name: inputs[name] for name in method.scorer.needs}
+        if inputs.get("probs") is not None:
+            inputs["probs"] = probs_of(self.given.probs, len(self.labels))
+        if "reference_features" in inputs and self.given.reference_features is not None:
+            inputs["reference_features"] = self._reduction("reference_features", method.pca)[0]
+        return inputs
 
     def _rotated(self, method: Method, features: Array) -> Array:
         """Features of at most N dimensions with the same inner products, where the score sees no difference."""

@@ -277,7 +277,7 @@ class Study:
     batch: int
     train: int
     held_out: int
-    r: tuple[int, ...] = (4, 8, 10, 12, 14, 16)
+    r: tuple[int, ...] = (4, 8, 10, 12, 14, 16, 20, 32)
     """Of all blocks; 0, the model itself, is measured besides."""
 
 

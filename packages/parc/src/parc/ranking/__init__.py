@@ -138,9 +138,6 @@ def rank(
     candidates = expand([models] if isinstance(models, str) else models, pretrained)
     images = load(dataset)
     probes = draw(images, budget, runs)
-    if 2 * components > len(probes[0]):
-        _log.warning("%d images are few for pca=%s: when reduced, all are nearly as far apart", len(probes[0]), pca)
-
     from parc.ranking.evaluation import Settings
     from parc.ranking.extraction import autocast, pick_device
     from parc.static import METHODS as STATIC
@@ -164,6 +161,8 @@ def rank(
     if imagenet_csv is not None:
         read_imagenet_csv(imagenet_csv)
     references = None if reference is None else _references(reference, probes, settings)
+    if settings.methods and 2 * components > len(probes[0]):
+        _log.warning("%d images are few for pca=%s: when reduced, all are nearly as far apart", len(probes[0]), pca)
     about = {
         "dataset": str(dataset),
         "images": len(probes[0]),

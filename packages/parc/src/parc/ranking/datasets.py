@@ -160,12 +160,13 @@ def _npz(path: Path) -> Dataset:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in ("images", "labels") if key not in file]
             if missing:
-                raise InputError(f"dataset {str(path)!r} has keys {', '.join(file)}; {' and '.join(missing)} is needed")
+                raise InputError(f"dataset {str(path)!r} has keys {', '.join(file)} and lacks {' and '.join(missing)}")
             images, labels = file["images"], file["labels"]
     except InputError:
         raise
     except Exception as e:  # zipfile, zlib, numpy: a file that is cut or not what it says can raise nearly anything
-        raise InputError(f"dataset {str(path)!r} cannot be read: {e}") from e
+        why = str(e).partition(" If you trust")[0]  # numpy goes on about an unsafe way, which is not on offer
+        raise InputError(f"dataset {str(path)!r} cannot be read as npz: {why}") from e
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in MODES)):
         came = f"{images.dtype} {list(images.shape)}"
         raise InputError(f"images of {str(path)!r} are {came}; uint8 [N, H, W] or [N, H, W, 1, 3 or 4] is allowed")
@@ -295,7 +296,11 @@ def draw(dataset: Dataset, budget: int = 500, runs: int = 1) -> list[Probe]:
     """
     if runs < 1:
         raise InputError(f"runs is {runs}; 1 or more are allowed")
-    chosen = [sample_probe(dataset.labels, budget=budget, run=run) for run in range(runs)]
+    classes = len(dataset.classes)
+    chosen = [sample_probe(dataset.labels, budget=budget, run=run, num_classes=classes) for run in range(runs)]
+    if dataset.labels.ndim == 1 and any(len(set(dataset.labels[indices])) < 2 for indices in chosen):
+        present = len(set(dataset.labels))
+        raise InputError(f"budget={budget} draws 1 of {present} classes in {dataset.source!r}; at least 2 are needed")
     digests = _digests(dataset, sorted({int(i) for indices in chosen for i in indices}))
     return [_probe(dataset, run, indices, digests) for run, indices in enumerate(chosen)]
 

@@ -14,7 +14,6 @@ from parc import static
 from parc.ranking.bank import Candidate, has_trained_head, make
 from parc.ranking.cache import Cache, Entry, Key
 from parc.ranking.datasets import Probe
-from parc.scores.reduction import read
 from parc.scoring import Features, Row, score_bank
 from parc.static import Facts
 from plm_core.errors import PlmError
@@ -172,25 +171,12 @@ def entries_of(
 
 
 def _score(model: str, features: Features, probe: Probe, settings: Settings) -> list[Row]:
-    pca = fitting(settings.pca, features.features.shape[1])
-    if pca != settings.pca:
-        _log.info("%s has %d features: pca=%s becomes %s", model, features.features.shape[1], settings.pca, pca)
     return score_bank(
         {model: features},
         probe.labels,
         list(settings.methods),
-        pca=pca,
+        pca=settings.pca,
         num_classes=len(probe.classes),
         bootstraps=settings.bootstraps,
         seed=probe.run,
     )
-
-
-def fitting(pca: int | str | None, dimensions: int) -> int | str | None:
-    """The reduction that was asked for, or as many components as there are dimensions."""
-    if pca is None:
-        return None
-    count, compat = read(pca)
-    if count <= dimensions:
-        return pca
-    return f"compat:{dimensions}" if compat else dimensions

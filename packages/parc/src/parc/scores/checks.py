@@ -69,9 +69,9 @@ def kind_of(labels: object) -> Kind:
     y = _array(labels, "labels")
     if y.ndim not in (1, 2) or y.dtype.kind not in "biuf":
         what = f"of shape {list(y.shape)}" if y.dtype.kind in "biuf" else f"of type {y.dtype}"
-        raise InputError(
-            f"labels is {what}; integer classes [N], zeros and ones [N, C] or float targets [N] or [N, T] are allowed"
-        )
+        words = "; number words by np.unique(labels, return_inverse=True)[1]" if y.dtype.kind in "USO" else ""
+        allowed = "integer classes [N], zeros and ones [N, C] or float targets [N] or [N, T] are allowed"
+        raise InputError(f"labels is {what}; {allowed}{words}")
     if y.ndim == 1:
         return "regression" if y.dtype.kind == "f" else "classes"
     return "multilabel" if np.isin(y, (0, 1)).all() else "regression"

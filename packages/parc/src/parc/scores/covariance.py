@@ -36,7 +36,7 @@ def hscore(features: ArrayLike, labels: ArrayLike) -> float:
     if len(found.values) >= len(x) - 1:
         warnings.warn(
             f"hscore is the constant C - 1 = {len(counts) - 1} whatever the features: {len(x)} images in {x.shape[1]} "
-            "dimensions, and it needs more images than dimensions; use pca=32 or hscore_shrunk",
+            "dimensions, and it needs more images than dimensions: reduce to fewer by pca, or use hscore-shrunk",
             stacklevel=2,
         )
     return float(np.sum(found.left_sums(codes, len(counts)) ** 2 / counts[:, None]))

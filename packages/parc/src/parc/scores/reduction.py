@@ -57,6 +57,16 @@ def read(pca: int | str) -> tuple[int, bool]:
     return int(number), text.startswith("compat:")
 
 
+def fitting(pca: int | str | None, dimensions: int) -> int | str | None:
+    """The reduction that was asked for, or as many components as there are dimensions."""
+    if pca is None:
+        return None
+    count, compat = read(pca)
+    if count <= dimensions:
+        return pca
+    return f"compat:{dimensions}" if compat else dimensions
+
+
 def principal(features: Array, count: int | None = None) -> tuple[Array, Array]:
     """The first ``count`` principal components of features [N, D], or all.
 
