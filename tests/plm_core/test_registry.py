@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from plm_core import __version__
+from plm_core import __version__, names
 from plm_core.errors import DuplicateName, PluginError, UnknownName
 from plm_core.hookspecs import BlockAdapter, Command, Model, Transform
 from plm_core.registry import Registry, registry, using
@@ -415,11 +415,12 @@ def test_switches_come_from_the_environment(monkeypatch):
         (Model, "pe_core_b16_224", "no model 'pe_core_b16_224'; pe-encoder would provide it and is not installed"),
         (Transform, "hydra", "no transform 'hydra'; hydra-attn would provide it and is not installed"),
         (Command, "dokter", "no command 'dokter'; did you mean 'doctor'?"),
-        (Command, "rank", "no command 'rank'; parc would provide it"),
+        (Command, "frobnicate", "no command 'frobnicate'; acme would provide it"),
         (Command, "zzz", "no command 'zzz'; there are: bench, convert, doctor, "),
     ],
 )
-def test_a_miss_says_what_is_near_and_who_provides(plm_registry, kind, name, said):
+def test_a_miss_says_what_is_near_and_who_provides(plm_registry, monkeypatch, kind, name, said):
+    monkeypatch.setattr(names, "PROVIDERS", (*names.PROVIDERS, ("command", "frob*", "acme")))
     hub = plm_registry()
     with pytest.raises(UnknownName) as raised:
         hub.get(kind, name)

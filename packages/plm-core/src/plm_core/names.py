@@ -64,7 +64,7 @@ def miss(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
         line += f"; did you mean {' or '.join(map(repr, near))}?"
-    elif not absent and 0 < len(known) <= 12:
+    elif not absent and 0 < len(known) <= 20:
         line += f"; there are: {', '.join(known)}"
     return line
 

@@ -355,7 +355,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-COLOURS = ("#4477aa", "#66ccee", "#228833", "#bbbbbb", "#aa3377", "#cccccc")
+COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#aa3377", "#aaaaaa")
 
 
 def plot(studies: Mapping[str, Sequence[Row]]) -> Figure:
@@ -368,7 +368,7 @@ def plot(studies: Mapping[str, Sequence[Row]]) -> Figure:
         for way, colour in zip(dict.fromkeys(row["way"] for row in rows), COLOURS, strict=False):
             _, left, scores = zip(*over_seeds(rows, way), strict=True)
             ax.plot(left, [np.mean(s) for s in scores], color=colour, marker="o", markersize=3, label=way)
-            ax.fill_between(left, [min(s) for s in scores], [max(s) for s in scores], color=colour, alpha=0.2, lw=0)
+            ax.fill_between(left, [min(s) for s in scores], [max(s) for s in scores], color=colour, alpha=0.13, lw=0)
         ax.invert_xaxis()
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("tokens left after four blocks, of 65")
