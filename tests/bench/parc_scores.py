@@ -1,6 +1,6 @@
 """Scores of models against naive restatements of the original's algorithms, and a whole bank.
 
-    uv run --no-sync python tests/bench/parc_scores.py [parc] [hscore] [logme] [bank]
+    uv run python tests/bench/parc_scores.py [parc] [hscore] [logme] [bank]
 
 The peers are written here from the descriptions of the originals, in numpy, scipy and scikit-learn. (The distribution
 ``logme`` of the public index is a logging library, so LogME has no other peer.) For one thread, set OMP_NUM_THREADS=1.
