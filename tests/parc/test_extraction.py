@@ -10,7 +10,8 @@ from PIL import Image
 import plm_core
 from parc.ranking.bank import Candidate, make
 from parc.ranking.datasets import draw, load
-from parc.ranking.extraction import extract, pick_device, transform_digest, weights_digest
+from parc.ranking.extraction import extract, transform_digest, weights_digest
+from plm_core.devices import pick_device
 from plm_core.errors import InputError, NotSupported
 
 

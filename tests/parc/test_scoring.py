@@ -153,11 +153,15 @@ def test_what_a_score_does_not_need_does_not_matter():
 
 
 def test_a_bank_keeps_all_of_narrow_features():
+    from parc.scores.reduction import reduce
+
     features, y = model()
     wide, own = (score_bank({"m": features}, y, ["dds", "knn:pca=none"], pca=pca) for pca in (999, None))
     assert wide[1].score == own[1].score
-    assert wide[0].score == pytest.approx(own[0].score, abs=40)  # all dimensions, but whitened
-    assert not any(row.error for row in wide)
+    x, r = features.features, features.reference_features  # of 12 and 6 dimensions, each reduced to its own
+    reduced = score("dds", reduce(x, 12), y, reference_features=reduce(r, 6))
+    assert wide[0].score == pytest.approx(reduced)
+    assert wide[0].score != pytest.approx(own[0].score)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from plm_core import blocks
+from plm_core.devices import autocast, pick_device
 from plm_core.errors import InputError, NotSupported, PlmError
 from plm_core.hookspecs import Model
 from plm_core.models import create_model
@@ -33,7 +34,6 @@ from plm_core.progress import track
 from plm_core.registry import registry
 from plm_core.transforms import apply_all
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOGETHER = 5
 """Runs that are queued on an accelerator between two synchronisations."""
 
@@ -80,7 +80,7 @@ def compare(
     contenders = {"as it is": model}
     if transforms:
         contenders[" ".join(transforms)] = apply_all(copy.deepcopy(model), transforms)
-    with torch.no_grad(), _autocast(x.device.type, dtype):
+    with torch.no_grad(), autocast(x.device, dtype):
         tokens = {name: _tokens(contender, x) for name, contender in contenders.items()}  # also warms up
         calls = {name: partial(torch.compile(c) if compiled else c, x) for name, c in contenders.items()}
         for call in calls.values() if compiled else ():
@@ -184,7 +184,7 @@ def prepare(name: str, batch: int, device: str = "cpu", size: int | None = None)
         InputError: There is no such device.
         PlmError: As `plm_core.create_model`.
     """
-    where = _device(device)
+    where = pick_device(device)
     model: Any = create_model(name)
     channels, *sides = _input_size(model)
     if size is not None and [size] * len(sides) != sides:
@@ -202,18 +202,6 @@ def _input_size(model: Any) -> tuple[int, ...]:
 
     size: tuple[int, ...] = timm.data.resolve_model_data_config(model)["input_size"]
     return size
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        why = str(e).strip().splitlines()[0].partition(". ")[0]
-        raise InputError(f"device {name!r} cannot be used: {why}") from e
-    if device.type == "meta":
-        raise InputError("device 'meta' cannot be used: nothing is computed there")
-    return device
 
 
 def _tokens(model: nn.Module, x: Tensor) -> tuple[int, ...] | None:
@@ -248,13 +236,6 @@ def _hooked(modules: Sequence[nn.Module], given: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _autocast(device: str, dtype: str) -> AbstractContextManager[Any]:
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not allowed: {', '.join(DTYPES)} are")
-    kind = DTYPES[dtype]
-    return nullcontext() if kind is None else torch.autocast(device, kind)
 
 
 def _synchronize(device: torch.device) -> None:

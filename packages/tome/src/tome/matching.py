@@ -114,7 +114,7 @@ def bipartite_soft_matching(
     places; special tokens lead.
 
     Args:
-        metric: [B, T, C], compared by cosine; half precision is compared in float32. A zero vector counts as most
+        metric: [B, T, C], compared by cosine, see `similarity`. A zero vector counts as most
             similar to all.
         r: Tokens to merge away; 0 or less for none.
         class_token: Token 0 stays by itself.
@@ -268,9 +268,12 @@ def merge_source(merge: Merge, x: Tensor, source: Tensor | None = None) -> Tenso
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of all pairs, [B, n, C] and [B, m, C] -> [B, n, m], in float32 or better. Zero vectors give NaN."""
+    """Cosine of all pairs, [B, n, C] and [B, m, C] -> [B, n, m] in float32 or better. Zero vectors give NaN.
+
+    Half precision is compared in float32; on CUDA its unit vectors are rounded to float16, for the tensor cores.
+    """
     precise = torch.promote_types(a.dtype, torch.float32)
-    tensor_cores = a.is_cuda and a.dtype != precise  # unit vectors are safe in float16, sums are in float32
+    tensor_cores = a.is_cuda and torch.version.hip is None and a.dtype != precise
     with _no_autocast(a.device.type):
         a, b = (x.to(precise) / x.to(precise).norm(dim=-1, keepdim=True) for x in (a, b))
         if tensor_cores:

@@ -139,9 +139,9 @@ def rank(
     images = load(dataset)
     probes = draw(images, budget, runs)
     from parc.ranking.evaluation import Settings
-    from parc.ranking.extraction import autocast, pick_device
     from parc.static import METHODS as STATIC
     from parc.static import read_imagenet_csv
+    from plm_core.devices import autocast, pick_device
 
     if ray is None:  # else the workers' devices count
         autocast(pick_device(device), dtype)  # a wrong one should fail now, not in every row

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from parc.ranking.datasets import Probe
 from parc.scoring import Features
-from plm_core.errors import InputError, NotSupported
+from plm_core.devices import autocast
+from plm_core.errors import NotSupported
 from plm_core.models import embed, transform_for
-
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _Inputs(Dataset[Tensor]):
@@ -101,37 +99,6 @@ def _numpy(batches: list[Tensor]) -> np.ndarray[Any, Any]:
 
 def _workers(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the accelerator that torch sees, or else the CPU.
-
-    Raises:
-        InputError: There is no such device.
-    """
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        why = str(e).strip().splitlines()[0].partition(". ")[0]
-        raise InputError(f"device {name!r} cannot be used: {why}") from e
-    if device.type == "meta":
-        raise InputError("device 'meta' cannot be used: nothing is computed there")
-    return device
-
-
-def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    """What ``dtype`` stands for, as a context.
-
-    Raises:
-        InputError: It stands for nothing.
-    """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not allowed: {', '.join(DTYPES)} are")
-    kind = DTYPES[dtype]
-    return nullcontext() if kind is None else torch.autocast(device.type, kind)
 
 
 def weights_digest(model: Any) -> str:

@@ -31,7 +31,7 @@ def bipartite_soft_matching_random2d(
     similar first, then the destinations by place.
 
     Args:
-        metric: [B, h * w, C], row by row; compared by cosine, half precision in float32.
+        metric: [B, h * w, C], row by row; compared by cosine, see `tome.matching.similarity`.
         w: Tokens in a row.
         h: Rows.
         sx: Width of a window.

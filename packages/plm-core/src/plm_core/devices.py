@@ -1,0 +1,43 @@
+"""Where and how precisely a model runs, as a command line says it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from plm_core.errors import InputError
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name as torch has it; ``auto`` is the accelerator that torch sees, or else the CPU.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        why = str(e).strip().splitlines()[0].partition(". ")[0]
+        raise InputError(f"device {name!r} cannot be used: {why}") from e
+    if device.type == "meta":
+        raise InputError("device 'meta' cannot be used: nothing is computed there")
+    return device
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """What ``dtype`` stands for, as a context: fp32, or bf16 and fp16 by autocast.
+
+    Raises:
+        InputError: It stands for nothing.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not allowed: {', '.join(DTYPES)} are")
+    kind = DTYPES[dtype]
+    return nullcontext() if kind is None else torch.autocast(device.type, kind)
