@@ -9,9 +9,8 @@ import plm_core
 from hiera import micro_abswin, micro_digits, micro_motions, micro_shapes, plugin
 from plm_core import shapes, weights
 from plm_core.hookspecs import Model
-from plm_core.names import resolve
 from plm_core.registry import registry
-from plm_core.timm_bridge import shipped_file
+from plm_core.utils.references import resolve, shipped_file
 
 MICROS = sorted(
     name for name, entry in registry().all(Model).items() if entry.declaration.micro and entry.plugin == "hiera"

@@ -11,8 +11,8 @@ import plm_core
 from parc.ranking.bank import Candidate, make
 from parc.ranking.datasets import draw, load
 from parc.ranking.extraction import extract, transform_digest, weights_digest
-from plm_core.devices import pick_device
 from plm_core.errors import InputError, NotSupported
+from plm_core.utils.devices import pick_device
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import re
 
 from parc import tour as stop
-from plm_core.tour import Tour
+from plm_core.tools.tour import Tour
 
 
 def test_the_stop(monkeypatch):

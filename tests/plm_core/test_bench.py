@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import plm_core
-from plm_core import InputError, bench
+from plm_core import InputError
+from plm_core.tools import bench
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
 

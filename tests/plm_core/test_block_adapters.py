@@ -13,14 +13,19 @@ from timm.layers import Attention, AttentionRope
 from timm.models.eva import EvaBlockPostNorm
 from torch import nn
 
-from plm_core import MissingDependency, NotSupported, blocks, examples, matrix, names, timm_blocks, transformers_blocks
-from plm_core.block_pieces import rows
+from plm_core import MissingDependency, NotSupported, blocks
+from plm_core.adapters import timm as timm_adapters
+from plm_core.adapters import transformers as transformers_adapters
+from plm_core.adapters.common import rows
+from plm_core.blocks import examples
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
 from plm_core.testing import check_blocks
+from plm_core.tools import matrix
+from plm_core.utils.references import resolve
 
 ADAPTERS = {entry.declaration.name: entry.declaration for entry in registry().all(BlockAdapter).values()}
-WINDOWED = sorted(name for name, adapter in ADAPTERS.items() if adapter.view.startswith("plm_core.windowed_blocks"))
+WINDOWED = sorted(name for name, adapter in ADAPTERS.items() if adapter.view.startswith("plm_core.adapters.windowed"))
 GLOBAL = sorted(name for name in ADAPTERS if name.startswith(("timm", "torch", "transf")) and name not in WINDOWED)
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
 IMAGE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -47,7 +52,7 @@ def timm_model(name, **options):
 
 
 def hf_model(name, **options):
-    return shaken(transformers_blocks.example(name, **HF | options))
+    return shaken(transformers_adapters.example(name, **HF | options))
 
 
 def only(model):
@@ -75,7 +80,7 @@ def call_of(model, x, index=1):
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
 def test_adapters_name_what_there_is(name):
     for reference in (*ADAPTERS[name].models, ADAPTERS[name].view):
-        assert callable(names.resolve(reference))
+        assert callable(resolve(reference))
 
 
 @pytest.mark.parametrize("name", GLOBAL)
@@ -168,7 +173,7 @@ TIMM = {
 
 
 @pytest.mark.parametrize(("name", "options"), TIMM.values(), ids=TIMM)
-def test_timm_blocks(name, options):
+def test_timm_adapters(name, options):
     model = timm_model(name, **options)
     check_blocks(model, IMAGE)
     assert only(model).tokens.prefix == model.num_prefix_tokens
@@ -328,7 +333,7 @@ def test_what_is_selected_compiles(make):
 @pytest.mark.parametrize("piece", ["rope", "bias"])
 def test_a_view_that_lets_tokens_lose_their_places_is_found_out(monkeypatch, piece):
     name, adapter = {"rope": ("eva02_tiny_patch14_224", "eva"), "bias": ("beit_base_patch16_224", "beit")}[piece]
-    model, honest = timm_model(name), getattr(timm_blocks, adapter)
+    model, honest = timm_model(name), getattr(timm_adapters, adapter)
 
     def forgetful(model):
         seen = honest(model)
@@ -337,7 +342,7 @@ def test_a_view_that_lets_tokens_lose_their_places_is_found_out(monkeypatch, pie
         return replace(seen, blocks=(replace(view, select=shuffled), *seen.blocks[1:]))
 
     check_blocks(model, IMAGE)
-    monkeypatch.setattr(timm_blocks, adapter, forgetful)
+    monkeypatch.setattr(timm_adapters, adapter, forgetful)
     with pytest.raises(AssertionError, match=r"blocks.0 on some tokens with the context that its view selects"):
         check_blocks(model, IMAGE)
 
@@ -467,7 +472,7 @@ TRANSFORMERS = {
 
 
 @pytest.mark.parametrize(("name", "options"), TRANSFORMERS.values(), ids=TRANSFORMERS)
-def test_transformers_blocks(name, options):
+def test_transformers_adapters(name, options):
     check_blocks(hf_model(name, **options), IMAGE)
 
 
@@ -482,7 +487,7 @@ def test_towers_are_found_inside():
         assert len(found["vision_model"].blocks) == 2
     config = transformers.CLIPConfig(text_config=text, vision_config=HF)
     check_blocks(shaken(transformers.CLIPForImageClassification(config)), IMAGE)
-    teacher = transformers_blocks.example("DeiTForImageClassificationWithTeacher", **HF)
+    teacher = transformers_adapters.example("DeiTForImageClassificationWithTeacher", **HF)
     assert list(blocks.find(teacher)) == ["deit"]
 
 

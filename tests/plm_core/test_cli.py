@@ -9,10 +9,11 @@ from importlib.metadata import version
 import pytest
 from PIL import Image
 
-from plm_core import __version__, names, samples
+from plm_core import __version__, samples
 from plm_core.cli import main
 from plm_core.hookspecs import Command, Model
 from plm_core.registry import registry
+from plm_core.utils import near_misses
 
 MICRO = "hiera_micro_digits"
 COMMANDS = sorted(registry().all(Command))
@@ -105,7 +106,7 @@ def test_version(plm):
 )
 def test_errors_are_one_line(plm, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(names, "PROVIDERS", (*names.PROVIDERS, ("command", "frob*", "acme")))
+    monkeypatch.setattr(near_misses, "PROVIDERS", (*near_misses.PROVIDERS, ("command", "frob*", "acme")))
     failed = plm(*words)
     assert_one_line(failed, said)
     assert "pip install" not in failed.err

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from plm_core.errors import FileError
-from plm_core.files import atomic_path, cache_dir, write_text
+from plm_core.utils.files import atomic_path, cache_dir, write_text
 
 
 def mode(path):

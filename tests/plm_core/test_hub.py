@@ -15,10 +15,11 @@ import torch
 from huggingface_hub import constants
 
 import plm_core
-from plm_core import InputError, cli, timm_bridge, weights
+from plm_core import InputError, cli, weights
 from plm_core.errors import UnknownName, WeightsError
 from plm_core.hub import HubFile, check_folder, fetch, push
 from plm_core.testing.hub_client import offline
+from plm_core.utils import licenses
 from plm_core.weights import WeightsMismatch
 
 MICRO = "hiera_micro_digits"
@@ -430,7 +431,7 @@ def tiny(tmp_path_factory):
 
 
 def test_a_public_entry_comes_through_the_hub_in_its_layout(tiny, hub_double, monkeypatch, caplog):
-    monkeypatch.setattr(timm_bridge, "_announced", set())
+    monkeypatch.setattr(licenses, "_announced", set())
     hub_double.add(TINY_REPO, {FILE: tiny})
     with caplog.at_level(logging.WARNING, "plm_core"):
         model = timm.create_model(TINY, pretrained=True)
@@ -463,7 +464,7 @@ def test_a_public_entry_in_another_layout_is_refused(hub_double, tmp_path, monke
 
 
 def test_own_weights_are_not_announced_as_somebody_elses(hub_double, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(timm_bridge, "_announced", set())
+    monkeypatch.setattr(licenses, "_announced", set())
     mine = plm_core.create_model(TINY, embed_dim=8, num_classes=2)
     weights.save_pretrained(mine, tmp_path / "mine", license="mit")
     push(tmp_path / "mine", "org/mine")

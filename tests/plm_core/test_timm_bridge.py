@@ -27,6 +27,9 @@ from plm_core import (
 from plm_core.cli import main
 from plm_core.hookspecs import Model
 from plm_core.registry import Registry, registry, using
+from plm_core.timm_bridge import entrypoints
+from plm_core.timm_bridge.finder import TimmFinder
+from plm_core.utils import licenses
 
 MICRO, TINY = "hiera_micro_digits", "hiera_image_tiny_224"
 OURS = set(registry().all(Model))
@@ -49,7 +52,7 @@ def test_timm_first_then_reloads():
 import timm
 seen = {{"before": timm.is_model({MICRO!r})}}
 import plm_core
-from plm_core import timm_bridge
+from plm_core.timm_bridge import finder
 seen["after"] = timm.is_model({MICRO!r})
 
 class Nosy:
@@ -63,7 +66,7 @@ def finders():
     return [type(f).__name__ for f in sys.meta_path].count("TimmFinder")
 
 for _ in range(3):
-    importlib.reload(timm_bridge).install()
+    importlib.reload(finder).install()
 importlib.reload(plm_core)
 seen["finders after reloads"] = finders()
 sys.meta_path.insert(0, Nosy())
@@ -172,7 +175,7 @@ def test_register_is_idempotent(recwarn):
 
 def test_register_waits_for_a_half_imported_timm(monkeypatch):
     monkeypatch.delattr(timm.models, "generate_default_cfgs")
-    monkeypatch.setattr(timm_bridge, "registry", lambda: pytest.fail("asked for the models too early"))
+    monkeypatch.setattr(entrypoints, "registry", lambda: pytest.fail("asked for the models too early"))
     timm_bridge.register()
     monkeypatch.delitem(sys.modules, "timm.models")
     timm_bridge.register()
@@ -198,15 +201,15 @@ def watch_registration(load, during):
 
 
 def test_finder_is_for_timm_only():
-    finder = timm_bridge.TimmFinder()
-    assert finder.find_spec("json", None) is None
-    assert finder.find_spec("timm.models", timm.__path__) is None
-    assert finder.find_spec("timm", None) is not None
+    ours = TimmFinder()
+    assert ours.find_spec("json", None) is None
+    assert ours.find_spec("timm.models", timm.__path__) is None
+    assert ours.find_spec("timm", None) is not None
 
 
 def test_no_timm_is_no_spec(monkeypatch):
-    monkeypatch.setattr(sys, "meta_path", [timm_bridge.TimmFinder()])
-    assert timm_bridge.TimmFinder().find_spec("timm", None) is None
+    monkeypatch.setattr(sys, "meta_path", [TimmFinder()])
+    assert TimmFinder().find_spec("timm", None) is None
 
 
 def test_names_read_from_the_source_are_those_that_timm_registers():
@@ -467,7 +470,7 @@ def test_transform_fits_the_model_that_was_made(name, options, features):
     ],
 )
 def test_license_is_announced_for_a_declared_repository_named_by_hand(load, caplog, monkeypatch):
-    monkeypatch.setattr("plm_core.timm_bridge._announced", set())
+    monkeypatch.setattr(licenses, "_announced", set())
     for _ in range(2):
         with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set"):
             load("facebook/hiera_tiny_224.mae_in1k")
@@ -477,7 +480,7 @@ def test_license_is_announced_for_a_declared_repository_named_by_hand(load, capl
 
 
 def test_license_is_not_announced_for_weights_of_the_users_own(caplog, monkeypatch, tmp_path):
-    monkeypatch.setattr("plm_core.timm_bridge._announced", set())
+    monkeypatch.setattr(licenses, "_announced", set())
     with pytest.raises(WeightsError, match=r"own\.safetensors"):
         plm_core.create_model(
             "hiera_image_tiny_224", pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "own.safetensors")}
@@ -537,7 +540,7 @@ def test_local_dir_round_trip(tmp_path, create, options):
 
 @pytest.fixture
 def unannounced(monkeypatch):
-    monkeypatch.setattr(timm_bridge, "_announced", set())
+    monkeypatch.setattr(licenses, "_announced", set())
 
 
 ANNOUNCED = f"weights {TINY}.{{0}} (facebook/hiera_tiny_224.{{0}}) are for non-commercial use: CC-BY-NC-4.0"
@@ -570,7 +573,7 @@ def test_nothing_is_announced_without_need(caplog, micro):
         own = {"state_dict": model.state_dict(), "hf_hub_id": None}
         timm.create_model(TINY, pretrained=True, pretrained_cfg_overlay=own)
     assert not [record for record in caplog.records if record.name == "plm_core"]
-    assert not timm_bridge._announced
+    assert not licenses._announced
 
 
 @pytest.mark.parametrize(
@@ -585,4 +588,4 @@ def test_nothing_is_announced_without_need(caplog, micro):
     ],
 )
 def test_which_licenses_are_non_commercial(license, found):
-    assert bool(timm_bridge.NON_COMMERCIAL.search(license)) is found
+    assert licenses.is_non_commercial(license) is found

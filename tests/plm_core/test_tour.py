@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from plm_core import tour
+from plm_core.tools import tour
 
 BAD_STOP = """
     from plm_core.hookspecs import TourStop, hookimpl
@@ -33,7 +33,7 @@ def test_report_is_self_contained(tmp_path):
 
 def test_path_that_cannot_be_written_is_said_before_the_first_stop(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("plm_core.tour.resolve", lambda reference: pytest.fail("a stop was run"))
+    monkeypatch.setattr("plm_core.tools.tour.resolve", lambda reference: pytest.fail("a stop was run"))
     monkeypatch.setattr("sys.argv", ["plm", "tour", "--out", str(tmp_path / "file" / "report.html")])
     from plm_core.cli import main
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import tome
-from plm_core import NotSupported, blocks, examples
+from plm_core import NotSupported, blocks
+from plm_core.blocks import examples
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
 

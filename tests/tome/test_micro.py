@@ -8,10 +8,10 @@ import torch
 import plm_core
 import tome
 from plm_core import blocks, shapes, weights
-from plm_core.finetuning import accuracy
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
-from plm_core.timm_bridge import shipped_file
+from plm_core.training.finetuning import accuracy
+from plm_core.utils.references import shipped_file
 from tome import finetuning, micro_shapes, plugin
 from tome.finetuning import MergedFinetuning, finetune
 from tome.tracing import trace

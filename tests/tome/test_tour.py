@@ -5,7 +5,7 @@ import re
 import torch
 
 import plm_core
-from plm_core.tour import Tour
+from plm_core.tools.tour import Tour
 from tome import tour as stop
 
 

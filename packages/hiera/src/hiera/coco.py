@@ -32,8 +32,8 @@ from torchvision.transforms.v2 import functional as tvf
 
 from hiera.detection import MEAN
 from plm_core import InputError, MissingDependency, shapes
-from plm_core.files import atomic_path, write_text
-from plm_core.progress import track
+from plm_core.utils.files import atomic_path, write_text
+from plm_core.utils.progress import track
 
 try:
     from pycocotools import mask as rle

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from plm_core import micro
-from plm_core.micro import InMemory
+from plm_core.training import micro
+from plm_core.training.micro import InMemory
 
 __all__ = ["InMemory", "save"]
 

@@ -34,9 +34,9 @@ from hiera.micro import save
 from hiera.model import Hiera
 from hiera.recipes import FINETUNE_IMAGE, Finetuning, accuracy, finetune
 from plm_core import samples
-from plm_core.files import atomic_path, write_text
-from plm_core.progress import track
 from plm_core.training import seeded
+from plm_core.utils.files import atomic_path, write_text
+from plm_core.utils.progress import track
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from hiera.mae import MaskedAutoencoderHiera
 from hiera.micro import InMemory, save
 from hiera.recipes import FINETUNE_VIDEO, accuracy, finetune
 from plm_core import shapes
-from plm_core.progress import track
 from plm_core.shapes import MOTIONS
+from plm_core.utils.progress import track
 
 NAME = "hiera_micro_motions"
 CLIPS = 8000

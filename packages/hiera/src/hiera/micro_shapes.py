@@ -27,10 +27,10 @@ from hiera.micro import InMemory, save
 from hiera.model import Hiera
 from hiera.recipes import FINETUNE_IMAGE, Pretraining, accuracy, finetune, pretrain
 from plm_core import shapes
-from plm_core.files import atomic_path, write_text
-from plm_core.progress import track
 from plm_core.shapes import SHAPES
 from plm_core.training import Recipe
+from plm_core.utils.files import atomic_path, write_text
+from plm_core.utils.progress import track
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

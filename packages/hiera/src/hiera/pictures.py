@@ -50,7 +50,7 @@ def reconstruction(
         std: The same; None for ImageNet's, for video .225.
 
     Returns:
-        A matplotlib figure: ``savefig`` it, or give it to ``plm_core.tour.Tour.figure``.
+        A matplotlib figure: ``savefig`` it, or give it to ``plm_core.tools.tour.Tour.figure``.
 
     Raises:
         MissingDependency: matplotlib is not installed.

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hiera.mae import MaskedAutoencoderHiera
-from plm_core.finetuning import Finetuning, accuracy, finetune, finetune_transform, mixer, test_transform
 from plm_core.training import Recipe, Trained, fit
+from plm_core.training.finetuning import Finetuning, accuracy, finetune, finetune_transform, mixer, test_transform
 
 __all__ = [
     "DETECT",

@@ -14,7 +14,7 @@ from hiera import micro_abswin
 from hiera.micro_digits import NAME, TOP1, evaluate
 from hiera.recipes import accuracy
 from plm_core import samples, shapes
-from plm_core.tour import Tour
+from plm_core.tools.tour import Tour
 
 DIGITS_CODE = f'''import plm_core
 import torch

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plm_core.lazy import attributes
+from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
     from parc import benchmark

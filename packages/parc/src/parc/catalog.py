@@ -16,8 +16,9 @@ from parc.scores.reduction import read
 from plm_core import transforms
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.hookspecs import Scorer
-from plm_core.names import miss, resolve
 from plm_core.registry import registry
+from plm_core.utils.near_misses import miss
+from plm_core.utils.references import resolve
 
 ALIASES = {"cka": "dds", "auc": "parc-auc", "lda": "lda-loo", "ridge": "ridge-press"}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from plm_core.cli import LightCommand
+from plm_core.cli.light import LightCommand
 from plm_core.cli.table import show
 from plm_core.errors import InputError, PlmError
 

@@ -21,7 +21,7 @@ from parc.scores.pairwise import resampler
 from parc.scores.reduction import fitting, reduce
 from parc.scores.spectrum import compact
 from plm_core.errors import InputError, PlmError
-from plm_core.progress import track
+from plm_core.utils.progress import track
 
 __all__ = ["Features", "Row", "methods", "parse", "score", "score_bank"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from parc.ranking import Ranking, rank
 from parc.ranking.report import figure, table
 from plm_core import samples
-from plm_core.tour import Tour
+from plm_core.tools.tour import Tour
 
 MODELS = (
     "hiera_micro_digits",

@@ -25,8 +25,8 @@ from plm_core.errors import (
     WeightsError,
 )
 from plm_core.hookspecs import hookimpl
-from plm_core.lazy import attributes
 from plm_core.timm_bridge import install as _register_with_timm
+from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
     __version__: str

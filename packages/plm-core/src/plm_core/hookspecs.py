@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pluggy
 
@@ -24,8 +24,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a plug-in returns from a hook: plain data under a name."""
+
+    hook: ClassVar[str]
+    """The hook that returns declarations of this kind."""
+    word: ClassVar[str]
+    """What people call the kind."""
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Input:
-    """What a model eats, in timm's terms: ``size`` is (channels, height, width), ``mean``/``std`` are per channel."""
+    """The input of a model in timm's terms: ``size`` is (channels, height, width), ``mean``/``std`` are per channel."""
 
     size: tuple[int, ...] = (3, 224, 224)
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -37,6 +48,12 @@ class Input:
     """Frames of a clip, for a model that eats video [B, C, frames, H, W]; timm's configurations do not know them."""
     fixed: bool = False
     """True when an instance takes one size only, given by ``img_size=`` at creation."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: (channels, height, width), or (channels, frames, height, width) for a video model."""
+        channels, *sides = self.size
+        return (channels, *([self.frames] if self.frames else []), *sides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +96,12 @@ class Micro:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Declaration):
     """A model that ``timm.create_model(name)`` builds."""
 
-    name: str
+    hook = "plm_models"
+    word = "model"
+
     family: str
     builder: str
     """``"module:callable"``, often a class: called with the keywords of ``config`` and of ``create_model``, returns an
@@ -109,10 +128,12 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightLayout:
+class WeightLayout(Declaration):
     """How another code base names and shapes the tensors of a model class."""
 
-    name: str
+    hook = "plm_weight_layouts"
+    word = "weight layout"
+
     models: tuple[str, ...]
     """Classes it applies to (subclasses too), as ``"module:ClassName"``."""
     rules: str | None = None
@@ -122,25 +143,29 @@ class WeightLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockAdapter:
+class BlockAdapter(Declaration):
     """How transforms reach the blocks, attention, special tokens and positions of a model class."""
 
-    name: str
+    hook = "plm_block_adapters"
+    word = "block adapter"
+
     models: tuple[str, ...]
     view: str
     """``"module:function"`` called with the model, returns a ``plm_core.blocks.ModelView``."""
     example: tuple[str, Mapping[str, Any]]
     """A small model of the family, on which pieces are tried: a name and keywords for ``create_model``, or
-    ``"module:function"`` and keywords for the function (see `plm_core.examples`)."""
+    ``"module:function"`` and keywords for the function (see `plm_core.blocks.examples`)."""
     input_size: tuple[int, ...] | None = None
     """What the example eats, without the batch; None for what its ``pretrained_cfg`` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transform:
+class Transform(Declaration):
     """A change of a model in place that can be undone, such as Token Merging."""
 
-    name: str
+    hook = "plm_transforms"
+    word = "transform"
+
     apply: str
     """``"module:function"``: ``function(model, **options) -> model``; raises NotSupported with the reason."""
     remove: str
@@ -151,22 +176,26 @@ class Transform:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merger:
+class Merger(Declaration):
     """A way to make one model of several: ``function(models, **options) -> nn.Module``."""
 
-    name: str
+    hook = "plm_mergers"
+    word = "merger"
+
     merge: str
     help: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scorer:
+class Scorer(Declaration):
     """A transferability score, higher is better: ``function(features, labels, **options) -> float``.
 
     ``features`` is a numpy array [N, D], ``labels`` an integer one [N], or of another kind in ``targets``.
     """
 
-    name: str
+    hook = "plm_scorers"
+    word = "scorer"
+
     score: str
     help: str = ""
     needs: tuple[str, ...] = ()
@@ -177,25 +206,32 @@ class Scorer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(Declaration):
     """A sub-command of ``plm``; ``implementation`` is a function with typer annotations or a ``typer.Typer``."""
 
-    name: str
+    hook = "plm_commands"
+    word = "command"
+
     help: str
     implementation: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class TourStop:
-    """One stop of ``plm tour``: ``function(tour: plm_core.tour.Tour) -> None`` adds to the report."""
+class TourStop(Declaration):
+    """One stop of ``plm tour``: ``function(tour: plm_core.tools.tour.Tour) -> None`` adds to the report."""
 
-    name: str
+    hook = "plm_tour_stops"
+    word = "tour stop"
+
     title: str
     run: str
     order: int = 100
 
 
-Declaration = Model | WeightLayout | BlockAdapter | Transform | Merger | Scorer | Command | TourStop
+KINDS: tuple[type[Declaration], ...] = (
+    Model, WeightLayout, BlockAdapter, Transform, Merger, Scorer, Command, TourStop
+)  # fmt: skip
+"""The kinds of declaration, in the order in which plug-ins are asked for them."""
 
 
 @hookspec

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plm_core.errors import InputError, WeightsError
+from plm_core.utils.text import first_line
 
 WEIGHTS_FILE = "model.safetensors"
 # Exactly what a model repository of ours holds: nothing that runs code when it is read.
@@ -79,7 +80,7 @@ def one_line(failed: str) -> Iterator[None]:
         elif isinstance(e, errors.EntryNotFoundError):
             why = "the repository has no such file"
         else:
-            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            why = first_line(e)
         raise WeightsError(f"{failed}: {why}") from e
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from plm_core import timm_bridge
 from plm_core.errors import DuplicateName, InputError, NotSupported, PluginError, UnknownName, WeightsError
 from plm_core.hookspecs import Model
-from plm_core.hub import WEIGHTS_FILE, HubFile, one_line
-from plm_core.names import check_needs, miss, resolve
+from plm_core.hub import HubFile, one_line
 from plm_core.registry import registry
+from plm_core.utils.near_misses import miss
 
 SOURCES = ("hf-hub", "hf_hub", "local-dir")  # hf_hub is timm's older spelling
 
@@ -91,37 +91,6 @@ def list_models(filter: str | Sequence[str] = "", pretrained: bool = False, **kw
 
     timm_bridge.register()
     return list(timm.list_models(filter, pretrained=pretrained, **kwargs))
-
-
-def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Build a declared model: what timm's entry points for our models call.
-
-    Raises:
-        MissingDependency: Something that the declaration ``needs`` is not installed.
-        WeightsError: The weights cannot be had or do not fit.
-    """
-    from timm.models import build_model_with_cfg, resolve_pretrained_cfg
-
-    from plm_core.weights import pretrained_entry, timm_filter
-
-    check_needs(f"model {model.name!r}", model.needs)
-    source = model.name
-    if pretrained:
-        cfg = resolve_pretrained_cfg(model.name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
-        source = cfg.file or f"{cfg.hf_hub_filename or WEIGHTS_FILE} of {cfg.hf_hub_id}"
-        timm_bridge.announce_license(model, pretrained_entry(cfg.to_dict()))
-        if cfg.source == "hf-hub":  # named by the user, so no entry of ours, but perhaps a repository of one
-            timm_bridge.announce_repo((cfg.hf_hub_id or "").partition("@")[0])
-    with one_line(f"cannot get {source}"):
-        built: nn.Module = build_model_with_cfg(
-            resolve(model.builder),
-            model.name,
-            pretrained,
-            pretrained_filter_fn=timm_filter,
-            feature_cfg={"feature_cls": "getter", "out_indices": model.out_indices},
-            **{**model.config, **kwargs},
-        )
-    return built
 
 
 def transform_for(model: nn.Module) -> Any:

@@ -12,18 +12,15 @@ and logged once. Environment switches, read when the registry loads:
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-import reprlib
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import pluggy
 from packaging.requirements import InvalidRequirement, Requirement
@@ -31,34 +28,19 @@ from packaging.utils import canonicalize_name
 
 from plm_core import hookspecs
 from plm_core.errors import DuplicateName, PluginError, UnknownName
-from plm_core.names import class_paths, miss
+from plm_core.hookspecs import Declaration
+from plm_core.utils.annotations import check_fields
+from plm_core.utils.near_misses import miss
+from plm_core.utils.references import class_paths
+from plm_core.utils.text import first_line, is_name
 
 GROUP = "plm"
 CORE = "plm-core"
 HEAVY = ("torch", "timm")
-HOOKS: Mapping[str, type] = {
-    "plm_models": hookspecs.Model,
-    "plm_weight_layouts": hookspecs.WeightLayout,
-    "plm_block_adapters": hookspecs.BlockAdapter,
-    "plm_transforms": hookspecs.Transform,
-    "plm_mergers": hookspecs.Merger,
-    "plm_scorers": hookspecs.Scorer,
-    "plm_commands": hookspecs.Command,
-    "plm_tour_stops": hookspecs.TourStop,
-}
-KIND_WORDS = {
-    hookspecs.Model: "model",
-    hookspecs.WeightLayout: "weight layout",
-    hookspecs.BlockAdapter: "block adapter",
-    hookspecs.Transform: "transform",
-    hookspecs.Merger: "merger",
-    hookspecs.Scorer: "scorer",
-    hookspecs.Command: "command",
-    hookspecs.TourStop: "tour stop",
-}
+HOOKS = {kind.hook: kind for kind in hookspecs.KINDS}
 
 _log = logging.getLogger("plm_core")
-D = TypeVar("D")
+D = TypeVar("D", bound=Declaration)
 State = Literal["loaded", "faulty", "failed", "incompatible", "disabled", "not selected"]
 
 
@@ -100,6 +82,20 @@ class Entry(Generic[D]):
     distribution: str
 
 
+class ClassKey(NamedTuple):
+    """The key of a declaration that is looked up by model class, ``"module:ClassName"``."""
+
+    path: str
+    name: str = ""
+    """Empty where a class has one declaration at most."""
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.name}".strip()
+
+
+Key = str | ClassKey
+
+
 class Registry:
     """Plug-ins and their declarations. Use ``registry()`` for the one of the process.
 
@@ -119,13 +115,14 @@ class Registry:
         self.statuses: list[PluginStatus] = []
         self.left_out: dict[str, str] = {}
         """Models kept out of timm's registry (timm owns the name, or cannot take the declaration): name -> why."""
-        self._entries: dict[type, dict[str, list[Entry[Any]]]] = {kind: {} for kind in HOOKS.values()}
+        self._entries: dict[type[Declaration], dict[Key, list[Entry[Any]]]] = {kind: {} for kind in hookspecs.KINDS}
         self._manager = pluggy.PluginManager("plm")
         self._manager.add_hookspecs(hookspecs)
         if env.get("PLM_TRACE_PLUGINS", "0") not in ("", "0"):
             self._manager.add_hookcall_monitoring(_trace_before, _trace_after)
-        found = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-        for entry_point in sorted(found, key=_order):
+        if entry_points is None:
+            entry_points = metadata.entry_points(group=GROUP)
+        for entry_point in sorted(entry_points, key=_order):
             self._load(entry_point)
         for line in self.withdrawn():
             self._warn(line)
@@ -163,7 +160,9 @@ class Registry:
             self._register(plugin, entry_point.name)
         except (Exception, SystemExit) as e:  # a plug-in may fail in any way; none may stop the others
             mend = f"reinstall or remove {status.distribution}, or set PLM_DISABLE_PLUGINS={entry_point.name}"
-            return self._fault(status, f"{type(e).__name__}: {_first_line(e)}", mend, state="failed", cause=e)
+            return self._fault(
+                status, f"{type(e).__name__}: {first_line(e, '(no message)')}", mend, state="failed", cause=e
+            )
         if status.heavy:
             self._warn(f"plug-in {entry_point.name} imports {' and '.join(status.heavy)} at start-up")
         self._collect(plugin, status)
@@ -189,7 +188,6 @@ class Registry:
         """Call every hook of one plug-in alone, so that an error in one hides nothing else."""
         others = [p for p in self._manager.get_plugins() if p is not plugin]
         for hook, kind in HOOKS.items():
-            word = KIND_WORDS[kind]
             try:
                 caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
                 results = caller()
@@ -200,19 +198,25 @@ class Registry:
                     _check_declaration(d, kind)
             except (Exception, SystemExit) as e:
                 mend = f"report it to the authors of {status.distribution}"
-                self._fault(status, f"{hook}: {type(e).__name__}: {_first_line(e)}", mend, state="faulty", cause=e)
+                self._fault(
+                    status,
+                    f"{hook}: {type(e).__name__}: {first_line(e, '(no message)')}",
+                    mend,
+                    state="faulty",
+                    cause=e,
+                )
                 continue
             if declarations:
-                status.counts[word] = len(declarations)
+                status.counts[kind.word] = len(declarations)
             for d in declarations:
                 for key in _keys(d):
                     self._enter(kind, key, Entry(d, status.name, status.distribution), status)
 
-    def _enter(self, kind: type, key: str, entry: Entry[Any], status: PluginStatus) -> None:
+    def _enter(self, kind: type[Declaration], key: Key, entry: Entry[Any], status: PluginStatus) -> None:
         entries = self._entries[kind].setdefault(key, [])
         if entries and entries[0].plugin == CORE != entry.plugin:
             # plm-core's own names are never withdrawn: ``plm doctor`` must stay there to say so
-            error = f"{KIND_WORDS[kind]} {key!r} is plm-core's own"
+            error = f"{kind.word} {str(key)!r} is plm-core's own"
             self._fault(status, error, f"{status.distribution} must use another name", state="faulty")
         else:
             entries.append(entry)
@@ -240,14 +244,21 @@ class Registry:
 
     def all(self, kind: type[D]) -> dict[str, Entry[D]]:
         """Every declaration of a kind by name, without the withdrawn ones."""
-        return {name: entries[0] for name, entries in sorted(self._entries[kind].items()) if len(entries) == 1}
+        return {str(key): entry for key, entry in self._unique(kind)}
+
+    def declared(self, kind: type[D]) -> list[D]:
+        """Return every declaration of a kind, sorted by name, without the withdrawn ones."""
+        return list({entry.declaration.name: entry.declaration for _, entry in self._unique(kind)}.values())
+
+    def _unique(self, kind: type[D]) -> Iterator[tuple[Key, Entry[D]]]:
+        return ((key, entries[0]) for key, entries in sorted(self._entries[kind].items()) if len(entries) == 1)
 
     def withdrawn(self) -> list[str]:
         """One line for each name that two plug-ins declare."""
         return [
-            self._duplicate_line(kind, name, entries)
+            self._duplicate_line(kind, key, entries)
             for kind, table in self._entries.items()
-            for name, entries in sorted(table.items())
+            for key, entries in sorted(table.items())
             if len(entries) > 1
         ]
 
@@ -262,27 +273,24 @@ class Registry:
         if len(entries) > 1:
             raise DuplicateName(self._duplicate_line(kind, name, entries))
         if not entries:
-            raise UnknownName(miss(KIND_WORDS[kind], name, self.all(kind)))
+            raise UnknownName(miss(kind.word, name, self.all(kind)))
         return cast(D, entries[0].declaration)
 
     def for_class(self, kind: type[D], model: object) -> list[D]:
         """Declarations of a kind (WeightLayout, BlockAdapter) that apply to a model's class, nearest class first."""
-        table = self._entries[kind]
-        found = [
-            entries[0].declaration
-            for path in class_paths(model)
-            for key, entries in table.items()
-            if key.split(" ")[0] == path and len(entries) == 1
-        ]
-        return [d for i, d in enumerate(found) if d not in found[:i]]
+        by_class: dict[str, list[D]] = {}
+        for key, entry in self._unique(kind):
+            by_class.setdefault(cast(ClassKey, key).path, []).append(entry.declaration)
+        declarations = [declaration for path in class_paths(model) for declaration in by_class.get(path, [])]
+        return [declaration for i, declaration in enumerate(declarations) if declaration not in declarations[:i]]
 
     @staticmethod
-    def _duplicate_line(kind: type, name: str, entries: list[Entry[Any]]) -> str:
+    def _duplicate_line(kind: type[Declaration], key: Key, entries: list[Entry[Any]]) -> str:
         owners = {e.plugin: e.distribution for e in entries}
         who = " and ".join(f"{plugin} ({distribution})" for plugin, distribution in owners.items())
         switches = " or ".join(f"PLM_DISABLE_PLUGINS={plugin}" for plugin in owners if plugin != CORE)
         mend = f"set {switches}" if len(owners) > 1 else "each needs a name of its own"
-        return f"{KIND_WORDS[kind]} {name!r} is declared more than once, by {who}, and withdrawn; {mend}"
+        return f"{kind.word} {str(key)!r} is declared more than once, by {who}, and withdrawn; {mend}"
 
 
 def _names(text: str) -> set[str]:
@@ -299,8 +307,8 @@ def _dist_name(entry_point: metadata.EntryPoint) -> str:
     return (entry_point.dist and entry_point.dist.name) or "(unknown)"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["(no message)"])[0]
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error, empty='(no message)')}"
 
 
 def _version_conflict(dist: metadata.Distribution | None) -> str:
@@ -320,53 +328,20 @@ def _version_conflict(dist: metadata.Distribution | None) -> str:
     return ""
 
 
-def _check_declaration(declaration: object, kind: type) -> None:
+def _check_declaration(declaration: object, kind: type[Declaration]) -> None:
     if not isinstance(declaration, kind):
         raise TypeError(f"a {kind.__name__} was expected, a {type(declaration).__name__} came")
-    _check_fields(declaration)
-    name = getattr(declaration, "name", "")
-    allowed = "letters, digits, '_' and '-'"
-    if not name or not name.replace("_", "a").replace("-", "a").isalnum():
-        raise ValueError(f"name {name!r} is not allowed: {allowed} only")
+    check_fields(declaration)
+    if not is_name(declaration.name):
+        raise ValueError(f"name {declaration.name!r} is not allowed: letters, digits, '_' and '-' only")
 
 
-def _check_fields(declaration: Any) -> None:
-    """Hold every field to its annotation: a comma forgotten in a tuple would else break ``plm list`` for everyone."""
-    for name, hint in _hints(type(declaration)).items():  # type: ignore[arg-type]
-        value = getattr(declaration, name)
-        if not _fits(value, hint):
-            allowed = type(declaration).__annotations__[name]
-            raise TypeError(f"{type(declaration).__name__}.{name} is {reprlib.repr(value)}; {allowed} is expected")
-        for part in value if isinstance(value, tuple) else (value,):
-            if is_dataclass(part):
-                _check_fields(part)
-
-
-@functools.cache  # resolving a class's annotations costs more than all else at start-up
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin is UnionType:
-        return any(_fits(value, arg) for arg in args)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        hints = args[:1] * len(value) if Ellipsis in args else args
-        return len(value) == len(hints) and all(map(_fits, value, hints))
-    return isinstance(value, int | float if hint is float else origin or hint)
-
-
-def _keys(declaration: Any) -> list[str]:
-    """Under which names a declaration is found: layouts and adapters go by model class, the others by name."""
+def _keys(declaration: Declaration) -> Sequence[Key]:
+    """Return the keys of a declaration: layouts and adapters are looked up by model class, all others by name."""
     if isinstance(declaration, hookspecs.WeightLayout):
-        return [f"{path} {declaration.name}" for path in declaration.models]
+        return [ClassKey(path, declaration.name) for path in declaration.models]
     if isinstance(declaration, hookspecs.BlockAdapter):
-        return list(declaration.models)
+        return [ClassKey(path) for path in declaration.models]
     return [declaration.name]
 
 
@@ -383,11 +358,13 @@ def _trace_after(outcome: Any, hook_name: str, hook_impls: Any, kwargs: Any) -> 
 
 _current: Registry | None = None
 _loading = False
+_waiting: list[Callable[[], None]] = []
 _lock = threading.RLock()
+_waiting_lock = threading.Lock()  # not _lock, which is held during the load: a thread that imports timm must not wait
 
 
 def registry() -> Registry:
-    """The registry of this process, loaded at first use."""
+    """Return the registry of this process, which is loaded at first use."""
     global _current, _loading
     with _lock:
         if _current is not None:
@@ -398,16 +375,28 @@ def registry() -> Registry:
         try:
             loaded = _current = Registry()
         finally:
-            _loading = False
-    from plm_core.timm_bridge import register
-
-    register()  # a plug-in or another thread may have imported timm meanwhile, which then had to do without us
+            with _waiting_lock:
+                _loading = False
+                callbacks = _waiting[:]
+                _waiting.clear()
+    for callback in callbacks:
+        callback()
     return loaded
 
 
-def is_loading() -> bool:
-    """Whether ``registry()`` is at its first load (seen by a plug-in, or another thread, that imports timm)."""
-    return _loading
+def call_when_loaded(callback: Callable[[], None]) -> bool:
+    """Have ``callback`` called once the first load of ``registry()`` has ended, if that is under way now.
+
+    A plug-in, or another thread, may import timm in the middle of the load. What has to happen then needs the registry
+    and has to wait.
+
+    Returns:
+        Whether the load is under way, so that the callback waits. Otherwise it is not called at all.
+    """
+    with _waiting_lock:
+        if _loading and callback not in _waiting:
+            _waiting.append(callback)
+        return _loading
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plm_core.errors import InputError
 from plm_core.hookspecs import Transform
-from plm_core.names import resolve
 from plm_core.registry import registry
+from plm_core.utils.references import resolve
 
 if TYPE_CHECKING:
     from torch import nn

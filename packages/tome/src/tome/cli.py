@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from plm_core.cli.table import show
-from plm_core.cli.work import open_image
 from plm_core.errors import InputError
+from plm_core.utils.images import open_image
 
 
 def paint(
@@ -43,9 +43,9 @@ def paint(
         raise InputError(f"--out {str(out)!r} has no ending of a picture's, such as .png")
     picture = open_image(image)  # before the model: a bad path should fail at once
 
-    from plm_core.files import atomic_path
     from plm_core.models import create_model
     from plm_core.transforms import apply, parse
+    from plm_core.utils.files import atomic_path
     from tome.pictures import look, side_by_side
 
     chosen = {name: value for name, value in (("flops", flops), ("tokens", tokens)) if value is not None}

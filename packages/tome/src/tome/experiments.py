@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from plm_core import blocks, samples, weights
 from plm_core.blocks import BlockView, attend, extras
-from plm_core.files import atomic_path, write_text
-from plm_core.finetuning import Finetuning, accuracy, finetune
-from plm_core.micro import InMemory
 from plm_core.training import Recipe, seeded
+from plm_core.training.finetuning import Finetuning, accuracy, finetune
+from plm_core.training.micro import InMemory
+from plm_core.utils.files import atomic_path, write_text
 from tome import micro_shapes
 from tome.api import applied, remove
 from tome.matching import Matching

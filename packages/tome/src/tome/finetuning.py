@@ -12,9 +12,8 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from plm_core import finetuning
-from plm_core.finetuning import Finetuning
-from plm_core.training import Recipe, Trained
+from plm_core.training import Recipe, Trained, finetuning
+from plm_core.training.finetuning import Finetuning
 from tome.api import apply
 from tome.schedule import R
 from tome.vit import remove
@@ -58,7 +57,9 @@ PAPER: dict[str, MergedFinetuning] = {
 def finetune(
     model: nn.Module, data: Dataset[Any], merged: MergedFinetuning, num_classes: int, **options: Any
 ) -> Trained:
-    """Train a classifier in place while its tokens merge, as `plm_core.finetuning.finetune`; merging stays applied.
+    """Train a classifier in place while its tokens merge; merging stays applied afterwards.
+
+    The loop is that of `plm_core.training.finetuning.finetune`.
 
     Args:
         model: A model that `tome.apply` works on.

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 import plm_core
 from plm_core import shapes
-from plm_core.files import atomic_path, write_text
-from plm_core.finetuning import Finetuning, accuracy
-from plm_core.finetuning import finetune as plain_finetune
-from plm_core.micro import InMemory, save
-from plm_core.progress import track
 from plm_core.shapes import SHAPES
 from plm_core.training import Recipe
+from plm_core.training.finetuning import Finetuning, accuracy
+from plm_core.training.finetuning import finetune as plain_finetune
+from plm_core.training.micro import InMemory, save
+from plm_core.utils.files import atomic_path, write_text
+from plm_core.utils.progress import track
 from tome.api import applied
 from tome.finetuning import MergedFinetuning, finetune
 from tome.tracing import trace

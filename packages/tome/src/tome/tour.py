@@ -14,8 +14,8 @@ from PIL import Image
 
 import plm_core
 from plm_core import samples, shapes
-from plm_core.bench import interleaved
-from plm_core.tour import Tour
+from plm_core.tools.bench import interleaved
+from plm_core.tools.tour import Tour
 from tome.api import apply
 from tome.micro_shapes import NAME, SIZE, scenes
 from tome.pictures import groups, sheet

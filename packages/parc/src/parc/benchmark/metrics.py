@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plm_core.errors import InputError
-from plm_core.names import miss
+from plm_core.utils.near_misses import miss
 
 Array = NDArray[np.float64]
 Counted = Callable[[Array, Array, Array], Array]  # scores [n], truth [n], counts [B, n] -> [B]

@@ -30,8 +30,8 @@ from parc.mini.models import ARCHITECTURES, finetune, train_source
 from parc.mini.tasks import SOURCES, TARGETS, Task
 from parc.probe import sample_probe
 from plm_core import weights
-from plm_core.files import write_text
-from plm_core.progress import track
+from plm_core.utils.files import write_text
+from plm_core.utils.progress import track
 
 WIDTHS = (32, 64)
 SOURCE_EPOCHS, SOURCE_LR = 20, 2e-3

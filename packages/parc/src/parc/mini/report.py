@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parc.benchmark import metrics
-from plm_core.files import atomic_path, write_text
+from plm_core.utils.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

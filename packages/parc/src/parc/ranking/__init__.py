@@ -15,7 +15,8 @@ from parc.ranking.bars import bars
 from parc.ranking.datasets import Probe, draw, load
 from parc.scores.reduction import read
 from plm_core.errors import InputError, UnknownName
-from plm_core.names import miss, natural_key
+from plm_core.utils.near_misses import miss
+from plm_core.utils.text import natural_key
 
 if TYPE_CHECKING:
     from parc.ranking.evaluation import Outcome, Settings
@@ -141,7 +142,7 @@ def rank(
     from parc.ranking.evaluation import Settings
     from parc.static import METHODS as STATIC
     from parc.static import read_imagenet_csv
-    from plm_core.devices import autocast, pick_device
+    from plm_core.utils.devices import autocast, pick_device
 
     if ray is None:  # else the workers' devices count
         autocast(pick_device(device), dtype)  # a wrong one should fail now, not in every row

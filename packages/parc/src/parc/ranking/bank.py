@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from plm_core.errors import InputError, NotSupported, UnknownName
-from plm_core.names import miss, natural_key
+from plm_core.utils.near_misses import miss
+from plm_core.utils.text import natural_key
 
 _log = logging.getLogger("parc")
 WILD = frozenset("*?[")
@@ -152,7 +153,7 @@ def make(candidate: Candidate) -> Any:
 
 def has_trained_head(model: Any, candidate: Candidate) -> bool:
     """Whether the model's probabilities mean something: trained weights, and a classifier among them."""
-    from plm_core.weights import pretrained_entry
+    from plm_core.timm_bridge.checkpoint import pretrained_entry
 
     if not candidate.pretrained or not getattr(model, "num_classes", 0):
         return False

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from plm_core.progress import interactive
+from plm_core.utils.progress import interactive
 
 
 class Bars:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from parc.scoring import Features
-from plm_core.files import atomic_path, cache_dir
+from plm_core.utils.files import atomic_path, cache_dir
 
 _log = logging.getLogger("parc")
 FORMAT = "1"
@@ -61,7 +61,7 @@ class Cache:
     """Features by key.
 
     Args:
-        root: The folder; ``plm_core.files.cache_dir("parc")`` when None.
+        root: The folder; ``plm_core.utils.files.cache_dir("parc")`` when None.
         enabled: False to neither read nor write.
     """
 

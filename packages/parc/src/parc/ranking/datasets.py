@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from parc.probe import sample_probe
 from plm_core.errors import InputError, MissingDependency
-from plm_core.progress import track
+from plm_core.utils.progress import track
 
 _log = logging.getLogger("parc")
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})

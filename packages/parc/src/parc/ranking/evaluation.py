@@ -147,7 +147,7 @@ def entries_of(
 ) -> list[Entry]:
     """Features of every probe, from the cache or from the model."""
     from parc.ranking.extraction import extract, transform_digest, weights_digest
-    from plm_core.devices import pick_device
+    from plm_core.utils.devices import pick_device
 
     cache = Cache(settings.cache_root, settings.cache)
     weights, transform = (weights_digest(model), transform_digest(model, settings.dtype)) if cache.enabled else ("", "")

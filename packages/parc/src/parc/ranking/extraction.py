@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from parc.ranking.datasets import Probe
 from parc.scoring import Features
-from plm_core.devices import autocast
 from plm_core.errors import NotSupported
 from plm_core.models import embed, transform_for
+from plm_core.utils.devices import autocast
 
 
 class _Inputs(Dataset[Tensor]):

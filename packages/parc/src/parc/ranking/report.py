@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plm_core.cli.table import millions
 from plm_core.errors import InputError, MissingDependency
-from plm_core.files import atomic_path, write_text
+from plm_core.utils.files import atomic_path, write_text
+from plm_core.utils.text import millions
 
 if TYPE_CHECKING:
     from parc.ranking import RankedRow, Ranking

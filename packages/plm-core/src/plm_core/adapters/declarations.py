@@ -15,7 +15,7 @@ IMAGE, SPECTROGRAM, CLIP = (3, 64, 64), (128, 32), (8, 3, 32, 32)
 Options = Mapping[str, Any]
 
 
-def all_of_them() -> list[BlockAdapter]:
+def block_adapters() -> list[BlockAdapter]:
     """Of timm, torchvision and transformers; those of families without a view say why there is none."""
     return [*_timm(), *_torchvision(), *_transformers()]
 
@@ -31,7 +31,7 @@ def _timm() -> list[BlockAdapter]:
         return BlockAdapter(
             name=f"timm-{name}",
             models=tuple(f"timm.models.{model}" for model in models),
-            view=f"plm_core.{view}",
+            view=f"plm_core.adapters.{view}",
             example=(example, options),
             input_size=IMAGE,
         )
@@ -39,22 +39,22 @@ def _timm() -> list[BlockAdapter]:
     return [
         adapter(
             "vit",
-            "timm_blocks:vision_transformer",
+            "timm:vision_transformer",
             "vit_tiny_patch16_224",
             vit,
             "vision_transformer:VisionTransformer",
         ),
-        adapter("eva", "timm_blocks:eva", "vit_pe_core_tiny_patch16_384", vit, "eva:Eva"),
-        adapter("beit", "timm_blocks:beit", "beit_base_patch16_224", vit, "beit:Beit"),
+        adapter("eva", "timm:eva", "vit_pe_core_tiny_patch16_384", vit, "eva:Eva"),
+        adapter("beit", "timm:beit", "beit_base_patch16_224", vit, "beit:Beit"),
         adapter(
             "swin",
-            "windowed_blocks:swin",
+            "windowed:swin",
             "swin_tiny_patch4_window7_224",
             {**swin, "num_heads": (3, 6)},
             "swin_transformer:SwinTransformer",
             "swin_transformer_v2:SwinTransformerV2",
         ),
-        adapter("hiera", "windowed_blocks:hiera", "hiera_tiny_224", hiera, "hiera:Hiera"),
+        adapter("hiera", "windowed:hiera", "hiera_tiny_224", hiera, "hiera:Hiera"),
     ]
 
 
@@ -69,7 +69,7 @@ def _torchvision() -> list[BlockAdapter]:
         BlockAdapter(
             name="torchvision-vit",
             models=("torchvision.models.vision_transformer:VisionTransformer",),
-            view="plm_core.torchvision_blocks:vision_transformer",
+            view="plm_core.adapters.torchvision:vision_transformer",
             example=("torchvision.models:VisionTransformer", vit),
             input_size=IMAGE,
         ),
@@ -79,7 +79,7 @@ def _torchvision() -> list[BlockAdapter]:
                 "torchvision.models.swin_transformer:SwinTransformer",
                 "torchvision.models.video.swin_transformer:SwinTransformer3d",
             ),
-            view="plm_core.windowed_blocks:swin",
+            view="plm_core.adapters.windowed:swin",
             example=("torchvision.models:SwinTransformer", swin),
             input_size=IMAGE,
         ),
@@ -108,12 +108,12 @@ def _transformers() -> list[BlockAdapter]:
         return BlockAdapter(
             name=f"transformers-{name}",
             models=tuple(f"transformers.models.{path}" for path in (model, *others)),
-            view=f"plm_core.{view}",
-            example=("plm_core.transformers_blocks:example", {"model": example, **options}),
+            view=f"plm_core.adapters.{view}",
+            example=("plm_core.adapters.transformers:example", {"model": example, **options}),
             input_size=input_size,
         )
 
-    vit, tower, dinov2 = (f"transformers_blocks:{view}" for view in ("vit", "tower", "dinov2"))
+    vit, tower, dinov2 = (f"transformers:{view}" for view in ("vit", "tower", "dinov2"))
     return [
         adapter("vit", "vit.modeling_vit:ViTModel", vit, "ViTForImageClassification", image),
         adapter("deit", "deit.modeling_deit:DeiTModel", vit, "DeiTForImageClassification", image),
@@ -146,14 +146,14 @@ def _transformers() -> list[BlockAdapter]:
         adapter(
             "dinov3",
             "dinov3_vit.modeling_dinov3_vit:DINOv3ViTModel",
-            "transformers_blocks:dinov3",
+            "transformers:dinov3",
             "DINOv3ViTModel",
             registers,
         ),
         adapter(
             "videomae",
             "videomae.modeling_videomae:VideoMAEModel",
-            "transformers_blocks:videomae",
+            "transformers:videomae",
             "VideoMAEForVideoClassification",
             {**film, "patch_size": 8, "tubelet_size": 2},
             CLIP,
@@ -161,7 +161,7 @@ def _transformers() -> list[BlockAdapter]:
         adapter(
             "swin",
             "swin.modeling_swin:SwinModel",
-            "windowed_blocks:swin",
+            "windowed:swin",
             "SwinForImageClassification",
             swin,
             IMAGE,
@@ -172,7 +172,7 @@ def _transformers() -> list[BlockAdapter]:
         adapter(
             "hiera",
             "hiera.modeling_hiera:HieraModel",
-            "windowed_blocks:hiera",
+            "windowed:hiera",
             "HieraForImageClassification",
             hiera,
             IMAGE,

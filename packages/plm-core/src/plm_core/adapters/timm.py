@@ -18,7 +18,7 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from plm_core.block_pieces import additive, identity, join_heads, refuse_masks, rotate, rows, split_heads
+from plm_core.adapters.common import additive, identity, join_heads, refuse_masks, rotate, rows, split_heads
 from plm_core.blocks import BlockView, ModelView, Tokens, original_class
 from plm_core.errors import NotSupported
 

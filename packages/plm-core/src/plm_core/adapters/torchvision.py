@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
 
-from plm_core.block_pieces import join_heads, split_heads
+from plm_core.adapters.common import join_heads, split_heads
 from plm_core.blocks import BlockView, ModelView, Tokens, original_class
 from plm_core.errors import NotSupported
 

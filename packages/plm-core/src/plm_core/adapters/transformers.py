@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core.block_pieces import additive, identity, join_heads, refuse_masks, rotate, rows, split_heads
+from plm_core.adapters.common import additive, identity, join_heads, refuse_masks, rotate, rows, split_heads
 from plm_core.blocks import BlockView, ModelView, Tokens
 from plm_core.errors import NotSupported
-from plm_core.names import resolve
+from plm_core.utils.references import resolve
 
 
 @dataclass(frozen=True)

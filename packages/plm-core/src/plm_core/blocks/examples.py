@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plm_core.errors import NotSupported
 from plm_core.hookspecs import BlockAdapter
 from plm_core.models import SOURCES, create_model
-from plm_core.names import resolve
+from plm_core.utils.references import resolve
 
 ANSWERS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")
 """Fields of transformers' outputs, those without a token dimension first."""

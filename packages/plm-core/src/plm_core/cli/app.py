@@ -14,32 +14,14 @@ import typer
 import typer.core
 
 from plm_core import __version__
+from plm_core.cli.light import LightCommand, LightHelp
 from plm_core.errors import PlmError
 from plm_core.hookspecs import Command
-from plm_core.names import resolve
 from plm_core.registry import registry
+from plm_core.utils.references import resolve
 
 
-class _LightHelp:
-    """Gives ``--help`` a default that typer takes as it is.
-
-    For every parameter that is not a flag with a boolean, given or not, typer imports pydantic, which takes longer than
-    everything that ``plm list`` does; and the default of its own ``--help`` is None.
-    """
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """The help option."""
-        option = super().get_help_option(ctx)  # type: ignore[misc]
-        if option is not None:
-            option.default = False
-        return option
-
-
-class LightCommand(_LightHelp, typer.core.TyperCommand):
-    """A command that imports pydantic only if its own parameters need it."""
-
-
-class PluginCommands(_LightHelp, typer.core.TyperGroup):
+class PluginCommands(LightHelp, typer.core.TyperGroup):
     """A group that lists declared commands without importing them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -87,8 +69,8 @@ def _root(
 def main() -> None:
     """Entry point of the console script."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="plm: %(message)s")
-    # The options that set up shell completion are no plain flags (see _LightHelp), so they are there only when no
-    # command is named and no command pays for them.
+    # The options that set up shell completion are not plain flags (see plm_core.cli.light). They exist only when no
+    # command is named, so that no command pays for them.
     names_command = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
     app = typer.Typer(
         cls=PluginCommands,

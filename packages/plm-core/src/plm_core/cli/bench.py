@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from plm_core.cli.options import Json, Transforms
 from plm_core.cli.table import show
-from plm_core.cli.work import Json, Transforms
 
 
 def bench(
@@ -26,7 +26,7 @@ def bench(
     """Time a model with and without transforms, in turn in one run."""
     import torch
 
-    from plm_core.bench import compare, prepare
+    from plm_core.tools.bench import compare, prepare
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

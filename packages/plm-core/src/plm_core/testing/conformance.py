@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from plm_core import blocks, weights
 from plm_core.errors import NotSupported, WeightsError
 from plm_core.hookspecs import BlockAdapter, Model
-from plm_core.models import build, create_model, list_models
-from plm_core.names import class_paths
+from plm_core.models import create_model, list_models
 from plm_core.registry import registry
+from plm_core.timm_bridge.build import build
+from plm_core.utils.references import class_paths
+from plm_core.utils.text import as_tuple
 
 # Above this many parameters a model is only built on the meta device: shapes are checked, values are not.
 BIG = 5_000_000
@@ -81,7 +83,7 @@ def check_declaration(spec: Model) -> None:
     count = sum(p.numel() for p in model.parameters())
     assert count == spec.params, f"{spec.name} has {count} parameters, {spec.params} are declared"
     keys = set(model.state_dict())
-    for layer in (*weights.as_tuple(spec.classifier), *weights.as_tuple(spec.first_conv)):
+    for layer in (*as_tuple(spec.classifier), *as_tuple(spec.first_conv)):
         assert f"{layer}.weight" in keys, f"{spec.name} has no layer {layer!r}, which is declared"
     config = timm.data.resolve_model_data_config(model)
     default = (spec.pretrained[0].input if spec.pretrained else None) or spec.input
@@ -160,7 +162,7 @@ def check_detections(model: nn.Module, x: Tensor) -> None:
 def check_strict_loading(spec: Model, model: nn.Module) -> None:
     """A complete state dict loads; one with a tensor missing, left over or misshapen does not, whatever was asked."""
     state = dict(model.state_dict())
-    head = {f"{layer}.{part}" for layer in weights.as_tuple(spec.classifier) for part in ("weight", "bias")}
+    head = {f"{layer}.{part}" for layer in as_tuple(spec.classifier) for part in ("weight", "bias")}
     body = [key for key in state if key not in head]
     victim = body[len(body) // 2]
     broken = {

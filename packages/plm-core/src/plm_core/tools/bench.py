@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from plm_core import blocks
-from plm_core.devices import autocast, pick_device
 from plm_core.errors import InputError, NotSupported, PlmError
 from plm_core.hookspecs import Model
 from plm_core.models import create_model
-from plm_core.progress import track
 from plm_core.registry import registry
 from plm_core.transforms import apply_all
+from plm_core.utils.devices import autocast, pick_device
+from plm_core.utils.progress import track
+from plm_core.utils.text import first_line
 
 TOGETHER = 5
 """Runs that are queued on an accelerator between two synchronisations."""
@@ -224,7 +225,7 @@ def _one_line(model: nn.Module, x: Tensor) -> Iterator[None]:
     except PlmError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError) as e:
-        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        why = first_line(e)
         raise InputError(f"{type(model).__name__} cannot run on {list(x.shape)}: {why}") from e
 
 

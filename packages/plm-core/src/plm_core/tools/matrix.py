@@ -19,28 +19,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plm_core import blocks, transforms
+from plm_core.blocks.examples import make, tensor_of
 from plm_core.errors import MissingDependency, NotSupported
-from plm_core.examples import make, tensor_of
 from plm_core.hookspecs import BlockAdapter, Merger, Scorer, Transform
 from plm_core.models import embed
-from plm_core.names import resolve
-from plm_core.progress import track
 from plm_core.registry import registry
+from plm_core.utils.progress import track
+from plm_core.utils.references import resolve
 
 
 def compute() -> list[dict[str, Any]]:
     """One row for each block adapter: what its view says, and a cell for each piece that is installed."""
-    hub = registry()
-    adapters = {entry.declaration.name: entry.declaration for entry in hub.all(BlockAdapter).values()}
     rows = []
-    for adapter in track(adapters.values(), "families"):
+    for adapter in track(registry().declared(BlockAdapter), "families"):
         row: dict[str, Any] = {"family": adapter.name} | _facts(adapter)
-        for name, transform in hub.all(Transform).items():
+        for name, transform in registry().all(Transform).items():
             row[f"transform {name}"] = _cell(_try_transform, adapter, transform.declaration)
-        for name, merger in hub.all(Merger).items():
+        for name, merger in registry().all(Merger).items():
             row[f"merger {name}"] = _cell(_try_merger, adapter, merger.declaration)
         features = cache(partial(_features, adapter))
-        for name, scorer in hub.all(Scorer).items():
+        for name, scorer in registry().all(Scorer).items():
             row[f"scorer {name}"] = _cell(_try_scorer, features, scorer.declaration)
         rows.append(row)
     return rows

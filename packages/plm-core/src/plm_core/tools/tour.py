@@ -11,13 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from plm_core.cli.show import shape
 from plm_core.errors import MissingDependency
-from plm_core.files import atomic_path
 from plm_core.hookspecs import Model, TourStop
-from plm_core.names import resolve
-from plm_core.progress import track
 from plm_core.registry import registry
+from plm_core.utils.files import atomic_path
+from plm_core.utils.progress import track
+from plm_core.utils.references import resolve
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -84,7 +83,7 @@ def run(out: Path) -> list[dict[str, str]]:
     except ModuleNotFoundError as e:
         raise MissingDependency("the tour needs matplotlib and scikit-learn: install plm-core[tour]") from e
     mpl.use("Agg")
-    stops = sorted((e.declaration for e in registry().all(TourStop).values()), key=lambda stop: (stop.order, stop.name))
+    stops = sorted(registry().declared(TourStop), key=lambda stop: (stop.order, stop.name))
     rows: list[dict[str, str]] = []
     sections: list[str] = []
     with atomic_path(out) as report:  # before the first stop: a path that cannot be written should not cost minutes
@@ -121,7 +120,6 @@ def _page(sections: Sequence[str]) -> str:
 
 def installed(tour: Tour) -> None:
     """First stop: the plug-ins and the models they bring."""
-    hub = registry()
     tour.text("Distributions that take part in the hub, and what each declares.")
     tour.table(
         [
@@ -131,7 +129,7 @@ def installed(tour: Tour) -> None:
                 "state": s.state,
                 "declares": s.declares or "; ".join(s.errors),
             }
-            for s in hub.statuses
+            for s in registry().statuses
         ]
     )
     tour.text("Models by name; timm.create_model builds each of them.")
@@ -140,14 +138,14 @@ def installed(tour: Tour) -> None:
             {
                 "model": m.name,
                 "parameters": f"{m.params:,}",
-                "input": shape(m.input),
+                "input": "x".join(map(str, m.input.shape)),
                 "weights": _weights(m),
             }
-            for m in sorted((e.declaration for e in hub.all(Model).values()), key=lambda m: (m.family, m.params))
+            for m in sorted(registry().declared(Model), key=lambda m: (m.family, m.params))
         ]
     )
-    tour.fact("plug-ins", str(sum(s.state == "loaded" for s in hub.statuses)))
-    tour.fact("models", str(len(hub.all(Model))))
+    tour.fact("plug-ins", str(sum(s.state == "loaded" for s in registry().statuses)))
+    tour.fact("models", str(len(registry().declared(Model))))
 
 
 def _weights(model: Model) -> str:

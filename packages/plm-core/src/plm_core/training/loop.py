@@ -1,27 +1,14 @@
-"""One way to train any model of the hub: a recipe, a loss and data, driven by transformers' Trainer.
-
-What is ours is what papers state: peak rate, warm-up, decay, layer-wise rates, batch size, losses. Loop, mixed
-precision, gradient accumulation, checkpoints, DDP and FSDP (run the same script under ``torchrun``) are the Trainer's
-and accelerate's. It needs the extra ``plm-core[train]``.
-
-    recipe = Recipe(epochs=10, batch=256, lr=1e-3, warmup_epochs=1)
-    trained = fit(model, data, lambda model, batch: F.cross_entropy(model(batch["x"]), batch["y"]), recipe)
-
-A run is a function of its seed: each sample is augmented from a random stream of its own, named by seed, epoch and
-index, so neither the number of workers nor a kill and a resume changes what the model sees.
-"""
+"""One way to train any model: a recipe, a loss and data, driven by transformers' Trainer."""
 
 from __future__ import annotations
 
 import atexit
 import json
 import logging
-import math
 import os
-import random
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,67 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from plm_core.errors import FileError, InputError, MissingDependency
-from plm_core.progress import interactive
+from plm_core.training.recipe import Loss, Recipe
+from plm_core.training.seeding import Collate, Seeded
+from plm_core.utils.progress import interactive
 
 _log = logging.getLogger(__name__)
-
-Loss = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a training optimises, in the terms of the papers' tables. Rates are absolute, batches are whole.
-
-    Attributes:
-        epochs: Passes over the data; with ``repeat`` they count each repetition.
-        batch: Samples per optimiser step, over all processes, accumulation steps and repetitions.
-        lr: Peak learning rate.
-        optimizer: "adamw" or "sgd" (with momentum ``betas[0]``).
-        betas: Of AdamW.
-        weight_decay: Of matrices; vectors and what ``model.no_weight_decay()`` names have none.
-        warmup_epochs: Epochs in which the rate rises linearly.
-        warmup_start: Where it starts, as a fraction of ``lr``.
-        schedule: "cosine" to zero; or "steps", a tenth after each of ``milestones``.
-        milestones: As fractions of the whole training.
-        layer_decay: Factor on the rate from each layer to the one below (by ``model.group_matcher``); None for none.
-        clip_grad: Largest norm of the gradient; None for no limit.
-        repeat: Augmentations of each sample that are in a batch together (repeated augmentation).
-    """
-
-    epochs: float
-    batch: int
-    lr: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.05
-    warmup_epochs: float = 0.0
-    warmup_start: float = 0.0
-    schedule: Literal["cosine", "steps"] = "cosine"
-    milestones: tuple[float, ...] = ()
-    layer_decay: float | None = None
-    clip_grad: float | None = None
-    repeat: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "lr", "repeat"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be more than 0, not {getattr(self, name)!r}")
-        if self.warmup_epochs > self.epochs:
-            raise InputError(
-                f"warmup_epochs {self.warmup_epochs} is more than epochs {self.epochs}: lr is never reached"
-            )
-        if self.batch % self.repeat:
-            raise InputError(f"batch {self.batch} is not a multiple of repeat {self.repeat}")
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, as a fraction of ``lr``."""
-        done = step / max(steps, 1)
-        warmup = self.warmup_epochs / self.epochs
-        if done < warmup:
-            return self.warmup_start + (1 - self.warmup_start) * done / warmup
-        if self.schedule == "steps":
-            return 0.1 ** sum(done >= milestone for milestone in self.milestones)
-        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1 - warmup, 1e-12)))
 
 
 @dataclass(frozen=True)
@@ -164,7 +95,7 @@ def fit(
         from transformers import TrainingArguments
     except ModuleNotFoundError as e:
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
-    from plm_core._trainer import HubTrainer
+    from plm_core.training.trainer import HubTrainer
 
     with _folder(out, resume) as folder:
         arguments = TrainingArguments(
@@ -194,14 +125,14 @@ def fit(
         )
         # several GPUs without torchrun would become nn.DataParallel, with a batch as many times larger
         arguments._n_gpu = min(arguments.n_gpu, 1)
-        samples = _Seeded(data, seed, recipe.repeat)
+        samples = Seeded(data, seed, recipe.repeat)
         if len(samples) * recipe.repeat < recipe.batch:
             raise InputError(f"batch {recipe.batch} is larger than the data, {len(samples)} samples")
         trainer = HubTrainer(
             model=model,
             args=arguments,
             train_dataset=samples,
-            data_collator=_Collate(collate),
+            data_collator=Collate(collate),
             callbacks=[*callbacks],
             loss=loss,
             recipe=recipe,
@@ -222,21 +153,6 @@ def fit(
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     whole = {k: v.detach().to("cpu", copy=True) for k, v in state.items()} if main else {}
     return Trained(whole, history, main)
-
-
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimiser groups: weight decay on matrices only, the rate of each layer under ``recipe.layer_decay``."""
-    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-
-    named: Any = getattr(model, "no_weight_decay", set)
-    exempt = set(named())
-    if recipe.layer_decay is None:
-        groups: list[dict[str, Any]] = param_groups_weight_decay(model, recipe.weight_decay, exempt)
-        return [{**group, "lr": recipe.lr} for group in groups]
-    if not hasattr(model, "group_matcher"):
-        raise InputError(f"layer_decay needs a model with group_matcher(), which {type(model).__name__} lacks")
-    groups = param_groups_layer_decay(model, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
-    return [{**group, "lr": recipe.lr * group["lr_scale"]} for group in groups]
 
 
 def _leave() -> None:
@@ -302,65 +218,3 @@ def _shares(recipe: Recipe, device_batch: int | None) -> dict[str, int]:
             f"device_batch {device_batch}"
         )
     return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once}
-
-
-class _Seeded(Dataset[Any]):
-    """A dataset whose items draw from a random stream of their own; gives (index, [item] * repeat)."""
-
-    def __init__(self, data: Dataset[Any], seed: int, repeat: int) -> None:
-        self.data = data
-        self.seed = seed
-        self.repeat = repeat
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.data)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[int, list[Any]]:
-        items = []
-        for turn in range(self.repeat):
-            with seeded(self.seed, self.epoch * self.repeat + turn, index):
-                items.append(self.data[index])
-        return index, items
-
-
-@contextmanager
-def seeded(*key: int) -> Iterator[None]:
-    """Seed the generators of Python, NumPy and torch (CPU) by a key of whole numbers, and put them back afterwards."""
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    a, b, c, d = (int(n) for n in np.random.SeedSequence(list(key)).generate_state(4))
-    random.seed(a)
-    np.random.seed(b)
-    torch.default_generator.manual_seed(c << 32 | d)  # torch.manual_seed would seed the GPUs too, for good
-    try:
-        yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
-
-
-class _Collate:
-    """Collate samples and keep their indices, so that an error can name them."""
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, items: list[tuple[int, list[Any]]]) -> dict[str, Any]:
-        indices = [index for index, _ in items]
-        for index, samples in items:
-            for name, value in _tensors(samples):
-                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    raise InputError(f"batch of samples {indices}: sample {index} has NaN or infinite values in {name}")
-        return {"batch": self.collate([sample for _, samples in items for sample in samples]), "indices": indices}
-
-
-def _tensors(sample: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(sample, Tensor):
-        yield name, sample
-    elif isinstance(sample, Mapping):
-        for key, value in sample.items():
-            yield from _tensors(value, f"{name}.{key}".lstrip("."))
-    elif isinstance(sample, list | tuple):
-        for value in sample:
-            yield from _tensors(value, name)

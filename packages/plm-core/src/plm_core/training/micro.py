@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from plm_core import weights
-from plm_core.files import write_text
+from plm_core.utils.files import write_text
 
 CARD = """---
 license: apache-2.0

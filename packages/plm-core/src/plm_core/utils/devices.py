@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from plm_core.errors import InputError
+from plm_core.utils.text import first_line
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,7 +25,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        why = str(e).strip().splitlines()[0].partition(". ")[0]
+        why = first_line(e).partition(". ")[0]
         raise InputError(f"device {name!r} cannot be used: {why}") from e
     if device.type == "meta":
         raise InputError("device 'meta' cannot be used: nothing is computed there")

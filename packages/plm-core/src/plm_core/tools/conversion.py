@@ -15,6 +15,7 @@ from plm_core.hookspecs import Model
 from plm_core.layouts import State
 from plm_core.models import create_model
 from plm_core.registry import registry
+from plm_core.utils.text import as_tuple
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _with_head_of(state: State, name: str) -> nn.Module:
     with torch.device("meta"):
         net: Any = create_model(name)
         mapped, report = weights.to_native(net, state)
-        heads = {f"{layer}.weight" for layer in weights.as_tuple(net.pretrained_cfg.get("classifier"))}
+        heads = {f"{layer}.weight" for layer in as_tuple(net.pretrained_cfg.get("classifier"))}
         for key in [*report.mismatched, *report.missing]:
             if key in heads:
                 net.reset_classifier(len(mapped[key]) if key in mapped and mapped[key].ndim else 0)

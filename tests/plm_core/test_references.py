@@ -5,9 +5,12 @@ import json
 import pytest
 
 from plm_core.errors import MissingDependency, PluginError
-from plm_core.names import PROVIDERS, check_needs, class_paths, installed, miss, natural_key, resolve
-from plm_core.registry import KIND_WORDS
+from plm_core.hookspecs import KINDS
 from plm_core.testing.distributions import write_distribution
+from plm_core.utils.near_misses import PROVIDERS, miss
+from plm_core.utils.references import class_paths, resolve
+from plm_core.utils.requirements import check_needs, installed
+from plm_core.utils.text import natural_key
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_miss_looks_at_the_kind():
 @pytest.mark.parametrize(("kind", "pattern", "provider"), PROVIDERS)
 def test_no_hint_makes_an_installer_fetch_a_stranger(kind, pattern, provider):
     line = miss(kind, pattern.replace("*", "x"), [])
-    assert kind in KIND_WORDS.values()
+    assert kind in {declaration.word for declaration in KINDS}
     assert "install " not in line
     assert installed(provider) or f"{provider} would provide it" in line
 

@@ -1,0 +1,1 @@
+"""The block adapters of other libraries' families: timm, torchvision, transformers."""

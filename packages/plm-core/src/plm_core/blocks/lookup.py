@@ -1,0 +1,58 @@
+"""The view of a model, through the adapter that is declared for its class."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from plm_core.blocks.views import ModelView
+from plm_core.errors import NotSupported
+from plm_core.hookspecs import BlockAdapter
+from plm_core.registry import registry
+from plm_core.utils.references import class_paths, resolve
+
+
+def view(model: nn.Module) -> ModelView:
+    """The view of a model through the adapter declared for its class.
+
+    Raises:
+        NotSupported: No adapter for the class, or the adapter declines this instance and says why.
+    """
+    adapters = registry().for_class(BlockAdapter, model)
+    if not adapters:
+        raise NotSupported(
+            f"no block adapter for {type(model).__module__}.{type(model).__name__}; "
+            "the package that owns it can declare one"
+        )
+    for path, part in model.named_modules():
+        compiled = [name for name, child in part.named_children() if "_orig_mod" in child._modules]
+        if compiled and isinstance(part, nn.ModuleList | nn.Sequential):
+            raise NotSupported(f"block {path}.{compiled[0]} is compiled already: apply transforms first, then compile")
+    found: ModelView = resolve(adapters[0].view)(model)
+    return found
+
+
+def find(model: nn.Module) -> dict[str, ModelView]:
+    """Views of a model, or of the outermost models inside it that have one, by their dotted path ("" for itself).
+
+    Reaches a vision tower inside a larger model, and what a wrapper such as timm's ``features_only`` holds.
+
+    Raises:
+        NotSupported: There is none; says what was found and what has adapters. Or an adapter declines.
+    """
+    found: dict[str, ModelView] = {}
+
+    def search(module: nn.Module, path: str) -> None:
+        if registry().for_class(BlockAdapter, module):
+            found[path] = view(module)
+        else:
+            for name, child in module.named_children():
+                search(child, f"{path}.{name}" if path else name)
+
+    search(model, "")
+    if not found:
+        known = sorted({entry.declaration.name for entry in registry().all(BlockAdapter).values()})
+        raise NotSupported(
+            f"no block adapter for {class_paths(model)[0].replace(':', '.')} nor for a model inside it; "
+            f"there are adapters for: {', '.join(known)}; the package that owns a model can declare one"
+        )
+    return found

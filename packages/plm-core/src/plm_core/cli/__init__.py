@@ -1,0 +1,5 @@
+"""The command line ``plm``; each command is in the module of its own name."""
+
+from plm_core.cli.app import main
+
+__all__ = ["main"]

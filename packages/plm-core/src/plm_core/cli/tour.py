@@ -1,0 +1,26 @@
+"""``plm tour``: what the installed pieces do, on embedded data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plm_core.cli.options import Json
+from plm_core.cli.table import show
+from plm_core.errors import PlmError
+
+
+def tour(
+    out: Annotated[Path, typer.Option("--out", help="The report to write.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Walk through what the installed pieces do, on embedded data, into a self-contained report."""
+    from plm_core.tools.tour import run
+
+    rows = run(out)
+    show(rows, as_json, title="the hub at work")
+    typer.echo(f"report: {out.resolve()}", err=True)
+    if any(row["what"] == "FAILED" for row in rows):
+        raise PlmError("a stop of the tour failed; see the table and the report")

@@ -1,0 +1,43 @@
+"""A declared model built by timm's own machinery, with our strict checkpoint filter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from torch import nn
+
+from plm_core.hookspecs import Model
+from plm_core.hub import WEIGHTS_FILE, one_line
+from plm_core.registry import registry
+from plm_core.timm_bridge.checkpoint import pretrained_entry, timm_filter
+from plm_core.utils.licenses import announce_license, announce_repo
+from plm_core.utils.references import resolve
+from plm_core.utils.requirements import check_needs
+
+
+def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Build a declared model: what timm's entry points for our models call.
+
+    Raises:
+        MissingDependency: Something that the declaration ``needs`` is not installed.
+        WeightsError: The weights cannot be had or do not fit.
+    """
+    check_needs(f"model {model.name!r}", model.needs)
+    source = model.name
+    if pretrained:
+        cfg = resolve_pretrained_cfg(model.name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+        source = cfg.file or f"{cfg.hf_hub_filename or WEIGHTS_FILE} of {cfg.hf_hub_id}"
+        announce_license(model, pretrained_entry(cfg.to_dict()))
+        if cfg.source == "hf-hub":  # named by the user, so no entry of ours, but perhaps a repository of one
+            announce_repo((cfg.hf_hub_id or "").partition("@")[0], registry().declared(Model))
+    with one_line(f"cannot get {source}"):
+        built: nn.Module = build_model_with_cfg(
+            resolve(model.builder),
+            model.name,
+            pretrained,
+            pretrained_filter_fn=timm_filter,
+            feature_cfg={"feature_cls": "getter", "out_indices": model.out_indices},
+            **{**model.config, **kwargs},
+        )
+    return built

@@ -1,0 +1,1 @@
+"""What three commands compute: the benchmark, the composition matrix, the tour."""

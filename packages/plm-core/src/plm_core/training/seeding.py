@@ -1,0 +1,78 @@
+"""Samples that draw from a random stream of their own, whichever process loads them and whenever."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from plm_core.errors import InputError
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed the generators of Python, NumPy and torch (CPU) by a key of whole numbers, and put them back afterwards."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    a, b, c, d = (int(n) for n in np.random.SeedSequence(list(key)).generate_state(4))
+    random.seed(a)
+    np.random.seed(b)
+    torch.default_generator.manual_seed(c << 32 | d)  # torch.manual_seed would seed the GPUs too, for good
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
+
+
+class Seeded(Dataset[Any]):
+    """A dataset whose items draw from a random stream of their own; gives (index, [item] * repeat)."""
+
+    def __init__(self, data: Dataset[Any], seed: int, repeat: int) -> None:
+        self.data = data
+        self.seed = seed
+        self.repeat = repeat
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[int, list[Any]]:
+        items = []
+        for turn in range(self.repeat):
+            with seeded(self.seed, self.epoch * self.repeat + turn, index):
+                items.append(self.data[index])
+        return index, items
+
+
+class Collate:
+    """Collate samples and keep their indices, so that an error can name them."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[tuple[int, list[Any]]]) -> dict[str, Any]:
+        """Collate the samples of (index, [sample] * repeat); raise InputError for values that are not finite."""
+        indices = [index for index, _ in items]
+        for index, samples in items:
+            for name, value in _tensors(samples):
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    raise InputError(f"batch of samples {indices}: sample {index} has NaN or infinite values in {name}")
+        return {"batch": self.collate([sample for _, samples in items for sample in samples]), "indices": indices}
+
+
+def _tensors(sample: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(sample, Tensor):
+        yield name, sample
+    elif isinstance(sample, Mapping):
+        for key, value in sample.items():
+            yield from _tensors(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(sample, list | tuple):
+        for value in sample:
+            yield from _tensors(value, name)

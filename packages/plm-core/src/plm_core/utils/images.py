@@ -1,0 +1,23 @@
+"""Image files, read with errors that name the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from plm_core.errors import InputError
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image of any format that PIL reads.
+
+    Raises:
+        InputError: The file cannot be read; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.copy()
+    except Exception as e:  # PIL's decoders raise nearly anything on a file that is cut or is not an image
+        raise InputError(f"image {str(path)!r} cannot be read: {e}") from e

@@ -1,0 +1,39 @@
+"""Distributions and extras that are installed, or are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import metadata
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from plm_core.errors import MissingDependency
+
+
+def installed(requirement: str) -> bool:
+    """Whether ``"dist"``, ``"dist>=1"`` or ``"dist[extra]"`` is installed, with everything that the extra asks for."""
+    try:
+        wanted = Requirement(requirement)
+        dist = metadata.distribution(wanted.name)
+    except (InvalidRequirement, metadata.PackageNotFoundError):
+        return False
+    if not wanted.specifier.contains(dist.version, prereleases=True):
+        return False
+    for extra in wanted.extras:
+        if extra not in (dist.metadata.get_all("Provides-Extra") or []):
+            return False
+        for line in dist.requires or []:
+            part = Requirement(line)
+            if part.marker and "extra" in str(part.marker) and part.marker.evaluate({"extra": extra}):
+                try:
+                    metadata.distribution(part.name)
+                except metadata.PackageNotFoundError:
+                    return False
+    return True
+
+
+def check_needs(what: str, needs: Iterable[str]) -> None:
+    """Raise MissingDependency naming every requirement in ``needs`` that is not installed."""
+    missing = [need for need in needs if not installed(need)]
+    if missing:
+        raise MissingDependency(f"{what} needs {', '.join(missing)} (see 'Install' in the hub's README)")

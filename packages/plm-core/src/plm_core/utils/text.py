@@ -1,0 +1,33 @@
+"""Small pieces of text: sort keys, numbers for people, the first line of an error, names that are allowed."""
+
+from __future__ import annotations
+
+import re
+
+
+def natural_key(text: str) -> list[int | str]:
+    """Return a sort key under which ``b2`` comes before ``b16``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.lower())]
+
+
+def millions(count: int) -> str:
+    """Shorten a count for people: 27910216 -> ``27.9M``, 170338 -> ``170k``, 442 -> ``442``."""
+    for size, letter, digits in ((1e6, "M", 1), (1e3, "k", 0)):
+        if count >= size:
+            return f"{count / size:.{digits}f}{letter}"
+    return str(count)
+
+
+def first_line(error: BaseException, empty: str = "") -> str:
+    """Return the first line of an error's message; ``empty``, or the name of its class, when there is no message."""
+    return (str(error).strip().splitlines() or [empty or type(error).__name__])[0]
+
+
+def is_name(text: str) -> bool:
+    """Return whether ``text`` can name a declaration: letters, digits, '_' and '-' only, at least one of them."""
+    return re.fullmatch(r"[\w-]+", text) is not None
+
+
+def as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Names as timm's configurations give them (one, several or none), as a tuple."""
+    return (names,) if isinstance(names, str) else tuple(names or ())
