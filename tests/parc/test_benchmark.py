@@ -9,8 +9,8 @@ import pytest
 import parc
 from parc import benchmark
 from parc.benchmark import metrics
-from parc.benchmark.baselines import heuristic
 from parc.benchmark.oracle import FAILED, load, table
+from parc.benchmark.static_baselines import heuristic
 from plm_core.errors import InputError, UnknownName
 
 TARGETS = ("caltech101", "cifar10", "cub200", "nabird", "oxford_pets", "stanford_dogs")

@@ -10,8 +10,8 @@ from scipy import linalg, special
 
 from parc.scores import covariance
 from parc.scores.covariance import gbc, hscore, hscore_shrunk, lda_loo, sfda, transrate
-from parc.scores.reduction import reduce
-from parc.scores.spectrum import centred, compact, ledoit_wolf, spectrum
+from parc.scores.linalg import centred, compact, ledoit_wolf, spectrum
+from parc.scores.pca import reduce
 from plm_core.errors import InputError, NotSupported
 
 SCORES = (hscore, hscore_shrunk, lda_loo, sfda, gbc, transrate)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import plm_core
-from parc.ranking.bank import Candidate, make
+from parc.ranking.candidates import Candidate, make
 from parc.ranking.datasets import draw, load
 from parc.ranking.extraction import extract, transform_digest, weights_digest
 from plm_core.errors import InputError, NotSupported

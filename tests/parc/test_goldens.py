@@ -50,7 +50,7 @@ def outputs():
     for file in SCORES:
         with safe_open(GOLDENS / f"{file}.safetensors", "np") as opened:
             names = [key.removeprefix("outputs.") for key in opened.keys() if key.startswith("outputs.")]  # noqa: SIM118
-        yield from ((file, name) for name in names if name != "pca32_abs")  # test_reduction.py
+        yield from ((file, name) for name in names if name != "pca32_abs")  # test_pca.py
 
 
 @pytest.mark.parametrize(("file", "name"), list(outputs()))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parc.scores import probing
+from parc.scores.pca import reduce
 from parc.scores.probing import GRID, knn, logistic, ridge_press, split_knn
-from parc.scores.reduction import reduce
 from plm_core.errors import InputError, NotSupported
 
 SCORES = (knn, split_knn, logistic, ridge_press)

@@ -78,7 +78,7 @@ def test_a_bank_on_digits(undisturbed):
 
 def test_scores_are_those_of_the_features(undisturbed, digits):
     """The same numbers by hand: each model's own features, reduced to 32 dimensions."""
-    from parc.ranking.bank import Candidate, make
+    from parc.ranking.candidates import Candidate, make
     from parc.ranking.extraction import extract
 
     probe = draw(load(digits))[0]
@@ -147,7 +147,7 @@ def test_few_images_for_a_reduction_are_said(undisturbed, digits, caplog):
 
 def test_several_probes_are_averaged(undisturbed, digits):
     both = rank(digits, ["tome_micro_shapes"], ["parc"], budget=40, runs=2, bootstraps=0).rows[0]
-    from parc.ranking.bank import Candidate, make
+    from parc.ranking.candidates import Candidate, make
     from parc.ranking.extraction import extract
 
     model = make(Candidate("tome_micro_shapes"))

@@ -6,7 +6,7 @@ import pytest
 
 import parc
 from parc import scoring
-from parc.scores.spectrum import compact
+from parc.scores.linalg import compact
 from parc.scoring import Features, parse, score, score_bank
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.hookspecs import Scorer
@@ -134,7 +134,7 @@ def test_options_reach_the_score():
 
 def test_reduction_is_of_features_and_reference():
     from parc.scores.pairwise import dds
-    from parc.scores.reduction import reduce
+    from parc.scores.pca import reduce
 
     features, y = model()
     x, r = features.features, features.reference_features
@@ -153,7 +153,7 @@ def test_what_a_score_does_not_need_does_not_matter():
 
 
 def test_a_bank_keeps_all_of_narrow_features():
-    from parc.scores.reduction import reduce
+    from parc.scores.pca import reduce
 
     features, y = model()
     wide, own = (score_bank({"m": features}, y, ["dds", "knn:pca=none"], pca=pca) for pca in (999, None))

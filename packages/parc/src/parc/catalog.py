@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from parc.scores.checks import Array, kind_of
-from parc.scores.reduction import read
+from parc.scores.inputs import Array, kind_of
+from parc.scores.pca import read
 from plm_core import transforms
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.hookspecs import Scorer

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from parc.scores.checks import Array
+from parc.scores.inputs import Array
 from plm_core.errors import InputError
 
 QUANTILES = (0.05, 0.95)

@@ -16,10 +16,10 @@ import numpy as np
 
 from parc.catalog import Method, check_kind, methods, parse
 from parc.intervals import Halves
-from parc.scores.checks import Array, features_of, labels_of, probs_of
+from parc.scores.inputs import Array, features_of, labels_of, probs_of
+from parc.scores.linalg import compact
 from parc.scores.pairwise import resampler
-from parc.scores.reduction import fitting, reduce
-from parc.scores.spectrum import compact
+from parc.scores.pca import fitting, reduce
 from plm_core.errors import InputError, PlmError
 from plm_core.utils.progress import track
 

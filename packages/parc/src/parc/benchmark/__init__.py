@@ -15,9 +15,9 @@ import numpy as np
 
 from parc.benchmark import metrics
 from parc.benchmark.aggregation import Aggregate, aggregate
-from parc.benchmark.baselines import baselines
 from parc.benchmark.oracle import Oracle, load, table
 from parc.benchmark.scoretable import read_scores
+from parc.benchmark.static_baselines import baselines
 from parc.benchmark.tables import KEY, Columns, columns
 from plm_core.errors import InputError
 

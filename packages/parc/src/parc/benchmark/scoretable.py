@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.benchmark.baselines import looked_up
 from parc.benchmark.oracle import LAYERS, Oracle, load
+from parc.benchmark.static_baselines import looked_up
 from parc.benchmark.tables import KEY, Columns, columns, numbers
 from plm_core.errors import InputError
 

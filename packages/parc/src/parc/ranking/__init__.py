@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from parc.ranking.bank import Candidate, expand, make
-from parc.ranking.bars import bars
+from parc.ranking.candidates import Candidate, expand, make
 from parc.ranking.datasets import Probe, draw, load
-from parc.scores.reduction import read
+from parc.ranking.progress_bars import bars
+from parc.scores.pca import read
 from plm_core.errors import InputError, UnknownName
 from plm_core.utils.near_misses import miss
 from plm_core.utils.text import natural_key
@@ -111,7 +111,7 @@ def rank(
 
     Args:
         dataset: See `parc.ranking.datasets.load`: a folder of images by class, an .npz file, ``hf:name[:split]``.
-        models: Names and patterns, see `parc.ranking.bank.expand`.
+        models: Names and patterns, see `parc.ranking.candidates.expand`.
         methods: Of `parc.methods`, with options as ``knn:k=5,metric=cosine``; or ``params``, ``layers``,
             ``imagenet-top1``, ``heuristic``. The first one ranks.
         budget: Images of the probe at most.
@@ -139,9 +139,9 @@ def rank(
     candidates = expand([models] if isinstance(models, str) else models, pretrained)
     images = load(dataset)
     probes = draw(images, budget, runs)
+    from parc.facts import FACT_METHODS as STATIC
+    from parc.facts import read_imagenet_csv
     from parc.ranking.evaluation import Settings
-    from parc.static import METHODS as STATIC
-    from parc.static import read_imagenet_csv
     from plm_core.utils.devices import autocast, pick_device
 
     if ray is None:  # else the workers' devices count
@@ -188,9 +188,9 @@ def rank(
 
 def _methods(methods: str | Sequence[str]) -> tuple[str, ...]:
     """Each method once, as it was written; an unknown one raises."""
+    from parc.facts import FACT_METHODS as STATIC
     from parc.scoring import methods as known
     from parc.scoring import parse
-    from parc.static import METHODS as STATIC
 
     texts = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
     for text in texts:
@@ -233,7 +233,7 @@ def _outcomes(
 
     with bars(len(candidates), sum(map(len, probes))) as shown:
         if ray is not None:
-            from parc.ranking.cluster import evaluate_all
+            from parc.ranking.ray_backend import evaluate_all
 
             for outcome in evaluate_all(candidates, probes, settings, references, ray):
                 shown.end()

@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parc import static
-from parc.ranking.bank import Candidate, has_trained_head, make
+from parc.facts import Facts, fact_score, facts_of
 from parc.ranking.cache import Cache, Entry, Key
+from parc.ranking.candidates import Candidate, has_trained_head, make
 from parc.ranking.datasets import Probe
 from parc.scoring import Features, Row, score_bank
-from parc.static import Facts
 from plm_core.errors import PlmError
 
 _log = logging.getLogger("parc")
@@ -124,15 +123,15 @@ def _evaluate(
 def _facts(candidate: Candidate, model: Any, settings: Settings) -> Facts:
     """What is known of the model beforehand; of random weights, that they were trained on nothing."""
     if model is None:  # no need of weights
-        known = static.facts(candidate.name, imagenet_csv=settings.imagenet_csv)
+        known = facts_of(candidate.name, imagenet_csv=settings.imagenet_csv)
     else:
-        known = static.facts(model, candidate.name, settings.imagenet_csv)
+        known = facts_of(model, candidate.name, settings.imagenet_csv)
     return known if candidate.pretrained else replace(known, imagenet_top1=None, images=None)
 
 
 def _static(model: str, method: str, facts: Facts, settings: Settings) -> Row:
     try:
-        score, error = static.score(method, facts, settings.images), None
+        score, error = fact_score(method, facts, settings.images), None
     except PlmError as e:
         score, error = None, str(e)
     return Row(model, method, score, None, None, 0.0, error)

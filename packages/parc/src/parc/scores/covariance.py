@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
 
-from parc.scores.checks import Array, features_of, labels_of
-from parc.scores.reduction import standardize
-from parc.scores.spectrum import centred, class_sums, classes, compact, ledoit_wolf, spectrum
+from parc.scores.inputs import Array, features_of, labels_of
+from parc.scores.linalg import centred, class_sums, classes, compact, ledoit_wolf, spectrum
+from parc.scores.pca import standardize
 from plm_core.errors import InputError
 
 
@@ -29,7 +29,7 @@ def hscore(features: ArrayLike, labels: ArrayLike) -> float:
         labels: [N] integers.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`).
+        InputError: Bad input (`parc.scores.inputs`).
     """
     x, codes, counts = _inputs(features, labels)
     found = spectrum(standardize(x.astype(np.float64)))
@@ -54,7 +54,7 @@ def hscore_shrunk(features: ArrayLike, labels: ArrayLike) -> float:
         labels: [N] integers.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`).
+        InputError: Bad input (`parc.scores.inputs`).
     """
     x, codes, counts = _inputs(features, labels)
     rows = compact(_unit(centred(x)))
@@ -80,7 +80,7 @@ def lda_loo(features: ArrayLike, labels: ArrayLike) -> float:
         labels: [N] integers.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`).
+        InputError: Bad input (`parc.scores.inputs`).
     """
     x, codes, counts = _inputs(features, labels)
     n, rows = len(x), np.arange(len(x))
@@ -138,7 +138,7 @@ def sfda(features: ArrayLike, labels: ArrayLike) -> float:
         labels: [N] integers.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`).
+        InputError: Bad input (`parc.scores.inputs`).
     """
     x, codes, counts = _inputs(features, labels)
     rows = compact(centred(x))
@@ -190,7 +190,7 @@ def gbc(features: ArrayLike, labels: ArrayLike, *, dims: int = 64, floor: float 
         floor: Share of a component's variance.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`), or dims or floor not positive.
+        InputError: Bad input (`parc.scores.inputs`), or dims or floor not positive.
     """
     if dims < 1 or not floor > 0:
         raise InputError(f"dims={dims} and floor={floor} must be positive")
@@ -223,7 +223,7 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4) -> f
         eps: Squared distortion, as a share of the mean squared length.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`), or eps not positive.
+        InputError: Bad input (`parc.scores.inputs`), or eps not positive.
     """
     if not eps > 0:
         raise InputError(f"eps={eps} must be positive")

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from parc.scores.checks import Array, features_of, labels_of
-from parc.scores.spectrum import classes, one_hot, spectrum
+from parc.scores.inputs import Array, features_of, labels_of
+from parc.scores.linalg import classes, one_hot, spectrum
 
 STEPS, TOLERANCE = 11, 1e-3
 """At most so many steps, and the relative change of a / b that ends them, of the published code."""
@@ -43,7 +43,7 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
             but for those that are constant.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`).
+        InputError: Bad input (`parc.scores.inputs`).
     """
     x = features_of(features).astype(np.float64)
     return float(

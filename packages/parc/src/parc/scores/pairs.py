@@ -14,8 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from parc.scores.checks import Array
-from parc.scores.reduction import standardize
+from parc.scores.inputs import Array
+from parc.scores.pca import standardize
 from plm_core.errors import InputError
 
 PRECISE = 1000

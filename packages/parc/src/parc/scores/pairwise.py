@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from parc.scores.checks import Array, features_of, labels_of, reference_of
+from parc.scores.inputs import Array, features_of, labels_of, reference_of
 from parc.scores.pairs import Distances, correlated, everything, from_matrix, from_rows, ranks, separate, unit
-from parc.scores.reduction import standardize
+from parc.scores.pca import standardize
 from plm_core.errors import InputError
 
 MOST = 2000

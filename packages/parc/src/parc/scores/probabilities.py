@@ -10,8 +10,8 @@ import warnings
 
 import numpy as np
 
-from parc.scores.checks import Array, count_of, features_of, labels_of, probs_of
-from parc.scores.reduction import principal
+from parc.scores.inputs import Array, count_of, features_of, labels_of, probs_of
+from parc.scores.pca import principal
 from plm_core.errors import InputError
 
 SMOOTHING = 1e-5

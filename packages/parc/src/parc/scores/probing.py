@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from parc.scores.checks import Array, features_of, labels_of
 from parc.scores.evidence import targets_of
-from parc.scores.spectrum import centred, classes, spectrum
+from parc.scores.inputs import Array, features_of, labels_of
+from parc.scores.linalg import centred, classes, spectrum
 from plm_core.errors import InputError, NotSupported
 
 METRICS = ("euclidean", "cosine", "cityblock")
@@ -40,7 +40,7 @@ def knn(features: ArrayLike, labels: ArrayLike, *, k: int = 1, metric: str = "eu
         metric: ``euclidean``, ``cosine`` (a row of zeros is at distance 1 to all) or ``cityblock``.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`), k out of range or unknown metric.
+        InputError: Bad input (`parc.scores.inputs`), k out of range or unknown metric.
         NotSupported: Multi-label with k > 1.
     """
     x = features_of(features)
@@ -69,7 +69,7 @@ def split_knn(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 
         k: Neighbours, at most the images to learn from.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`), k out of range, or no images on one side.
+        InputError: Bad input (`parc.scores.inputs`), k out of range, or no images on one side.
     """
     x, y, split = _split(features, labels, percent_train)
     codes, counts = classes(y)
@@ -88,7 +88,7 @@ def logistic(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 0
         percent_train: Share of the images, the last ones, that are tested, as in `split_knn`.
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`), no images on one side, or one class only to learn from.
+        InputError: Bad input (`parc.scores.inputs`), no images on one side, or one class only to learn from.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -120,7 +120,7 @@ def ridge_press(features: ArrayLike, labels: ArrayLike) -> float:
         labels: [N] integers, zeros and ones [N, C], or floats [N] or [N, T].
 
     Raises:
-        InputError: Bad input (`parc.scores.checks`).
+        InputError: Bad input (`parc.scores.inputs`).
     """
     x = features_of(features)
     n = len(x)

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
-from parc.scores import checks
+from parc.scores import inputs
 from plm_core.errors import InputError, NotSupported
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -33,12 +33,12 @@ def with_value(value, row=2):
 )
 def test_features_that_are_refused(x, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        checks.features_of(x)
+        inputs.features_of(x)
 
 
 def test_features_of_another_number():
     with pytest.raises(InputError, match="reference_features has 4 rows for 5 images"):
-        checks.features_of(X, "reference_features", 5)
+        inputs.features_of(X, "reference_features", 5)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_features_of_another_number():
     [(np.float16, np.float32), (np.float32, np.float32), (np.float64, np.float64), (np.int64, np.float64)],
 )
 def test_types_of_features(given, dtype):
-    x = checks.features_of(X.astype(given))
+    x = inputs.features_of(X.astype(given))
     assert x.dtype == dtype
     np.testing.assert_array_equal(x, X)
 
@@ -55,17 +55,17 @@ def test_features_as_lists_and_tensors():
     import torch
 
     for x in (X.tolist(), torch.tensor(X), torch.tensor(X, requires_grad=True), torch.tensor(X).bfloat16()):
-        np.testing.assert_array_equal(checks.features_of(x), X)
+        np.testing.assert_array_equal(inputs.features_of(x), X)
 
 
 def test_large_float32_features_become_float64():
-    assert checks.features_of(X * 1e20).dtype == np.float64
+    assert inputs.features_of(X * 1e20).dtype == np.float64
 
 
 def test_only_rows_that_all_agree_are_constant():
     x = np.zeros((4, 3))
     x[1] = 1  # the first and the last row are equal
-    assert checks.features_of(x) is x
+    assert inputs.features_of(x) is x
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_only_rows_that_all_agree_are_constant():
     ],
 )
 def test_kinds(y, kind):
-    assert checks.kind_of(y) == kind
+    assert inputs.kind_of(y) == kind
 
 
 ALL = ("classes", "multilabel", "regression")
@@ -105,7 +105,7 @@ ALL = ("classes", "multilabel", "regression")
 )
 def test_labels_that_are_refused(y, keywords, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        checks.labels_of(y, **keywords)
+        inputs.labels_of(y, **keywords)
 
 
 @pytest.mark.parametrize(
@@ -117,25 +117,25 @@ def test_labels_that_are_refused(y, keywords, message):
 )
 def test_labels_of_a_kind_that_the_score_cannot_do(y, message):
     with pytest.raises(NotSupported, match=re.escape(message)):
-        checks.labels_of(y)
+        inputs.labels_of(y)
 
 
 def test_labels_that_are_fine():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert checks.labels_of([0, 4, 4, 0], 4, 5).dtype == np.int64
-        assert checks.labels_of([[0, 1], [1, 0]], kinds=ALL).dtype == np.float64
-        np.testing.assert_array_equal(checks.labels_of([0.5, 2], kinds=ALL), [0.5, 2])
+        assert inputs.labels_of([0, 4, 4, 0], 4, 5).dtype == np.int64
+        assert inputs.labels_of([[0, 1], [1, 0]], kinds=ALL).dtype == np.float64
+        np.testing.assert_array_equal(inputs.labels_of([0.5, 2], kinds=ALL), [0.5, 2])
 
 
 def test_single_images_of_a_class_are_warned_about():
     with pytest.warns(UserWarning, match="2 of 3 classes with a single image"):
-        checks.labels_of([0, 0, 1, 2])
+        inputs.labels_of([0, 0, 1, 2])
 
 
 def test_count():
     y = np.array([0, 3])
-    assert (checks.count_of(y), checks.count_of(y, 7), checks.count_of(np.zeros((2, 6)))) == (4, 7, 6)
+    assert (inputs.count_of(y), inputs.count_of(y, 7), inputs.count_of(np.zeros((2, 6)))) == (4, 7, 6)
 
 
 P = np.array([[0.25, 0.75], [1, 0], [0.5, 0.5]])
@@ -153,20 +153,20 @@ P = np.array([[0.25, 0.75], [1, 0], [0.5, 0.5]])
 )
 def test_probabilities_that_are_refused(p, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        checks.probs_of(p, 3)
+        inputs.probs_of(p, 3)
 
 
 @pytest.mark.parametrize("p", [None, np.zeros((3, 0))])
 def test_headless_model(p):
     with pytest.raises(NotSupported, match=r"leep needs probs.*a headless model has none"):
-        checks.probs_of(p, 3, "leep")
+        inputs.probs_of(p, 3, "leep")
 
 
 def test_half_precision_probabilities_are_fine():
     p = np.random.default_rng(0).dirichlet(np.ones(1000), 20).astype(np.float16)
-    assert checks.probs_of(p, 20).dtype == np.float64
+    assert inputs.probs_of(p, 20).dtype == np.float64
 
 
 def test_no_reference():
     with pytest.raises(NotSupported, match="dds needs reference_features"):
-        checks.reference_of(None, 4, "dds")
+        inputs.reference_of(None, 4, "dds")

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from parc.ranking.bank import Candidate, expand, has_trained_head, make, size_of
+from parc.ranking.candidates import Candidate, expand, has_trained_head, make, size_of
 from plm_core.errors import InputError, NotSupported, UnknownName, WeightsError
 
 

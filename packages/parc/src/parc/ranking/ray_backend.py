@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from parc.ranking.bank import Candidate, size_of
+from parc.ranking.candidates import Candidate, size_of
 from parc.ranking.datasets import Probe
 from parc.ranking.evaluation import Outcome, Settings, evaluate
 from plm_core.errors import InputError, MissingDependency

@@ -166,9 +166,9 @@ def has_trained_head(model: Any, candidate: Candidate) -> bool:
 
 def size_of(candidate: Candidate) -> int:
     """Number of parameters, without loading any; 0 where that cannot be told."""
-    from parc.static import facts
+    from parc.facts import facts_of
 
     try:
-        return facts(candidate.name).params
+        return facts_of(candidate.name).params
     except Exception:  # it says why when it is really made
         return 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from parc.scores.checks import Array
-from parc.scores.spectrum import centred, spectrum
+from parc.scores.inputs import Array
+from parc.scores.linalg import centred, spectrum
 from plm_core.errors import InputError
 
 COLUMNS = 256
@@ -70,7 +70,7 @@ def fitting(pca: int | str | None, dimensions: int) -> int | str | None:
 def principal(features: Array, count: int | None = None) -> tuple[Array, Array]:
     """The first ``count`` principal components of features [N, D], or all.
 
-    Taken from the smaller of the two Gram matrices, in float64 (`parc.scores.spectrum`), several times faster than a
+    Taken from the smaller of the two Gram matrices, in float64 (`parc.scores.linalg`), several times faster than a
     singular value decomposition and exact down to components of 1e-5 of the largest.
 
     Returns:

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg, sparse
 
-from parc.scores.checks import Array
+from parc.scores.inputs import Array
 
 CUTOFF = 1e-10
 """Eigenvalues of a Gram matrix under this share of the largest are zeros that were rounded."""

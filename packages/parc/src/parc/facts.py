@@ -19,7 +19,7 @@ from plm_core.errors import InputError, NotSupported
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("params", "layers", "imagenet-top1", "heuristic")
+FACT_METHODS = ("params", "layers", "imagenet-top1", "heuristic")
 TOP1 = "imagenet-1k top-1 %"  # how the plug-ins' entries in Pretrained.metrics begin, in lower case
 
 # Families whose names give the number of weighted layers on the longest path, as resnet50 and vgg16 do.
@@ -61,7 +61,7 @@ class Facts:
     images: int | None = None
 
 
-def facts(model: str | nn.Module, name: str | None = None, imagenet_csv: str | Path | None = None) -> Facts:
+def facts_of(model: str | nn.Module, name: str | None = None, imagenet_csv: str | Path | None = None) -> Facts:
     """Static facts of a timm or hub model; no weights are loaded and nothing is computed.
 
     ImageNet accuracy is what the plug-in declares of the hub's own models. timm ships no table of results: download
@@ -83,10 +83,10 @@ def facts(model: str | nn.Module, name: str | None = None, imagenet_csv: str | P
         known = None  # the name of a folder says nothing
     net = _skeleton(model) if isinstance(model, str) else model
     layers, how = layers_of(net, known)
-    top1, where = _imagenet_top1(known, imagenet_csv) if known else (None, "")
+    top1, where = imagenet_top1(known, imagenet_csv) if known else (None, "")
     said = f"layers {how}" + (f"; ImageNet top-1 of {where}" if where else "")
     params = sum(p.numel() for p in net.parameters())
-    return Facts(params, layers, top1, said, _images(known) if known else None)
+    return Facts(params, layers, top1, said, training_images(known) if known else None)
 
 
 def layers_of(model: nn.Module, name: str | None = None) -> tuple[int | None, str]:
@@ -108,12 +108,12 @@ def layers_of(model: nn.Module, name: str | None = None) -> tuple[int | None, st
     return count or None, "counted as convolution and linear modules"
 
 
-def score(method: str, facts: Facts, target_images: int | None = None) -> float:
+def fact_score(method: str, facts: Facts, target_images: int | None = None) -> float:
     """A static baseline as a score, higher is better.
 
     Args:
-        method: One of `METHODS`: "params" (ln of their number), "layers", "imagenet-top1", or "heuristic" (paper Eq. 4:
-            layers + ln(images trained on + images of the target)).
+        method: One of `FACT_METHODS`: "params" (ln of their number), "layers", "imagenet-top1", or "heuristic" (paper
+            Eq. 4: layers + ln(images trained on + images of the target)).
         facts: Of the model.
         target_images: Size of the whole target dataset; for "heuristic".
 
@@ -121,8 +121,8 @@ def score(method: str, facts: Facts, target_images: int | None = None) -> float:
         InputError: Another method.
         NotSupported: The fact that it takes is not known.
     """
-    if method not in METHODS:
-        raise InputError(f"method is {method!r}; {', '.join(METHODS)} are the static ones")
+    if method not in FACT_METHODS:
+        raise InputError(f"method is {method!r}; {', '.join(FACT_METHODS)} are the static ones")
     if method == "params":
         if facts.params < 1:
             raise NotSupported("params: the model has no parameters")
@@ -203,7 +203,8 @@ def _full_name(name: str) -> str:
     return f"{short}.{config.tag}" if config is not None and config.tag else short
 
 
-def _imagenet_top1(name: str, imagenet_csv: str | Path | None) -> tuple[float | None, str]:
+def imagenet_top1(name: str, imagenet_csv: str | Path | None) -> tuple[float | None, str]:
+    """Return the ImageNet-1k accuracy of a model in percent, and where it was found."""
     full = _full_name(name)
     if imagenet_csv is not None and full in (table := read_imagenet_csv(imagenet_csv)):
         return table[full], f"{Path(imagenet_csv).name} ({full})"
@@ -223,7 +224,7 @@ def _declared_top1(full: str) -> float | None:
     return next((value for name, value in metrics.items() if name.lower().startswith(TOP1)), None)
 
 
-def _images(name: str) -> int | None:
+def training_images(name: str) -> int | None:
     """The largest set that the tag names, since a model is pretrained on the largest."""
     tag = _full_name(name).partition(".")[2]
     return max((_IMAGES[part] for part in re.split(r"[_-]", tag) if part in _IMAGES), default=None)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from parc import static
-from parc.static import Facts
+from parc import facts
+from parc.facts import Facts, fact_score, facts_of
 from plm_core.errors import InputError, NotSupported, UnknownName
 
 
@@ -18,9 +18,9 @@ from plm_core.errors import InputError, NotSupported, UnknownName
     ],
 )
 def test_size_and_depth_without_weights(name, params, layers):
-    facts = static.facts(name)
-    assert (facts.params, facts.layers, facts.imagenet_top1) == (params, layers, None)
-    assert facts.source.startswith("layers by name" if "resnet" in name else "layers counted")
+    known = facts_of(name)
+    assert (known.params, known.layers, known.imagenet_top1) == (params, layers, None)
+    assert known.source.startswith("layers by name" if "resnet" in name else "layers counted")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_size_and_depth_without_weights(name, params, layers):
 def test_depth_by_name(name, depth):
     from torch import nn
 
-    layers, how = static.layers_of(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), name)
+    layers, how = facts.layers_of(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), name)
     assert layers == depth
     assert how == ("by name" if depth > 1 else "counted as convolution and linear modules")
 
@@ -55,17 +55,17 @@ def test_depth_by_name(name, depth):
 def test_a_model_at_hand():
     from torch import nn
 
-    facts = static.facts(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
-    assert (facts.params, facts.layers, facts.imagenet_top1, facts.images) == (26, 2, None, None)
-    assert static.facts(nn.Identity()).layers is None
+    known = facts_of(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    assert (known.params, known.layers, known.imagenet_top1, known.images) == (26, 2, None, None)
+    assert facts_of(nn.Identity()).layers is None
 
 
 def test_images_by_tag():
-    assert static._images("resnet50.a1_in1k") == 1_281_167
-    assert static._images("vit_base_patch16_224.augreg_in21k") == 14_197_122
-    assert static._images("vit_base_patch16_224.augreg2_in21k_ft_in1k") == 14_197_122
-    assert static._images("resnet18") == 1_281_167  # by its default tag
-    assert static._images("hf-hub:me/thing") is None
+    assert facts.training_images("resnet50.a1_in1k") == 1_281_167
+    assert facts.training_images("vit_base_patch16_224.augreg_in21k") == 14_197_122
+    assert facts.training_images("vit_base_patch16_224.augreg2_in21k_ft_in1k") == 14_197_122
+    assert facts.training_images("resnet18") == 1_281_167  # by its default tag
+    assert facts.training_images("hf-hub:me/thing") is None
 
 
 def test_top1_of_ours_is_declared():
@@ -78,12 +78,12 @@ def test_top1_of_ours_is_declared():
         for name, entry in registry().all(Model).items()
         for weights in entry.declaration.pretrained
         for metric, value in weights.metrics.items()
-        if metric.lower().startswith(static.TOP1)
+        if metric.lower().startswith(facts.TOP1)
     ]
     assert found
     for name, value in found:
-        assert static._imagenet_top1(name, None) == (value, f"the declaration of {name}")
-    assert static._imagenet_top1("hiera_image_base_224.mae_in1k", None) == (None, "")  # no head, so no accuracy
+        assert facts.imagenet_top1(name, None) == (value, f"the declaration of {name}")
+    assert facts.imagenet_top1("hiera_image_base_224.mae_in1k", None) == (None, "")  # no head, so no accuracy
 
 
 def test_top1_of_timm_comes_from_its_csv(tmp_path):
@@ -91,11 +91,11 @@ def test_top1_of_timm_comes_from_its_csv(tmp_path):
     path.write_text(
         "model,img_size,top1,top1_err\nresnet50.a1_in1k,288,81.214,18.786\nresnet18.a1_in1k,288,73.16,26.84\n"
     )
-    assert static.facts("resnet18.a1_in1k", imagenet_csv=path).imagenet_top1 == 73.16
-    known = static.facts("resnet50", imagenet_csv=path)  # its default tag is a1_in1k
+    assert facts_of("resnet18.a1_in1k", imagenet_csv=path).imagenet_top1 == 73.16
+    known = facts_of("resnet50", imagenet_csv=path)  # its default tag is a1_in1k
     assert known.imagenet_top1 == 81.214
     assert "results-imagenet.csv (resnet50.a1_in1k)" in known.source
-    assert static.facts("resnet10t", imagenet_csv=path).imagenet_top1 is None
+    assert facts_of("resnet10t", imagenet_csv=path).imagenet_top1 is None
 
 
 @pytest.mark.parametrize(
@@ -114,26 +114,26 @@ def test_bad_csv_is_one_line(tmp_path, text, says):
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=says) as caught:
-        static.read_imagenet_csv(path)
+        facts.read_imagenet_csv(path)
     assert "\n" not in str(caught.value)
 
 
 def test_static_scores():
-    facts = Facts(params=1000, layers=18, imagenet_top1=70.5, source="", images=400)
-    assert static.score("params", facts) == pytest.approx(math.log(1000))
-    assert static.score("layers", facts) == 18
-    assert static.score("imagenet-top1", facts) == 70.5
-    assert static.score("heuristic", facts, target_images=100) == pytest.approx(18 + math.log(500))
+    known = Facts(params=1000, layers=18, imagenet_top1=70.5, source="", images=400)
+    assert fact_score("params", known) == pytest.approx(math.log(1000))
+    assert fact_score("layers", known) == 18
+    assert fact_score("imagenet-top1", known) == 70.5
+    assert fact_score("heuristic", known, target_images=100) == pytest.approx(18 + math.log(500))
     unknown = Facts(params=0, layers=None, imagenet_top1=None, source="")
-    for method in static.METHODS:
+    for method in facts.FACT_METHODS:
         with pytest.raises(NotSupported, match=method):
-            static.score(method, unknown, 100)
+            fact_score(method, unknown, 100)
     with pytest.raises(NotSupported, match="number of images"):
-        static.score("heuristic", facts)
+        fact_score("heuristic", known)
     with pytest.raises(InputError, match="method is 'depth'"):
-        static.score("depth", facts)
+        fact_score("depth", known)
 
 
 def test_unknown_model():
     with pytest.raises(UnknownName, match="resnet50"):
-        static.facts("resnet5o")
+        facts_of("resnet5o")
