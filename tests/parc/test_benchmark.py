@@ -1,14 +1,11 @@
 """The benchmark against its golden case and the numbers that the oracle tables alone determine."""
 
-import sys
-import types
-
 import numpy as np
 import pytest
 
 import parc
 from parc import benchmark
-from parc.benchmark import metrics
+from parc.benchmark import metrics, own_scores
 from parc.benchmark.oracle import FAILED, load, table
 from parc.benchmark.static_baselines import heuristic
 from plm_core.errors import InputError, UnknownName
@@ -313,9 +310,7 @@ def test_run_scores_features_of_ones_own(monkeypatch):
             yield Row(name, "sum", float(np.sum(features)))
             yield Row(name, "leep", None, "the model has no head") if "headless" in name else Row(name, "leep", -1.0)
 
-    scoring = types.ModuleType("parc.scoring")
-    scoring.score_bank = score_bank
-    monkeypatch.setitem(sys.modules, "parc.scoring", scoring)
+    monkeypatch.setattr(own_scores, "score_bank", score_bank)
     bank = {("net", "p", "x", 0): [1.0], ("net", "p", "x", 1): [2.0], ("headless", "q", "x"): [3.0]}
     with pytest.warns(
         UserWarning, match="1 scores could not be computed.*leep of headless/q on x: the model has no head"

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import parc
-from parc import mini
 from parc.benchmark import metrics
-from parc.mini import Micro
+from parc.mini import make, protocol
 from parc.mini import models as mini_models
 from parc.mini import report as mini_report
 from parc.mini import tasks as mini_tasks
+from parc.mini.protocol import Micro
 from parc.mini.tasks import SOURCES, TARGETS
 
 README = Path(__file__).parents[2] / "packages" / "parc" / "README.md"
@@ -26,7 +26,7 @@ def tables():
 
 
 def row_of(name):
-    return next(micro for micro in mini.BANK if micro.name == name)
+    return next(micro for micro in protocol.BANK if micro.name == name)
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def few_scenes(monkeypatch):
 
 
 def test_it_is_as_large_as_promised(tables):
-    assert len(tables.models) == len(mini.BANK) == 48
+    assert len(tables.models) == len(protocol.BANK) == 48
     assert len(tables.targets) == len(TARGETS) == 8
-    assert {row["seeds"] for row in mini.read(mini_report.SHIPPED / "truth.csv")} == {"10"}
+    assert {row["seeds"] for row in make.read(mini_report.SHIPPED / "truth.csv")} == {"10"}
     assert {values.shape for values in tables.scores.values()} == {(3, 48, 8)}
-    assert tuple(tables.scores) == mini.METHODS
+    assert tuple(tables.scores) == protocol.METHODS
     assert np.isfinite(tables.truth).all()
     assert (tables.error > 0).all()
     assert all(path.stat().st_size < 150_000 for path in mini_report.SHIPPED.iterdir())
@@ -73,7 +73,7 @@ def test_targets_of_digits(name):
     assert 0 <= task.x.min() < task.x.max() <= 1
     assert np.bincount(task.y, minlength=task.classes).min() > 60
     assert np.array_equal(task.x, TARGETS[name]().x)
-    split = mini.target(name)
+    split = protocol.target(name)
     assert len(split.y) == len(split.test_y) == 449
 
 
@@ -96,7 +96,7 @@ def test_tasks_of_shapes(few_scenes):
 def test_the_head_sees_the_features(architecture):
     model = mini_models.ARCHITECTURES[architecture].build(32, 7)
     x = torch.rand(5, 3, 12, 12)
-    given = mini.probe_features(model, x)
+    given = make.probe_features(model, x)
     assert given["features"].shape == (5, 32)
     torch.testing.assert_close(torch.as_tensor(given["probs"]), model(x).double().softmax(-1))
     assert sum(p.numel() for p in model.parameters()) < 70_000
@@ -139,7 +139,7 @@ def test_fine_tuning_learns_what_can_be_learnt():
 def test_a_cell_comes_out_again(name, target, tables):
     """Trained again from nothing. Sums in another order move single answers, so another machine's mean may differ."""
     micro = row_of(name)
-    values = mini.truth(mini.train(micro), micro, target)
+    values = protocol.truth(protocol.train(micro), micro, target)
     place = tables.models.index(name), tables.targets.index(target)
     error = values.std(ddof=1) / np.sqrt(len(values))
     assert abs(values.mean() - tables.truth[place]) <= 3 * np.hypot(error, tables.error[place])
@@ -149,10 +149,10 @@ def test_a_cell_comes_out_again(name, target, tables):
 def test_scores_come_out_again(tables):
     """Of a model that was not trained, so that its features are the same on every machine but for rounding."""
     micro = row_of("cnn-64/untrained")
-    model = mini.train(micro)
-    (row,) = mini.score_rows({micro.name: model}, "digits-inverted", 1, model)
+    model = protocol.train(micro)
+    (row,) = make.score_rows({micro.name: model}, "digits-inverted", 1, model)
     place = 1, tables.models.index(micro.name), tables.targets.index("digits-inverted")
-    for method in set(mini.METHODS) - {"rsa", "dds", "nleep"}:  # a mixture model may settle elsewhere
+    for method in set(protocol.METHODS) - {"rsa", "dds", "nleep"}:  # a mixture model may settle elsewhere
         shipped = tables.scores[method][place]
         assert float(row[method]) == pytest.approx(shipped, rel=0.01, abs=1e-3), method
     assert float(row["rsa"]) == pytest.approx(100)  # compared with itself
@@ -160,8 +160,8 @@ def test_scores_come_out_again(tables):
 
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     bank = [Micro("mlp", 32, "untrained"), Micro("mlp", 64, "untrained")]
-    monkeypatch.setattr(mini, "BANK", bank)
-    monkeypatch.setattr(mini, "TARGETS", {"digits-turned": None, "digits-inverted": None})
+    monkeypatch.setattr(make, "BANK", bank)
+    monkeypatch.setattr(make, "TARGETS", {"digits-turned": None, "digits-inverted": None})
     calls = []
 
     def row(model, micro, name):
@@ -170,17 +170,17 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
         calls.append((micro.name, name))
         return {"model": micro.name, "target": name, "mean": "1", "se": "0.1", "seeds": "10"}
 
-    monkeypatch.setattr(mini, "truth_row", row)
+    monkeypatch.setattr(make, "truth_row", row)
     with pytest.raises(KeyboardInterrupt):
-        mini.make_truth(tmp_path)
+        make.make_truth(tmp_path)
     first = (tmp_path / "truth.csv").read_text()
     assert len(first.splitlines()) == 1 + 3
     calls.clear()
-    mini.make_truth(tmp_path)
+    make.make_truth(tmp_path)
     assert calls == [("mlp-64/untrained", "digits-inverted")]
     assert (tmp_path / "truth.csv").read_text().startswith(first)
-    saved = mini.source_model(bank[0], tmp_path / "models").state_dict()
-    made = mini.train(bank[0]).state_dict()
+    saved = make.source_model(bank[0], tmp_path / "models").state_dict()
+    made = protocol.train(bank[0]).state_dict()
     assert all(torch.equal(saved[k], made[k]) for k in made)
 
 
@@ -255,7 +255,7 @@ def test_the_readme_has_the_tables(reported):
     expected = numbers((reported / "mini.md").read_text())
     for name, values in expected.items():
         assert written[name] == pytest.approx(values, abs=0.3), name
-    assert {*mini.METHODS, *mini_report.BASELINES, *TARGETS} <= set(expected)
+    assert {*protocol.METHODS, *mini_report.BASELINES, *TARGETS} <= set(expected)
 
 
 def test_the_report_has_a_picture(reported):

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 import parc
-from parc import ranking
-from parc.ranking import Interrupted, evaluation, rank, report
+from parc.ranking import Interrupted, evaluation, rank, report, run
 from parc.ranking.datasets import draw, load
 from plm_core import samples
 from plm_core.errors import InputError, UnknownName
@@ -305,7 +304,7 @@ class TestReport:
             return Outcome(name, 1, {"m": [Row(name, "m", score, None, None, 0.1)]})
 
         failed = Outcome("z", error="a | reason\nin lines")
-        found = ranking._ranking([failed, outcome("a", 1.0), outcome("b", 2.0), outcome("c", 2.0)], ("m",), {})
+        found = run._ranking([failed, outcome("a", 1.0), outcome("b", 2.0), outcome("c", 2.0)], ("m",), {})
         assert [(row.model, row.rank) for row in found.rows] == [("b", 1), ("c", 1), ("a", 3), ("z", None)]
         assert report.table(found)[-1]["problem"] == "a | reason\nin lines"
         assert report._markdown(found).splitlines()[-1].count(" | ") == report._markdown(found).splitlines()[0].count(

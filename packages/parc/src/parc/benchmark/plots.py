@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.benchmark.tables import Columns
+from parc.benchmark.aggregation import Aggregate
+from parc.benchmark.metrics import metric, pearson
+from parc.benchmark.oracle import Oracle
+from parc.benchmark.scoretable import read_scores
+from parc.benchmark.tables import KEY, Columns
 from plm_core.errors import InputError, MissingDependency
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from parc.benchmark import Aggregate
-
 METHOD, BASELINE = "tab:blue", "0.55"
 UNITS = {"regret": "top-1 regret, points of accuracy (lower is better)"}
+
+
+def plot(results: Aggregate | Sequence[Aggregate], title: str = "") -> Figure:
+    """Methods with their intervals, best first; from the second result on, they are drawn as baselines.
+
+    Args:
+        results: One `Aggregate`, or methods and baselines; of one metric.
+        title: Above the axes.
+
+    Returns:
+        A ``matplotlib.figure.Figure``; its ``savefig`` writes it.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    return _intervals([results] if isinstance(results, Aggregate) else list(results), title)
+
+
+def plot_scatter(scores: Any, method: str, oracle: Oracle | str | None = None, title: str = "") -> Figure:
+    """A method's scores against the truth, one panel per target, one colour per architecture (mean over runs)."""
+    scored = read_scores(scores, oracle, [method], None)
+    kept = scored.truth > 0
+    keys = {name: scored.keys[name][kept] for name in KEY}
+    return _scatter(keys, scored.scores[kept, 0], scored.truth[kept], method, title)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -27,10 +54,8 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def intervals(results: list[Aggregate], title: str) -> Figure:
+def _intervals(results: list[Aggregate], title: str) -> Figure:
     """Means and bootstrap intervals, best at the top; every result but the first is drawn as baselines."""
-    from parc.benchmark.metrics import metric
-
     if not results or len({result.metric for result in results}) > 1:
         named = ", ".join(result.metric for result in results) or "none"
         raise InputError(f"results has metrics {named}; one or more results of one metric are needed")
@@ -58,10 +83,8 @@ def intervals(results: list[Aggregate], title: str) -> Figure:
     return figure
 
 
-def scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], method: str, title: str) -> Figure:
+def _scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], method: str, title: str) -> Figure:
     """Score against truth: one panel per target with its correlation, one colour per architecture."""
-    from parc.benchmark.metrics import pearson
-
     targets = list(dict.fromkeys(keys["target"].tolist()))
     architectures = list(dict.fromkeys(keys["architecture"].tolist()))
     columns = min(3, len(targets))

@@ -1,5 +1,5 @@
 """``python -m parc.mini``."""
 
-from parc.mini import main
+from parc.mini.make import main
 
 main()

@@ -17,7 +17,7 @@ from plm_core.utils.files import atomic_path, write_text
 from plm_core.utils.text import millions
 
 if TYPE_CHECKING:
-    from parc.ranking import RankedRow, Ranking
+    from parc.ranking.run import RankedRow, Ranking
 
 PICTURES = (".png", ".svg", ".pdf")
 TEXTS = (".csv", ".json", ".md")

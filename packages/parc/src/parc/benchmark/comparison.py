@@ -1,0 +1,101 @@
+"""Methods and static baselines side by side, and such rows as a Markdown table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from parc.benchmark.aggregation import aggregate
+from parc.benchmark.metrics import metric as find_metric
+from parc.benchmark.oracle import Oracle, load, table
+from parc.benchmark.static_baselines import baselines
+from parc.benchmark.tables import KEY, Columns, columns
+from plm_core.errors import InputError
+
+METRICS = ("pearson", "kendall-w", "spearman", "regret", "rel@1", "rel@3")
+
+
+def compare(
+    scores: Any,
+    oracle: Oracle | str | None = None,
+    *,
+    metric: Sequence[str] = METRICS,
+    facts: Mapping[str, Mapping[str, float]] | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Methods and the static `baselines` side by side under several metrics, best first by the first metric.
+
+    The baselines are judged on the transfers that the scores cover.
+
+    Args:
+        scores: As for `aggregate`.
+        oracle: As for `aggregate`.
+        metric: Names of the metrics.
+        facts: More baselines by architecture, as in `baselines`.
+        **options: As for `aggregate`; ``plasticity`` is not applied to the baselines.
+
+    Returns:
+        One mapping per row: method, baseline (bool), missing (scores that were NaN and count as 0, so that a method
+        without any does as well as chance), and per metric its mean, "<metric> low" and "<metric> high".
+    """
+    truth = _truth(scores, oracle, options.get("layers"))
+    static = _covered(baselines(truth, **(facts or {})), scores)
+    plain = {k: v for k, v in options.items() if k not in ("plasticity", "plasticity_over", "methods")}
+    rows: dict[tuple[bool, str], dict[str, Any]] = {}
+    for name in metric:
+        results = aggregate(scores, truth, metric=name, **options), aggregate(static, truth, metric=name, **plain)
+        for is_baseline, result in zip((False, True), results, strict=True):
+            for row in result.rows():
+                start = {"method": row["method"], "baseline": is_baseline, "missing": row["missing"]}
+                into = rows.setdefault((is_baseline, row["method"]), start)
+                into |= {name: row["mean"], f"{name} low": row["low"], f"{name} high": row["high"]}
+    sign = 1 if find_metric(metric[0]).higher_is_better else -1
+    # undefined rows last
+    return sorted(rows.values(), key=lambda row: (np.isnan(row[metric[0]]), -sign * row[metric[0]]))
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `compare` or `Aggregate.rows` as a Markdown table; "x low" and "x high" become an interval of x."""
+    if not rows:
+        raise InputError("rows is empty; a table needs one")
+    ends = {end if name == "mean" else f"{name} {end}" for name in rows[0] for end in ("low", "high")}
+    names = [name for name in rows[0] if name not in ends]
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    for row in rows:
+        cells = [_cell(row, name) for name in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _truth(scores: Any, oracle: Oracle | str | None, layers: Mapping[str, float] | None) -> Oracle | str:
+    """The oracle that `aggregate` would use, made of the table's own column where it has one."""
+    if oracle is not None:
+        return oracle
+    read = columns(scores)
+    if "oracle" not in read:
+        return load()
+    first = dict.fromkeys(zip(*(read[name].tolist() for name in (*KEY, "oracle")), strict=True))
+    names = (*KEY, "oracle")
+    rows = [dict(zip(names, values, strict=True)) for values in first if values[1] != values[2]]
+    return table(rows, layers=layers)
+
+
+def _covered(static: Columns, scores: Any) -> Columns:
+    read = columns(scores)
+    scored = set(zip(*(read[name].astype(str).tolist() for name in KEY), strict=True))
+    keys = zip(*(static[name].tolist() for name in KEY), strict=True)
+    covered = np.array([key in scored for key in keys])
+    return {name: values[covered] for name, values in static.items()}
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if not isinstance(value, float):
+        return str(value)
+    prefix = "" if name == "mean" else f"{name} "
+    low, high = row.get(f"{prefix}low", np.nan), row.get(f"{prefix}high", np.nan)
+    return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} ({low:.1f}, {high:.1f})"
