@@ -1,9 +1,10 @@
-"""Features and probabilities as `parc rank` takes them, against a bare timm loop that keeps the logits; one run.
+"""Features and probabilities as `parc rank` extracts them, against a bare timm loop that keeps the logits.
 
 uv run python tests/bench/parc_extraction.py [--models resnet18 vit_tiny_patch16_224] [--images 128] [--rounds 5]
 
-Both read the same JPEG files, with the model's own preprocessing, the same batch size and as many workers. The third
-row is all that `parc rank` does for a model besides scoring: it hashes the weights and writes the cache too.
+Both read the same JPEG files, with the model's own preprocessing, the same batch size and the same number of workers.
+"parc and cache" is all that `parc rank` does for a model besides scoring: it hashes the weights and writes the cache
+too.
 """
 
 import argparse
@@ -19,15 +20,17 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from parc.ranking.cache import Cache, Key
-from parc.ranking.datasets import Probe, draw, load
-from parc.ranking.extraction import extract, transform_digest, weights_digest
+from parc.ranking.datasets import load_dataset
+from parc.ranking.extraction import extract, preprocess_digest, weights_digest
+from parc.ranking.probes import Probe, draw_probes
+from parc.ranking.settings import Settings
 from plm_core import samples
 
 GOAL = 1 / 0.95
 
 
 def folder(root: Path, count: int) -> None:
-    """Crops of scikit-learn's two photographs, 320x240 JPEG."""
+    """Write crops of scikit-learn's two photographs, 320x240 JPEG."""
     rng = np.random.default_rng(0)
     for name in samples.PHOTOS:
         (root / name).mkdir()
@@ -38,19 +41,21 @@ def folder(root: Path, count: int) -> None:
 
 
 @torch.inference_mode()
-def bare(model: torch.nn.Module, root: Path, batch: int, workers: int, device: torch.device) -> torch.Tensor:
-    """What anyone would write with timm."""
+def bare(model: torch.nn.Module, root: Path, settings: Settings, device: torch.device) -> torch.Tensor:
+    """The loop that anyone would write with timm."""
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     images = ImageFolder(root, transform)
-    loader = DataLoader(images, batch_size=batch, num_workers=workers, pin_memory=device.type == "cuda")
+    loader = DataLoader(
+        images, batch_size=settings.batch_size, num_workers=settings.num_workers, pin_memory=device.type == "cuda"
+    )
     return torch.cat([model(x.to(device, non_blocking=True)) for x, _ in loader]).cpu()
 
 
-def whole(model: torch.nn.Module, probe: Probe, root: str, **options: object) -> None:
-    """The same and what makes it resumable."""
-    key = Key(weights_digest(model), transform_digest(model, "fp32"), probe.digest, 0)
-    entry = Cache(root).get(key, probe.labels, lambda: extract(model, probe, head=True, **options))
-    assert not entry.found
+def whole(model: torch.nn.Module, probe: Probe, root: str, settings: Settings) -> None:
+    """Extraction with the digests and the cache that make a ranking resumable."""
+    key = Key(weights_digest(model), preprocess_digest(model, "fp32"), probe.digest, 0)
+    entry = Cache(root).get(key, probe.labels, lambda: extract(model, probe, settings, head=True))
+    assert not entry.cached
     (Path(root) / key.path).unlink()
 
 
@@ -58,8 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", nargs="+", default=["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_100"])
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--num-workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -67,18 +72,18 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    settings = Settings(batch_size=args.batch_size, num_workers=args.num_workers, device=args.device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.threads} threads"
-    print(machine("torch", "timm", "parc"), f"{where}, fp32, {args.workers} workers; goal {GOAL:.3f}x of the time")
+    print(machine("torch", "timm", "parc"), f"{where}, fp32, {args.num_workers} workers; goal {GOAL:.3f}x of the time")
     with tempfile.TemporaryDirectory() as images, tempfile.TemporaryDirectory() as cache:
         folder(Path(images), args.images)
-        probe = draw(load(images), budget=args.images)[0]
+        probe = draw_probes(load_dataset(images), budget=args.images)[0]
         for name in args.models:
             model = timm.create_model(name).eval().to(device)
-            options = {"batch": args.batch, "workers": args.workers, "device": device}
             contenders = {
-                "parc": lambda m=model, o=options: extract(m, probe, head=True, **o),
-                "parc and cache": lambda m=model, o=options: whole(m, probe, cache, **o),
-                "bare timm": lambda m=model: bare(m, Path(images), args.batch, args.workers, device),
+                "parc": lambda m=model: extract(m, probe, settings, head=True),
+                "parc and cache": lambda m=model: whole(m, probe, cache, settings),
+                "bare timm": lambda m=model: bare(m, Path(images), settings, device),
             }
             compare(f"{name}, {args.images} images", contenders, rounds=args.rounds, warmup=1)
 

@@ -1,9 +1,9 @@
-"""Scores of models against naive restatements of the original's algorithms, and a whole bank.
+"""Scores against naive restatements of the original's algorithms, and a bank of models.
 
     uv run python tests/bench/parc_scores.py [parc] [hscore] [logme] [bank]
 
-The peers are written here from the descriptions of the originals, in numpy, scipy and scikit-learn. (The distribution
-``logme`` of the public index is a logging library, so LogME has no other peer.) For one thread, set OMP_NUM_THREADS=1.
+The peers are written here from the descriptions of the originals, with numpy, scipy and scikit-learn. LogME has no
+other peer: the distribution ``logme`` of the public index is a logging library. Set OMP_NUM_THREADS=1 for one thread.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def naive_hscore(x, y):
 
 
 def naive_logme(x, y):
-    """Class by class, on one thin SVD."""
+    """LogME class by class, on one thin SVD."""
     n = len(x)
     u, s, _ = np.linalg.svd(x.astype(np.float64), full_matrices=False)
     sigma, total = s**2, 0.0
@@ -76,7 +76,7 @@ def naive_logme(x, y):
 
 
 def peak(run, *inputs):
-    """Seconds and the memory that a run takes beyond what there is, in MB."""
+    """Return the result of a run, its seconds, and the additional memory in MB that it needs at most."""
     tracemalloc.start()
     before, start = tracemalloc.get_traced_memory()[0], time.perf_counter()
     value = run(*inputs)

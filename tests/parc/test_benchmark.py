@@ -6,7 +6,7 @@ import pytest
 import parc
 from parc import benchmark
 from parc.benchmark import metrics, own_scores
-from parc.benchmark.oracle import FAILED, load, table
+from parc.benchmark.oracle import FAILED, load_oracle, make_oracle
 from parc.benchmark.static_baselines import heuristic
 from plm_core.errors import InputError, UnknownName
 
@@ -55,13 +55,16 @@ def test_every_form_of_table_is_read_alike(scored):
 
 
 def test_oracle_tables():
-    controlled, everything = load("controlled"), load("all")
+    controlled, everything = load_oracle("controlled"), load_oracle("all")
     assert (len(controlled), len(everything)) == (168, 424)
-    assert (len(load("controlled", failed=True, multilabel=True)), len(load("all", failed=True))) == (196, 469)
+    assert (len(load_oracle("controlled", failed=True, multilabel=True)), len(load_oracle("all", failed=True))) == (
+        196,
+        469,
+    )
     assert len({t[:2] for t in everything.transfers()}) == 65
-    assert len({t[:2] for t in load("all", failed=True).transfers()}) == 71
+    assert len({t[:2] for t in load_oracle("all", failed=True).transfers()}) == 71
     assert not set(FAILED) & set(everything.source.tolist())
-    failed = load("all", failed=True)
+    failed = load_oracle("all", failed=True)
     assert (failed.accuracy[np.isin(failed.source, FAILED)] == -1).all()
     # the larger table holds the smaller
     known = dict(zip(everything.transfers(), everything.accuracy.tolist(), strict=True))
@@ -82,7 +85,7 @@ def test_oracle_tables():
     }.items(),
 )
 def test_best_models(target, best):
-    oracle = load()
+    oracle = load_oracle()
     own = oracle.where(oracle.target == target)
     row = int(own.accuracy.argmax())
     assert (own.architecture[row], own.source[row], round(float(own.accuracy[row]), 2)) == best
@@ -216,7 +219,7 @@ def test_metrics_over_runs_and_targets(small, metric, function, scale):
 def test_interval_resamples_models_on_all_targets_together(small):
     ours = benchmark.aggregate(small, bootstraps=30, seed=7)
     units = list(dict.fromkeys((row["architecture"], row["source"]) for row in small))
-    for counts, got in zip(metrics.draw(len(units), 30, 7).astype(int), ours.resampled, strict=True):
+    for counts, got in zip(metrics.draw_counts(len(units), 30, 7).astype(int), ours.resampled, strict=True):
         drawn = [
             row
             for unit, count in zip(units, counts, strict=True)
@@ -264,7 +267,7 @@ def test_constant_scores_have_no_mean_and_equal_datasets_no_row(small):
 
 def test_own_oracle_and_facts(small):
     seen = {(row["architecture"], row["source"], row["target"]): row["oracle"] for row in small}
-    own = table(
+    own = make_oracle(
         [dict(zip(("architecture", "source", "target", "accuracy"), (*k, v), strict=True)) for k, v in seen.items()]
     )
     rows = benchmark.baselines(own, params={"small": 10, "large": 99})
@@ -335,7 +338,9 @@ def test_run_with_real_scores():
     features = {"clear": clear, "half": clear + rng.normal(size=(40, 4)), "noise": rng.normal(size=(40, 4))}
     bank = {("net", source, "x"): parc.Features(values) for source, values in features.items()}
     rows = benchmark.run(bank, {"x": labels}, ["knn:k=1", "parc"])
-    truth = table({**{name: rows[name] for name in ("architecture", "source", "target")}, "oracle": [90.0, 60.0, 30.0]})
+    truth = make_oracle(
+        {**{name: rows[name] for name in ("architecture", "source", "target")}, "oracle": [90.0, 60.0, 30.0]}
+    )
     ours = benchmark.aggregate(rows, truth, metric="spearman", bootstraps=0)
     assert ours.methods == ("knn:k=1", "parc")
     assert ours.mean == pytest.approx(100)
@@ -394,14 +399,14 @@ def test_bad_input_is_one_line(scores, options, says):
 def test_bad_oracles_and_names():
     rows = {**KEYS, "oracle": [1.0, np.nan]}
     with pytest.raises(InputError, match="NaN or infinite"):
-        table(rows)
+        make_oracle(rows)
     with pytest.raises(InputError, match="two rows for resnet50"):
-        table({**rows, "oracle": [1, 2], "architecture": ["resnet50"] * 2})
+        make_oracle({**rows, "oracle": [1, 2], "architecture": ["resnet50"] * 2})
     with pytest.raises(InputError, match="no column 'oracle'"):
-        table(KEYS)
+        make_oracle(KEYS)
     with pytest.raises(InputError, match="'layers' has the name of a column"):
         benchmark.baselines(layers={"resnet50": 50})
     with pytest.raises(InputError, match="no transfer with an accuracy above 0"):
-        benchmark.baselines(table({**KEYS, "oracle": [-1, -1]}))
+        benchmark.baselines(make_oracle({**KEYS, "oracle": [-1, -1]}))
     with pytest.raises(UnknownName, match="pearson"):
         benchmark.aggregate({**KEYS, "m": [1.0, 2.0]}, metric="pearsn")

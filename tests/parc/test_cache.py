@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parc.ranking.cache import Cache, Entry, Key, read, write
+from parc.ranking.cache import Cache, CacheEntry, Key, read_entry, write_entry
 from parc.scoring import Features
 
 KEY = Key("w" * 64, "t" * 64, "d" * 64, 0)
@@ -31,7 +31,7 @@ def forbidden():
 def test_computed_once_and_found_after(tmp_path):
     first = Cache(tmp_path).get(KEY, LABELS, features)
     again = Cache(tmp_path).get(KEY, LABELS, forbidden)
-    assert (first.found, again.found) == (False, True)
+    assert (first.cached, again.cached) == (False, True)
     assert again.seconds == first.seconds > 0
     for name in ("features", "probs"):
         np.testing.assert_array_equal(getattr(again.features, name), getattr(first.features, name))
@@ -44,9 +44,9 @@ def test_a_headless_model_has_no_probabilities(tmp_path):
 
 
 def test_every_part_of_the_key_counts(tmp_path):
-    changes = ({"weights": "x" * 64}, {"transform": "x" * 64}, {"dataset": "x" * 64}, {"run": 1})
+    changes = ({"weights": "x" * 64}, {"preprocess": "x" * 64}, {"dataset": "x" * 64}, {"run": 1})
     keys = [KEY, *(replace(KEY, **change) for change in changes)]
-    assert not any(Cache(tmp_path).get(key, LABELS, features).found for key in keys)
+    assert not any(Cache(tmp_path).get(key, LABELS, features).cached for key in keys)
     assert str(KEY.path) == f"features/{'w' * 32}/{'t' * 16}/{'d' * 16}-0.safetensors"
 
 
@@ -58,8 +58,8 @@ def test_the_default_is_the_hubs_cache_folder(tmp_path, monkeypatch):
 
 def test_switched_off(tmp_path):
     off = Cache(tmp_path, enabled=False)
-    assert not off.get(KEY, LABELS, features).found
-    assert not off.get(KEY, LABELS, features).found
+    assert not off.get(KEY, LABELS, features).cached
+    assert not off.get(KEY, LABELS, features).cached
     assert not list(tmp_path.iterdir())
 
 
@@ -79,14 +79,14 @@ def test_a_corrupt_entry_is_computed_again_and_said(tmp_path, caplog, damage):
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING, "parc"):
         entry = Cache(tmp_path).get(KEY, LABELS, features)
-    assert not entry.found
+    assert not entry.cached
     assert caplog.text.count(f"cache entry {path} cannot be used") == 1
     np.testing.assert_array_equal(Cache(tmp_path).get(KEY, LABELS, forbidden).features.features, features().features)
 
 
 def test_an_entry_of_other_labels_is_not_used(tmp_path, caplog):
     Cache(tmp_path).get(KEY, LABELS, features)
-    assert not Cache(tmp_path).get(KEY, LABELS[::-1].copy(), features).found
+    assert not Cache(tmp_path).get(KEY, LABELS[::-1].copy(), features).cached
     assert "its labels are others" in caplog.text
 
 
@@ -105,7 +105,7 @@ def test_an_error_leaves_nothing_and_frees_the_lock(tmp_path):
     with pytest.raises(RuntimeError, match="model failed"):
         Cache(tmp_path).get(KEY, LABELS, fails)
     assert not (tmp_path / KEY.path).exists()
-    assert not Cache(tmp_path).get(KEY, LABELS, features).found
+    assert not Cache(tmp_path).get(KEY, LABELS, features).cached
 
 
 class TestNoRoom:
@@ -130,12 +130,12 @@ class TestNoRoom:
     def test_a_root_that_cannot_be_made(self, tmp_path, monkeypatch, caplog):
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("PLM_CACHE", str(tmp_path / "file"))
-        assert not Cache().get(KEY, LABELS, features).found
+        assert not Cache().get(KEY, LABELS, features).cached
         assert "features are not kept" in caplog.text
 
     def test_a_lock_that_cannot_be_had(self, tmp_path, caplog):
         (tmp_path / "features").write_text("a file where a folder should be")
-        assert not Cache(tmp_path).get(KEY, LABELS, features).found
+        assert not Cache(tmp_path).get(KEY, LABELS, features).cached
         assert "features are not kept" in caplog.text
 
 
@@ -176,7 +176,7 @@ def test_waiting_for_another_is_said(tmp_path, caplog):
     assert began.wait(20)
     threading.Timer(0.3, go_on.set).start()
     with caplog.at_level(logging.WARNING, "parc"):
-        assert Cache(tmp_path).get(KEY, LABELS, forbidden).found
+        assert Cache(tmp_path).get(KEY, LABELS, forbidden).cached
     other.join(20)
     assert "another process computes" in caplog.text
 
@@ -185,19 +185,19 @@ def test_two_at_once_never_read_half_a_file(tmp_path):
     """A reader that polls while entries are replaced sees whole ones only."""
     path = tmp_path / "entry.safetensors"
     wide = Features(np.random.default_rng(0).normal(size=(4, 20000)).astype(np.float32))
-    write(path, Entry(wide, 1.0, False), LABELS)
+    write_entry(path, CacheEntry(wide, 1.0, False), LABELS)
     done = threading.Event()
 
     def rewrite():
         for _ in range(30):
-            write(path, Entry(wide, 1.0, False), LABELS)
+            write_entry(path, CacheEntry(wide, 1.0, False), LABELS)
         done.set()
 
     writer = threading.Thread(target=rewrite)
     writer.start()
     reads = 0
     while not done.is_set():
-        np.testing.assert_array_equal(read(path, LABELS).features.features, wide.features)
+        np.testing.assert_array_equal(read_entry(path, LABELS).features.features, wide.features)
         reads += 1
     writer.join()
     assert reads > 0

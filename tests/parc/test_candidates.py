@@ -5,12 +5,12 @@ import logging
 import pytest
 import torch
 
-from parc.ranking.candidates import Candidate, expand, has_trained_head, make, size_of
+from parc.ranking.candidates import Candidate, expand_patterns, has_trained_head, make_model, size_of
 from plm_core.errors import InputError, NotSupported, UnknownName, WeightsError
 
 
 def names(*patterns, **options):
-    return [str(candidate) for candidate in expand(patterns, **options)]
+    return [str(candidate) for candidate in expand_patterns(patterns, **options)]
 
 
 def test_an_architecture_stands_for_its_default_weights():
@@ -74,28 +74,28 @@ def test_a_pattern_that_matches_nothing(pattern, said):
 @pytest.mark.parametrize("patterns", [[], [""], ["random: "]])
 def test_no_pattern(patterns):
     with pytest.raises(InputError, match="models "):
-        expand(patterns)
+        expand_patterns(patterns)
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, second = (make(Candidate("test_resnet", pretrained=False)).state_dict() for _ in range(2))
+    first, second = (make_model(Candidate("test_resnet", pretrained=False)).state_dict() for _ in range(2))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     torch.testing.assert_close(torch.rand(3), expected)
 
 
 def test_a_model_that_cannot_be_had_says_why():
     with pytest.raises(NotSupported, match="no weights of it; random:test_maxvit makes it random"):
-        make(Candidate("test_maxvit"))
+        make_model(Candidate("test_maxvit"))
     with pytest.raises(WeightsError, match="cannot get test_vit"):
-        make(Candidate("test_vit.r160_in1k"))
+        make_model(Candidate("test_vit.r160_in1k"))
 
 
 def test_probabilities_count_for_a_trained_head_only():
     trained = Candidate("hiera_micro_digits")
-    model = make(trained)
+    model = make_model(trained)
     assert not model.training
     assert has_trained_head(model, trained)
     assert not has_trained_head(model, Candidate("hiera_micro_digits", pretrained=False))

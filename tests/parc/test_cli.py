@@ -124,10 +124,10 @@ def test_interrupted(run, digits, monkeypatch):
     row = ranking.RankedRow("some_model", "parc", 1.5, None, None, 1, 1000, 0.1, 0.1, False)
     about = {"dataset": "d", "images": 1, "of": 1, "classes": 2, "runs": 1, "pca": 32}
 
-    def stopped(*args, **options):
+    def stopped(*args):
         raise Interrupted(Ranking((row,), ("parc",), about), left=7)
 
-    monkeypatch.setattr(ranking, "rank", stopped)
+    monkeypatch.setattr(ranking, "rank_models", stopped)
     code, out, err = run("rank", digits, "--models", "resnet18")
     assert code == 130
     assert out.startswith("1\tsome_model\t1.5")
@@ -145,17 +145,16 @@ def test_interrupted(run, digits, monkeypatch):
     ],
 )
 def test_ray_may_stand_alone(run, digits, monkeypatch, args, address):
-    seen = {}
+    addresses = []
 
-    def spy(*_, **options):
-        seen.update(options)
+    def spy(dataset, models, settings):
+        addresses.append(settings.ray)
         raise InputError("enough")
 
-    monkeypatch.setattr(ranking, "rank", spy)
+    monkeypatch.setattr(ranking, "rank_models", spy)
     for program, name in ((parc.cli.main, "parc"), (plm_core.cli.main, "plm")):
-        seen.clear()
         run("rank", digits, "--models", "resnet18", *args, program=program, name=name)
-        assert seen["ray"] == address
+    assert addresses == [address, address]
 
 
 @pytest.mark.parametrize(
@@ -172,4 +171,4 @@ def test_lists_are_split_at_commas_but_not_within_options(texts, parts):
 
 
 def test_the_command_is_a_typer_app():
-    assert isinstance(parc.cli.rank, typer.Typer)  # so that plm takes its own parsing of --ray too
+    assert isinstance(parc.cli.app, typer.Typer)  # so that plm takes its own parsing of --ray too

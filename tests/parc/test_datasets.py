@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parc.ranking.datasets import decode, draw, load
+from parc.ranking.datasets import load_dataset
+from parc.ranking.probes import decode, draw_probes
 from plm_core.errors import InputError
 
 
@@ -29,7 +30,7 @@ def test_folder(tmp_path):
     picture(99).save(root / "dog" / "deep" / "x.JPG", format="jpeg")
     (root / "dog" / "notes.txt").write_text("not an image")
     (root / ".hidden").mkdir()
-    found = load(root)
+    found = load_dataset(root)
     assert found.classes == ("cat", "dog")
     assert list(found.names) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", "dog/2.png", "dog/deep/x.JPG"]
     assert found.labels.tolist() == [0, 0, 1, 1, 1, 1]
@@ -39,18 +40,18 @@ def test_folder(tmp_path):
 def test_the_train_split_of_a_folder_is_taken(tmp_path):
     folder(tmp_path / "train", {"a": 2, "b": 2})
     folder(tmp_path / "val", {"a": 1, "b": 1})
-    assert list(load(tmp_path).names) == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+    assert list(load_dataset(tmp_path).names) == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
 
 
 def test_train_may_be_a_class(tmp_path):
     folder(tmp_path, {"train": 2, "car": 2})
-    assert load(tmp_path).classes == ("car", "train")
+    assert load_dataset(tmp_path).classes == ("car", "train")
 
 
 def test_empty_class_folders_are_said(tmp_path, caplog):
     root = folder(tmp_path, {"a": 2, "b": 2, "c": 0})
     with caplog.at_level(logging.WARNING, "parc"):
-        assert load(root).classes == ("a", "b")
+        assert load_dataset(root).classes == ("a", "b")
     assert "have no images: c" in caplog.text
 
 
@@ -65,28 +66,28 @@ def test_empty_class_folders_are_said(tmp_path, caplog):
 )
 def test_folders_that_nothing_can_be_learnt_from(tmp_path, counts, said):
     with pytest.raises(InputError, match=said):
-        load(folder(tmp_path, counts))
+        load_dataset(folder(tmp_path, counts))
 
 
 def test_classes_of_one_image_are_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "parc"):
-        load(folder(tmp_path, {"a": 2, "b": 1}))
+        load_dataset(folder(tmp_path, {"a": 2, "b": 1}))
     assert "1 of 2 classes have 1 image only: b" in caplog.text
 
 
 def test_neither_a_folder_nor_an_npz(tmp_path):
     with pytest.raises(InputError, match=r"does not exist; a folder, an \.npz file or hf:name"):
-        load(tmp_path / "nothing")
+        load_dataset(tmp_path / "nothing")
     (tmp_path / "x.csv").write_text("")
     with pytest.raises(InputError, match=r"is a \.csv file; of files, \.npz is allowed"):
-        load(tmp_path / "x.csv")
+        load_dataset(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize(("shape", "mode"), [((4, 5), "L"), ((4, 5, 1), "L"), ((4, 5, 3), "RGB"), ((4, 5, 4), "RGBA")])
 def test_npz(tmp_path, shape, mode):
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=[0, 2, 0, 2, 0, 2])
-    probe = draw(load(tmp_path / "x.npz"), budget=4)[0]
+    probe = draw_probes(load_dataset(tmp_path / "x.npz"), budget=4)[0]
     assert probe.classes == ("0", "1", "2")
     for i, name in enumerate(probe.names):
         image = probe.image(i)
@@ -97,11 +98,11 @@ def test_npz(tmp_path, shape, mode):
 def test_labels_of_an_npz_may_be_words_or_multi_hot(tmp_path):
     images = np.zeros((4, 2, 2), np.uint8)
     np.savez(tmp_path / "words.npz", images=images, labels=["cat", "ant", "cat", "ant"])
-    words = load(tmp_path / "words.npz")
+    words = load_dataset(tmp_path / "words.npz")
     assert (words.classes, words.labels.tolist()) == (("ant", "cat"), [1, 0, 1, 0])
     hot = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1]])
     np.savez(tmp_path / "hot.npz", images=images, labels=hot)
-    np.testing.assert_array_equal(load(tmp_path / "hot.npz").labels, hot)
+    np.testing.assert_array_equal(load_dataset(tmp_path / "hot.npz").labels, hot)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_labels_of_an_npz_may_be_words_or_multi_hot(tmp_path):
 def test_an_npz_that_is_none(tmp_path, arrays, said):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(InputError, match=said):
-        load(tmp_path / "x.npz")
+        load_dataset(tmp_path / "x.npz")
 
 
 def test_an_npz_that_is_cut(tmp_path):
@@ -127,7 +128,7 @@ def test_an_npz_that_is_cut(tmp_path):
     whole = (tmp_path / "x.npz").read_bytes()
     (tmp_path / "x.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot be read"):
-        load(tmp_path / "x.npz")
+        load_dataset(tmp_path / "x.npz")
 
 
 def test_unreadable_images_are_named_before_anything_runs(tmp_path):
@@ -137,45 +138,45 @@ def test_unreadable_images_are_named_before_anything_runs(tmp_path):
     cut = (root / "b" / "7.png").read_bytes()
     (root / "b" / "7.png").write_bytes(cut[:-30])
     with pytest.raises(InputError, match=r"7 of 16 images of .*a/0\.png \(not an image\), .*a/4\.png .* and 2 more"):
-        draw(load(root))
+        draw_probes(load_dataset(root))
     for i in range(6):
         picture(i).save(root / "a" / f"{i}.png")
     with pytest.raises(InputError, match=r"1 of 16 images of .*: b/7\.png"):
-        draw(load(root))
+        draw_probes(load_dataset(root))
 
 
 def test_a_budget_that_draws_one_class(tmp_path):
-    found = load(folder(tmp_path, {"a": 4, "b": 4, "c": 4}))
+    found = load_dataset(folder(tmp_path, {"a": 4, "b": 4, "c": 4}))
     with pytest.raises(InputError, match=r"budget=3 draws 1 of 3 classes in .*; at least 2 are needed"):
-        draw(found, budget=3)
-    assert len(draw(found, budget=4)[0]) == 4
+        draw_probes(found, budget=3)
+    assert len(draw_probes(found, budget=4)[0]) == 4
 
 
 def test_probes_differ_by_run_and_repeat(tmp_path):
-    dataset = load(folder(tmp_path, {"a": 20, "b": 20}))
-    first, second = draw(dataset, budget=10, runs=2)
+    dataset = load_dataset(folder(tmp_path, {"a": 20, "b": 20}))
+    first, second = draw_probes(dataset, budget=10, runs=2)
     assert (len(first), len(second)) == (10, 10)
     assert first.names != second.names
     assert first.digest != second.digest
-    assert [probe.digest for probe in draw(dataset, budget=10, runs=2)] == [first.digest, second.digest]
+    assert [probe.digest for probe in draw_probes(dataset, budget=10, runs=2)] == [first.digest, second.digest]
     assert [first.classes[label] for label in first.labels] == [name[0] for name in first.names]
 
 
 def test_the_digest_follows_names_labels_and_contents(tmp_path):
     root = folder(tmp_path, {"a": 2, "b": 2})
-    digests = {draw(load(root))[0].digest}
+    digests = {draw_probes(load_dataset(root))[0].digest}
     picture(200).save(root / "a" / "0.png")
-    digests.add(draw(load(root))[0].digest)
+    digests.add(draw_probes(load_dataset(root))[0].digest)
     (root / "a" / "0.png").rename(root / "a" / "00.png")
-    digests.add(draw(load(root))[0].digest)
+    digests.add(draw_probes(load_dataset(root))[0].digest)
     (root / "a").rename(root / "c")
-    digests.add(draw(load(root))[0].digest)
+    digests.add(draw_probes(load_dataset(root))[0].digest)
     assert len(digests) == 4
 
 
 def test_a_packed_probe_needs_no_files(tmp_path):
     root = folder(tmp_path, {"a": 2, "b": 2})
-    probe = draw(load(root))[0]
+    probe = draw_probes(load_dataset(root))[0]
     before = [np.asarray(probe.image(i)) for i in range(4)]
     packed = pickle.loads(pickle.dumps(probe.packed()))
     for file in root.rglob("*.png"):
@@ -206,40 +207,40 @@ class TestHuggingFace:
 
     def test_class_labels(self, tmp_path):
         kind = self.datasets.ClassLabel(names=["cat", "dog"])
-        found = load(self.saved(tmp_path / "x", self.columns(animal=[0, 1, 0, 1]), animal=kind))
+        found = load_dataset(self.saved(tmp_path / "x", self.columns(animal=[0, 1, 0, 1]), animal=kind))
         assert (found.classes, found.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
-        probe = draw(found)[0]
+        probe = draw_probes(found)[0]
         for i, name in enumerate(probe.names):
             assert probe.image(i).getpixel((0, 0))[0] == 20 * int(name.removeprefix("row "))
 
     def test_several_labels(self, tmp_path):
         kind = self.datasets.Sequence(self.datasets.ClassLabel(names=["x", "y", "z"]))
-        found = load(self.saved(tmp_path / "x", self.columns(labels=[[0, 2], [], [1], [2]]), labels=kind))
+        found = load_dataset(self.saved(tmp_path / "x", self.columns(labels=[[0, 2], [], [1], [2]]), labels=kind))
         assert found.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
 
     def test_splits_and_plain_labels(self, tmp_path):
         kinds = self.datasets.Features({"picture": self.datasets.Image(), "label": self.datasets.Value("string")})
         table = self.datasets.Dataset.from_dict(self.columns(label=["b", "a", "b", "a"]), features=kinds)
         self.datasets.DatasetDict({"test": table.select([0, 1]), "train": table}).save_to_disk(tmp_path / "x")
-        found = load(tmp_path / "x")
+        found = load_dataset(tmp_path / "x")
         assert (found.classes, found.labels.tolist()) == (("a", "b"), [1, 0, 1, 0])
 
     def test_no_label_column(self, tmp_path):
         path = self.saved(tmp_path / "x", self.columns())
         with pytest.raises(InputError, match="has no column of labels among picture"):
-            load(path)
+            load_dataset(path)
 
     def test_unlabelled_rows(self, tmp_path):
         kind = self.datasets.ClassLabel(names=["cat", "dog"])
         path = self.saved(tmp_path / "x", self.columns(label=[0, 1, None, 1]), label=kind)
         with pytest.raises(InputError, match="rows without a label"):
-            load(path)
+            load_dataset(path)
 
     def test_no_images(self, tmp_path):
         self.datasets.Dataset.from_dict({"label": [0, 1]}).save_to_disk(tmp_path / "x")
         with pytest.raises(InputError, match="has 0 columns of images in 2 rows"):
-            load(tmp_path / "x")
+            load_dataset(tmp_path / "x")
 
     def test_hub_out_of_reach(self):
-        with pytest.raises(InputError, match="dataset 'hf:nobody/nothing:test' cannot be had: "):
-            load("hf:nobody/nothing:test")
+        with pytest.raises(InputError, match="dataset 'hf:nobody/nothing:test' cannot be loaded: "):
+            load_dataset("hf:nobody/nothing:test")

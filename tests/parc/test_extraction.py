@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 import plm_core
-from parc.ranking.candidates import Candidate, make
-from parc.ranking.datasets import draw, load
-from parc.ranking.extraction import extract, transform_digest, weights_digest
+from parc.ranking.candidates import Candidate, make_model
+from parc.ranking.datasets import load_dataset
+from parc.ranking.extraction import extract, preprocess_digest, weights_digest
+from parc.ranking.probes import draw_probes
+from parc.ranking.settings import Settings
 from plm_core.errors import InputError, NotSupported
 from plm_core.utils.devices import pick_device
 
@@ -20,25 +22,25 @@ def probe(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "x.npz"
     images = np.random.default_rng(0).integers(0, 256, (10, 9, 9, 3), dtype=np.uint8)
     np.savez(path, images=images, labels=np.arange(10) % 2)
-    return draw(load(path))[0]
+    return draw_probes(load_dataset(path))[0]
 
 
 @pytest.fixture(scope="module")
 def model():
-    return make(Candidate("tome_micro_shapes"))
+    return make_model(Candidate("tome_micro_shapes"))
 
 
 def inputs(model, probe):
-    transform = plm_core.transform_for(model)
-    return torch.stack([transform(probe.image(i)) for i in range(len(probe))])
+    preprocess = plm_core.transform_for(model)
+    return torch.stack([preprocess(probe.image(i)) for i in range(len(probe))])
 
 
 @pytest.mark.parametrize(
     "name", ["tome_micro_shapes", "hiera_micro_digits", "random:test_resnet", "random:test_byobnet"]
 )
 def test_features_are_the_embedding_and_probabilities_those_of_the_classifier(name, probe):
-    net = make(Candidate(name.removeprefix("random:"), not name.startswith("random:")))
-    given = extract(net, probe, head=True, batch=4)
+    net = make_model(Candidate(name.removeprefix("random:"), not name.startswith("random:")))
+    given = extract(net, probe, Settings(batch_size=4), head=True)
     with torch.inference_mode():
         x = inputs(net, probe)
         torch.testing.assert_close(torch.from_numpy(given.features), plm_core.embed(net, x), rtol=1e-4, atol=1e-5)
@@ -49,30 +51,32 @@ def test_features_are_the_embedding_and_probabilities_those_of_the_classifier(na
 def test_the_backbone_runs_once_per_batch(model, probe):
     calls, steps = [], []
     handle = model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
-    extract(model, probe, head=True, batch=4, advance=steps.append)
+    extract(model, probe, Settings(batch_size=4), head=True, advance=steps.append)
     handle.remove()
     assert len(calls) == 3
     assert steps == [4, 4, 2]
 
 
 def test_no_probabilities_without_a_head(model, probe):
-    assert extract(model, probe, head=False).probs is None
+    assert extract(model, probe, Settings(), head=False).probs is None
 
 
 def test_workers_give_the_same(model, probe):
-    alone, helped = (extract(model, probe, head=True, batch=4, workers=workers) for workers in (0, 1))
+    alone, helped = (
+        extract(model, probe, Settings(batch_size=4, num_workers=workers), head=True) for workers in (0, 1)
+    )
     np.testing.assert_array_equal(alone.features, helped.features)
 
 
 def test_autocast_is_close(model, probe):
-    exact, rough = (extract(model, probe, head=True, dtype=dtype) for dtype in ("fp32", "bf16"))
+    exact, rough = (extract(model, probe, Settings(dtype=dtype), head=True) for dtype in ("fp32", "bf16"))
     assert rough.features.dtype == np.float32
     assert 0 < np.abs(exact.features - rough.features).max() < 0.1 * np.abs(exact.features).max()
 
 
 def test_a_model_without_embedding(probe):
     with pytest.raises(NotSupported, match="no pooled embedding"):
-        extract(make(Candidate("hiera_micro_detector")), probe, head=True)
+        extract(make_model(Candidate("hiera_micro_detector")), probe, Settings(), head=True)
 
 
 def test_greyscale_images_go_through(model, tmp_path):
@@ -80,8 +84,8 @@ def test_greyscale_images_go_through(model, tmp_path):
         (tmp_path / name).mkdir()
         for i in range(2):
             Image.fromarray(np.full((8, 8), 50 * i, np.uint8)).save(tmp_path / name / f"{i}.png")
-    probe = draw(load(tmp_path))[0]
-    of = dict(zip(probe.names, extract(model, probe, head=False).features, strict=True))
+    probe = draw_probes(load_dataset(tmp_path))[0]
+    of = dict(zip(probe.names, extract(model, probe, Settings(), head=False).features, strict=True))
     np.testing.assert_array_equal(of["a/1.png"], of["b/1.png"])  # the same picture
     assert np.abs(of["a/0.png"] - of["a/1.png"]).max() > 0.01
 
@@ -96,7 +100,7 @@ def test_devices():
 
 def test_dtypes(model, probe):
     with pytest.raises(InputError, match="dtype 'int8' is not allowed: fp32, bf16, fp16 are"):
-        extract(model, probe, head=False, dtype="int8")
+        extract(model, probe, Settings(dtype="int8"), head=False)
 
 
 def test_the_weights_digest_follows_every_tensor_and_the_architecture(model):
@@ -111,11 +115,11 @@ def test_the_weights_digest_follows_every_tensor_and_the_architecture(model):
     assert weights_digest(activation) != digest
 
 
-def test_the_transform_digest_follows_preprocessing_and_precision(model):
-    digests = {transform_digest(model, "fp32"), transform_digest(model, "bf16")}
+def test_the_preprocess_digest_follows_preprocessing_and_precision(model):
+    digests = {preprocess_digest(model, "fp32"), preprocess_digest(model, "bf16")}
     for change in ({"mean": (0.5, 0.5, 0.50001)}, {"interpolation": "bilinear"}, {"crop_pct": 0.9}):
         other = copy.deepcopy(model)
         other.pretrained_cfg = {**model.pretrained_cfg, **change}
-        digests.add(transform_digest(other, "fp32"))
+        digests.add(preprocess_digest(other, "fp32"))
     assert len(digests) == 5
-    assert transform_digest(copy.deepcopy(model), "fp32") in digests
+    assert preprocess_digest(copy.deepcopy(model), "fp32") in digests

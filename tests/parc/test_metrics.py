@@ -86,7 +86,7 @@ def test_counts_are_repeated_models(xy, data):
     )
     repeated = np.repeat(x, counts), np.repeat(y, counts)
     for name in NAMES:
-        counted = metrics.metric(name).counted
+        counted = metrics.find_metric(name).counted
         of_counts = counted(x, y, np.stack([np.ones(len(x)), counts]))[1]
         plain = counted(*repeated, np.ones((1, counts.sum())))[0]
         assert of_counts == pytest.approx(plain, abs=1e-12, nan_ok=True), name
@@ -149,6 +149,6 @@ def test_bad_input_is_one_line(call, says):
 
 def test_unknown_metric_says_what_is_near():
     with pytest.raises(UnknownName, match="pearson"):
-        metrics.metric("person")
+        metrics.find_metric("person")
     with pytest.raises(UnknownName):
-        metrics.metric("rel@0")
+        metrics.find_metric("rel@0")

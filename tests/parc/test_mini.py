@@ -26,7 +26,7 @@ def tables():
 
 
 def row_of(name):
-    return next(micro for micro in protocol.BANK if micro.name == name)
+    return next(micro for micro in protocol.MODELS if micro.name == name)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def few_scenes(monkeypatch):
 
 
 def test_it_is_as_large_as_promised(tables):
-    assert len(tables.models) == len(protocol.BANK) == 48
+    assert len(tables.models) == len(protocol.MODELS) == 48
     assert len(tables.targets) == len(TARGETS) == 8
     assert {row["seeds"] for row in make.read(mini_report.SHIPPED / "truth.csv")} == {"10"}
     assert {values.shape for values in tables.scores.values()} == {(3, 48, 8)}
@@ -160,7 +160,7 @@ def test_scores_come_out_again(tables):
 
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     bank = [Micro("mlp", 32, "untrained"), Micro("mlp", 64, "untrained")]
-    monkeypatch.setattr(make, "BANK", bank)
+    monkeypatch.setattr(make, "MODELS", bank)
     monkeypatch.setattr(make, "TARGETS", {"digits-turned": None, "digits-inverted": None})
     calls = []
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parc.scores.pca import principal, read, reduce, standardize
+from parc.scores.pca import parse_pca, principal, reduce, standardize
 from plm_core.errors import InputError
 
 GOLDENS = ("scores_n500_d64_c5", "scores_n500_d512_c50", "scores_n200_d300_c10_wide")
@@ -59,7 +59,7 @@ def test_forms_that_are_refused(pca):
 
 
 def test_forms():
-    assert (read(32), read("32"), read("compat:16")) == ((32, False), (32, False), (16, True))
+    assert (parse_pca(32), parse_pca("32"), parse_pca("compat:16")) == ((32, False), (32, False), (16, True))
     x = sample(10, 5)
     assert reduce(x, None) is x
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import parc
-from parc.ranking import Interrupted, evaluation, rank, report, run
-from parc.ranking.datasets import draw, load
+from parc.ranking import Interrupted, Ranking, Settings, evaluation, rank, report, run
+from parc.ranking.datasets import load_dataset
+from parc.ranking.probes import draw_probes
 from plm_core import samples
 from plm_core.errors import InputError, UnknownName
 
@@ -77,11 +78,11 @@ def test_a_bank_on_digits(undisturbed):
 
 def test_scores_are_those_of_the_features(undisturbed, digits):
     """The same numbers by hand: each model's own features, reduced to 32 dimensions."""
-    from parc.ranking.candidates import Candidate, make
+    from parc.ranking.candidates import Candidate, make_model
     from parc.ranking.extraction import extract
 
-    probe = draw(load(digits))[0]
-    given = extract(make(Candidate("tome_micro_shapes")), probe, head=True)
+    probe = draw_probes(load_dataset(digits))[0]
+    given = extract(make_model(Candidate("tome_micro_shapes")), probe, Settings(), head=True)
     for method in ("parc", "logme", "knn"):
         expected = parc.score(method, given.features, probe.labels, num_classes=10, pca=32)
         assert undisturbed.of("tome_micro_shapes.plm_shapes")[method].score == pytest.approx(expected, rel=1e-4)
@@ -146,13 +147,13 @@ def test_few_images_for_a_reduction_are_said(undisturbed, digits, caplog):
 
 def test_several_probes_are_averaged(undisturbed, digits):
     both = rank(digits, ["tome_micro_shapes"], ["parc"], budget=40, runs=2, bootstraps=0).rows[0]
-    from parc.ranking.candidates import Candidate, make
+    from parc.ranking.candidates import Candidate, make_model
     from parc.ranking.extraction import extract
 
-    model = make(Candidate("tome_micro_shapes"))
+    model = make_model(Candidate("tome_micro_shapes"))
     each = [
-        parc.score("parc", extract(model, probe, head=False).features, probe.labels, num_classes=10, pca=32)
-        for probe in draw(load(digits), budget=40, runs=2)
+        parc.score("parc", extract(model, probe, Settings(), head=False).features, probe.labels, num_classes=10, pca=32)
+        for probe in draw_probes(load_dataset(digits), budget=40, runs=2)
     ]
     assert both.score == pytest.approx(np.mean(each), rel=1e-4)
     assert each[0] != each[1]
@@ -183,8 +184,8 @@ def test_a_reference_model_makes_rsa_and_dds_possible(undisturbed, digits):
         ({"pca": "raw"}, InputError, "pca='raw' is not allowed"),
         ({"budget": 1}, InputError, "budget"),
         ({"runs": 0}, InputError, "runs is 0; 1 or more is allowed"),
-        ({"batch": 0}, InputError, "batch is 0; 1 or more is allowed"),
-        ({"workers": -1}, InputError, "workers is -1; 0 or more is allowed"),
+        ({"batch_size": 0}, InputError, "batch_size is 0; 1 or more is allowed"),
+        ({"num_workers": -1}, InputError, "num_workers is -1; 0 or more is allowed"),
         ({"device": "abacus"}, InputError, "device 'abacus' cannot be used"),
         ({"dtype": "int4"}, InputError, "dtype 'int4' is not allowed"),
         ({"imagenet_csv": "/nowhere.csv"}, InputError, "imagenet_csv '/nowhere.csv' cannot be read"),
@@ -192,13 +193,13 @@ def test_a_reference_model_makes_rsa_and_dds_possible(undisturbed, digits):
     ],
 )
 def test_bad_input_fails_before_any_model_runs(digits, monkeypatch, options, error, said):
-    monkeypatch.setattr(evaluation, "make", lambda candidate: pytest.fail("a model was made"))
+    monkeypatch.setattr(evaluation, "make_model", lambda candidate: pytest.fail("a model was made"))
     with pytest.raises(error, match=said):
         rank(digits, **{"models": ["tome_micro_shapes"], **options})
 
 
 def test_ctrl_c_keeps_what_is_finished(undisturbed, digits, monkeypatch):
-    real, begun = evaluation.evaluate, []
+    real, begun = run.evaluate, []
 
     def until_the_third(candidate, *args):
         begun.append(candidate)
@@ -206,7 +207,7 @@ def test_ctrl_c_keeps_what_is_finished(undisturbed, digits, monkeypatch):
             raise KeyboardInterrupt
         return real(candidate, *args)
 
-    monkeypatch.setattr(evaluation, "evaluate", until_the_third)
+    monkeypatch.setattr(run, "evaluate", until_the_third)
     with pytest.raises(Interrupted) as caught:
         rank(digits, MODELS)
     assert caught.value.left == 3
@@ -260,7 +261,7 @@ def test_ray_gives_the_same(undisturbed, digits, own_cache):
 
 class TestReport:
     def test_table(self, undisturbed):
-        rows = report.table(undisturbed)
+        rows = undisturbed.table()
         assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
         best = rows[0]
         assert (best["model"], best["size"], best["mean rank"]) == ("hiera_micro_digits.sklearn_digits", "170k", "1")
@@ -288,7 +289,7 @@ class TestReport:
             undisturbed.save(tmp_path / "out.xls")
 
     def test_the_picture_shows_scores_and_intervals(self, undisturbed):
-        drawn = report.figure(undisturbed)
+        drawn = undisturbed.figure()
         titles = [axis.get_title() for axis in drawn.axes]
         assert titles == ["parc", "logme", "knn", "parameters, millions"]
         assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == undisturbed.models
@@ -297,19 +298,20 @@ class TestReport:
         assert [float(dot.get_xdata()[0]) for dot in dots] == shown
 
     def test_equal_scores_share_a_rank_and_failed_rows_have_none(self):
-        from parc.ranking.evaluation import Outcome
-        from parc.scoring import Row
+        from parc.ranking.outcomes import Outcome, ranked_rows
+        from parc.scoring import ScoreRow
 
         def outcome(name, score):
-            return Outcome(name, 1, {"m": [Row(name, "m", score, None, None, 0.1)]})
+            return Outcome(name, 1, {"m": [ScoreRow(name, "m", score, None, None, 0.1)]})
 
         failed = Outcome("z", error="a | reason\nin lines")
-        found = run._ranking([failed, outcome("a", 1.0), outcome("b", 2.0), outcome("c", 2.0)], ("m",), {})
+        outcomes = [failed, outcome("a", 1.0), outcome("b", 2.0), outcome("c", 2.0)]
+        found = Ranking(ranked_rows(outcomes, ("m",)), ("m",), {})
         assert [(row.model, row.rank) for row in found.rows] == [("b", 1), ("c", 1), ("a", 3), ("z", None)]
-        assert report.table(found)[-1]["problem"] == "a | reason\nin lines"
-        assert report._markdown(found).splitlines()[-1].count(" | ") == report._markdown(found).splitlines()[0].count(
-            " | "
-        )
+        assert found.table()[-1]["problem"] == "a | reason\nin lines"
+        assert report.markdown_text(found.table()).splitlines()[-1].count(" | ") == report.markdown_text(
+            found.table()
+        ).splitlines()[0].count(" | ")
         part = replace(found.rows[0], method="n", error="n is impossible", score=None, rank=None)
         partly = replace(found, rows=(*found.rows[:1], part), methods=("m", "n"))
-        assert report.table(partly)[0]["problem"] == "n is impossible"
+        assert partly.table()[0]["problem"] == "n is impossible"

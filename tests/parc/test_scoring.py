@@ -6,8 +6,9 @@ import pytest
 
 import parc
 from parc import scoring
+from parc.catalog import parse_method
 from parc.scores.linalg import compact
-from parc.scoring import Features, parse, score, score_bank
+from parc.scoring import Features, score, score_bank
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.hookspecs import Scorer
 from plm_core.registry import registry
@@ -66,13 +67,13 @@ def test_methods_are_ours_first():
     ],
 )
 def test_spellings(text, name):
-    assert parse(text).scorer.name == name
+    assert parse_method(text).scorer.name == name
 
 
 def test_options_in_the_name():
-    method = parse("K-NN:k=5,metric=cosine,pca=compat:8", pca=32, k=3)
+    method = parse_method("K-NN:k=5,metric=cosine,pca=compat:8", pca=32, k=3)
     assert (method.options, method.pca) == ({"k": 5, "metric": "cosine"}, "compat:8")
-    assert parse("parc", pca=32).pca == 32
+    assert parse_method("parc", pca=32).pca == 32
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_options_in_the_name():
 )
 def test_methods_that_are_refused(text, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        parse(text)
+        parse_method(text)
 
 
 # One score
@@ -105,7 +106,7 @@ def test_every_score_is_a_number_that_options_and_reduction_reach(name):
 def test_four_images_of_two_classes(name):
     """What the hub's matrix does: a number, or a reason."""
     x = np.random.default_rng(0).standard_normal((4, 192)).astype(np.float32)
-    function, y = parse(name).function, np.array([0, 1, 1, 0])
+    function, y = parse_method(name).function, np.array([0, 1, 1, 0])
     if name in ("rsa", "dds", "leep", "nce"):
         with pytest.raises(NotSupported, match=f"{name} needs"):
             function(x, y)
@@ -185,7 +186,7 @@ def test_an_option_of_a_wrong_type(text):
 
 def test_a_wrong_reduction_is_said_at_once():
     with pytest.raises(InputError, match="pca='x' is not allowed"):
-        parse("knn:pca=x")
+        parse_method("knn:pca=x")
 
 
 def test_tensors_and_lists():
@@ -220,7 +221,7 @@ def test_labels_that_a_score_cannot_do(labels, name, message):
 def test_labels_of_other_kinds_do_where_declared(labels):
     features, _ = model()
     kind = "multilabel" if labels.ndim == 2 else "regression"
-    able = [name for name in OURS if kind in parse(name).scorer.targets]
+    able = [name for name in OURS if kind in parse_method(name).scorer.targets]
     assert len(able) >= 4
     for name in able:
         assert np.isfinite(score(name, features.features, labels, **everything(features)))
@@ -322,7 +323,7 @@ def test_intervals_are_the_same_each_time_and_shared_by_models(d):
     assert (other.low, other.high) != (first.low, first.high)
 
 
-@pytest.mark.parametrize("name", sorted(scoring.ROTATED))
+@pytest.mark.parametrize("name", sorted(scoring.ROTATION_INVARIANT))
 @pytest.mark.filterwarnings("ignore:hscore is the constant")
 def test_scores_that_see_no_rotation(name):
     features, y = model(n=60, d=150, strength=0.4)

@@ -10,7 +10,7 @@ def test_the_stop(monkeypatch):
     monkeypatch.setattr(stop, "MODELS", ("hiera_micro_shapes", "hiera_micro_digits", "random:test_resnet"))
     monkeypatch.setattr(stop, "BUDGET", 60)
     tour = Tour()
-    stop.ranking(tour)
+    stop.choose_model(tour)
     page = "".join(tour.parts)
     assert page.count("data:image/png;base64,") == 1
     cells = re.findall("<td>(.*?)</td>", page)
@@ -23,7 +23,7 @@ def test_a_model_that_fails_is_shown(monkeypatch):
     monkeypatch.setattr(stop, "MODELS", ("hiera_micro_digits", "hiera_micro_motions"))  # the latter wants clips
     monkeypatch.setattr(stop, "BUDGET", 40)
     tour = Tour()
-    stop.ranking(tour)
+    stop.choose_model(tour)
     page = "".join(tour.parts)
     assert "<th>problem</th>" in page
     assert page.count("<tr>") == 3

@@ -16,18 +16,19 @@ from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
     from parc import benchmark
-    from parc.probe import sample_probe
+    from parc.catalog import methods
     from parc.ranking import rank
-    from parc.scoring import Features, methods, score, score_bank
+    from parc.sampling import sample_probe
+    from parc.scoring import Features, score, score_bank
 
     __version__: str
 
 _LAZY = {
     "Features": "parc.scoring",
     "benchmark": "",
-    "methods": "parc.scoring",
+    "methods": "parc.catalog",
     "rank": "parc.ranking",
-    "sample_probe": "parc.probe",
+    "sample_probe": "parc.sampling",
     "score": "parc.scoring",
     "score_bank": "parc.scoring",
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parc.scores.inputs import Array, kind_of
-from parc.scores.pca import read
+from parc.scores.pca import parse_pca
 from plm_core import transforms
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.hookspecs import Scorer
@@ -38,7 +38,7 @@ def methods() -> list[str]:
     return list(_scorers())
 
 
-def parse(text: str, pca: int | str | None = None, **options: Any) -> Method:
+def parse_method(text: str, pca: int | str | None = None, **options: Any) -> Method:
     """Read ``"knn"``, ``"K-NN"`` or ``"knn:k=5,metric=cosine"``.
 
     Args:
@@ -61,7 +61,7 @@ def parse(text: str, pca: int | str | None = None, **options: Any) -> Method:
     pca = options.pop("pca", pca)
     pca = None if str(pca).lower() == "none" else pca
     if pca is not None:
-        read(pca)
+        parse_pca(pca)
     function = resolve(scorer.score)
     _check_options(scorer, function, options)
     return Method(scorer, function, options, pca)

@@ -1,4 +1,4 @@
-"""``parc rank``, which is ``plm rank`` too. stdout is data, stderr is everything else."""
+"""The command ``parc rank``, which is also ``plm rank``. Data goes to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from parc.ranking.settings import Settings
 from plm_core.cli.light import LightCommand
 from plm_core.cli.table import show
 from plm_core.errors import InputError, PlmError
 
 if TYPE_CHECKING:
-    from parc.ranking import Ranking
+    from parc.ranking.results import Ranking
 
 INTERRUPTED = 130
 """Exit code of a shell's command that Ctrl-C ended."""
 
 
 class _RankCommand(LightCommand):
-    """``--ray`` may stand without an address: then a cluster is started on this machine."""
+    """The command, where ``--ray`` may stand without an address. A cluster is then started on this machine."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         following = [*args[1:], "--"]
@@ -32,91 +33,110 @@ class _RankCommand(LightCommand):
         return super().parse_args(ctx, args)
 
 
-rank = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False)
 
 
-@rank.command(name="rank", cls=_RankCommand, help="Rank models by how well they suit a dataset.")
-def _rank(
+@app.command(name="rank", cls=_RankCommand, help="Rank models by how well they suit a dataset.")
+def _command(
     dataset: Annotated[
-        str, typer.Argument(help="A folder with a folder of images per class, an .npz file, or hf:name[:split].")
+        str,
+        typer.Argument(help="A folder with one folder of images per class, an .npz file, or hf:name[:split]."),
     ],
     models: Annotated[
         list[str],
         typer.Option(
             "--models",
-            help="resnet*, resnet50.* (all its weights), name.tag, hf-hub:org/name, local-dir:path, or random: before "
-            "any of these; may be repeated, or separated by commas.",
+            help="Models to rank: resnet*, resnet50.* (all its weights), name.tag, hf-hub:org/name or local-dir:path; "
+            "random: before any of these stands for random weights. May be repeated, or separated by commas.",
         ),
     ],
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="As parc,knn:k=5,metric=cosine; may be repeated.  [default: parc,logme,knn]"),
+        typer.Option(
+            "--method",
+            help="Methods to rank by, as in parc,knn:k=5,metric=cosine. The first one orders the models. May be "
+            "repeated.  [default: parc,logme,knn]",
+        ),
     ] = None,
-    budget: Annotated[int, typer.Option("--budget", min=2, help="Images to look at, at most.")] = 500,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Draws of these images, to average over.")] = 1,
+    budget: Annotated[
+        int, typer.Option("--budget", min=2, help="Largest number of images that each model sees.")
+    ] = Settings.budget,
+    runs: Annotated[
+        int, typer.Option("--runs", min=1, help="Number of times the images are drawn; scores are averaged.")
+    ] = Settings.runs,
     pca: Annotated[
-        str, typer.Option("--pca", help="Dimensions to reduce features to: 32, none, or compat:32 as published.")
-    ] = "32",
+        str,
+        typer.Option(
+            "--pca",
+            help="Dimensions to reduce features to; none for no reduction, compat:32 for the published recipe.",
+        ),
+    ] = str(Settings.pca),
     bootstraps: Annotated[
-        int, typer.Option("--bootstraps", min=0, help="Half-samples for the intervals; 0 for none.")
-    ] = 20,
+        int, typer.Option("--bootstraps", min=0, help="Number of half-samples for the intervals; 0 for no intervals.")
+    ] = Settings.bootstraps,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="A model that was trained on the data, for rsa and dds.")
+        str | None, typer.Option("--reference", help="A model that was trained on the dataset, for rsa and dds.")
     ] = None,
     imagenet_csv: Annotated[
-        Path | None, typer.Option("--imagenet-csv", help="timm's results-imagenet.csv, for imagenet-top1.")
+        Path | None,
+        typer.Option("--imagenet-csv", help="Path of timm's results-imagenet.csv, for the method imagenet-top1."),
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained/--random", help="Trained weights, or random ones for a first look.")
+        bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")
     ] = True,
-    device: Annotated[str, typer.Option("--device", help="auto, or as torch names it: cpu, cuda, cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="fp32, or bf16 and fp16 by autocast.")] = "fp32",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 32,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="Processes that decode images.  [default: 0 on a CPU]")
+    device: Annotated[
+        str, typer.Option("--device", help="auto, or a device as torch names it: cpu, cuda, cuda:1.")
+    ] = Settings.device,
+    dtype: Annotated[str, typer.Option("--dtype", help="fp32, or bf16 and fp16 by autocast.")] = Settings.dtype,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Number of images in a batch.")
+    ] = Settings.batch_size,
+    num_workers: Annotated[
+        int | None,
+        typer.Option("--num-workers", min=0, help="Processes that decode images.  [default: 0 on a CPU]"),
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             "--ray",
             metavar="[ADDRESS]",
-            help="Work on this Ray cluster. Without an address, as the last option, one is started on this machine.",
+            help="Address of a Ray cluster that does the work. Without an address, as the last option, a cluster is "
+            "started on this machine.",
         ),
     ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")] = True,
     out: Annotated[
-        list[Path] | None, typer.Option("--out", help="Write .csv, .json, .md, .png, .svg or .pdf; may be repeated.")
+        list[Path] | None,
+        typer.Option("--out", help="A file to write: .csv, .json, .md, .png, .svg or .pdf. May be repeated."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="The picture to write.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="The picture to write: .png, .svg or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank models by how well they suit a dataset."""
-    from parc.ranking import METHODS, Interrupted
-    from parc.ranking import rank as ranked
+    from parc.ranking import Interrupted, rank_models
     from parc.ranking.report import check_path
 
     files = [*(out or []), *([plot] if plot else [])]
     for file in files:
         check_path(file)
+    settings = Settings(
+        methods=tuple(_split(method or Settings.methods, "method")),
+        budget=budget,
+        runs=runs,
+        pca=_parse_pca(pca),
+        bootstraps=bootstraps,
+        reference=reference,
+        imagenet_csv=imagenet_csv,
+        pretrained=pretrained,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        ray=ray,
+        cache=cache,
+    )
     try:
-        ranking = ranked(
-            dataset,
-            _split(models, "models"),
-            _split(method or METHODS, "method"),
-            budget=budget,
-            runs=runs,
-            pca=_pca(pca),
-            bootstraps=bootstraps,
-            reference=reference,
-            imagenet_csv=imagenet_csv,
-            pretrained=pretrained,
-            device=device,
-            dtype=dtype,
-            batch=batch,
-            workers=workers,
-            ray=ray,
-            cache=cache,
-        )
+        ranking = rank_models(dataset, _split(models, "models"), settings)
     except Interrupted as e:
         _print(e.ranking, as_json)
         unwritten = f"; not written: {', '.join(map(str, files))}" if files else ""
@@ -131,52 +151,48 @@ def _rank(
 
 
 def _print(ranking: Ranking, as_json: bool) -> None:
-    from parc.ranking.report import as_dict, table
-
     if as_json:
         import json
 
-        print(json.dumps(as_dict(ranking), indent=2, default=str))
+        print(json.dumps(ranking.as_dict(), indent=2, default=str))
         return
     about = ranking.about
     typer.echo(
         f"{about['dataset']}: {about['images']} of {about['of']} images, {about['classes']} classes, "
         f"{about['runs']} probe{'s' * (about['runs'] > 1)}, pca {about['pca']}; higher scores are better, "
-        f"in brackets the interval of 90 %",
+        f"brackets hold 90 % intervals",
         err=True,
     )
-    show(table(ranking))
+    show(ranking.table())
 
 
-def _split(texts: Iterable[str], what: str) -> list[str]:
-    """Take apart at commas, but not before ``key=value``: ``knn:k=5,metric=cosine,parc`` is two methods."""
+def _split(texts: Iterable[str], option: str) -> list[str]:
+    """Split at commas, but not before ``key=value``: ``knn:k=5,metric=cosine,parc`` is two methods."""
     parts: list[str] = []
     for text in texts:
         for i, part in enumerate(text.split(",")):
-            option = "=" in part and ":" not in part.partition("=")[0]
-            if i and (option or parts[-1].startswith("local-dir:")):
+            is_option = "=" in part and ":" not in part.partition("=")[0]
+            if i and (is_option or parts[-1].startswith("local-dir:")):
                 parts[-1] += f",{part}"
             else:
                 parts.append(part.strip())
     if not all(parts):
-        raise InputError(f"--{what} {','.join(texts)!r} has an empty part")
+        raise InputError(f"--{option} {','.join(texts)!r} has an empty part")
     return parts
 
 
-def _pca(text: str) -> int | str | None:
+def _parse_pca(text: str) -> int | str | None:
     if text.lower() in ("none", "off", "0"):
         return None
-    if not text.isdigit():
-        return text  # the reduction says whether it knows the recipe
-    return int(text)
+    return int(text) if text.isdigit() else text  # Settings checks whether the text is a recipe
 
 
 def main() -> None:
-    """Entry point of the console script ``parc``."""
+    """Run the console script ``parc``."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="parc: %(message)s")
     command = typer.core.TyperGroup(
         name="parc",
-        commands={"rank": typer.main.get_command(rank)},
+        commands={"rank": typer.main.get_command(app)},
         no_args_is_help=True,
         help="Which of these models should I fine-tune on my data?",
     )

@@ -1,6 +1,6 @@
-"""What is known of a model without looking at the data: size, depth, training images, ImageNet accuracy.
+"""Facts about a model that need no look at the data: size, depth, training images, ImageNet accuracy.
 
-Rankings by such facts alone often beat scores, so they stand beside every ranking.
+A ranking by such a fact alone often beats a score, so the facts can stand in every ranking as methods of their own.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parc.benchmark.oracle import LAYERS
 from plm_core.errors import InputError, NotSupported
 
 if TYPE_CHECKING:
     from torch import nn
 
 FACT_METHODS = ("params", "layers", "imagenet-top1", "heuristic")
-TOP1 = "imagenet-1k top-1 %"  # how the plug-ins' entries in Pretrained.metrics begin, in lower case
+
+LAYERS = {"resnet50": 50, "resnet18": 18, "googlenet": 22, "alexnet": 8, "resnet101": 101}
+"""Depth of the architectures of the paper's benchmark, as its heuristics use it."""
+
+TOP1 = "imagenet-1k top-1 %"
+"""Beginning, in lower case, of the names under which plug-ins declare an ImageNet accuracy in `Pretrained.metrics`."""
 
 # Families whose names give the number of weighted layers on the longest path, as resnet50 and vgg16 do.
 _DEPTH = re.compile(
@@ -29,8 +33,8 @@ _DEPTH = re.compile(
     r"(?:v2_|rs|aa|blur)?(\d+)"
     r"|(?:densenet|densenetblur|vgg|legacy_senet|senet|dpn|dla|vovnet|ese_vovnet|eca_vovnet)(\d+)"
 )
-# Images of the sets that the parts of timm's tags name. They are real sizes; the paper's own table counts ImageNet as
-# 150 000 (parc.benchmark.oracle.IMAGES), which only shifts the heuristic.
+# Number of images in the datasets that parts of timm's tags name. These are the real sizes. The paper's own table
+# counts ImageNet as 150 000 (parc.benchmark.oracle.IMAGES), which only shifts the heuristic.
 _IMAGES = {
     "in1k": 1_281_167,
     "in12k": 11_821_000,
@@ -44,14 +48,14 @@ _IMAGES = {
 
 @dataclass(frozen=True)
 class Facts:
-    """Static facts of a model.
+    """Facts about a model.
 
     Attributes:
-        params: Number of parameters, with its head.
-        layers: Depth; see `layers_of`. None when it has no layer with weights.
-        imagenet_top1: Accuracy on ImageNet-1k in percent, when something says so.
+        params: Number of parameters, including the head.
+        layers: Depth; see `layers_of`. None if no layer has weights.
+        imagenet_top1: Accuracy on ImageNet-1k in percent, if known.
         source: Where depth and accuracy come from, in words.
-        images: Number of images that it was trained on, when its tag says so.
+        images: Number of images that the model was trained on, if its tag names a dataset.
     """
 
     params: int
@@ -62,45 +66,44 @@ class Facts:
 
 
 def facts_of(model: str | nn.Module, name: str | None = None, imagenet_csv: str | Path | None = None) -> Facts:
-    """Static facts of a timm or hub model; no weights are loaded and nothing is computed.
+    """Return the facts about a model. No weights are loaded and no forward pass is run.
 
-    ImageNet accuracy is what the plug-in declares of the hub's own models. timm ships no table of results: download
-    its results-imagenet.csv and name it.
-
-    A name without a tag stands for the model with the weights of its default tag.
+    Models of plm-core's plug-ins declare their ImageNet accuracy. For timm's models, download timm's
+    results-imagenet.csv and pass its path, since timm ships no table of results. A name without a tag stands for the
+    model with its default weights.
 
     Args:
-        model: A name as in ``plm_core.create_model``, built on the meta device, or a model.
-        name: The model's name, when ``model`` is none; without it depth is counted and accuracy unknown.
-        imagenet_csv: A file with the columns ``model`` and ``top1``, as timm's results-imagenet.csv.
+        model: A model, or a name as in `plm_core.create_model`, which is then built on the meta device.
+        name: The name of a model that is passed as an object. Without it the depth is counted and the accuracy unknown.
+        imagenet_csv: Path of a file with the columns ``model`` and ``top1``.
 
     Raises:
-        UnknownName: No such model.
-        InputError: The csv cannot be read or lacks its columns.
+        UnknownName: There is no such model.
+        InputError: The csv file cannot be read or lacks its columns.
     """
-    known = model if isinstance(model, str) else name
-    if known and known.startswith("local-dir:"):
-        known = None  # the name of a folder says nothing
-    net = _skeleton(model) if isinstance(model, str) else model
-    layers, how = layers_of(net, known)
-    top1, where = imagenet_top1(known, imagenet_csv) if known else (None, "")
-    said = f"layers {how}" + (f"; ImageNet top-1 of {where}" if where else "")
-    params = sum(p.numel() for p in net.parameters())
-    return Facts(params, layers, top1, said, training_images(known) if known else None)
+    known_name = model if isinstance(model, str) else name
+    if known_name and known_name.startswith("local-dir:"):
+        known_name = None  # the name of a folder says nothing about the model
+    module = _skeleton(model) if isinstance(model, str) else model
+    layers, how = layers_of(module, known_name)
+    top1, where = imagenet_top1(known_name, imagenet_csv) if known_name else (None, "")
+    source = f"layers {how}" + (f"; ImageNet top-1 of {where}" if where else "")
+    params = sum(p.numel() for p in module.parameters())
+    return Facts(params, layers, top1, source, training_images(known_name) if known_name else None)
 
 
 def layers_of(model: nn.Module, name: str | None = None) -> tuple[int | None, str]:
-    """Depth of a model, and how it was found.
+    """Return the depth of a model, and how it was determined.
 
-    By name where the name says it (resnet50: 50 weighted layers on the longest path), else the number of convolution
-    and linear modules. The count takes in what lies beside the longest path (downsampling, gates), so it is larger than
-    a depth by name: a counted and a named depth compare only roughly.
+    If the name gives the depth (resnet50: 50 weighted layers on the longest path), it is used. Otherwise the
+    convolution and linear modules are counted. The count includes modules beside the longest path (downsampling,
+    gates), so it is larger than a depth by name, and the two compare only roughly.
     """
-    architecture = _short(name).partition(".")[0] if name else ""
+    architecture = _short_name(name).partition(".")[0] if name else ""
     if architecture in LAYERS:
         return LAYERS[architecture], "by name"
-    if found := _DEPTH.match(architecture):
-        return int(found[1] or found[2]), "by name"
+    if match := _DEPTH.match(architecture):
+        return int(match[1] or match[2]), "by name"
     from torch.nn import Linear
     from torch.nn.modules.conv import _ConvNd
 
@@ -109,20 +112,20 @@ def layers_of(model: nn.Module, name: str | None = None) -> tuple[int | None, st
 
 
 def fact_score(method: str, facts: Facts, target_images: int | None = None) -> float:
-    """A static baseline as a score, higher is better.
+    """Turn a fact into a score; higher is better.
 
     Args:
-        method: One of `FACT_METHODS`: "params" (ln of their number), "layers", "imagenet-top1", or "heuristic" (paper
-            Eq. 4: layers + ln(images trained on + images of the target)).
-        facts: Of the model.
-        target_images: Size of the whole target dataset; for "heuristic".
+        method: "params" (the logarithm of their number), "layers", "imagenet-top1", or "heuristic" (Eq. 4 of the paper:
+            layers + ln(images of the training set + images of the target)).
+        facts: The facts about the model.
+        target_images: Number of images in the whole target dataset; needed for "heuristic".
 
     Raises:
-        InputError: Another method.
-        NotSupported: The fact that it takes is not known.
+        InputError: The method is not one of `FACT_METHODS`.
+        NotSupported: The fact that the method needs is unknown.
     """
     if method not in FACT_METHODS:
-        raise InputError(f"method is {method!r}; {', '.join(FACT_METHODS)} are the static ones")
+        raise InputError(f"method is {method!r}; {', '.join(FACT_METHODS)} are allowed")
     if method == "params":
         if facts.params < 1:
             raise NotSupported("params: the model has no parameters")
@@ -143,10 +146,10 @@ def fact_score(method: str, facts: Facts, target_images: int | None = None) -> f
 
 
 def read_imagenet_csv(path: str | Path) -> Mapping[str, float]:
-    """Top-1 accuracy in percent by model name, of a file in the format of timm's results-imagenet.csv.
+    """Read the top-1 accuracy in percent by model name from a file like timm's results-imagenet.csv.
 
     Raises:
-        InputError: It cannot be read, or lacks the columns model and top1, or a top1 is no percentage.
+        InputError: The file cannot be read, lacks the columns model and top1, or has a top1 that is no percentage.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
@@ -157,7 +160,7 @@ def read_imagenet_csv(path: str | Path) -> Mapping[str, float]:
         raise InputError(
             f"imagenet_csv {str(path)!r} has columns {', '.join(rows[0]) if rows else 'none'}; needs model, top1"
         )
-    out: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     for row in rows:
         try:
             value = float(row["top1"])
@@ -167,12 +170,28 @@ def read_imagenet_csv(path: str | Path) -> Mapping[str, float]:
             raise InputError(
                 f"imagenet_csv {str(path)!r} has top1 {row['top1']!r} for {row['model']}; a percentage is needed"
             )
-        out[row["model"]] = value
-    return out
+        accuracies[row["model"]] = value
+    return accuracies
+
+
+def imagenet_top1(name: str, imagenet_csv: str | Path | None) -> tuple[float | None, str]:
+    """Return the ImageNet-1k accuracy of a model in percent and its source, or None and an empty text."""
+    full_name = _full_name(name)
+    if imagenet_csv is not None and full_name in (accuracies := read_imagenet_csv(imagenet_csv)):
+        return accuracies[full_name], f"{Path(imagenet_csv).name} ({full_name})"
+    if (declared := _declared_top1(full_name)) is not None:
+        return declared, f"the declaration of {full_name}"
+    return None, ""
+
+
+def training_images(name: str) -> int | None:
+    """Return the number of images in the largest dataset that the tag names, or None. Pretraining uses the largest."""
+    tag = _full_name(name).partition(".")[2]
+    return max((_IMAGES[part] for part in re.split(r"[_-]", tag) if part in _IMAGES), default=None)
 
 
 def _skeleton(name: str) -> nn.Module:
-    """The model without memory for its weights; with it where a constructor computes with them."""
+    """Build the model without memory for its weights, or with memory if its constructor computes with them."""
     import torch
 
     from plm_core.errors import PlmError
@@ -183,48 +202,32 @@ def _skeleton(name: str) -> nn.Module:
             return create_model(name)
     except PlmError:
         raise
-    except (RuntimeError, NotImplementedError):  # reads values that the meta device does not have
+    except (RuntimeError, NotImplementedError):  # the constructor reads values, which the meta device does not have
         return create_model(name)
 
 
-def _short(name: str) -> str:
-    """Without the source, organisation and revision of a name on the Hugging Face Hub."""
+def _short_name(name: str) -> str:
+    """Return a name without the source, organisation and revision that it has on the Hugging Face Hub."""
     return re.split(r"[/:]", name)[-1].partition("@")[0]
 
 
 def _full_name(name: str) -> str:
-    """Short, and with the default tag of a timm or hub name that has none."""
+    """Return the short name with its tag, or with the default tag if it has none."""
     from timm.models import get_pretrained_cfg, is_model
 
-    short = _short(name)
+    short = _short_name(name)
     if "." in short or not is_model(short):
         return short
     config: Any = get_pretrained_cfg(short)
     return f"{short}.{config.tag}" if config is not None and config.tag else short
 
 
-def imagenet_top1(name: str, imagenet_csv: str | Path | None) -> tuple[float | None, str]:
-    """Return the ImageNet-1k accuracy of a model in percent, and where it was found."""
-    full = _full_name(name)
-    if imagenet_csv is not None and full in (table := read_imagenet_csv(imagenet_csv)):
-        return table[full], f"{Path(imagenet_csv).name} ({full})"
-    if (declared := _declared_top1(full)) is not None:
-        return declared, f"the declaration of {full}"
-    return None, ""
-
-
-def _declared_top1(full: str) -> float | None:
+def _declared_top1(full_name: str) -> float | None:
     from plm_core.hookspecs import Model
     from plm_core.registry import registry
 
-    architecture, _, tag = full.partition(".")
+    architecture, _, tag = full_name.partition(".")
     entry = registry().all(Model).get(architecture)
     weights = [weights for weights in entry.declaration.pretrained if weights.tag == tag] if entry else []
     metrics = weights[0].metrics if weights else {}
     return next((value for name, value in metrics.items() if name.lower().startswith(TOP1)), None)
-
-
-def training_images(name: str) -> int | None:
-    """The largest set that the tag names, since a model is pretrained on the largest."""
-    tag = _full_name(name).partition(".")[2]
-    return max((_IMAGES[part] for part in re.split(r"[_-]", tag) if part in _IMAGES), default=None)

@@ -1,4 +1,4 @@
-"""Intervals of scores by half-samples of the images."""
+"""Intervals of scores from half-samples of the images."""
 
 from __future__ import annotations
 
@@ -15,29 +15,32 @@ from parc.scores.inputs import Array
 from plm_core.errors import InputError
 
 QUANTILES = (0.05, 0.95)
-MOST = 0.9
-"""With a larger share of the images in every half-sample they say nothing of the whole."""
+MAX_SHARE = 0.9
+"""No interval is given if each half-sample would hold more than this share of the images, since the half-samples would
+hardly differ."""
 
-SMALL = 1000
-"""Images up to which one thread is best for linear algebra."""
+ONE_THREAD_UP_TO = 1000
+"""Number of images up to which linear algebra is fastest in one thread."""
 
 
-class Halves:
+class HalfSamples:
     """Half-samples without replacement, stratified by class, and the intervals that they give.
 
-    An interval is the score plus the 5 % and 95 % quantiles of what the half-samples' scores deviate from their mean.
-    To first order their variance is the bootstrap's, and no image occurs twice, which would make a neighbour and a pair
-    of its own. A class keeps 2 of its images if it has them. Where that leaves a share s > 1/2 of all images, the
-    deviations are scaled by sqrt(s / (1 - s)), as in a delete-d jackknife; for s > 0.9 there is no interval.
+    An interval is the score plus the 5 % and 95 % quantiles of the deviations of the half-samples' scores from their
+    mean. To first order these deviations have the variance of the bootstrap. Unlike in the bootstrap, no image occurs
+    twice: a duplicate would be its own nearest neighbour and form a pair with itself. A class keeps 2 of its images if
+    it has them. If that leaves a share s > 1/2 of all images, the deviations are scaled by sqrt(s / (1 - s)), as in a
+    delete-d jackknife. For s > 0.9 there is no interval.
 
-    Use as a context: half-samples are scored in as many threads as the linear algebra library has, which gets one in
-    each. Up to `SMALL` images it keeps to one for all that happens in the context: its threads would mostly wait for
-    one another, and on a busy machine they take ten times the processor's time.
+    Use it as a context manager. Inside, half-samples are scored in as many threads as the linear algebra library has,
+    and the library gets one thread in each. Up to `ONE_THREAD_UP_TO` images, everything inside the context runs with
+    one thread of the library. More threads would mostly wait for one another, and on a busy machine they take ten
+    times the processor time.
 
     Args:
-        labels: Of all images; strata where they are classes.
+        labels: Labels of all images. If they are classes, they are the strata.
         count: Number of half-samples; 0 for no intervals.
-        seed: Of the draw.
+        seed: Seed of the random draw.
     """
 
     def __init__(self, labels: Array, count: int, seed: int) -> None:
@@ -46,7 +49,7 @@ class Halves:
         self.indices = _draw(labels, count, seed)
         share = len(self.indices[0]) / len(labels) if self.indices else 0.5
         self._scale = float(np.sqrt(share / (1 - share)))
-        self._small = len(labels) <= SMALL
+        self._small = len(labels) <= ONE_THREAD_UP_TO
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -66,36 +69,37 @@ class Halves:
     ) -> None:
         self._stack.close()
 
-    def interval(self, score: float, of: Callable[[Array], float]) -> tuple[float | None, float | None]:
-        """Low and high end around a score; none without half-samples, or when one of them cannot be scored.
+    def interval(self, score: float, score_of: Callable[[Array], float]) -> tuple[float | None, float | None]:
+        """Return the ends of the interval, or None twice without half-samples or if one of them cannot be scored.
 
         Args:
-            score: Of all images.
-            of: The score of those at the given indices.
+            score: Score of all images.
+            score_of: Function from the indices of some images to their score.
         """
         if self._pool is None:
             return None, None
         try:
             with warnings.catch_warnings(), self._blas.limit(limits=1):
-                warnings.simplefilter("ignore")  # said of all images, or true of the half only
-                values = np.array(list(self._pool.map(of, self.indices)))
-        except Exception:  # too few images for this score
+                warnings.simplefilter("ignore")  # given for all images already, or true of the half only
+                values = np.array(list(self._pool.map(score_of, self.indices)))
+        except Exception:  # a half-sample has too few images for this score
             return None, None
         low, high = np.quantile(self._scale * (values - values.mean()), QUANTILES)
         return score + float(low), score + float(high)
 
 
 def _draw(labels: Array, count: int, seed: int) -> list[Array]:
-    """Half-samples as ascending indices; none where they would hold almost all images."""
+    """Return half-samples as ascending indices, or none if they would hold almost all images."""
     rng = np.random.default_rng(seed)
     strata = [np.arange(len(labels))]
     if labels.ndim == 1 and labels.dtype.kind in "iu":
         strata = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    halves = []
+    half_samples = []
     for _ in range(count):
-        odd = rng.permutation(len(strata)) % 2  # of classes of an odd size, half keep the larger part
-        sizes = [min(len(s), max(2, (len(s) + int(o)) // 2)) for s, o in zip(strata, odd, strict=True)]
-        if sum(sizes) > MOST * len(labels):
+        round_up = rng.permutation(len(strata)) % 2  # half of the classes with an odd size keep the larger part
+        sizes = [min(len(s), max(2, (len(s) + int(up)) // 2)) for s, up in zip(strata, round_up, strict=True)]
+        if sum(sizes) > MAX_SHARE * len(labels):
             return []
-        halves.append(np.sort(np.concatenate([rng.permutation(s)[:n] for s, n in zip(strata, sizes, strict=True)])))
-    return halves
+        parts = [rng.permutation(stratum)[:size] for stratum, size in zip(strata, sizes, strict=True)]
+        half_samples.append(np.sort(np.concatenate(parts)))
+    return half_samples

@@ -46,10 +46,10 @@ def plm_scorers() -> list[Scorer]:
 @hookimpl
 def plm_commands() -> list[Command]:
     """Rank models on a dataset."""
-    return [Command(name="rank", help="Rank models by how well they suit a dataset.", implementation="parc.cli:rank")]
+    return [Command(name="rank", help="Rank models by how well they suit a dataset.", implementation="parc.cli:app")]
 
 
 @hookimpl
 def plm_tour_stops() -> list[TourStop]:
     """Which of the micro models suits a task."""
-    return [TourStop(name="parc", title="Which model should I fine-tune?", run="parc.tour:ranking", order=60)]
+    return [TourStop(name="parc", title="Which model should I fine-tune?", run="parc.tour:choose_model", order=60)]

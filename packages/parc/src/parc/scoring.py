@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from parc.catalog import Method, check_kind, methods, parse
-from parc.intervals import Halves
+from parc.catalog import Method, check_kind, parse_method
+from parc.intervals import HalfSamples
 from parc.scores.inputs import Array, features_of, labels_of, probs_of
 from parc.scores.linalg import compact
 from parc.scores.pairwise import resampler
-from parc.scores.pca import fitting, reduce
+from parc.scores.pca import clip_components, reduce
 from plm_core.errors import InputError, PlmError
 from plm_core.utils.progress import track
 
-__all__ = ["Features", "Row", "methods", "parse", "score", "score_bank"]
-
-ROTATED = frozenset({"knn", "split-knn", "logistic", "logme", "ridge-press", "gbc", "nleep", "hscore", "transrate"})
+ROTATION_INVARIANT = frozenset(
+    {"knn", "split-knn", "logistic", "logme", "ridge-press", "gbc", "nleep", "hscore", "transrate"}
+)
 """Scores that a rotation of the features does not change: half-samples of wide features go through N dimensions."""
 
 
@@ -42,7 +42,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One score of one model, or why there is none."""
 
     model: str
@@ -85,7 +85,7 @@ def score(
         NotSupported: The score cannot do such labels, or needs something that did not come.
         InputError: Unfit features, labels, probabilities or options.
     """
-    found = parse(method, pca, **options)
+    found = parse_method(method, pca, **options)
     x = features_of(features)
     y = _labels(labels, len(x), num_classes)
     check_kind(found.scorer, y)
@@ -108,7 +108,7 @@ def score_bank(
     num_classes: int | None = None,
     bootstraps: int = 0,
     seed: int = 0,
-) -> list[Row]:
+) -> list[ScoreRow]:
     """Every method for every model, with intervals over images.
 
     Intervals of 90 % come from half-samples (`parc.intervals`), the same ones for all models. Reductions of the
@@ -137,11 +137,13 @@ def score_bank(
         if not isinstance(given, Features):
             raise InputError(f"bank[{name!r}] is a {type(given).__name__}; parc.Features(...) is needed")
     texts = [methods] if isinstance(methods, str) else list(methods)
-    parsed = {text: parse(text, pca) for text in texts}
+    parsed = {text: parse_method(text, pca) for text in texts}
     y = _labels(labels, None, num_classes)
     models = track(bank.items(), "scores", len(bank)) if len(bank) > 1 else bank.items()
-    with Halves(y, bootstraps, seed) as halves:
-        return [row for name, given in models for row in _score_model(name, given, y, parsed, num_classes, halves)]
+    with HalfSamples(y, bootstraps, seed) as half_samples:
+        return [
+            row for name, given in models for row in _score_model(name, given, y, parsed, num_classes, half_samples)
+        ]
 
 
 # --- one score ------------------------------------------------------------------------------------------------------
@@ -182,13 +184,13 @@ def _score_model(
     labels: Array,
     methods: Mapping[str, Method],
     num_classes: int | None,
-    halves: Halves,
-) -> list[Row]:
+    half_samples: HalfSamples,
+) -> list[ScoreRow]:
     try:
         model = _Model(given, labels, num_classes)
     except PlmError as e:
-        return [Row(name, text, None, None, None, 0.0, str(e)) for text in methods]
-    return [model.row(name, text, method, halves) for text, method in methods.items()]
+        return [ScoreRow(name, text, None, None, None, 0.0, str(e)) for text in methods]
+    return [model.row(name, text, method, half_samples) for text, method in methods.items()]
 
 
 class _Model:
@@ -202,7 +204,7 @@ class _Model:
         self._reductions: dict[tuple[str, int | str | None], tuple[Array, float]] = {}
         self._turned: dict[int | str | None, Array] = {}
 
-    def row(self, name: str, text: str, method: Method, halves: Halves) -> Row:
+    def row(self, name: str, text: str, method: Method, half_samples: HalfSamples) -> ScoreRow:
         """The score and its interval."""
         try:
             check_kind(method.scorer, self.labels)
@@ -213,9 +215,9 @@ class _Model:
             spent += time.perf_counter() - start
         except Exception as e:  # a score may fail in any way, which is no reason to lose the others
             reason = str(e) if isinstance(e, PlmError) else f"{type(e).__name__}: {e}"
-            return Row(name, text, None, None, None, 0.0, reason)
-        low, high = self._interval(method, value, features, inputs, halves)
-        return Row(name, text, value, low, high, spent)
+            return ScoreRow(name, text, None, None, None, 0.0, reason)
+        low, high = self._interval(method, value, features, inputs, half_samples)
+        return ScoreRow(name, text, value, low, high, spent)
 
     def _reduction(self, name: str, pca: int | str | None) -> tuple[Array, float]:
         """``features`` or ``reference_features``, reduced once, and the seconds that this took."""
@@ -224,7 +226,7 @@ class _Model:
             whole = self.features
             if name == "reference_features":
                 whole = features_of(self.given.reference_features, name, len(self.labels))
-            reduced = reduce(whole, fitting(pca, whole.shape[1]))
+            reduced = reduce(whole, clip_components(pca, whole.shape[1]))
             self._reductions[name, pca] = reduced, time.perf_counter() - start
         return self._reductions[name, pca]
 
@@ -240,7 +242,7 @@ class _Model:
 
     def _rotated(self, method: Method, features: Array) -> Array:
         """Features of at most N dimensions with the same inner products, where the score sees no difference."""
-        turns = method.scorer.name in ROTATED and method.options.get("metric") != "cityblock"
+        turns = method.scorer.name in ROTATION_INVARIANT and method.options.get("metric") != "cityblock"
         if not turns or features.shape[1] <= len(features):
             return features
         if method.pca not in self._turned:
@@ -248,12 +250,12 @@ class _Model:
         return self._turned[method.pca]
 
     def _interval(
-        self, method: Method, value: float, features: Array, inputs: Mapping[str, Any], halves: Halves
+        self, method: Method, value: float, features: Array, inputs: Mapping[str, Any], half_samples: HalfSamples
     ) -> tuple[float | None, float | None]:
-        if not halves.indices:
+        if not half_samples.indices:
             return None, None
         shared = resampler(method.scorer.name, features, self.labels, **inputs)
-        return halves.interval(value, shared or self._refit(method, self._rotated(method, features), inputs))
+        return half_samples.interval(value, shared or self._refit(method, self._rotated(method, features), inputs))
 
     def _refit(self, method: Method, features: Array, inputs: Mapping[str, Any]) -> Callable[[Array], float]:
         def of(half: Array) -> float:

@@ -1,4 +1,4 @@
-"""parc's stop on the tour."""
+"""The stop of parc on the tour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from PIL import Image
 
 from parc.ranking import Ranking, rank
-from parc.ranking.report import figure, table
 from plm_core import samples
 from plm_core.tools.tour import Tour
 
@@ -32,7 +31,7 @@ ranking.save("ranking.png")  # or .csv, .json, .md"""
 
 
 def export(images: Iterable[Image.Image], labels: Iterable[int], folder: Path) -> Path:
-    """Write images as PNG, one folder for each class."""
+    """Write images as PNG files, with one folder for each class, and return the folder."""
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / str(label) / f"{i:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,33 +39,36 @@ def export(images: Iterable[Image.Image], labels: Iterable[int], folder: Path) -
     return folder
 
 
-def ranking(tour: Tour) -> None:
-    """Which models suit handwritten digits: trained micro models of the hub and timm's test nets of random weights."""
+def choose_model(tour: Tour) -> None:
+    """Rank trained micro models and untrained test models of timm on handwritten digits."""
     tour.text(
-        "Fine-tuning every model to find the best is dear. A transferability score needs one forward pass over a few "
-        f"labelled images: here {BUDGET} handwritten digits in a folder for each class, on which the hub's micro "
-        "models, which were trained on digits or on drawn shapes, meet timm nets that were trained on nothing."
+        "To find the best model by fine-tuning all of them is expensive. A transferability score needs one forward "
+        f"pass over a few labelled images. Here these are {BUDGET} handwritten digits, in one folder for each class. "
+        "The micro models of this family were trained on digits or on drawn shapes. The test models of timm have "
+        "random weights."
     )
     tour.code(CODE)
     images, labels = samples.digits("heldout")
     with tempfile.TemporaryDirectory() as folder:
-        found = rank(export(images, labels.tolist(), Path(folder) / "digits"), MODELS, budget=BUDGET, cache=False)
-    _show(tour, found)
+        ranking = rank(export(images, labels.tolist(), Path(folder) / "digits"), MODELS, budget=BUDGET, cache=False)
+    _show(tour, ranking)
 
 
-def _show(tour: Tour, found: Ranking) -> None:
-    rows = [{name: row[name] for name in COLUMNS} for row in table(found)]
+def _show(tour: Tour, ranking: Ranking) -> None:
+    rows = [{name: row[name] for name in COLUMNS} for row in ranking.table()]
     if not any(row["problem"] for row in rows):
         rows = [{name: value for name, value in row.items() if name != "problem"} for row in rows]
     tour.table(rows)
-    picture = figure(found)
-    picture.suptitle(f"digits: {found.about['images']} images, {found.about['classes']} classes", fontsize=10)
+    picture = ranking.figure()
+    picture.suptitle(f"digits: {ranking.about['images']} images, {ranking.about['classes']} classes", fontsize=10)
     tour.figure(
-        picture, "Scores with intervals of 90 % over images. Scales differ: compare models, not methods or datasets."
+        picture,
+        "Scores with 90 % intervals over images. The scales differ: compare models, not methods or datasets.",
     )
     tour.text(
-        "That models which were trained on digits lead is no surprise and no proof. Scores are correlations with what "
-        "fine-tuning gives, far from 1, and the paper's own benchmark is predicted nearly as well by a model's "
-        "accuracy on other data. The package's README has the numbers; fine-tune the first few, not only the first."
+        "The models that were trained on digits lead, which is no surprise and no proof. Scores only correlate with "
+        "the results of fine-tuning, and the correlation is far from 1. In the paper's own benchmark, a model's "
+        "accuracy on other data predicts the results nearly as well. The README of parc has the numbers. Fine-tune "
+        "the first few models, not only the first."
     )
-    tour.fact("first of " + str(len(found.models)), found.models[0])
+    tour.fact("first of " + str(len(ranking.models)), ranking.models[0])

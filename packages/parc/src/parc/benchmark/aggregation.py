@@ -71,7 +71,7 @@ class Aggregate:
         if not len(self.resampled):
             return float("nan")
         ahead = self.resampled[:, self.methods.index(method)] - self.resampled[:, self.methods.index(over)]
-        if not metrics.metric(self.metric).higher_is_better:
+        if not metrics.find_metric(self.metric).higher_is_better:
             ahead = -ahead
         return float(np.mean(np.where(np.isnan(ahead), 0.5, (np.sign(ahead) + 1) / 2)))
 
@@ -122,7 +122,7 @@ def aggregate(
         InputError: A column is missing, not numeric or infinite; a transfer is unknown or twice in a run; nothing left.
         UnknownName: No such metric.
     """
-    judge = metrics.metric(metric)
+    judge = metrics.find_metric(metric)
     scored = read_scores(scores, oracle, methods, layers)
     values = capacity(scored, plasticity, plasticity_over) if plasticity else scored.scores
     kept = scored.truth > 0
@@ -150,7 +150,7 @@ def aggregate(
         raise InputError(f"constants {tuple(constants)} leave no two rows of one run together; nothing can be judged")
 
     resamples = _nanmean(np.stack(resampled_runs))
-    low, high = metrics.interval(resamples, level)
+    low, high = metrics.percentile_interval(resamples, level)
     ordered = [key for key in groups if key in found]
     return Aggregate(
         scored.methods,
@@ -186,7 +186,7 @@ def _draws(keys: Columns, constants: Sequence[str], resamples: int, seed: int) -
     varied = [name for name in KEY if name not in constants]
     of_row = list(zip(*(keys[name].tolist() for name in (varied if constants else KEY[:2])), strict=True))
     number = {unit: index for index, unit in enumerate(dict.fromkeys(of_row))}
-    draws = metrics.draw(len(number), resamples, seed) if resamples else np.ones((0, len(number)))
+    draws = metrics.draw_counts(len(number), resamples, seed) if resamples else np.ones((0, len(number)))
     return np.array([number[unit] for unit in of_row], np.intp), draws
 
 

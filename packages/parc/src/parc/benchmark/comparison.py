@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from parc.benchmark.aggregation import aggregate
-from parc.benchmark.metrics import metric as find_metric
-from parc.benchmark.oracle import Oracle, load, table
+from parc.benchmark.metrics import find_metric
+from parc.benchmark.oracle import Oracle, load_oracle, make_oracle
 from parc.benchmark.static_baselines import baselines
 from parc.benchmark.tables import KEY, Columns, columns
 from plm_core.errors import InputError
@@ -75,11 +75,11 @@ def _truth(scores: Any, oracle: Oracle | str | None, layers: Mapping[str, float]
         return oracle
     read = columns(scores)
     if "oracle" not in read:
-        return load()
+        return load_oracle()
     first = dict.fromkeys(zip(*(read[name].tolist() for name in (*KEY, "oracle")), strict=True))
     names = (*KEY, "oracle")
     rows = [dict(zip(names, values, strict=True)) for values in first if values[1] != values[2]]
-    return table(rows, layers=layers)
+    return make_oracle(rows, layers=layers)
 
 
 def _covered(static: Columns, scores: Any) -> Columns:

@@ -27,7 +27,7 @@ class Metric:
     """A metric by name.
 
     Attributes:
-        name: As in `metric`.
+        name: As in `find_metric`.
         counted: Function of scores [n], truth [n] and counts [B, n], giving [B].
         scale: What the benchmark multiplies it by; 100 for correlations and ratios, as the paper prints them.
         higher_is_better: False for regret only.
@@ -39,7 +39,7 @@ class Metric:
     higher_is_better: bool = True
 
 
-def metric(name: str) -> Metric:
+def find_metric(name: str) -> Metric:
     """Look a metric up: pearson, spearman, kendall, kendall-w, regret or rel@1, rel@3, ... (any count of models).
 
     Raises:
@@ -113,7 +113,7 @@ def bootstrap(
     Resamples on which the metric is undefined (all models tie) are left out.
 
     Args:
-        name: As in `metric`.
+        name: As in `find_metric`.
         scores: One score per model, [n].
         truth: Their true accuracies, [n].
         resamples: How many times n models are drawn with replacement.
@@ -124,12 +124,12 @@ def bootstrap(
         Low and high, unscaled; NaN when it is undefined everywhere.
     """
     x, y = _checked(scores, truth)
-    values = metric(name).counted(x, y, draw(len(x), resamples, seed))
-    low, high = interval(values[:, None], level)
+    values = find_metric(name).counted(x, y, draw_counts(len(x), resamples, seed))
+    low, high = percentile_interval(values[:, None], level)
     return float(low[0]), float(high[0])
 
 
-def draw(units: int, resamples: int, seed: int) -> Array:
+def draw_counts(units: int, resamples: int, seed: int) -> Array:
     """How often each of ``units`` is drawn in each resample, [resamples, units]; every row sums to ``units``."""
     if resamples < 1:
         raise InputError(f"resamples is {resamples}; 1 or more is allowed")
@@ -137,7 +137,7 @@ def draw(units: int, resamples: int, seed: int) -> Array:
     return rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
 
 
-def interval(values: Array, level: float) -> tuple[Array, Array]:
+def percentile_interval(values: Array, level: float) -> tuple[Array, Array]:
     """Ends of the percentile interval of each column of [B, M], NaN left out; NaN where a column has nothing else."""
     if not 0 < level < 1:
         raise InputError(f"level is {level}; a share between 0 and 1 is needed")

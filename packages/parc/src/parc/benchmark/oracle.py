@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parc.benchmark.tables import KEY, columns, numbers
+from parc.facts import LAYERS
 from plm_core.errors import InputError
 
 BANKS = ("controlled", "all")
 
-# Depth of the benchmark's architectures, classes and images of its datasets, as the published heuristics use them.
-LAYERS = {"resnet50": 50, "resnet18": 18, "googlenet": 22, "alexnet": 8, "resnet101": 101}
+# Classes and images of the benchmark's datasets, as the published heuristics use them.
 CLASSES = {
     "nabird": 555,
     "oxford_pets": 37,
@@ -85,7 +85,7 @@ class Oracle:
         return list(zip(self.architecture.tolist(), self.source.tolist(), self.target.tolist(), strict=True))
 
 
-def load(bank: str = "controlled", failed: bool = False, multilabel: bool | None = None) -> Oracle:
+def load_oracle(bank: str = "controlled", failed: bool = False, multilabel: bool | None = None) -> Oracle:
     """One of the paper's oracle tables, rows in the order of its file.
 
     Args:
@@ -101,14 +101,14 @@ def load(bank: str = "controlled", failed: bool = False, multilabel: bool | None
     if bank not in BANKS:
         raise InputError(f"bank is {bank!r}; {' and '.join(map(repr, BANKS))} are allowed")
     text = (files("parc") / "data" / f"{bank}.csv").read_text(encoding="utf-8")
-    oracle = table(list(csv.DictReader(text.splitlines())), layers=LAYERS, images=IMAGES, classes=CLASSES)
+    oracle = make_oracle(list(csv.DictReader(text.splitlines())), layers=LAYERS, images=IMAGES, classes=CLASSES)
     oracle.accuracy[np.isin(oracle.source, FAILED) | (oracle.accuracy <= 0)] = -1
     if not (bank == "all" if multilabel is None else multilabel):
         oracle = oracle.where(~np.isin(oracle.target, MULTILABEL))
     return oracle if failed else oracle.kept()
 
 
-def table(
+def make_oracle(
     rows: Any,
     layers: Mapping[str, float] | None = None,
     images: Mapping[str, float] | None = None,

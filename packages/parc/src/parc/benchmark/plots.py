@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parc.benchmark.aggregation import Aggregate
-from parc.benchmark.metrics import metric, pearson
+from parc.benchmark.metrics import find_metric, pearson
 from parc.benchmark.oracle import Oracle
 from parc.benchmark.scoretable import read_scores
 from parc.benchmark.tables import KEY, Columns
@@ -65,7 +65,7 @@ def _intervals(results: list[Aggregate], title: str) -> Figure:
         for m, method in enumerate(result.methods)
         if not np.isnan(result.mean[m])  # a row without a value has no place on the axis
     ]
-    rows.sort(key=lambda row: row[0], reverse=not metric(results[0].metric).higher_is_better)
+    rows.sort(key=lambda row: row[0], reverse=not find_metric(results[0].metric).higher_is_better)
     figure = _figure(7, 1.2 + 0.28 * len(rows))
     axes = figure.add_subplot()
     for place, (mean, low, high, _, colour) in enumerate(rows):

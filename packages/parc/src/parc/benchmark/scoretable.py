@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.benchmark.oracle import LAYERS, Oracle, load
-from parc.benchmark.static_baselines import looked_up
-from parc.benchmark.tables import KEY, Columns, columns, numbers
+from parc.benchmark.oracle import Oracle, load_oracle
+from parc.benchmark.tables import KEY, Columns, columns, looked_up, numbers
+from parc.facts import LAYERS
 from plm_core.errors import InputError
 
 Array = NDArray[np.float64]
@@ -87,15 +87,17 @@ def read_scores(
     if not names:
         raise InputError("scores has no column besides its keys; one per method is needed")
 
-    bank = None if own else load(oracle or "controlled", failed=True) if not isinstance(oracle, Oracle) else oracle
+    truths: Oracle | None = None
+    if not own:
+        truths = oracle if isinstance(oracle, Oracle) else load_oracle(oracle or "controlled", failed=True)
     transfers = read["source"].astype(str) != read["target"].astype(str)
     keys = {name: read[name].astype(str)[transfers] for name in KEY}
     runs = read["run"][transfers] if "run" in read else np.zeros(len(keys["target"]), np.int64)
-    truth = numbers("oracle", read["oracle"])[transfers] if bank is None else _joined(keys, bank)
+    truth = numbers("oracle", read["oracle"])[transfers] if truths is None else _joined(keys, truths)
     _check_unique(keys, runs)
     values = np.stack([_finite(name, numbers(name, read[name])[transfers]) for name in names], axis=1)
     missing = np.isnan(values)
-    depth = layers or (bank.layers if bank else None) or LAYERS
+    depth = layers or (truths.layers if truths else None) or LAYERS
     return ScoreTable(keys, runs, names, np.where(missing, 0.0, values), truth, missing.sum(0), depth)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.benchmark.oracle import Oracle, load
-from parc.benchmark.tables import Columns
+from parc.benchmark.oracle import Oracle, load_oracle
+from parc.benchmark.tables import Columns, looked_up
 from plm_core.errors import InputError
 
 Array = NDArray[np.float64]
@@ -45,7 +45,7 @@ def baselines(oracle: Oracle | str = "controlled", **facts: Mapping[str, float])
     Raises:
         InputError: A fact lacks an architecture, or takes a name that is in use.
     """
-    kept = (load(oracle) if isinstance(oracle, str) else oracle).kept()
+    kept = (load_oracle(oracle) if isinstance(oracle, str) else oracle).kept()
     if not len(kept):
         raise InputError("the oracle has no transfer with an accuracy above 0")
     rows = _static(kept)
@@ -152,14 +152,3 @@ def other_targets(oracle: Oracle) -> Array:
         total[model] = (before + value, count + 1)
     others = [(total[model][0] - own, total[model][1] - 1) for model, own in zip(models, z, strict=True)]
     return np.array([rest / count if count else 0.0 for rest, count in others])
-
-
-def looked_up(fact: str, values: Mapping[str, float], names: NDArray[Any]) -> Array:
-    """A number for each name, float64 [N].
-
-    Raises:
-        InputError: A name that the mapping lacks.
-    """
-    if lacking := sorted(set(names.tolist()) - set(values)):
-        raise InputError(f"{fact} has no entry for {', '.join(lacking)}; it has {', '.join(map(str, values))}")
-    return np.array([values[name] for name in names.tolist()], np.float64)

@@ -47,6 +47,17 @@ def numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
         raise InputError(f"column {name!r} is not numeric ({str(e).splitlines()[0]})") from e
 
 
+def looked_up(fact: str, values: Mapping[str, float], names: NDArray[Any]) -> NDArray[np.float64]:
+    """A number for each name, float64 [N].
+
+    Raises:
+        InputError: A name that the mapping lacks.
+    """
+    if lacking := sorted(set(names.tolist()) - set(values)):
+        raise InputError(f"{fact} has no entry for {', '.join(lacking)}; it has {', '.join(map(str, values))}")
+    return np.array([values[name] for name in names.tolist()], np.float64)
+
+
 def _plain(name: Any) -> str:
     plain = str(name).lower().replace("dataset", "").strip(" _")
     if plain == "accuracy":

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from parc.mini.models import ARCHITECTURES
-from parc.mini.protocol import BANK, METHODS, PROBE, RUNS, Micro, reference, source_task, target, train, truth
+from parc.mini.protocol import METHODS, MODELS, PROBE, RUNS, Micro, reference, source_task, target, train, truth
 from parc.mini.report import report
 from parc.mini.tasks import TARGETS
-from parc.probe import sample_probe
+from parc.sampling import sample_probe
 from parc.scoring import Features, score_bank
 from plm_core import weights
 from plm_core.utils.files import write_text
@@ -68,7 +68,7 @@ def make_truth(out: Path) -> None:
     """Fine-tune every model on every target that ``truth.csv`` lacks."""
     rows = read(out / "truth.csv")
     done = {(row["model"], row["target"]) for row in rows}
-    cells = [(micro, name) for micro in BANK for name in TARGETS if (micro.name, name) not in done]
+    cells = [(micro, name) for micro in MODELS for name in TARGETS if (micro.name, name) not in done]
     model, held = None, None
     for micro, name in track(cells, "fine-tuning", len(cells)):
         if held != micro or model is None:
@@ -101,7 +101,7 @@ def score_rows(
 
 def make_scores(out: Path) -> None:
     """Score every model on the probes of every target; minutes, so from the start each time."""
-    models = {micro.name: source_model(micro, out / "models") for micro in BANK}
+    models = {micro.name: source_model(micro, out / "models") for micro in MODELS}
     rows: dict[int, list[dict[str, str]]] = {run: [] for run in RUNS}
     for name in track(TARGETS, "scores", len(TARGETS)):
         beside = reference(name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from parc.mini.models import ARCHITECTURES, finetune, train_source
 from parc.mini.tasks import SOURCES, TARGETS, Task
-from parc.probe import sample_probe
+from parc.sampling import sample_probe
 
 WIDTHS = (32, 64)
 SOURCE_EPOCHS, SOURCE_LR = 20, 2e-3
@@ -59,7 +59,7 @@ class Micro:
         return f"{self.architecture}-{self.width}/{self.source}"
 
 
-BANK = [Micro(a, w, s) for s in SOURCES for a in ARCHITECTURES for w in WIDTHS]
+MODELS = [Micro(a, w, s) for s in SOURCES for a in ARCHITECTURES for w in WIDTHS]
 
 
 @dataclass(frozen=True)

@@ -135,12 +135,12 @@ def summary(tables: Tables, metric: str = "pearson", seed: int = 0) -> list[Resu
 
     Args:
         tables: From `load`.
-        metric: As `parc.benchmark.metrics.metric` knows it.
+        metric: As `parc.benchmark.metrics.find_metric` knows it.
         seed: Of the bootstrap.
     """
-    judge = metrics.metric(metric)
+    judge = metrics.find_metric(metric)
     sources = tables.sources
-    drawn = metrics.draw(int(sources.max()) + 1, RESAMPLES, seed)[:, sources]
+    drawn = metrics.draw_counts(int(sources.max()) + 1, RESAMPLES, seed)[:, sources]
     counts = np.concatenate([np.ones((1, len(sources))), drawn])
     static = baselines(tables)
     values = {name: _values(scores, tables, judge, counts) for name, scores in {**tables.scores, **static}.items()}
@@ -160,7 +160,7 @@ def _result(name: str, baseline: bool, values: Array, sign: int, rivals: Array) 
     whole, resampled = values[:, :, 0], _resampled(values)
     by_run, by_target = whole.mean(1), tuple(float(value) for value in whole.mean(0))
     mean = float(by_run.mean())
-    low, high = metrics.interval((mean + resampled - np.mean(resampled))[:, None], LEVEL)
+    low, high = metrics.percentile_interval((mean + resampled - np.mean(resampled))[:, None], LEVEL)
     ahead = 50 + 50 * float(np.mean(np.sign(rivals - sign * resampled)))
     return Result(name, baseline, mean, float(low[0]), float(high[0]), ahead, float(by_run.std()), by_target)
 

@@ -1,5 +1,44 @@
-"""A bank of models ranked on a dataset."""
+"""Rank models by how well they suit a dataset.
 
-from parc.ranking.run import METHODS, Interrupted, RankedRow, Ranking, rank
+    run.py            `rank` and its core, `rank_models`
+    settings.py       the settings of a ranking
+    datasets/         labelled images from a folder, an npz file or Hugging Face datasets
+    probes.py         the few images of a dataset that the models are run on
+    candidates.py     the models to rank: from patterns to names, from names to models
+    extraction.py     features and class probabilities of a probe
+    cache.py          features on disk
+    evaluation.py     one model, from its weights to its scores
+    outcomes.py       the scores of one model, and the rows that all outcomes make
+    results.py        the ranking
+    report.py         a ranking as a table, as text files and as a picture
+    ray_backend.py    the same work on a Ray cluster
+    progress_bars.py  progress on the terminal
 
-__all__ = ["METHODS", "Interrupted", "RankedRow", "Ranking", "rank"]
+The names below are imported when they are first used, so that the command line can read the settings' defaults without
+loading NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plm_core.utils.lazy import attributes
+
+if TYPE_CHECKING:
+    from parc.ranking.outcomes import RankedRow
+    from parc.ranking.results import Interrupted, Ranking
+    from parc.ranking.run import rank, rank_models
+    from parc.ranking.settings import Settings
+
+_LAZY = {
+    "Interrupted": "parc.ranking.results",
+    "RankedRow": "parc.ranking.outcomes",
+    "Ranking": "parc.ranking.results",
+    "Settings": "parc.ranking.settings",
+    "rank": "parc.ranking.run",
+    "rank_models": "parc.ranking.run",
+}
+
+__all__ = ["Interrupted", "RankedRow", "Ranking", "Settings", "rank", "rank_models"]
+
+__getattr__, __dir__ = attributes(__name__, "parc", _LAZY)

@@ -1,7 +1,8 @@
 """Features on disk: one safetensors file per model, preprocessing and probe, shared by processes.
 
-A file is written whole or not at all, and holds a digest of its contents. Whoever computes an entry holds its lock, and
-others wait for it. A cache that cannot be written is said once and done without.
+A file is written completely or not at all, and holds a digest of its contents. The process that computes an entry holds
+its lock, and other processes wait for it. If the cache cannot be written, one warning says so and the ranking goes on
+without it.
 """
 
 from __future__ import annotations
@@ -28,75 +29,74 @@ FORMAT = "1"
 
 
 class CorruptEntry(ValueError):
-    """A file of the cache that is not what was written, or not for this probe."""
+    """A file of the cache is damaged, or belongs to another probe."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """What features depend on."""
+    """Everything that features depend on: digests of the weights, the preprocessing and the probe, and the run."""
 
     weights: str
-    transform: str
+    preprocess: str
     dataset: str
     run: int
 
     @property
     def path(self) -> Path:
-        """Where in the cache they lie."""
-        return Path("features", self.weights[:32], self.transform[:16], f"{self.dataset[:16]}-{self.run}.safetensors")
+        """Path of the file, relative to the root of the cache."""
+        return Path("features", self.weights[:32], self.preprocess[:16], f"{self.dataset[:16]}-{self.run}.safetensors")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Features, and where they are from."""
+class CacheEntry:
+    """Features and their cost."""
 
     features: Features
     seconds: float
-    """What it took to compute them, here or by whoever wrote them."""
-    found: bool
-    """Whether they were there already."""
+    """Time it took to compute the features, in this process or in the one that wrote the entry."""
+    cached: bool
+    """Whether the features came from the cache."""
 
 
 class Cache:
     """Features by key.
 
     Args:
-        root: The folder; ``plm_core.utils.files.cache_dir("parc")`` when None.
+        root: Folder of the cache; None for ``plm_core.utils.files.cache_dir("parc")``.
         enabled: False to neither read nor write.
     """
 
     def __init__(self, root: str | Path | None = None, enabled: bool = True) -> None:
         self.enabled = enabled
         self.root = Path(root) if root is not None else Path()
-        self._said = threading.Event()
+        self._warned = threading.Event()
         if enabled and root is None:
             try:
                 self.root = cache_dir("parc")
             except OSError as e:
                 self.enabled = False
-                self._give_up(e)
+                self._warn(e)
 
-    def get(self, key: Key, labels: NDArray[np.int64], compute: Callable[[], Features]) -> Entry:
-        """The entry of ``key``, computed by whichever process comes first.
+    def get(self, key: Key, labels: NDArray[np.int64], compute: Callable[[], Features]) -> CacheEntry:
+        """Return the entry of a key. The first process that needs it computes it.
 
         Args:
-            key: What the features depend on.
-            labels: Of the probe; kept in the entry, so that it can be used without the data set.
-            compute: Called when there is no entry, or none that can be read.
-
+            key: Everything that the features depend on.
+            labels: Labels of the probe. They are stored too, so that the entry can be used without the dataset.
+            compute: Called if there is no entry, or none that can be read.
         """
         if not self.enabled:
-            return _timed(compute)
+            return _computed(compute)
         path = self.root / key.path
-        if (found := self._read(path, labels)) is not None:
-            return found
+        if (entry := self._read(path, labels)) is not None:
+            return entry
         lock = self._lock(path)
         try:
-            if (found := self._read(path, labels, quiet=True)) is not None:  # another process has just written it
-                return found
-            computed = _timed(compute)
-            self._write(path, computed, labels)
-            return computed
+            if (entry := self._read(path, labels, quiet=True)) is not None:  # another process has just written it
+                return entry
+            entry = _computed(compute)
+            self._write(path, entry, labels)
+            return entry
         finally:
             if lock is not None:
                 lock.release()
@@ -111,13 +111,13 @@ class Cache:
                 _log.warning("another process computes %s; waiting for it", path)
                 lock.acquire()
         except (OSError, NotImplementedError) as e:  # NotImplementedError: a file system without locks
-            self._give_up(e)
+            self._warn(e)
             return None
         return lock
 
-    def _read(self, path: Path, labels: NDArray[np.int64], quiet: bool = False) -> Entry | None:
+    def _read(self, path: Path, labels: NDArray[np.int64], quiet: bool = False) -> CacheEntry | None:
         try:
-            return read(path, labels)
+            return read_entry(path, labels)
         except FileNotFoundError:
             return None
         except (CorruptEntry, OSError) as e:
@@ -125,51 +125,52 @@ class Cache:
                 _log.warning("cache entry %s cannot be used (%s); computing it again", path, e)
             return None
 
-    def _write(self, path: Path, entry: Entry, labels: NDArray[np.int64]) -> None:
+    def _write(self, path: Path, entry: CacheEntry, labels: NDArray[np.int64]) -> None:
         try:
-            for left in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed: the lock is ours
-                left.unlink(missing_ok=True)
-            write(path, entry, labels)
+            for part in path.parent.glob(f".{path.name}.*.part"):  # left by a killed process, since the lock is ours
+                part.unlink(missing_ok=True)
+            write_entry(path, entry, labels)
         except OSError as e:  # a FileError is one
-            self._give_up(e)
+            self._warn(e)
 
-    def _give_up(self, error: Exception) -> None:
-        if not self._said.is_set():
-            self._said.set()
+    def _warn(self, error: Exception) -> None:
+        if not self._warned.is_set():
+            self._warned.set()
             _log.warning("features are not kept, so nothing can be resumed: %s", error)
 
 
-def _timed(compute: Callable[[], Features]) -> Entry:
+def _computed(compute: Callable[[], Features]) -> CacheEntry:
     start = time.perf_counter()
     features = compute()
-    return Entry(features, time.perf_counter() - start, found=False)
+    return CacheEntry(features, time.perf_counter() - start, cached=False)
 
 
-def read(path: Path, labels: NDArray[np.int64]) -> Entry:
+def read_entry(path: Path, labels: NDArray[np.int64]) -> CacheEntry:
     """Read and check an entry.
 
     Raises:
-        FileNotFoundError: There is none.
-        CorruptEntry: It is damaged, of another format, or of another probe.
+        FileNotFoundError: There is no such file.
+        CorruptEntry: The file is damaged, has another format, or belongs to another probe.
     """
     try:
         with safe_open(path, "numpy") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as e:
         raise CorruptEntry(str(e)) from e
-    if about.get("sha256") != _digest(tensors):
+    if metadata.get("sha256") != _digest(tensors):
         raise CorruptEntry("its digest does not match")
     if not np.array_equal(tensors["y"], labels):
         raise CorruptEntry("its labels are others")
-    return Entry(Features(tensors["features"], tensors.get("probs")), float(about["seconds"]), found=True)
+    features = Features(tensors["features"], tensors.get("probs"))
+    return CacheEntry(features, float(metadata["seconds"]), cached=True)
 
 
-def write(path: Path, entry: Entry, labels: NDArray[np.int64]) -> None:
-    """Write an entry, whole or not at all.
+def write_entry(path: Path, entry: CacheEntry, labels: NDArray[np.int64]) -> None:
+    """Write an entry completely or not at all.
 
     Raises:
-        FileError: It cannot be written.
+        FileError: The file cannot be written.
     """
     tensors = {"features": entry.features.features, "y": labels}
     if entry.features.probs is not None:
@@ -181,8 +182,8 @@ def write(path: Path, entry: Entry, labels: NDArray[np.int64]) -> None:
 
 
 def _digest(tensors: dict[str, NDArray[np.generic]]) -> str:
-    whole = hashlib.sha256(f"{FORMAT}\n".encode())
+    digest = hashlib.sha256(f"{FORMAT}\n".encode())
     for name, tensor in sorted(tensors.items()):
-        whole.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
-        whole.update(np.ascontiguousarray(tensor).tobytes())
-    return whole.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Which models to rank: patterns over timm's names and the hub's, repositories and folders."""
+"""The models to rank: patterns become names, names become models."""
 
 from __future__ import annotations
 
@@ -8,77 +8,77 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from parc.facts import facts_of
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.utils.near_misses import miss
 from plm_core.utils.text import natural_key
 
 _log = logging.getLogger("parc")
-WILD = frozenset("*?[")
+WILDCARDS = frozenset("*?[")
 RANDOM = "random:"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be made."""
+    """A model to rank, not yet loaded."""
 
     name: str
-    """As `plm_core.create_model` takes it; with its tag where it has one."""
+    """The name for `plm_core.create_model`, with its tag if it has one."""
     pretrained: bool = True
 
     def __str__(self) -> str:
         return self.name if self.pretrained else RANDOM + self.name
 
 
-def expand(patterns: Iterable[str], pretrained: bool = True) -> list[Candidate]:
-    """The models that patterns name, each once, in the order of the patterns.
+def expand_patterns(patterns: Iterable[str], pretrained: bool = True) -> list[Candidate]:
+    """Return the models that match the patterns, each once, in the order of the patterns.
 
     Args:
-        patterns: ``resnet*`` (each architecture with its default weights), ``resnet50.*`` (each set of weights of
-            one), ``name``, ``name.tag``, ``hf-hub:org/name``, ``org/name``, ``local-dir:path``; with ``random:``
-            before it, random weights.
-        pretrained: False for random weights throughout.
+        patterns: ``resnet*`` (each architecture with its default weights), ``resnet50.*`` (one architecture with all
+            of its weights), ``name``, ``name.tag``, ``hf-hub:org/name``, ``org/name`` or ``local-dir:path``. The prefix
+            ``random:`` stands for random weights.
+        pretrained: False to give every model random weights.
 
     Raises:
-        UnknownName: A pattern matches nothing; says what is near.
-        InputError: No pattern.
+        UnknownName: A pattern matches nothing. The message names similar models.
+        InputError: There is no pattern.
     """
-    found: dict[Candidate, None] = {}
+    candidates: dict[Candidate, None] = {}
     for pattern in patterns:
-        text, trained = pattern.strip(), pretrained
+        text, with_weights = pattern.strip(), pretrained
         if text.startswith(RANDOM):
-            text, trained = text.removeprefix(RANDOM), False
+            text, with_weights = text.removeprefix(RANDOM), False
         if not text:
             raise InputError(f"models has {pattern!r}; a name or a pattern as 'resnet*' is allowed")
-        found |= dict.fromkeys(Candidate(name, trained) for name in _names(text, trained))
-    if not found:
+        candidates |= dict.fromkeys(Candidate(name, with_weights) for name in _names(text, with_weights))
+    if not candidates:
         raise InputError("models is empty; at least one name or pattern as 'resnet*' is needed")
-    return list(found)
+    return list(candidates)
 
 
 def _names(text: str, pretrained: bool) -> list[str]:
+    """Return the names of the models that match a name or pattern."""
     if ":" in text or "/" in text:
         return [text]
-    if not WILD & set(text):
-        return [_full(text)] if pretrained else [_known(text)]
-    tagged, known = _tables()
-    names = sorted(known, key=natural_key)
-    if not pretrained:
-        matched = [name for name in names if fnmatchcase(name, text)]
-    elif "." in text:
+    if not WILDCARDS & set(text):
+        return [_with_tag(text)] if pretrained else [_existing(text)]
+    tagged, architectures = _tables()
+    matched = sorted((name for name in architectures if fnmatchcase(name, text)), key=natural_key)
+    if pretrained and "." in text:
         matched = sorted(
-            (name for tags in tagged.values() for name in tags if fnmatchcase(name, text)), key=natural_key
+            (name for names in tagged.values() for name in names if fnmatchcase(name, text)), key=natural_key
         )
-    else:
-        architectures = [name for name in names if fnmatchcase(name, text)]
-        matched = [_default(name) for name in architectures if name in tagged]
-        _say_skipped(text, architectures, matched)
+    elif pretrained:
+        with_weights = [_with_default_tag(name) for name in matched if name in tagged]
+        _report_skipped(text, len(matched), len(with_weights))
+        matched = with_weights
     if not matched:
-        raise UnknownName(miss("model matching", text, known))
+        raise UnknownName(miss("model matching", text, architectures))
     return matched
 
 
 def _tables() -> tuple[dict[str, list[str]], list[str]]:
-    """Of each architecture the names of its sets of weights, and all architectures."""
+    """Return the tagged names of each architecture that has weights, and all architectures."""
     from plm_core.models import list_models
 
     tagged: dict[str, list[str]] = {}
@@ -87,20 +87,19 @@ def _tables() -> tuple[dict[str, list[str]], list[str]]:
     return tagged, list_models()
 
 
-def _say_skipped(text: str, architectures: list[str], matched: list[str]) -> None:
-    bare = len(architectures) - len(matched)
-    if architectures and not matched:
+def _report_skipped(pattern: str, matched: int, with_weights: int) -> None:
+    """Warn that some models have no weights and are left out, or raise if no model has weights."""
+    skipped = matched - with_weights
+    if matched and not with_weights:
         raise UnknownName(
-            f"none of the {bare} models that match {text!r} has weights; {RANDOM}{text} makes them random"
+            f"none of the {skipped} models that match {pattern!r} has weights; {RANDOM}{pattern} makes them random"
         )
-    if bare:
-        _log.warning(
-            "%d of the %d models that match %r have no weights and are left out", bare, len(architectures), text
-        )
+    if skipped:
+        _log.warning("%d of the %d models that match %r have no weights and are left out", skipped, matched, pattern)
 
 
-def _known(name: str) -> str:
-    """``name``, if there is such a model."""
+def _existing(name: str) -> str:
+    """Return ``name``, or raise if there is no such model."""
     from timm.models import is_model
 
     from plm_core.models import list_models
@@ -110,31 +109,31 @@ def _known(name: str) -> str:
     return name
 
 
-def _full(name: str) -> str:
-    """A known ``name`` with a tag, its own or that of the weights it gets when it is made pretrained."""
+def _with_tag(name: str) -> str:
+    """Return a name with its own tag, or with that of its default weights."""
     from plm_core.models import list_models
 
-    if "." not in _known(name):
-        return _default(name)
-    if name not in (tags := list_models(f"{name.partition('.')[0]}.*", include_tags=True)):
-        raise UnknownName(miss("model", name, tags))
+    if "." not in _existing(name):
+        return _with_default_tag(name)
+    if name not in (tagged := list_models(f"{name.partition('.')[0]}.*", include_tags=True)):
+        raise UnknownName(miss("model", name, tagged))
     return name
 
 
-def _default(name: str) -> str:
-    """``resnet18`` -> ``resnet18.a1_in1k``; the name as it is, if there are no weights."""
+def _with_default_tag(name: str) -> str:
+    """Return ``resnet18.a1_in1k`` for ``resnet18``, or the name unchanged if there are no weights."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name, allow_unregistered=True)
     return f"{name}.{config.tag}" if config is not None and config.has_weights and config.tag else name
 
 
-def make(candidate: Candidate) -> Any:
-    """The model, in eval mode. Random weights are the same each time, so that they can be found in the cache.
+def make_model(candidate: Candidate) -> Any:
+    """Create a model in eval mode. Random weights are always the same, so the cache has their features too.
 
     Raises:
-        PlmError: As `plm_core.create_model`.
-        NotSupported: The model has no weights.
+        PlmError: An error of `plm_core.create_model`.
+        NotSupported: There are no weights for the model.
     """
     import torch
 
@@ -152,7 +151,7 @@ def make(candidate: Candidate) -> Any:
 
 
 def has_trained_head(model: Any, candidate: Candidate) -> bool:
-    """Whether the model's probabilities mean something: trained weights, and a classifier among them."""
+    """Whether the model's class probabilities mean something: its weights, the classifier included, were trained."""
     from plm_core.timm_bridge.checkpoint import pretrained_entry
 
     if not candidate.pretrained or not getattr(model, "num_classes", 0):
@@ -165,10 +164,8 @@ def has_trained_head(model: Any, candidate: Candidate) -> bool:
 
 
 def size_of(candidate: Candidate) -> int:
-    """Number of parameters, without loading any; 0 where that cannot be told."""
-    from parc.facts import facts_of
-
+    """Return the number of parameters without loading any, or 0 if it is unknown."""
     try:
         return facts_of(candidate.name).params
-    except Exception:  # it says why when it is really made
+    except Exception:  # the reason is reported when the model is created
         return 0

@@ -1,62 +1,27 @@
-"""One model of a bank on the probes: made, run, scored. The unit of work that is done here or on a cluster."""
+"""One model of a ranking: load it, extract its features on every probe, score them.
+
+This is the unit of work that runs in this process or on a Ray cluster.
+"""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from parc.facts import Facts, fact_score, facts_of
-from parc.ranking.cache import Cache, Entry, Key
-from parc.ranking.candidates import Candidate, has_trained_head, make
-from parc.ranking.datasets import Probe
-from parc.scoring import Features, Row, score_bank
+from parc.ranking.cache import Cache, CacheEntry, Key
+from parc.ranking.candidates import Candidate, has_trained_head, make_model
+from parc.ranking.messages import first_line
+from parc.ranking.outcomes import Outcome
+from parc.ranking.probes import Probe
+from parc.ranking.settings import Settings
+from parc.scoring import Features, ScoreRow, score_bank
 from plm_core.errors import PlmError
 
 _log = logging.getLogger("parc")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is the same for every model of a ranking."""
-
-    methods: tuple[str, ...]
-    """Scores of features, as ``knn:k=5``."""
-    statics: tuple[str, ...] = ()
-    """Facts of a model that serve as a score, such as its number of parameters."""
-    images: int | None = None
-    """In the whole dataset, for the heuristic."""
-    imagenet_csv: Path | None = None
-    pca: int | str | None = 32
-    bootstraps: int = 20
-    device: str = "auto"
-    dtype: str = "fp32"
-    batch: int = 32
-    workers: int | None = None
-    cache: bool = True
-    cache_root: Path | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a model."""
-
-    model: str
-    params: int = 0
-    scores: dict[str, list[Row]] = field(default_factory=dict)
-    """Of each method a row per run."""
-    seconds: float = 0.0
-    """To extract its features, now or when the cache got them."""
-    found: bool = False
-    """Whether all features were in the cache."""
-    error: str = ""
-    """Why there are no scores."""
-    notes: tuple[str, ...] = ()
-    """What scores warned of."""
 
 
 def evaluate(
@@ -66,27 +31,27 @@ def evaluate(
     references: Sequence[Any] | None = None,
     advance: Callable[[int], None] = lambda images: None,
 ) -> Outcome:
-    """Make a model, extract the features of every probe, and score them; what fails is told in the outcome.
+    """Load a model, extract its features on every probe, and score them. A failure becomes the outcome's error.
 
     Args:
         candidate: The model.
-        probes: One for each run.
-        settings: Methods and how to run.
-        references: For each run the features of a model that was trained on the data, for RSA and DDS.
-        advance: Called with the number of images that are done.
+        probes: One probe per run.
+        settings: The settings of the ranking.
+        references: For each probe the features of a model that was trained on the dataset, for rsa and dds.
+        advance: Called with a number of images when so many are done.
     """
     try:
         return _evaluate(candidate, probes, settings, references, advance)
-    except Exception as e:  # one model of a bank may fail in any way; none may stop the others
+    except Exception as e:  # one model may fail in any way, and the others must not suffer from it
         _log.debug("%s failed", candidate, exc_info=True)
-        return Outcome(str(candidate), error=one_line(e))
+        return Outcome(str(candidate), error=_one_line(e))
 
 
-def one_line(error: BaseException) -> str:
-    """What is worth knowing of an error, in a line."""
-    lines = str(error).strip().splitlines()
-    known = type(error).__module__.startswith(("plm_core", "parc"))
-    return lines[0] if known and lines else ": ".join([type(error).__name__, *lines[:1]])
+def _one_line(error: Exception) -> str:
+    """Return the first line of an error, with the name of its type unless the error is one of plm-core's."""
+    if isinstance(error, PlmError) or not str(error).strip():
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _evaluate(
@@ -96,14 +61,16 @@ def _evaluate(
     references: Sequence[Any] | None,
     advance: Callable[[int], None],
 ) -> Outcome:
-    model = make(candidate) if settings.methods else None
+    model = make_model(candidate) if settings.score_methods else None
     facts = _facts(candidate, model, settings)
-    scores = {method: [_static(str(candidate), method, facts, settings)] for method in settings.statics}
-    entries: list[Entry] = []
+    scores = {
+        method: [_fact_row(str(candidate), method, facts, probes[0].dataset_size)] for method in settings.fact_methods
+    }
+    entries: list[CacheEntry] = []
     caught: list[warnings.WarningMessage] = []
     if model is not None:
-        entries = entries_of(candidate, model, probes, settings, advance)
-        del model
+        entries = cached_features(candidate, model, probes, settings, advance)
+        del model  # frees its memory before the scores need some
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for i, (probe, entry) in enumerate(zip(probes, entries, strict=True)):
@@ -115,66 +82,62 @@ def _evaluate(
         facts.params,
         scores,
         seconds=sum(entry.seconds for entry in entries),
-        found=bool(entries) and all(entry.found for entry in entries),
+        cached=bool(entries) and all(entry.cached for entry in entries),
         notes=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
     )
 
 
 def _facts(candidate: Candidate, model: Any, settings: Settings) -> Facts:
-    """What is known of the model beforehand; of random weights, that they were trained on nothing."""
-    if model is None:  # no need of weights
-        known = facts_of(candidate.name, imagenet_csv=settings.imagenet_csv)
+    """Return the facts about a model. Random weights have no accuracy and no training images."""
+    if model is None:  # the name is enough, no weights are needed
+        facts = facts_of(candidate.name, imagenet_csv=settings.imagenet_csv)
     else:
-        known = facts_of(model, candidate.name, settings.imagenet_csv)
-    return known if candidate.pretrained else replace(known, imagenet_top1=None, images=None)
+        facts = facts_of(model, candidate.name, settings.imagenet_csv)
+    return facts if candidate.pretrained else replace(facts, imagenet_top1=None, images=None)
 
 
-def _static(model: str, method: str, facts: Facts, settings: Settings) -> Row:
+def _fact_row(model: str, method: str, facts: Facts, dataset_size: int) -> ScoreRow:
     try:
-        score, error = fact_score(method, facts, settings.images), None
+        score, error = fact_score(method, facts, dataset_size), None
     except PlmError as e:
         score, error = None, str(e)
-    return Row(model, method, score, None, None, 0.0, error)
+    return ScoreRow(model, method, score, None, None, 0.0, error)
 
 
-def entries_of(
+def cached_features(
     candidate: Candidate,
     model: Any,
     probes: Sequence[Probe],
     settings: Settings,
     advance: Callable[[int], None] = lambda images: None,
-) -> list[Entry]:
-    """Features of every probe, from the cache or from the model."""
-    from parc.ranking.extraction import extract, transform_digest, weights_digest
-    from plm_core.utils.devices import pick_device
+) -> list[CacheEntry]:
+    """Return the features of a model on every probe, from the cache or from a forward pass."""
+    from parc.ranking.extraction import extract, preprocess_digest, weights_digest
 
-    cache = Cache(settings.cache_root, settings.cache)
-    weights, transform = (weights_digest(model), transform_digest(model, settings.dtype)) if cache.enabled else ("", "")
-    device = pick_device(settings.device)
-    run = partial(
-        extract,
-        head=has_trained_head(model, candidate),
-        device=device,
-        dtype=settings.dtype,
-        batch=settings.batch,
-        workers=settings.workers,
-        advance=advance,
-    )
+    cache = Cache(enabled=settings.cache)
+    weights, preprocess = "", ""
+    if cache.enabled:
+        weights, preprocess = weights_digest(model), preprocess_digest(model, settings.dtype)
+    head = has_trained_head(model, candidate)
     entries = []
     for probe in probes:
-        key = Key(weights, transform, probe.digest, probe.run)
-        entry = cache.get(key, probe.labels, lambda probe=probe: run(model.to(device), probe))  # type: ignore[misc]
-        if entry.found:
+        key = Key(weights, preprocess, probe.digest, probe.run)
+        entry = cache.get(
+            key,
+            probe.labels,
+            lambda probe=probe: extract(model, probe, settings, head=head, advance=advance),  # type: ignore[misc]
+        )
+        if entry.cached:
             advance(len(probe))
         entries.append(entry)
     return entries
 
 
-def _score(model: str, features: Features, probe: Probe, settings: Settings) -> list[Row]:
+def _score(model: str, features: Features, probe: Probe, settings: Settings) -> list[ScoreRow]:
     return score_bank(
         {model: features},
         probe.labels,
-        list(settings.methods),
+        list(settings.score_methods),
         pca=settings.pca,
         num_classes=len(probe.classes),
         bootstraps=settings.bootstraps,

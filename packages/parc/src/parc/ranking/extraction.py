@@ -1,4 +1,4 @@
-"""Features and class probabilities of a probe: one forward pass per image, each model with its own preprocessing."""
+"""Features and class probabilities of a probe: one forward pass per image, with the model's own preprocessing."""
 
 from __future__ import annotations
 
@@ -13,79 +13,76 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from parc.ranking.datasets import Probe
+from parc.ranking.probes import Probe
+from parc.ranking.settings import Settings
 from parc.scoring import Features
 from plm_core.errors import NotSupported
 from plm_core.models import embed, transform_for
-from plm_core.utils.devices import autocast
+from plm_core.utils.devices import autocast, pick_device
 
 
-class _Inputs(Dataset[Tensor]):
-    """The images of a probe as a model takes them."""
+class _Preprocessed(Dataset[Tensor]):
+    """The images of a probe, preprocessed for a model."""
 
-    def __init__(self, probe: Probe, transform: Callable[[Any], Tensor]) -> None:
+    def __init__(self, probe: Probe, preprocess: Callable[[Any], Tensor]) -> None:
         self.probe = probe
-        self.transform = transform
+        self.preprocess = preprocess
 
     def __len__(self) -> int:
         return len(self.probe)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.transform(self.probe.image(index))
+        return self.preprocess(self.probe.image(index))
 
 
 def extract(
     model: Any,
     probe: Probe,
+    settings: Settings,
     *,
     head: bool,
-    device: str | torch.device = "cpu",
-    dtype: str = "fp32",
-    batch: int = 32,
-    workers: int | None = None,
     advance: Callable[[int], None] = lambda images: None,
 ) -> Features:
-    """What a model makes of a probe.
+    """Run a model on the images of a probe.
 
     Args:
-        model: In eval mode, on ``device``.
-        probe: Its images.
-        head: Whether to take the probabilities of the model's classifier too, from the same pass.
-        device: As torch names it.
-        dtype: fp32, or bf16 and fp16 by autocast.
-        batch: Images at once.
-        workers: Processes that decode while the model computes; None for a few where the model is on an accelerator,
-            and none on a CPU, all cores of which the model has anyway.
+        model: The model, in eval mode. It is moved to the device of the settings.
+        probe: The images.
+        settings: Device, dtype, batch size and number of workers.
+        head: Whether to return the probabilities of the model's classifier too, from the same pass.
         advance: Called after each batch with the number of its images.
 
     Returns:
-        Features float32 [N, D], what the classifier sees; probs float32 [N, S], or None.
+        Features float32 [N, D], the input of the classifier; probs float32 [N, S], or None.
 
     Raises:
         NotSupported: The model has no pooled embedding.
+        InputError: The device or the dtype is not allowed.
     """
-    device = torch.device(device)
+    device = pick_device(settings.device)
+    model = model.to(device)
     loader = DataLoader(
-        _Inputs(probe, transform_for(model)),
-        batch_size=batch,
-        num_workers=_workers(device) if workers is None else workers,
+        _Preprocessed(probe, transform_for(model)),
+        batch_size=settings.batch_size,
+        num_workers=_default_workers(device) if settings.num_workers is None else settings.num_workers,
         pin_memory=device.type == "cuda",
     )
     features: list[Tensor] = []
     probs: list[Tensor] = []
-    with torch.inference_mode(), autocast(device, dtype):
+    with torch.inference_mode(), autocast(device, settings.dtype):
         for x in loader:
-            pooled, logits = _pass(model, x.to(device, non_blocking=True), head)
-            features.append(pooled.float())  # stays on the device: to fetch it would be to wait for each batch
+            pooled, logits = _forward(model, x.to(device, non_blocking=True), head)
+            features.append(pooled.float())  # stays on the device: a copy to the CPU would wait for each batch
             if logits is not None:
                 probs.append(logits.float().softmax(-1))
             advance(len(x))
     return Features(_numpy(features), _numpy(probs) if probs else None)
 
 
-def _pass(model: Any, x: Tensor, head: bool) -> tuple[Tensor, Tensor | None]:
+def _forward(model: Any, x: Tensor, head: bool) -> tuple[Tensor, Tensor | None]:
+    """Images [B, C, H, W] -> pooled features [B, D] and, with a head, logits [B, S]."""
     if not (head and hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        return embed(model, x), None  # raises for a model that lacks them
+        return embed(model, x), None  # raises NotSupported if the model cannot embed
     tokens = model.forward_features(x)
     pooled, logits = model.forward_head(tokens, pre_logits=True), model.forward_head(tokens)
     if logits.ndim != 2:
@@ -97,34 +94,35 @@ def _numpy(batches: list[Tensor]) -> np.ndarray[Any, Any]:
     return torch.cat(batches).cpu().numpy()
 
 
-def _workers(device: torch.device) -> int:
+def _default_workers(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def weights_digest(model: Any) -> str:
-    """sha256 over the architecture, its layers, and every tensor of the state by name.
+    """Return the sha256 of a model's architecture, its layers, and every tensor of its state dict by name.
 
-    Tensors alone would not do: two architectures may share them all and differ in an activation or in the pooling.
+    The tensors alone would not do: two architectures may share all of them and differ in an activation or in the
+    pooling.
     """
     config = getattr(model, "pretrained_cfg", None) or {}
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    whole = hashlib.sha256(f"{type(model).__qualname__} {config.get('architecture')}\n{layers}\n".encode())
+    digest = hashlib.sha256(f"{type(model).__qualname__} {config.get('architecture')}\n{layers}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        whole.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    return whole.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
-def transform_digest(model: Any, dtype: str) -> str:
-    """sha256 over the steps of the model's preprocessing, the precision, and timm's version."""
+def preprocess_digest(model: Any, dtype: str) -> str:
+    """Return the sha256 of the steps of a model's preprocessing, the precision, and timm's version."""
     import timm
 
     steps = [transform_for(model)]
-    whole = hashlib.sha256(f"{timm.__version__} {dtype}\n".encode())
+    digest = hashlib.sha256(f"{timm.__version__} {dtype}\n".encode())
     while steps:
         step = steps.pop(0)
         steps = [*getattr(step, "transforms", []), *steps]
-        # repr rounds mean and std
+        # exact values, because repr rounds mean and std
         exact = {name: torch.as_tensor(value).tolist() for name, value in vars(step).items() if name in ("mean", "std")}
-        whole.update(f"{step!r} {exact}\n".encode())
-    return whole.hexdigest()
+        digest.update(f"{step!r} {exact}\n".encode())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Progress bars of a ranking on stderr: models, and images of the current one. Silent where nobody may be watching."""
+"""Progress bars on stderr: one for all models, one for the images of the current model."""
 
 from __future__ import annotations
 
@@ -9,43 +9,48 @@ from typing import Any
 from plm_core.utils.progress import interactive
 
 
-class Bars:
-    """Counts what is done. Without ``progress`` it shows nothing."""
+class ProgressBars:
+    """A counter of models and images. It shows nothing if ``progress`` is None."""
 
     def __init__(self, models: int, images: int, progress: Any = None) -> None:
+        self.models = models
         self.images = images
         self.progress = progress
         self.done = 0
         if progress is not None:
-            # in images, so that the time left moves within a model too
-            self.whole = progress.add_task("models", total=models * images, note=f"0 of {models}")
+            # counts images, so that the time left changes within a model too
+            self.all_models = progress.add_task("models", total=models * images, note=f"0 of {models}")
             self.current = progress.add_task("", total=images, note="")
-        self.models = models
 
     def begin(self, model: str) -> None:
-        """A model begins."""
+        """Show that a model begins."""
         if self.progress is not None:
             self.progress.reset(self.current, description=model, total=self.images)
 
     def advance(self, images: int) -> None:
-        """Some images of it are done."""
+        """Show that so many more images of the current model are done."""
         if self.progress is not None:
             self.progress.advance(self.current, images)
-            self.progress.advance(self.whole, images)
+            self.progress.advance(self.all_models, images)
 
     def end(self) -> None:
-        """It is done, or failed on the way."""
+        """Show that the current model is done, or has failed."""
         self.done += 1
         if self.progress is not None:
             note = f"{self.done} of {self.models}"
-            self.progress.update(self.whole, completed=self.done * self.images, note=note)
+            self.progress.update(self.all_models, completed=self.done * self.images, note=note)
 
 
 @contextmanager
-def bars(models: int, images: int) -> Iterator[Bars]:
-    """Show bars for ``models`` models with ``images`` images each while the block runs."""
+def show_bars(models: int, images: int) -> Iterator[ProgressBars]:
+    """Show the bars while the block runs, or nothing if stderr is not a terminal.
+
+    Args:
+        models: Number of models.
+        images: Number of images per model.
+    """
     if not interactive():
-        yield Bars(models, images)
+        yield ProgressBars(models, images)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -57,4 +62,4 @@ def bars(models: int, images: int) -> Iterator[Bars]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield Bars(models, images, progress)
+        yield ProgressBars(models, images, progress)

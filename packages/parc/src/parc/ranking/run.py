@@ -1,253 +1,184 @@
-"""A bank of models ranked on a dataset."""
+"""Ranks models on a dataset: `rank` with keywords, `rank_models` with `Settings`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from parc.ranking.candidates import Candidate, expand, make
-from parc.ranking.datasets import Probe, draw, load
-from parc.ranking.progress_bars import bars
-from parc.scores.pca import read
-from plm_core.errors import InputError, UnknownName
-from plm_core.utils.near_misses import miss
-from plm_core.utils.text import natural_key
-
-if TYPE_CHECKING:
-    from parc.ranking.evaluation import Outcome, Settings
+from parc.facts import read_imagenet_csv
+from parc.ranking.candidates import Candidate, expand_patterns, make_model
+from parc.ranking.datasets import load_dataset
+from parc.ranking.evaluation import cached_features, evaluate
+from parc.ranking.outcomes import Outcome, ranked_rows
+from parc.ranking.probes import Probe, draw_probes
+from parc.ranking.progress_bars import show_bars
+from parc.ranking.ray_backend import evaluate_on_ray
+from parc.ranking.results import Interrupted, Ranking
+from parc.ranking.settings import Settings
+from parc.scores.pca import parse_pca
+from plm_core.errors import InputError
 
 _log = logging.getLogger("parc")
-METHODS = ("parc", "logme", "knn")
-
-
-@dataclass(frozen=True)
-class RankedRow:
-    """One model by one method."""
-
-    model: str
-    method: str
-    score: float | None
-    """Mean over the probes; higher is better. None where there is none."""
-    low: float | None
-    high: float | None
-    """Interval of 90 %, mean over the probes."""
-    rank: int | None
-    """Among the models that have this score, from 1; the same for equal scores."""
-    params: int
-    extract_seconds: float
-    score_seconds: float
-    cached: bool
-    """Whether the features were in the cache; ``extract_seconds`` then says what they had cost."""
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Models by how well they suit a dataset, best first by the first method."""
-
-    rows: tuple[RankedRow, ...]
-    methods: tuple[str, ...]
-    about: Mapping[str, Any]
-    """The dataset, the probe and the settings."""
-
-    @property
-    def models(self) -> list[str]:
-        """Names, best first; models without a score by the first method come last."""
-        return list(dict.fromkeys(row.model for row in self.rows))
-
-    def of(self, model: str) -> dict[str, RankedRow]:
-        """A model's rows by method."""
-        return {row.method: row for row in self.rows if row.model == model}
-
-    def mean_rank(self, model: str) -> float | None:
-        """Mean of a model's ranks over the methods that could score it."""
-        ranks = [row.rank for row in self.of(model).values() if row.rank is not None]
-        return fmean(ranks) if ranks else None
-
-    def save(self, path: str | Path) -> None:
-        """Write it as the ending says: .csv, .json, .md, or a picture, .png, .svg or .pdf."""
-        from parc.ranking.report import save
-
-        save(self, path)
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a ranking; ``ranking`` holds the models that were finished."""
-
-    def __init__(self, ranking: Ranking, left: int) -> None:
-        super().__init__(f"{left} models were not finished")
-        self.ranking = ranking
-        self.left = left
 
 
 def rank(
     dataset: str | Path,
     models: str | Sequence[str],
-    methods: str | Sequence[str] = METHODS,
+    methods: str | Sequence[str] = Settings.methods,
     *,
-    budget: int = 500,
-    runs: int = 1,
-    pca: int | str | None = 32,
-    bootstraps: int = 20,
+    budget: int = Settings.budget,
+    runs: int = Settings.runs,
+    pca: int | str | None = Settings.pca,
+    bootstraps: int = Settings.bootstraps,
     reference: str | None = None,
     imagenet_csv: str | Path | None = None,
     pretrained: bool = True,
-    device: str = "auto",
-    dtype: str = "fp32",
-    batch: int = 32,
-    workers: int | None = None,
+    device: str = Settings.device,
+    dtype: str = Settings.dtype,
+    batch_size: int = Settings.batch_size,
+    num_workers: int | None = None,
     ray: str | None = None,
     cache: bool = True,
 ) -> Ranking:
-    """Rank models by how well they suit a dataset, without training: one forward pass over a few images each.
+    """Rank models by how well they suit a dataset, without training them.
 
-    Features are kept in the cache as soon as a model is done, so an interrupted ranking goes on where it stopped when
-    it is asked for again. A model that fails is a row that says why.
+    Each model needs one forward pass over a few images. Its features are put into the cache as soon as it is done, so a
+    ranking that was interrupted continues where it stopped when it is started again. A model that fails gets rows that
+    say why.
+
+    Example:
+        >>> import parc
+        >>> ranking = parc.rank("digits/", ["hiera_micro_*", "random:test_resnet"], budget=100)  # doctest: +SKIP
+        >>> ranking.models[0]  # doctest: +SKIP
+        'hiera_micro_digits.sklearn_digits'
 
     Args:
-        dataset: See `parc.ranking.datasets.load`: a folder of images by class, an .npz file, ``hf:name[:split]``.
-        models: Names and patterns, see `parc.ranking.candidates.expand`.
-        methods: Of `parc.methods`, with options as ``knn:k=5,metric=cosine``; or ``params``, ``layers``,
-            ``imagenet-top1``, ``heuristic``. The first one ranks.
-        budget: Images of the probe at most.
-        runs: Probes, over which scores are averaged.
-        pca: Dimensions to which features are reduced first; None for all, ``"compat:32"`` for the published recipe.
-            A model with fewer dimensions keeps all of them. A method may have its own: ``knn:pca=None``.
-        bootstraps: Half-samples of the probe for the intervals; 0 for none.
-        reference: For ``rsa`` and ``dds``, a model that was trained on the data.
-        imagenet_csv: timm's results-imagenet.csv, for ``imagenet-top1``.
-        pretrained: False for random weights throughout.
+        dataset: A folder with one folder of images per class, an .npz file, or ``hf:name[:split]``; see
+            `parc.ranking.datasets.load_dataset`.
+        models: Names and patterns of models; see `parc.ranking.candidates.expand_patterns`.
+        methods: See `Settings.methods`; likewise every other argument.
+        budget: Largest number of images in a probe.
+        runs: Number of probes.
+        pca: Number of dimensions to which features are reduced, ``"compat:32"`` or None.
+        bootstraps: Number of half-samples for the intervals.
+        reference: Name of a model that was trained on the dataset, for rsa and dds.
+        imagenet_csv: Path of timm's results-imagenet.csv, for imagenet-top1.
+        pretrained: False for random weights.
         device: ``auto``, ``cpu``, ``cuda`` ...
-        dtype: ``fp32``, or ``bf16`` and ``fp16`` by autocast.
-        batch: Images at once.
-        workers: Processes that decode images, see `parc.ranking.extraction.extract`.
-        ray: Address of a Ray cluster that does the work; ``local`` starts one.
-        cache: Whether to read and write the cache of features, ``$PLM_CACHE/parc``.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        batch_size: Number of images in a batch.
+        num_workers: Number of processes that decode images.
+        ray: Address of a Ray cluster, or ``local``.
+        cache: Whether to use the cache of features.
 
     Raises:
-        InputError, UnknownName: An argument, or the dataset; before any model runs.
-        Interrupted: Ctrl-C; carries the ranking of what was finished.
+        InputError, UnknownName: An argument or the dataset is not allowed. This is checked before any model runs.
+        Interrupted: Ctrl-C was pressed. The exception carries the ranking of the models that were finished.
     """
-    chosen = _methods(methods)
-    _check_numbers(budget=budget, runs=runs, batch=batch, bootstraps=bootstraps, workers=workers)
-    components = 0 if pca is None else read(pca)[0]
-    candidates = expand([models] if isinstance(models, str) else models, pretrained)
-    images = load(dataset)
-    probes = draw(images, budget, runs)
-    from parc.facts import FACT_METHODS as STATIC
-    from parc.facts import read_imagenet_csv
-    from parc.ranking.evaluation import Settings
-    from plm_core.utils.devices import autocast, pick_device
-
-    if ray is None:  # else the workers' devices count
-        autocast(pick_device(device), dtype)  # a wrong one should fail now, not in every row
     settings = Settings(
-        methods=tuple(m for m in chosen if m not in STATIC),
-        statics=tuple(m for m in chosen if m in STATIC),
-        images=len(images),
-        imagenet_csv=None if imagenet_csv is None else Path(imagenet_csv).absolute(),
+        methods=(methods,) if isinstance(methods, str) else tuple(methods),
+        budget=budget,
+        runs=runs,
         pca=pca,
         bootstraps=bootstraps,
+        reference=reference,
+        imagenet_csv=imagenet_csv,
+        pretrained=pretrained,
         device=device,
         dtype=dtype,
-        batch=batch,
-        workers=workers,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        ray=ray,
         cache=cache,
     )
-    if imagenet_csv is not None:
-        read_imagenet_csv(imagenet_csv)
-    references = None if reference is None else _references(reference, probes, settings)
-    if settings.methods and 2 * components > len(probes[0]):
-        _log.warning("%d images are few for pca=%s: when reduced, all are nearly as far apart", len(probes[0]), pca)
+    return rank_models(dataset, [models] if isinstance(models, str) else models, settings)
+
+
+def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) -> Ranking:
+    """Rank models by how well they suit a dataset; the core of `rank`, with the same errors."""
+    candidates = expand_patterns(models, settings.pretrained)
+    images = load_dataset(dataset)
+    probes = draw_probes(images, settings.budget, settings.runs)
+    _check_surroundings(settings)
+    references = None if settings.reference is None else _reference_features(settings.reference, probes, settings)
+    _warn_of_few_images(probes[0], settings)
     about = {
         "dataset": str(dataset),
         "images": len(probes[0]),
         "of": len(images),
         "classes": len(probes[0].classes),
-        "budget": budget,
-        "runs": runs,
-        "pca": pca,
-        "bootstraps": bootstraps,
-        "device": device,
-        "dtype": dtype,
+        "budget": settings.budget,
+        "runs": settings.runs,
+        "pca": settings.pca,
+        "bootstraps": settings.bootstraps,
+        "device": settings.device,
+        "dtype": settings.dtype,
     }
     outcomes: list[Outcome] = []
+
+    def ranking() -> Ranking:
+        return Ranking(ranked_rows(outcomes, settings.methods), settings.methods, about)
+
     try:
-        with closing(_outcomes(candidates, probes, settings, references, ray)) as source:
+        with closing(_outcomes(candidates, probes, settings, references)) as source:
             outcomes.extend(source)
     except KeyboardInterrupt:
-        raise Interrupted(_ranking(outcomes, chosen, about), len(candidates) - len(outcomes)) from None
-    _say_notes(outcomes)
-    return _ranking(outcomes, chosen, about)
+        raise Interrupted(ranking(), len(candidates) - len(outcomes)) from None
+    _log_notes(outcomes)
+    return ranking()
 
 
-def _methods(methods: str | Sequence[str]) -> tuple[str, ...]:
-    """Each method once, as it was written; an unknown one raises."""
-    from parc.facts import FACT_METHODS as STATIC
-    from parc.scoring import methods as known
-    from parc.scoring import parse
+def _check_surroundings(settings: Settings) -> None:
+    """Check the device and the csv file now. Otherwise every model would report the same error."""
+    from plm_core.utils.devices import autocast, pick_device
 
-    texts = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
-    for text in texts:
-        if text in STATIC:
-            continue
-        try:
-            parse(text)
-        except UnknownName:
-            raise UnknownName(miss("method", text.partition(":")[0], [*known(), *STATIC])) from None
-    if not texts:
-        raise InputError("methods is empty; at least one is needed")
-    return tuple(texts)
+    if settings.ray is None:  # a Ray worker may have other devices than this process
+        autocast(pick_device(settings.device), settings.dtype)
+    if settings.imagenet_csv is not None:
+        read_imagenet_csv(settings.imagenet_csv)
 
 
-def _check_numbers(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        least = 0 if name in ("bootstraps", "workers") else 1
-        if number is not None and number < least:
-            raise InputError(f"{name} is {number}; {least} or more is allowed")
+def _warn_of_few_images(probe: Probe, settings: Settings) -> None:
+    components = 0 if settings.pca is None else parse_pca(settings.pca)[0]
+    if settings.score_methods and 2 * components > len(probe):
+        _log.warning(
+            "%d images are few for pca=%s: after the reduction all of them are almost equally far apart",
+            len(probe),
+            settings.pca,
+        )
 
 
-def _references(name: str, probes: Sequence[Probe], settings: Settings) -> list[Any]:
-    """Features of the model that was trained on the data. Without them there is nothing to rank: errors go through."""
-    from parc.ranking.evaluation import entries_of
-
-    candidates = expand([name])
+def _reference_features(name: str, probes: Sequence[Probe], settings: Settings) -> list[Any]:
+    """Return the features of the reference model on each probe. An error stops the ranking: rsa and dds need them."""
+    candidates = expand_patterns([name])
     if len(candidates) > 1:
         raise InputError(f"reference {name!r} matches {len(candidates)} models; one is needed")
-    return [entry.features.features for entry in entries_of(candidates[0], make(candidates[0]), probes, settings)]
+    entries = cached_features(candidates[0], make_model(candidates[0]), probes, settings)
+    return [entry.features.features for entry in entries]
 
 
 def _outcomes(
-    candidates: Sequence[Candidate],
-    probes: Sequence[Probe],
-    settings: Settings,
-    references: Sequence[Any] | None,
-    ray: str | None,
+    candidates: Sequence[Candidate], probes: Sequence[Probe], settings: Settings, references: Sequence[Any] | None
 ) -> Generator[Outcome, None, None]:
-    from parc.ranking.evaluation import evaluate
-
-    with bars(len(candidates), sum(map(len, probes))) as shown:
-        if ray is not None:
-            from parc.ranking.ray_backend import evaluate_all
-
-            for outcome in evaluate_all(candidates, probes, settings, references, ray):
-                shown.end()
+    """Yield the outcome of each model when it is finished, and show the progress."""
+    with show_bars(len(candidates), sum(map(len, probes))) as bars:
+        if settings.ray is not None:
+            for outcome in evaluate_on_ray(candidates, probes, settings, references, settings.ray):
+                bars.end()
                 yield outcome
             return
         for candidate in candidates:
-            shown.begin(str(candidate))
-            outcome = evaluate(candidate, probes, settings, references, shown.advance)
-            shown.end()
+            bars.begin(str(candidate))
+            outcome = evaluate(candidate, probes, settings, references, bars.advance)
+            bars.end()
             yield outcome
 
 
-def _say_notes(outcomes: Sequence[Outcome]) -> None:
-    """What scores warned of, each once."""
+def _log_notes(outcomes: Sequence[Outcome]) -> None:
+    """Log each warning of the scores once, with the first model that it concerns."""
     models: dict[str, list[str]] = {}
     for outcome in outcomes:
         for note in outcome.notes:
@@ -255,43 +186,3 @@ def _say_notes(outcomes: Sequence[Outcome]) -> None:
     for note, concerned in models.items():
         more = f" and {len(concerned) - 1} more" if len(concerned) > 1 else ""
         _log.warning("%s (%s%s)", note, concerned[0], more)
-
-
-def _ranking(outcomes: Sequence[Outcome], methods: tuple[str, ...], about: Mapping[str, Any]) -> Ranking:
-    ranked: dict[str, list[RankedRow]] = {method: _ranked(outcomes, method) for method in methods}
-    first = {row.model: row for row in ranked[methods[0]]}
-    by_model = {model: [row for rows in ranked.values() for row in rows if row.model == model] for model in first}
-    order = sorted(first, key=lambda model: (first[model].rank is None, first[model].rank or 0, natural_key(model)))
-    return Ranking(tuple(row for model in order for row in by_model[model]), methods, about)
-
-
-def _ranked(outcomes: Sequence[Outcome], method: str) -> list[RankedRow]:
-    rows = [_merged(outcome, method) for outcome in outcomes]
-    scores = [row.score for row in rows if row.score is not None]
-    return [
-        row if row.score is None else replace(row, rank=1 + sum(score > row.score for score in scores)) for row in rows
-    ]
-
-
-def _merged(outcome: Outcome, method: str) -> RankedRow:
-    """A model's rows of one method, one per probe, as one."""
-    runs = outcome.scores.get(method, [])
-    error = outcome.error or next((row.error for row in runs if row.error), "")
-    return RankedRow(
-        model=outcome.model,
-        method=method,
-        score=None if error else _mean(row.score for row in runs),
-        low=None if error else _mean(row.low for row in runs),
-        high=None if error else _mean(row.high for row in runs),
-        rank=None,
-        params=outcome.params,
-        extract_seconds=outcome.seconds,
-        score_seconds=sum(row.seconds for row in runs),
-        cached=outcome.found,
-        error=error,
-    )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None

@@ -35,7 +35,7 @@ def reduce(features: Array, pca: int | str | None) -> Array:
     """
     if pca is None:
         return features
-    count, compat = read(pca)
+    count, compat = parse_pca(pca)
     count = min(count, len(features))
     if count > features.shape[1]:
         raise InputError(f"pca={pca!r} asks for more than the {features.shape[1]} dimensions of the features")
@@ -44,7 +44,7 @@ def reduce(features: Array, pca: int | str | None) -> Array:
     return principal(features, count)[0].astype(features.dtype)
 
 
-def read(pca: int | str) -> tuple[int, bool]:
+def parse_pca(pca: int | str) -> tuple[int, bool]:
     """``32``, ``"32"`` or ``"compat:32"`` as a count and whether the published recipe is meant.
 
     Raises:
@@ -57,11 +57,11 @@ def read(pca: int | str) -> tuple[int, bool]:
     return int(number), text.startswith("compat:")
 
 
-def fitting(pca: int | str | None, dimensions: int) -> int | str | None:
+def clip_components(pca: int | str | None, dimensions: int) -> int | str | None:
     """The reduction that was asked for, or as many components as there are dimensions."""
     if pca is None:
         return None
-    count, compat = read(pca)
+    count, compat = parse_pca(pca)
     if count <= dimensions:
         return pca
     return f"compat:{dimensions}" if compat else dimensions

@@ -1,0 +1,63 @@
+"""Finds out what a source of labelled images is, and reads its names and labels."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from parc.ranking.datasets.folder import read_folder
+from parc.ranking.datasets.huggingface import is_saved, read_hub, read_saved
+from parc.ranking.datasets.labelled import Dataset
+from parc.ranking.datasets.npz import read_npz
+from plm_core.errors import InputError
+
+_log = logging.getLogger("parc")
+MAX_NAMES = 5
+"""Number of classes that a warning names."""
+
+
+def load_dataset(source: str | Path) -> Dataset:
+    """Read the names and labels of a dataset. The images are not decoded.
+
+    Args:
+        source: A folder with one folder of images per class (if it holds splits, its ``train`` folder); an ``.npz``
+            file with ``images``, uint8 [N, H, W] or [N, H, W, C], and ``labels``, [N] or zeros and ones [N, C]; a
+            folder that Hugging Face datasets have saved; ``hf:name`` or ``hf:name:split`` of the Hugging Face Hub,
+            where the default split is train.
+
+    Raises:
+        InputError: The source is none of these, has fewer than 2 classes, or no class with 2 images.
+        MissingDependency: Hugging Face datasets are not installed.
+    """
+    text = str(source)
+    if text.startswith("hf:"):
+        return _checked(read_hub(text))
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"dataset {text!r} does not exist; a folder, an .npz file or hf:name[:split] is allowed")
+    if path.is_file():
+        if path.suffix.lower() != ".npz":
+            raise InputError(f"dataset {text!r} is a {path.suffix or 'nameless'} file; of files, .npz is allowed")
+        return _checked(read_npz(path))
+    return _checked(read_saved(path) if is_saved(path) else read_folder(path))
+
+
+def _checked(dataset: Dataset) -> Dataset:
+    """Refuse labels that no model can learn from, and warn about classes with a single image."""
+    if dataset.labels.ndim > 1:
+        return dataset
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    present = [name for name, count in zip(dataset.classes, counts, strict=True) if count]
+    if len(present) < 2:
+        raise InputError(
+            f"dataset {dataset.source!r} has 1 class ({present[0]}) in {len(dataset)} images; at least 2 are needed"
+        )
+    single = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 1]
+    if len(single) == len(present):
+        raise InputError(f"dataset {dataset.source!r} has fewer than 2 images in every class; 2 or more are needed")
+    if single:
+        listed = ", ".join(single[:MAX_NAMES])
+        _log.warning("%d of %d classes have 1 image only: %s", len(single), len(present), listed)
+    return dataset

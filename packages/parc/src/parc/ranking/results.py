@@ -1,0 +1,98 @@
+"""The result of a ranking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parc.ranking import report
+from parc.ranking.outcomes import RankedRow, by_model, mean_rank
+from plm_core.utils.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Models by how well they suit a dataset, the best by the first method first."""
+
+    rows: tuple[RankedRow, ...]
+    methods: tuple[str, ...]
+    about: Mapping[str, Any]
+    """The dataset, the size of the probe and the settings."""
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, best first. Models without a score by the first method come last."""
+        return list(by_model(self.rows))
+
+    def of(self, model: str) -> dict[str, RankedRow]:
+        """Return the rows of a model by method."""
+        return by_model(self.rows).get(model, {})
+
+    def mean_rank(self, model: str) -> float | None:
+        """Return the mean of a model's ranks over the methods that could score it."""
+        return mean_rank(self.of(model).values())
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one row per model for people to read: scores with their intervals, mean rank and cost."""
+        return report.table(self.rows)
+
+    def figure(self) -> Figure:
+        """Draw a picture: for each method the scores with their intervals, and the sizes of the models.
+
+        Raises:
+            MissingDependency: matplotlib is not installed.
+        """
+        about = self.about
+        return report.figure(self.rows, f"{about['dataset']}: {about['images']} images, {about['classes']} classes")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data: the settings, the methods, and a row for each model and method."""
+        return {
+            "about": dict(self.about),
+            "methods": list(self.methods),
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the ranking to a file, completely or not at all.
+
+        Args:
+            path: The ending decides what is written. A .csv or .json file has a row for each model and method, an .md
+                file the table, and a .png, .svg or .pdf file the picture.
+
+        Raises:
+            InputError: The ending is another one.
+            MissingDependency: A picture is to be written, but matplotlib is not installed.
+            FileError: The file cannot be written.
+        """
+        report.check_path(path)
+        ending = Path(path).suffix.lower()
+        if ending in report.PICTURES:
+            with atomic_path(path) as part:
+                self.figure().savefig(part, format=ending[1:], dpi=150)
+        elif ending == ".csv":
+            write_text(path, report.csv_text(self.rows))
+        elif ending == ".json":
+            write_text(path, json.dumps(self.as_dict(), indent=2, default=str) + "\n")
+        else:
+            write_text(path, report.markdown_text(self.table()))
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a ranking.
+
+    Attributes:
+        ranking: The ranking of the models that were finished.
+        left: Number of models that were not finished.
+    """
+
+    def __init__(self, ranking: Ranking, left: int) -> None:
+        super().__init__(f"{left} models were not finished")
+        self.ranking = ranking
+        self.left = left

@@ -1,0 +1,109 @@
+"""The settings of a ranking.
+
+`Settings` is built once, by the command line or by `parc.rank`, and handed down as it is. NumPy and the scores are
+imported only to check the methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from parc.facts import FACT_METHODS
+from plm_core.errors import InputError, UnknownName
+from plm_core.utils.near_misses import miss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The methods of a ranking, the size of its probes, and how the models run.
+
+    Raises:
+        UnknownName: A method is unknown.
+        InputError: Any other value is not allowed.
+    """
+
+    methods: tuple[str, ...] = ("parc", "logme", "knn")
+    """Names from `parc.methods`, with options where needed (``knn:k=5,metric=cosine``), or facts about a model:
+    ``params``, ``layers``, ``imagenet-top1``, ``heuristic``. The first method orders the models."""
+
+    budget: int = 500
+    """Largest number of images in a probe."""
+
+    runs: int = 1
+    """Number of probes. Scores are averaged over them."""
+
+    pca: int | str | None = 32
+    """Number of dimensions to which features are reduced before they are scored: a number for exact principal
+    components, ``"compat:32"`` for the published recipe, None for no reduction. A model with fewer dimensions keeps all
+    of them. A method may have its own reduction: ``knn:pca=None``."""
+
+    bootstraps: int = 20
+    """Number of half-samples of a probe that give the intervals; 0 for no intervals."""
+
+    reference: str | None = None
+    """Name of a model that was trained on the dataset. The methods rsa and dds compare with it."""
+
+    imagenet_csv: str | Path | None = None
+    """Path of timm's results-imagenet.csv, for the method imagenet-top1."""
+
+    pretrained: bool = True
+    """False to give every model random weights."""
+
+    device: str = "auto"
+    """``auto`` for an accelerator if there is one, or a device as torch names it: ``cpu``, ``cuda``, ``cuda:1``."""
+
+    dtype: str = "fp32"
+    """``fp32``, or ``bf16`` and ``fp16`` by autocast."""
+
+    batch_size: int = 32
+    """Number of images in a batch."""
+
+    num_workers: int | None = None
+    """Number of processes that decode images. None stands for a few if the model runs on an accelerator, and for 0 on a
+    CPU, where the model uses all cores anyway."""
+
+    ray: str | None = None
+    """Address of a Ray cluster that does the work. ``local`` starts one on this machine."""
+
+    cache: bool = True
+    """Whether features are read from and written to the cache, ``$PLM_CACHE/parc``."""
+
+    def __post_init__(self) -> None:
+        from parc.scores.pca import parse_pca
+
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(self.methods)))  # each method once
+        if self.imagenet_csv is not None:  # absolute, because a Ray worker has another working directory
+            object.__setattr__(self, "imagenet_csv", Path(self.imagenet_csv).absolute())
+        self._check_methods()
+        self._check_numbers()
+        if self.pca is not None:
+            parse_pca(self.pca)
+
+    @property
+    def score_methods(self) -> tuple[str, ...]:
+        """The methods that score features."""
+        return tuple(method for method in self.methods if method not in FACT_METHODS)
+
+    @property
+    def fact_methods(self) -> tuple[str, ...]:
+        """The methods that need no images, only facts about the model."""
+        return tuple(method for method in self.methods if method in FACT_METHODS)
+
+    def _check_methods(self) -> None:
+        from parc.catalog import methods, parse_method
+
+        if not self.methods:
+            raise InputError("methods is empty; at least one is needed")
+        for text in self.score_methods:
+            try:
+                parse_method(text)
+            except UnknownName:
+                raise UnknownName(miss("method", text.partition(":")[0], [*methods(), *FACT_METHODS])) from None
+
+    def _check_numbers(self) -> None:
+        least = {"budget": 1, "runs": 1, "bootstraps": 0, "batch_size": 1, "num_workers": 0}
+        for name, lowest in least.items():
+            number = getattr(self, name)
+            if number is not None and number < lowest:
+                raise InputError(f"{name} is {number}; {lowest} or more is allowed")
