@@ -17,7 +17,7 @@ import torch
 from side_by_side import compare, machine
 
 import tome
-from tome.diffusion import sites, state
+from tome.diffusion import hooks, state
 
 WAYS = {
     "ours": {},
@@ -79,8 +79,8 @@ def timed(spent: dict[str, float], synchronize: Callable[[], None]) -> Iterator[
 
     with (
         mock.patch.object(state, "match", clocked("matching", state.match)),
-        mock.patch.object(sites, "merge", clocked("merging", sites.merge)),
-        mock.patch.object(sites, "unmerge", clocked("unmerging", sites.unmerge)),
+        mock.patch.object(hooks, "merge", clocked("merging", hooks.merge)),
+        mock.patch.object(hooks, "unmerge", clocked("unmerging", hooks.unmerge)),
     ):
         yield
 

@@ -830,7 +830,7 @@ def test_keyword_calls_are_positional_calls():
 
 def test_masks_of_tokens_with_more_dimensions():
     """What diffusers makes of masks: [B, 1, N], and per head and query [B * heads, N, N]."""
-    from tome.diffusion.sites import follow
+    from tome.diffusion.hooks import follow
     from tome.matching import Matching
 
     matching = Matching(torch.tensor([[0, 3], [2, 1]]), torch.tensor([[1, 2], [0, 3]]), torch.zeros(2, 2).long())
@@ -1404,7 +1404,7 @@ def test_numbers_of_numpy_and_lists_are_taken():
 
 
 def test_rotary_positions_indexed_in_another_way_are_refused():
-    from tome.diffusion.sites import PerSample
+    from tome.diffusion.hooks import PerSample
 
     table = PerSample(torch.rand(2, 5, 4))
     assert table[None, :, None, :].shape == (2, 5, 1, 4)

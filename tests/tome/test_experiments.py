@@ -11,8 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 import tome
 from plm_core import blocks
-from tome import experiments
-from tome.experiments import PLACES, RIVALS, STUDIES, class_attention, dropping, placing
+from tome.experiments import studies as experiments
+from tome.experiments.studies import PLACES, RIVALS, STUDIES, class_attention, dropping, placing
 
 TINY = {"embed_dim": 16, "depth": 3, "num_heads": 2, "mlp_ratio": 2}
 

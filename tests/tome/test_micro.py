@@ -12,9 +12,10 @@ from plm_core.hookspecs import Model
 from plm_core.registry import registry
 from plm_core.training.finetuning import accuracy
 from plm_core.utils.references import shipped_file
-from tome import finetuning, micro_shapes, plugin
+from tome import finetuning, plugin
 from tome.finetuning import MergedFinetuning, finetune
-from tome.tracing import trace
+from tome.micro import shapes as micro_shapes
+from tome.vit.tracing import trace
 
 NAME = micro_shapes.NAME
 

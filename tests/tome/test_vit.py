@@ -14,8 +14,8 @@ import torch
 import plm_core
 import tome
 from plm_core import InputError, NotSupported, blocks
-from tome.tracing import trace
-from tome.vit import _Unmerging
+from tome.vit.blocks import _Unmerging
+from tome.vit.tracing import trace
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
 KINDS = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         merge_wavg,
         random_bipartite_soft_matching,
     )
-    from tome.tracing import trace
+    from tome.vit.tracing import trace
 
     __version__: str
 
@@ -38,7 +38,7 @@ _LAZY = {
     "pictures": "",
     "random_bipartite_soft_matching": "tome.matching",
     "remove": "tome.api",
-    "trace": "tome.tracing",
+    "trace": "tome.vit.tracing",
 }
 
 __all__ = [

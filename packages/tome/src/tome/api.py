@@ -43,7 +43,7 @@ def apply(
         tokens: Instead of r: the share of the patch tokens to leave after the last block.
         prop_attn: Let tokens count in attention as many times as they have patches. Turn it off for models pretrained
             as masked autoencoders that were not trained with Token Merging (paper, section 4.1). "mask" and "channel"
-            choose how, see `tome.attention.proportional`.
+            choose how, see `tome.vit.attention.proportional`.
         unmerge: Blocks give all tokens back, each with what its group has: for dense tasks, and for poolings to weigh
             tokens by their size (an average over them is then one over patches).
         **diffusion: See `tome.diffusion.apply`.

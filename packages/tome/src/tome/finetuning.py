@@ -57,9 +57,7 @@ PAPER: dict[str, MergedFinetuning] = {
 def finetune(
     model: nn.Module, data: Dataset[Any], merged: MergedFinetuning, num_classes: int, **options: Any
 ) -> Trained:
-    """Train a classifier in place while its tokens merge; merging stays applied afterwards.
-
-    The loop is that of `plm_core.training.finetuning.finetune`.
+    """Train a classifier in place while its tokens merge, as `plm_core.training.finetuning.finetune`; merging stays applied.
 
     Args:
         model: A model that `tome.apply` works on.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plm_core.errors import InputError
 from plm_core.models import transform_for
-from tome.tracing import Trace, trace
+from tome.vit.tracing import Trace, trace
 
 Picture = Image.Image | NDArray[Any]
 """A PIL image, or an array [H, W], [H, W, 1] or [H, W, 3]: of 0 to 255 in integers, of 0 to 1 in floating point."""
@@ -41,7 +41,7 @@ def paint(
 
     Args:
         image: What the model saw, H and W multiples of the patch.
-        group: [N] integers: the token that each of the original tokens is part of, as in `tome.tracing.Trace.groups`.
+        group: [N] integers: the token that each of the original tokens is part of, as in `tome.vit.Trace.groups`.
         patch: Side of a patch in pixels, or (height, width).
         prefix: Number of special tokens, which come first and are not painted.
         border: Width of the borders in pixels, inside of each group; 0 for none. The edge of the image is a border too.

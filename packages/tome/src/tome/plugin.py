@@ -46,7 +46,7 @@ def plm_models() -> list[Model]:
             out_indices=(1, 3, 5),
             license="Apache-2.0",
             paper="arXiv 2010.11929",
-            micro=Micro(recipe="tome.micro_shapes:train", evaluate="tome.micro_shapes:evaluate"),
+            micro=Micro(recipe="tome.micro.shapes:train", evaluate="tome.micro.shapes:evaluate"),
             pretrained=(
                 Pretrained(
                     tag="plm_shapes",

@@ -17,9 +17,9 @@ from plm_core import samples, shapes
 from plm_core.tools.bench import interleaved
 from plm_core.tools.tour import Tour
 from tome.api import apply
-from tome.micro_shapes import NAME, SIZE, scenes
+from tome.micro.shapes import NAME, SIZE, scenes
 from tome.pictures import groups, sheet
-from tome.tracing import trace
+from tome.vit.tracing import trace
 
 R, SHOWN = (0, 8, 16, 24), 20
 HELD_OUT, TIMED, RUNS = 128, 16, 4

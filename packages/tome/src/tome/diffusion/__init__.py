@@ -7,7 +7,7 @@ same for all tokens of a sample, so it makes no difference that they come after 
 
     matching.py   which tokens become one
     state.py      the settings, and what a model remembers between its blocks and calls
-    sites.py      what happens at a block, for each kind of block
+    hooks.py      what happens at a block, for each kind of block
     transform.py  apply and remove
 
 Shapes: B batch (of images; in video models of frames), N tokens of the image, n tokens left, C channels.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from plm_core.errors import InputError, NotSupported
-from tome.diffusion.sites import KINDS, Hook, Site, hooks, kind
+from tome.diffusion.hooks import KINDS, Hook, Site, hooks, kind
 from tome.diffusion.state import Merging, Options, Ratio
 from tome.schedule import warn
 

@@ -33,10 +33,10 @@ from plm_core.training import Recipe, seeded
 from plm_core.training.finetuning import Finetuning, accuracy, finetune
 from plm_core.training.micro import InMemory
 from plm_core.utils.files import atomic_path, write_text
-from tome import micro_shapes
 from tome.api import applied, remove
 from tome.matching import Matching
-from tome.vit import Merged, MergingBlock, current, put
+from tome.micro import shapes as micro_shapes
+from tome.vit.blocks import Merged, MergingBlock, current, put
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -213,7 +213,7 @@ def digits(split: Split, count: int) -> InMemory:
 
 @cache
 def silhouettes(split: Split, count: int) -> InMemory:
-    """The scenes of `tome.micro_shapes`: how far each pixel is from the background, float [1, 32, 32] from -1 to 1.
+    """The scenes of `tome.micro.shapes`: how far each pixel is from the background, float [1, 32, 32] from -1 to 1.
 
     Cut out around the shape, wherever it is; those to train on are moved.
     """
@@ -392,7 +392,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             plot(rows).savefig(path, format="png", dpi=120)
         for name in names:
             print(f"{name}\n\n{table(rows[name])}\n", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plm_core import blocks
 from plm_core.errors import InputError
-from tome.vit import Merged, merging_blocks
+from tome.vit.blocks import Merged, merging_blocks
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The recipe of ``tome_micro_shapes``, a plain ViT to merge tokens in, and what merging costs it.
 
-    uv run python -m tome.micro_shapes --out DIR      # the table and the plot of the README
+    uv run python -m tome.micro.shapes --out DIR      # the table and the plot of the README
 
 ``plm retrain tome_micro_shapes --out DIR`` runs `train`. They need the extra ``tome[train]``.
 """
@@ -31,7 +31,7 @@ from plm_core.utils.files import atomic_path, write_text
 from plm_core.utils.progress import track
 from tome.api import applied
 from tome.finetuning import MergedFinetuning, finetune
-from tome.tracing import trace
+from tome.vit.tracing import trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
     facts = {
         "Data": f"{TRAIN} scenes of {SIZE} px with one large shape from plm_core.shapes; {HELD_OUT} of the held-out "
         "split for the score.",
-        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `tome.micro_shapes`): {recipe.epochs:g} epochs, batch "
+        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `tome.micro.shapes`): {recipe.epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{SETTING.smoothing}; scenes moved and flipped; no merging.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",

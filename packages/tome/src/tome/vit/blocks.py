@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from plm_core import blocks
 from plm_core.blocks import BlockView, ModelView, Swapped
 from plm_core.errors import InputError, NotSupported
-from tome.attention import proportional
 from tome.matching import Matching, match, rows
 from tome.schedule import Cost, R, Schedule, Target, meet, parse, warn
+from tome.vit.attention import proportional
 
 _met = lru_cache(maxsize=256)(meet)
 
