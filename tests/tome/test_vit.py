@@ -14,7 +14,7 @@ import torch
 import plm_core
 import tome
 from plm_core import InputError, NotSupported, blocks
-from tome.vit.blocks import _Unmerging
+from tome.vit.maps import Unmerging
 from tome.vit.tracing import trace
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
@@ -256,7 +256,7 @@ def test_maps_of_blocks_deep_inside_a_model_are_of_all_tokens(vit):
     tokens = torch.rand(2, 65, 48)
     with torch.no_grad():
         assert [y.shape[1] for y in Model().maps(tokens)] == [29, 56]
-        assert [y.shape[1] for y in Model.maps(_Unmerging(Model()), tokens)] == [65, 65]
+        assert [y.shape[1] for y in Model.maps(Unmerging(Model()), tokens)] == [65, 65]
 
 
 def test_poolings_of_all_tokens_weigh_by_size(images):

@@ -36,7 +36,8 @@ from plm_core.utils.files import atomic_path, write_text
 from tome.api import applied, remove
 from tome.matching import Matching
 from tome.micro import shapes as micro_shapes
-from tome.vit.blocks import Merged, MergingBlock, current, put
+from tome.vit.blocks import Merged, MergingBlock
+from tome.vit.transform import current, put
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

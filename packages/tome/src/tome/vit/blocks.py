@@ -1,4 +1,4 @@
-"""Token Merging in the blocks of a vision transformer (ToMe paper, section 3).
+"""Token Merging in one block of a vision transformer (ToMe paper, section 3).
 
 What a block does to the tokens, their sizes and their origins travels with the tokens themselves (see
 `plm_core.blocks.Forward`): there is no state on the model, so calls in several threads, recomputed checkpoints and
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from plm_core import blocks
-from plm_core.blocks import BlockView, ModelView, Swapped
-from plm_core.errors import InputError, NotSupported
+from plm_core.blocks import BlockView, patched_by
+from plm_core.errors import InputError
 from tome.matching import Matching, match, rows
-from tome.schedule import Cost, R, Schedule, Target, meet, parse, warn
+from tome.schedule import Cost, Schedule, Target, meet
 from tome.vit.attention import proportional
 
 _met = lru_cache(maxsize=256)(meet)
@@ -60,7 +59,7 @@ class MergingBlock:
     def __call__(
         self, view: BlockView, x: Tensor, carried: Merged | None, unmerge: bool = False, **context: Any
     ) -> tuple[Tensor, Merged]:
-        """The block, with merging between attention and MLP; ``unmerge`` is for this call, see `_WithMaps`."""
+        """The block, with merging between attention and MLP; ``unmerge`` is for this call, see `tome.vit.maps`."""
         unmerge = unmerge or self.unmerge
         merged = self._start(x) if carried is None else carried
         if merged.place is not None:
@@ -113,126 +112,11 @@ class MergingBlock:
         return x, Merged(merged.r, size, place, group, matching)
 
 
-class _WithMaps(Swapped):
-    """Mixed into a model whose blocks merge: what gives maps gives them of all tokens, in their places."""
-
-    def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's own; blocks give merged tokens back first."""
-        own: Any = blocks.original_class(self)  # type: ignore[arg-type]
-        return own.forward_intermediates(_Unmerging(self), *args, **kwargs)  # type: ignore[arg-type]
-
-
-class _Unmerging:
-    """A module as its own methods see it, but for blocks that are called with ``unmerge``.
-
-    Neither a copy of the module nor a switch on it: compilers follow this, and other threads do not see it.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return _unmerging(getattr(self._module, name))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        own: Any = blocks.original_class(self._module)
-        return own.forward(self, *args, **kwargs)
-
-
-def _unmerging(found: Any) -> Any:
-    """What stands for an attribute in `_Unmerging`; itself where nothing merges."""
-    if not isinstance(found, nn.Module) or not merging_blocks(found):
-        return found
-    if is_merging(found):
-        return partial(found, unmerge=True)
-    if isinstance(found, nn.ModuleList | nn.Sequential):
-        return [_unmerging(child) for child in found]
-    return _Unmerging(found)
-
-
 def is_merging(block: nn.Module) -> bool:
     """Whether the last patch of a block is Token Merging."""
-    return isinstance(blocks.patched_by(block), MergingBlock)
+    return isinstance(patched_by(block), MergingBlock)
 
 
 def merging_blocks(model: nn.Module) -> list[nn.Module]:
     """The blocks of a model that merge tokens, in order."""
     return [module for module in model.modules() if is_merging(module)]
-
-
-Plan = tuple[ModelView, BlockView, MergingBlock]
-"""What one block is to do."""
-
-
-def apply(
-    model: nn.Module,
-    r: R | float | None,
-    flops: float | None,
-    tokens: float | None,
-    prop_attn: bool | Literal["mask", "channel"],
-    unmerge: bool,
-) -> None:
-    """The transformers' half of `tome.apply`; nothing is changed unless all of it can be."""
-    if not isinstance(prop_attn, bool | str) or prop_attn not in (True, False, "mask", "channel"):
-        raise InputError(f"prop_attn is {prop_attn!r}; it is True, False, 'mask' or 'channel'")
-    if not isinstance(unmerge, bool):
-        raise InputError(f"unmerge is {unmerge!r}; it is True or False")
-    plans: list[Plan] = []
-    for path, seen in blocks.find(model).items():
-        _refuse_windows(seen, path)
-        schedule = parse(r, flops, tokens, len(seen.blocks))
-        for index, view in enumerate(seen.blocks):
-            if blocks.patched_by(view.block) is not None and not is_merging(view.block):
-                raise NotSupported(f"block {view.name} is patched by another transform; remove that first")
-            what = MergingBlock(
-                index=index,
-                depth=len(seen.blocks),
-                schedule=schedule,
-                prefix=seen.tokens.prefix,
-                by_place=seen.tokens.prefix > 0,
-                prop_attn=prop_attn,
-                unmerge=unmerge,
-                weights=sum(p.numel() for p in view.block.parameters() if p.ndim == 2),
-            )
-            plans.append((seen, view, what))
-    if remove(model):
-        warn("Token Merging was applied to this model already; the new settings replace the old")
-    put(plans)
-
-
-def current(model: nn.Module) -> list[Plan]:
-    """What `apply` has made of a model, for `put`."""
-    if not merging_blocks(model):
-        return []
-    views = [(seen, view) for seen in blocks.find(model).values() for view in seen.blocks]
-    doing = [(seen, view, blocks.patched_by(view.block)) for seen, view in views]
-    return [(seen, view, what) for seen, view, what in doing if isinstance(what, MergingBlock)]
-
-
-def put(plans: list[Plan]) -> None:
-    """Let the blocks of a model that nothing is applied to do as planned."""
-    for seen, view, what in plans:
-        blocks.patch(view, what)
-        if what.index == 0 and hasattr(seen.model, "forward_intermediates"):
-            blocks.swap(seen.model, _WithMaps)
-
-
-def remove(model: nn.Module) -> bool:
-    """Undo `apply`; whether there was anything to undo."""
-    found = merging_blocks(model)
-    for block in found:
-        blocks.unpatch(block)
-    for module in model.modules():
-        if isinstance(module, _WithMaps):
-            blocks.swap_back(module)
-    return bool(found)
-
-
-def _refuse_windows(seen: ModelView, path: str) -> None:
-    name = type(seen.model).__name__ + (f" ({path})" if path else "")
-    for kind in ("local", "pools"):
-        found = [view.name for view in seen.blocks if getattr(view, kind)]
-        if found:
-            why = "attends inside windows, which need every token in its place"
-            why = why if kind == "local" else "pools neighbouring tokens, which need every one in its place"
-            raise NotSupported(f"Token Merging cannot work on {name}: {found[0]} {why}")
