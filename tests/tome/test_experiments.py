@@ -1,5 +1,6 @@
 """What Token Merging is compared with drops and places the tokens that it says; the measurement runs."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -11,8 +12,14 @@ from timm.models.vision_transformer import VisionTransformer
 
 import tome
 from plm_core import blocks
-from tome.experiments import studies as experiments
-from tome.experiments.studies import PLACES, RIVALS, STUDIES, class_attention, dropping, placing
+from tome.experiments import merging, studies
+from tome.experiments.__main__ import main
+from tome.experiments.data import silhouettes
+from tome.experiments.models import rotary_vit
+from tome.experiments.pruning import class_attention, dropping
+from tome.experiments.report import plot_merging
+from tome.experiments.rotary import placing
+from tome.experiments.studies import PLACES, RIVALS, STUDIES
 
 TINY = {"embed_dim": 16, "depth": 3, "num_heads": 2, "mlp_ratio": 2}
 
@@ -30,7 +37,7 @@ def vit():
 
 @pytest.fixture(scope="module")
 def eva():
-    return random_weights(experiments.rotary(8, **TINY))
+    return random_weights(rotary_vit(8, **TINY))
 
 
 def counted(model, x):
@@ -147,7 +154,7 @@ def test_positions_of_merged_tokens_are_those_named(eva):
 
 
 def test_silhouettes_are_bright_on_dark_and_whole():
-    data = experiments.silhouettes("heldout", 40)
+    data = silhouettes("heldout", 40)
     assert data.x.shape == (40, 1, 32, 32)
     bright = data.x > 0
     edge = torch.ones(32, 32, dtype=torch.bool)
@@ -161,16 +168,38 @@ def test_measurement_runs_and_goes_on_where_it_stopped(tmp_path, monkeypatch, ca
     """On next to nothing: files, tables and plots."""
     for name, study in STUDIES.items():
         model = partial(study.model, **TINY)
-        monkeypatch.setitem(STUDIES, name, replace(study, model=model, epochs=1, train=32, held_out=20, r=(16,)))
-    experiments.main(["--out", str(tmp_path), "--seeds", "1"])
+        small = replace(study, model=model, epochs=1, num_train=32, num_held_out=20, r=(16,))
+        monkeypatch.setitem(STUDIES, name, small)
+    main(["accuracy", "rotary", "--out", str(tmp_path), "--seeds", "1"])
     said = capsys.readouterr().out
     assert "| r (tokens left) | 0 (65) | 16 (17) |" in said
     assert all(way in said for way in (*RIVALS, *PLACES))
     assert (tmp_path / "accuracy.png").stat().st_size > 5000
     assert (tmp_path / "rotary.png").exists()
-    rows = experiments.scored("digits", 0, tmp_path)
+    rows = studies.measure("digits", 0, tmp_path)
     whole = {row["top1"] for row in rows if row["r"] == 0}
     assert len(whole) == 1
-    monkeypatch.setattr(experiments, "finetune", None)  # nothing is trained again
+    monkeypatch.setattr(studies, "finetune", None)  # nothing is trained again
     (tmp_path / "digits_0.json").unlink()
-    assert experiments.scored("digits", 0, tmp_path) == rows
+    assert studies.measure("digits", 0, tmp_path) == rows
+
+
+def test_measurement_of_the_shipped_model_runs(tmp_path, monkeypatch):
+    """On next to nothing: the rows, the files and the plot."""
+    for what, few in {"TRAIN": 32, "HELD_OUT": 40, "R": (0, 16), "FINETUNED_R": (16,)}.items():
+        monkeypatch.setattr(merging, what, few)
+    recipe = replace(merging.FINETUNE_CONFIG.recipe, epochs=1, batch=32, warmup_epochs=0)
+    monkeypatch.setattr(merging, "FINETUNE_CONFIG", replace(merging.FINETUNE_CONFIG, recipe=recipe))
+    main(["merging", "--out", str(tmp_path)])
+    none, some = json.loads((tmp_path / "merging.json").read_text())
+    assert (none["tokens"], some["tokens"]) == (145, 145 - 6 * 16)
+    assert none["off the shelf"] == none["without proportional attention"]
+    assert "finetuned while merging" in some.keys() - none.keys()
+    assert (tmp_path / "merging.png").stat().st_size > 5000
+    assert len(plot_merging([none, some]).axes[0].lines) == 3
+
+
+def test_a_figure_that_does_not_exist_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["speed", "--out", str(tmp_path)])
+    assert "no figure 'speed'; there are merging, accuracy and rotary" in capsys.readouterr().err

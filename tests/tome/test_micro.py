@@ -13,6 +13,7 @@ from plm_core.registry import registry
 from plm_core.training.finetuning import accuracy
 from plm_core.utils.references import shipped_file
 from tome import finetuning, plugin
+from tome.experiments.merging import FINETUNE_CONFIG
 from tome.finetuning import MergedFinetuning, finetune
 from tome.micro import shapes as micro_shapes
 from tome.vit.tracing import trace
@@ -67,7 +68,7 @@ def test_finetuning_while_merging_learns_and_keeps_merging(held_out):
     torch.manual_seed(0)
     model = plm_core.create_model(NAME, pretrained=True)
     before = [p.clone() for p in model.parameters()]
-    setting = replace(micro_shapes.TUNING, recipe=replace(micro_shapes.TUNING.recipe, epochs=1, batch=32))
+    setting = replace(FINETUNE_CONFIG, recipe=replace(FINETUNE_CONFIG.recipe, epochs=1, batch=32))
     data = micro_shapes.scenes("train", 96)
     trained = finetune(model, data, MergedFinetuning(setting=setting, r=24), 8, seed=0)
     assert trace(model, held_out.x[:1]).tokens[0] == 145 - 24
@@ -79,25 +80,12 @@ def test_finetuning_while_merging_learns_and_keeps_merging(held_out):
 def test_recipe_writes_a_file_that_the_name_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(micro_shapes, "TRAIN", 64)
     monkeypatch.setattr(micro_shapes, "HELD_OUT", 40)
-    recipe = replace(micro_shapes.SETTING.recipe, epochs=1, warmup_epochs=0)
-    monkeypatch.setattr(micro_shapes, "SETTING", replace(micro_shapes.SETTING, recipe=recipe))
+    recipe = replace(micro_shapes.CONFIG.recipe, epochs=1, warmup_epochs=0)
+    monkeypatch.setattr(micro_shapes, "CONFIG", replace(micro_shapes.CONFIG, recipe=recipe))
     scores = micro_shapes.train(tmp_path)
     model = plm_core.create_model(NAME)
     weights.load(model, tmp_path / f"{NAME}.safetensors")
     assert micro_shapes.evaluate(model) == scores
-
-
-def test_measurement_runs(monkeypatch):
-    """On next to nothing: the rows and the plot."""
-    for what, few in {"TRAIN": 32, "HELD_OUT": 40, "R": (0, 16), "TUNED": (16,)}.items():
-        monkeypatch.setattr(micro_shapes, what, few)
-    recipe = replace(micro_shapes.TUNING.recipe, epochs=1, batch=32, warmup_epochs=0)
-    monkeypatch.setattr(micro_shapes, "TUNING", replace(micro_shapes.TUNING, recipe=recipe))
-    none, some = micro_shapes.measure()
-    assert (none["tokens"], some["tokens"]) == (145, 145 - 6 * 16)
-    assert none["off the shelf"] == none["without proportional attention"]
-    assert "finetuned while merging" in some.keys() - none.keys()
-    assert len(micro_shapes.plot([none, some]).axes[0].lines) == 3
 
 
 def test_the_papers_recipes_are_those_of_the_models_with_merging_beside():

@@ -1,0 +1,92 @@
+"""Token Merging in a rotary model with other positions for merged tokens, or with other keys for the matching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from plm_core.blocks import BlockView
+from tome.api import applied, remove
+from tome.matching import Matching
+from tome.vit.blocks import Merged, MergingBlock
+from tome.vit.transform import current, put
+
+Place = Literal["destination", "source", "mean", "unit mean", "random"]
+
+
+@dataclass(frozen=True)
+class Placing(MergingBlock):
+    """A `MergingBlock` for rotary models that gives merged tokens another position, or matches tokens by other keys."""
+
+    place: Place = "destination"
+    """The position of a merged token: that of the token the others merged into ("destination"); that of the most
+    similar token that merged into it ("source"); the average of the rotary table over the patches of the group
+    ("mean"), or that average with each pair of sine and cosine scaled back to the unit circle, which is a mean of
+    angles ("unit mean"); or that of any token ("random"), to see whether position matters at all."""
+    rotated_keys: bool = False
+    """Match tokens by their keys after rotation, as attention uses them, instead of before."""
+
+    def __call__(
+        self, view: BlockView, x: Tensor, state: Merged | None, unmerge: bool = False, **context: Any
+    ) -> tuple[Tensor, Merged]:
+        """Run the block as `MergingBlock` does, then give merged tokens the position that ``place`` names."""
+        if self.rotated_keys:
+            view = replace(view, unrotate=lambda key, **context: key)
+        if state is not None and state.group is not None:
+            view = replace(view, select=partial(self._averaged, group=state.group))
+        count = x.shape[1]
+        x, merged = super().__call__(view, x, state, unmerge, **context)
+        matching = merged.matching
+        if matching is None:
+            return x, merged
+        if self.place in ("mean", "unit mean") and not unmerge:
+            group = matching.group
+            if state is not None and state.group is not None:
+                group = group.gather(1, state.group)
+            return x, replace(merged, group=group)
+        if self.place in ("source", "random"):
+            positions = self._positions(matching, count)
+            place = positions if state is None or state.place is None else state.place.gather(1, positions)
+            return x, replace(merged, place=place)
+        return x, merged
+
+    def _positions(self, matching: Matching, count: int) -> Tensor:
+        """Return, for each token left, which of the ``count`` tokens before merging gives it its position, [B, n]."""
+        batch, r = matching.merged.shape
+        rank = torch.arange(r, device=matching.merged.device).expand(batch, -1)  # the most similar are first
+        first = torch.full_like(matching.kept, r).scatter_reduce(1, matching.into, rank, "amin")
+        if self.place == "source":
+            other = matching.merged.gather(1, first.clamp(max=r - 1))
+        else:
+            other = torch.randint_like(matching.kept, self.prefix, count)
+        return torch.where(first < r, other, matching.kept)
+
+    def _averaged(self, context: Mapping[str, Any], kept: Tensor, group: Tensor) -> Mapping[str, Any]:
+        """Return the context with the rotary table averaged over groups [B, N] of original tokens."""
+        rope: Tensor = context["rope"]
+        batch, left = kept.shape
+        index = (group[:, self.prefix :] - self.prefix)[..., None].expand(-1, -1, rope.shape[-1])
+        mean = rope.new_zeros(batch, left - self.prefix, rope.shape[-1])
+        mean = mean.scatter_reduce(1, index, rope.expand(batch, -1, -1), "mean", include_self=False)
+        if self.place == "unit mean":
+            sin, cos = mean.chunk(2, -1)
+            mean = mean / torch.hypot(sin, cos).clamp(min=1e-6).repeat(1, 1, 2)
+        return {**context, "rope": mean[:, None]}
+
+
+@contextmanager
+def placing(model: nn.Module, r: int, place: Place = "destination", rotated_keys: bool = False) -> Iterator[nn.Module]:
+    """Apply Token Merging with `Placing` blocks to a model, for the duration of a ``with`` block."""
+    with applied(model, r):
+        plans = current(model)
+    put([(of, view, Placing(**vars(plan), place=place, rotated_keys=rotated_keys)) for of, view, plan in plans])
+    try:
+        yield model
+    finally:
+        remove(model)
