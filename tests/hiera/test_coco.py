@@ -11,7 +11,8 @@ from torch import nn
 from torchvision import tv_tensors
 
 from hiera.coco import CocoDetection, LargeScaleJitter, ShapesDetection, collate, evaluate, loss, write_coco
-from hiera.detection import MEAN, micro_detector
+from hiera.detection import micro_detector
+from hiera.detection.rcnn import MEAN
 from hiera.pictures import detections as draw
 from plm_core import InputError, shapes
 

@@ -12,10 +12,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou
 
 import hiera
-from hiera.cascade import CascadeRoIHeads, ClassAgnosticPredictor, scale_gradient
 from hiera.configs import MICRO_DETECTOR
 from hiera.detection import Anchors, detector, micro_detector
-from hiera.regions import RegionPool, cut_masks, paste_masks
+from hiera.detection.cascade import CascadeRoIHeads, ClassAgnosticPredictor, scale_gradient
+from hiera.detection.regions import RegionPool, cut_masks, paste_masks
 from plm_core import InputError, shapes
 
 SMALL = {

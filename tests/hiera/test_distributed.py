@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hiera import configs, train
+from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
+from hiera.recipes import folders
 from plm_core import shapes, weights
 from plm_core.training import newest_checkpoint
 
@@ -131,9 +132,9 @@ def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(pictures, t
     assert not list(killed.glob("*.safetensors"))
     steps = []
     done = int(newest_checkpoint(killed).name.partition("-")[2])
-    train.pretrain(pictures, killed, "micro", changes, seed=0, save_steps=4, resume=True, callbacks=[recorder(steps)])
+    folders.pretrain(pictures, killed, "micro", changes, seed=0, save_steps=4, resume=True, callbacks=[recorder(steps)])
     assert steps == list(range(done + 1, 41))
-    train.pretrain(pictures, whole, "micro", changes, seed=0)
+    folders.pretrain(pictures, whole, "micro", changes, seed=0)
     for name in ("mae.safetensors", "encoder.safetensors"):
         resumed, undisturbed = load_file(killed / name), load_file(whole / name)
         assert resumed.keys() == undisturbed.keys()

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import plm_core
-from hiera import micro_abswin, micro_digits, micro_motions, micro_shapes, plugin
+from hiera import plugin
+from hiera.micro import abswin, digits, motions
+from hiera.micro import shapes as micro_shapes
 from plm_core import shapes, weights
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
@@ -71,30 +73,30 @@ def test_splits_do_not_share_digits():
 
 
 def test_recipe_trains_and_writes_what_the_name_loads(tmp_path):
-    name = micro_digits.NAME
-    before = micro_digits.evaluate(plm_core.create_model(name))[micro_digits.TOP1]
-    scores = micro_digits.train(tmp_path, seed=1, epochs=2)
-    assert scores[micro_digits.TOP1] > before + 20
+    name = digits.NAME
+    before = digits.evaluate(plm_core.create_model(name))[digits.TOP1]
+    scores = digits.train(tmp_path, seed=1, epochs=2)
+    assert scores[digits.TOP1] > before + 20
     model = plm_core.create_model(name)
     weights.load(model, tmp_path / f"{name}.safetensors")
-    assert micro_digits.evaluate(model) == scores
-    assert f"{scores[micro_digits.TOP1]:.2f} %" in (tmp_path / f"{name}.md").read_text()
+    assert digits.evaluate(model) == scores
+    assert f"{scores[digits.TOP1]:.2f} %" in (tmp_path / f"{name}.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["abswin", "motions", "detector"])
 def test_recipe_writes_a_file_that_the_name_loads(name, tmp_path, monkeypatch):
     """The whole recipe on next to nothing; that it reaches its score is a slow test."""
     module = resolve(declared(f"hiera_micro_{name}").micro.recipe.partition(":")[0] + ":__name__")
-    assert module == f"hiera.micro_{name}"
+    assert module == f"hiera.micro.{name}"
     if name == "abswin":
-        scores = micro_abswin.train(tmp_path, epochs=1)
+        scores = abswin.train(tmp_path, epochs=1)
     elif name == "motions":
-        scores = micro_motions.train(tmp_path, epochs=1, count=128)
+        scores = motions.train(tmp_path, epochs=1, count=128)
     else:
-        from hiera import micro_detector
+        from hiera.micro import detector
 
-        monkeypatch.setattr(micro_detector, "HELD_OUT", 10)
-        scores = micro_detector.train(tmp_path, epochs=1, count=16)
+        monkeypatch.setattr(detector, "HELD_OUT", 10)
+        scores = detector.train(tmp_path, epochs=1, count=16)
     model = plm_core.create_model(f"hiera_micro_{name}")
     weights.load(model, tmp_path / f"hiera_micro_{name}.safetensors")
     assert resolve(declared(f"hiera_micro_{name}").micro.evaluate)(model) == scores
@@ -110,8 +112,8 @@ def test_retraining_from_scratch_reaches_the_bound(name, tmp_path):
 
 @torch.inference_mode()
 def test_frozen_positions_are_the_same_function_at_the_trained_size_only():
-    fix = plm_core.create_model(micro_abswin.NAME, pretrained=True).eval()
-    bug = micro_abswin.frozen(fix).eval()
+    fix = plm_core.create_model(abswin.NAME, pretrained=True).eval()
+    bug = abswin.frozen(fix).eval()
     own, twice = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(bug(own), fix(own), rtol=1e-4, atol=1e-5)
     assert (bug(twice) - fix(twice)).abs().max() > 0.05
@@ -120,13 +122,13 @@ def test_frozen_positions_are_the_same_function_at_the_trained_size_only():
 def test_abs_win_measurement_runs(monkeypatch):
     """On next to nothing: the rows, the table and the plot."""
     for what, few in {"EPOCHS": 1.0, "FINETUNED": (1.0,), "SIZES": (32, 64)}.items():
-        monkeypatch.setattr(micro_abswin, what, few)
-    rows = micro_abswin.measure([0])
-    table = micro_abswin.summary(rows)
-    assert [row["positions"] for row in table] == [micro_abswin.PLAIN, micro_abswin.BUG, micro_abswin.FIX]
+        monkeypatch.setattr(abswin, what, few)
+    rows = abswin.measure([0])
+    table = abswin.summary(rows)
+    assert [row["positions"] for row in table] == [abswin.PLAIN, abswin.BUG, abswin.FIX]
     by_name = {row["positions"]: row for row in rows}
-    assert by_name[micro_abswin.BUG]["32 px"] == by_name[micro_abswin.FIX]["32 px"]
-    assert len(micro_abswin.plot(rows).axes[0].lines) == 4
+    assert by_name[abswin.BUG]["32 px"] == by_name[abswin.FIX]["32 px"]
+    assert len(abswin.plot(rows).axes[0].lines) == 4
 
 
 def test_pretraining_is_compared_with_none(monkeypatch, tmp_path):

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hiera import HieraDet, coco, configs, recipes, train
+from hiera import HieraDet, coco, configs, recipes
 from hiera.detection import micro_detector
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
+from hiera.recipes import folders
 from plm_core import InputError, shapes, weights
 from plm_core.cli import main
 
@@ -155,7 +156,7 @@ def pretrained(pictures, tmp_path_factory):
     """The folder that a short pretraining leaves."""
     out = tmp_path_factory.mktemp("pretrained") / "out"
     changes = {"epochs": "2", "batch": "24", "warmup_epochs": "0"}
-    train.pretrain(pictures / "train", out, "micro", changes, seed=0)
+    folders.pretrain(pictures / "train", out, "micro", changes, seed=0)
     return out
 
 
@@ -179,7 +180,7 @@ def test_pretraining_and_finetuning_of_pictures(hiera, pictures, tmp_path):
     assert result.code == 0, result.err
     assert result.scores.keys() == {"training loss", "val top-1 %"}
     weights.load(model := classifier(), then / "model.safetensors")
-    val = train._folder(pictures / "val", model, recipes.test_transform((48, 48), *train._statistics(False)))
+    val = folders._folder(pictures / "val", model, recipes.test_transform((48, 48), *folders._statistics(False)))
     assert result.scores["val top-1 %"] == pytest.approx(recipes.accuracy(model, val), abs=1e-3)
 
 
@@ -209,7 +210,7 @@ def test_the_same_seed_gives_the_same_weights_and_resuming_goes_on(hiera, pictur
 
 
 def test_abs_win_gives_the_papers_positions():
-    plain, windowed = (train._classifier("tiny", False, abs_win) for abs_win in (False, True))
+    plain, windowed = (folders._classifier("tiny", False, abs_win) for abs_win in (False, True))
     assert Hiera(**plain, device="meta").pos_embed_win is None
     assert Hiera(**windowed, device="meta").pos_embed_win.shape == (1, 96, 8, 8)
 
@@ -321,13 +322,13 @@ def test_detection_starts_from_a_hiera(hiera, objects, tmp_path, abs_win):
 def test_a_trunk_can_go_on_from_a_trunk(tmp_path):
     trunk, other = (HieraDet(**configs.HIERADET["micro"]) for _ in range(2))
     weights.save(trunk, tmp_path / "trunk.safetensors")
-    train.load_encoder(other, tmp_path / "trunk.safetensors")
+    folders.load_encoder(other, tmp_path / "trunk.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(trunk.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("size", [size for size in recipes.DETECT if size != "micro"])
 def test_the_hiera_of_a_size_fits_the_detectors_trunk(size):
-    trunk = train._trunk(size, device="meta")
+    trunk = folders._trunk(size, device="meta")
     trunk.load_hiera(Hiera(**configs.IMAGE[size], abs_win_pos_embed=True, num_classes=0, device="meta"))
     with pytest.raises(InputError, match="does not fit"):
         trunk.load_hiera(Hiera(**configs.IMAGE["tiny"], abs_win_pos_embed=True, num_classes=0, device="meta"))
@@ -380,7 +381,7 @@ def test_settings_that_fit_are_taken():
         "clip_grad": "3",
         "milestones": "(0.5, 0.9, 1)",
     }
-    setting = train.changed(recipes.FINETUNE_IMAGE["base"], {**text, "crop": "(0.5, 1)", "auto_augment": "rand-m7"})
+    setting = folders.changed(recipes.FINETUNE_IMAGE["base"], {**text, "crop": "(0.5, 1)", "auto_augment": "rand-m7"})
     recipe = setting.recipe
     assert (recipe.epochs, recipe.lr, recipe.layer_decay, recipe.clip_grad) == (0.5, 1, None, 3)
     assert (recipe.milestones, setting.crop, setting.auto_augment) == ((0.5, 0.9, 1), (0.5, 1), "rand-m7")

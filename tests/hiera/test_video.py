@@ -14,8 +14,8 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader
 
 import hiera
-from hiera import video
 from hiera.video import Video, VideoFolder, classify, input_of, per_clip, read_clip, views
+from hiera.video import file as video_file
 from plm_core import InputError, MissingDependency, shapes
 from plm_core.hookspecs import Input
 
@@ -112,8 +112,8 @@ def test_frames_are_those_of_decoding_in_order(name, clip, tmp_path, monkeypatch
         assert not all(times) or times != sorted(times)  # there are frames that are stored in another order
     read = Video(path)
     assert len(read) == len(expected) == 60
-    for spared in (0, video.SPARED):  # with and without jumps
-        monkeypatch.setattr(video, "SPARED", spared)
+    for spared in (0, video_file.SPARED):  # with and without jumps
+        monkeypatch.setattr(video_file, "SPARED", spared)
         for wanted in ([0], [59], [57, 13, 13, 40, 41], list(range(2, 60, 7))):
             assert torch.equal(read.read(wanted), expected[wanted])
 
@@ -134,9 +134,9 @@ def test_hidden_frames_do_not_count(clip, tmp_path):
 
 def test_only_what_is_needed_is_decoded_and_converted(mp4, clip, monkeypatch):
     decoded, converted = [], []
-    monkeypatch.setattr(video, "_decoded", spy(video._decoded, decoded))
-    picture = video._picture
-    monkeypatch.setattr(video, "_picture", lambda frame: (converted.append(0), picture(frame))[1])
+    monkeypatch.setattr(video_file, "_decoded", spy(video_file._decoded, decoded))
+    picture = video_file._picture
+    monkeypatch.setattr(video_file, "_picture", lambda frame: (converted.append(0), picture(frame))[1])
     read = Video(mp4)
     assert decoded == []  # the length costs no decoding
     assert torch.equal(read.read([2, 50]), torch.from_numpy(clip[[2, 50]]))

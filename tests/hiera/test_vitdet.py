@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hiera
-from hiera.vitdet import relative_bias, relative_positions, tile_positions
+from hiera.abswin import tile_positions
+from hiera.dense.relative import relative_positions
+from hiera.vitdet import relative_bias
 from plm_core import InputError
 
 SMALL = {"embed_dim": 48, "depth": 3, "num_heads": 3, "pretrain_grid": 4, "patch_size": 8, "img_size": 64}

@@ -65,7 +65,7 @@ def train(
         raise InputError("--encoder is for finetune and detect; a pretraining starts anew")
     if abs_win and (video or kind == "detect"):
         raise InputError("--abs-win is for pretrain and finetune; a detector has these positions, a video has others")
-    from hiera import train as trainings
+    from hiera.recipes import folders
 
     arguments: dict[str, Any] = {
         "device_batch": device_batch,
@@ -81,5 +81,5 @@ def train(
         arguments |= {"video": bool(video), "abs_win": abs_win}
     if kind != "pretrain":
         arguments["encoder"] = encoder
-    scores = getattr(trainings, kind)(data, out, size, changes, **arguments)
+    scores = getattr(folders, kind)(data, out, size, changes, **arguments)
     show([{"what": what, "score": round(score, 4), "folder": str(out)} for what, score in scores.items()])

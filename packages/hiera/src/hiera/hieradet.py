@@ -19,8 +19,8 @@ from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, Mlp, trun
 from torch import Tensor, nn
 
 from hiera.abswin import abs_win, split_plain, tile_positions
+from hiera.dense.relative import relative_bias
 from hiera.layers import LAYER_NORM, NormLayer, PatchEmbed
-from hiera.relative import relative_bias
 from plm_core import InputError
 
 

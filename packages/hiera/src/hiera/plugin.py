@@ -133,7 +133,7 @@ def _micro(
         **{
             "builder": "hiera.builders:classifier",
             "out_indices": (0, 1, 2),
-            "micro": Micro(recipe=f"hiera.micro_{what}:train", evaluate=f"hiera.micro_{what}:evaluate"),
+            "micro": Micro(recipe=f"hiera.micro.{what}:train", evaluate=f"hiera.micro.{what}:evaluate"),
             **facts,
         },
     )
@@ -170,7 +170,7 @@ MICRO = (
         "0123456789",
         {"held-out placed digits top-1 % at 32 px": 86.67, "held-out placed digits top-1 % at 64 px": 37.78},
         tag="sklearn_digits",
-        micro=Micro(recipe="hiera.micro_abswin:train_plain", evaluate="hiera.micro_abswin:evaluate"),
+        micro=Micro(recipe="hiera.micro.abswin:train_plain", evaluate="hiera.micro.abswin:evaluate"),
     ),
     _micro(
         "shapes",

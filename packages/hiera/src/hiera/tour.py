@@ -10,8 +10,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import plm_core
-from hiera import micro_abswin
-from hiera.micro_digits import NAME, TOP1, evaluate
+from hiera.micro import abswin as micro_abswin
+from hiera.micro.digits import NAME, TOP1, evaluate
 from hiera.recipes import accuracy
 from plm_core import samples, shapes
 from plm_core.tools.tour import Tour

@@ -19,10 +19,9 @@ from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor, nn
 
 from hiera.abswin import tile_positions
+from hiera.dense.relative import relative_bias
 from hiera.hieradet import partition, unpartition
 from hiera.layers import LAYER_NORM, NormLayer
-from hiera.relative import relative_bias
-from hiera.relative import relative_positions as relative_positions
 from plm_core import InputError
 
 

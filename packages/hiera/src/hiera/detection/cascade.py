@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
-from hiera.regions import RegionHeads, Sizes, Targets
+from hiera.detection.regions import RegionHeads, Sizes, Targets
 from plm_core import InputError
 
 IOUS = (0.5, 0.6, 0.7)

@@ -30,7 +30,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from hiera.detection import MEAN
+from hiera.detection.rcnn import MEAN
 from plm_core import InputError, MissingDependency, shapes
 from plm_core.utils.files import atomic_path, write_text
 from plm_core.utils.progress import track

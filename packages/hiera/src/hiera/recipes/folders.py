@@ -17,7 +17,8 @@ from hiera import configs, recipes
 from hiera.hieradet import HieraDet
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
-from hiera.video import MEAN, STD, VideoFolder, per_clip
+from hiera.video import VideoFolder, per_clip
+from hiera.video.file import MEAN, STD
 from plm_core import InputError, weights
 from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD
 from plm_core.training import Trained

@@ -45,7 +45,7 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
     facts = {
         "Data": f"{count} scenes of `plm_core.shapes.Images` (96 px, 1 to 4 shapes in clutter); {HELD_OUT} held-out "
         f"scenes. Classes: {', '.join(SHAPES)}.",
-        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro_detector`): {epochs:g} epochs, batch "
+        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.detector`): {epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, flips; no pretraining.",
         "Held-out mAP@[.5:.95]": f"boxes {scores[BOX]:.3f}, masks {scores[MASK]:.3f} (pycocotools)",
     }

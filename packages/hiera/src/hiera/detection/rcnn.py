@@ -26,9 +26,9 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from hiera import configs
-from hiera.cascade import CascadeRoIHeads, ClassAgnosticPredictor
+from hiera.detection.cascade import CascadeRoIHeads, ClassAgnosticPredictor
+from hiera.detection.regions import RegionHeads, RegionPool, RegionTransform
 from hiera.hieradet import HieraDet
-from hiera.regions import RegionHeads, RegionPool, RegionTransform
 from hiera.vitdet import ViTDet
 from plm_core import InputError
 

@@ -1,6 +1,6 @@
 """The recipe of ``hiera_micro_abswin``, and the measurement of "Window Attention is Bugged" that it is taken from.
 
-    uv run python -m hiera.micro_abswin --out DIR      # the table and the plot of the README
+    uv run python -m hiera.micro.abswin --out DIR      # the table and the plot of the README
 
 Two models learn to read digits of 16 to 32 px on a canvas of 32 px, alike but for their positions: a plain embedding,
 and Absolute Win. Both then see digits of the same sizes on larger canvases, as a detector sees objects in larger
@@ -118,7 +118,7 @@ def train(out: Path, seed: int = 0, epochs: float = EPOCHS, abs_win: bool = True
     facts = {
         "Data": f"scikit-learn's digits (every fifth of 1797 held out) at {SMALLEST} to {LARGEST} px, at random places "
         f"of a canvas of {TRAINED} px.",
-        "Recipe": f"`plm retrain {name} --seed {seed}` (module `hiera.micro_abswin`): {epochs:g} epochs, batch "
+        "Recipe": f"`plm retrain {name} --seed {seed}` (module `hiera.micro.abswin`): {epochs:g} epochs, batch "
         f"{setting.recipe.batch}, AdamW lr {LR}, weight decay {setting.recipe.weight_decay}, cosine, label smoothing "
         f"{setting.smoothing}; no pretraining.",
         "Held-out top-1": f"{scores[OWN]:.2f} % at {TRAINED} px; {scores[LARGER]:.2f} % on canvases of {TWICE} px, "

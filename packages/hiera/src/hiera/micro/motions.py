@@ -68,7 +68,7 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
     facts = {
         "Data": f"{count} clips of `plm_core.shapes.Clips` (8 frames of 32 px, one shape on grey, motions: "
         f"{', '.join(MOTIONS)}); 1000 held-out clips.",
-        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro_motions`): {epochs:g} epochs, batch "
+        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.motions`): {epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{SETTING.smoothing}, small shifts and permuted colour channels; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",

@@ -1,6 +1,6 @@
 """The recipe of ``hiera_micro_shapes``, and its measurement: does masked pretraining pay?
 
-    uv run python -m hiera.micro_shapes --out DIR      # the table and the plot of the README
+    uv run python -m hiera.micro.shapes --out DIR      # the table and the plot of the README
 
 The same model is finetuned from scratch and after masked pretraining, for equal epochs, on grey scenes of one large
 shape, of which few are labelled. ``plm retrain hiera_micro_shapes --out DIR`` runs `train`, the pretrained one. It
@@ -108,7 +108,7 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
     facts = {
         "Data": f"{UNLABELLED} grey scenes of 32 px with one large shape from plm_core.shapes, {few} of them labelled; "
         f"{HELD_OUT} of the held-out split for the score.",
-        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro_shapes`): "
+        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.shapes`): "
         f"{pretraining.epochs:g} epochs of masked pretraining on the scenes without labels, mask ratio "
         f"{PRETRAINING.mask_ratio}, batch {pretraining.batch}, AdamW lr {pretraining.lr}; {finetuning.epochs:g} epochs "
         f"of finetuning on the labelled ones, batch {finetuning.batch}, AdamW lr {finetuning.lr}; cosine, weight decay "

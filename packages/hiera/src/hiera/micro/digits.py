@@ -67,7 +67,7 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs) -> Ma
     facts = {
         "Data": "the 1797 8x8 digits of scikit-learn (UCI optical recognition of handwritten digits); every fifth "
         "image held out (360). Writers are in both splits.",
-        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro_digits`): {epochs:g} epochs, batch "
+        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.digits`): {epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{SETTING.smoothing}, small affine augmentation; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",

@@ -1,0 +1,1 @@
+"""Parts of the models for dense prediction, `hiera.hieradet` and `hiera.vitdet`."""

@@ -1,0 +1,12 @@
+"""Mask R-CNN and Cascade Mask R-CNN on HieraDet or ViTDet: the detectors of the Hiera and Absolute Win papers.
+
+    model = detector(hiera.HieraDet(), num_classes=80)             # images and targets in, losses or detections out
+
+`hiera.coco` has the data, the score and the loss for a training.
+"""
+
+from __future__ import annotations
+
+from hiera.detection.rcnn import Anchors, Detector, detector, micro_detector
+
+__all__ = ["Anchors", "Detector", "detector", "micro_detector"]
