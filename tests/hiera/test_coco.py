@@ -11,8 +11,8 @@ from torch import nn
 from torchvision import tv_tensors
 
 from hiera.coco import CocoDetection, LargeScaleJitter, ShapesDetection, collate, evaluate, loss, write_coco
+from hiera.configs import DETECTION_MEAN
 from hiera.detection import micro_detector
-from hiera.detection.rcnn import MEAN
 from hiera.pictures import detections as draw
 from plm_core import InputError, shapes
 
@@ -253,7 +253,7 @@ def test_jitter_pads_with_the_mean_and_covers_the_scales(world):
     shares = []
     for _ in range(150):
         out, _ = LargeScaleJitter(32)(image, dict(target))
-        padding = (out == torch.tensor(MEAN)[:, None, None]).all(0)
+        padding = (out == torch.tensor(DETECTION_MEAN)[:, None, None]).all(0)
         assert padding[-1, -1] or not padding.any()  # at the bottom and right only
         shares.append(1 - float(padding.float().mean()))
     side = np.sqrt(shares)

@@ -1,79 +1,87 @@
-"""The paper's model sizes (Hiera paper, table 2), as constructor keywords. Data only: imports nothing."""
+"""The sizes of the papers' models and of our micro models, as constructor keywords, and the facts published of them.
+
+Data only: this module imports neither torch nor timm.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 Config = dict[str, Any]
 
-IMAGE: dict[str, Config] = {
-    "tiny": {"embed_dim": 96, "num_heads": 1, "stages": (1, 2, 7, 2)},
-    "small": {"embed_dim": 96, "num_heads": 1, "stages": (1, 2, 11, 2)},
-    "base": {"embed_dim": 96, "num_heads": 1, "stages": (2, 3, 16, 3)},
-    "base_plus": {"embed_dim": 112, "num_heads": 2, "stages": (2, 3, 16, 3)},
-    "large": {"embed_dim": 144, "num_heads": 2, "stages": (2, 6, 36, 4)},
-    "huge": {"embed_dim": 256, "num_heads": 4, "stages": (2, 6, 36, 4)},
+PAPER = "arXiv 2306.00989"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A size of the Hiera paper.
+
+    Attributes:
+        config: Keywords of `hiera.Hiera` (table 2).
+        image_params: Parameters of the image model with 1000 classes.
+        image_top1: Top-1 accuracy on ImageNet-1k in %, after MAE pretraining and finetuning (table 2).
+        video_params: Parameters of the video model with 400 classes.
+        video_top1: Top-1 accuracy on Kinetics-400 in %, over 3 x 5 views; None where the paper has no video model.
+    """
+
+    config: Config
+    image_params: int
+    image_top1: float
+    video_params: int
+    video_top1: float | None
+
+
+SIZES: dict[str, Size] = {
+    "tiny": Size(
+        config={"embed_dim": 96, "num_heads": 1, "stages": (1, 2, 7, 2)},
+        image_params=27_910_216,
+        image_top1=82.8,
+        video_params=27_477_808,
+        video_top1=None,
+    ),
+    "small": Size(
+        config={"embed_dim": 96, "num_heads": 1, "stages": (1, 2, 11, 2)},
+        image_params=35_008_072,
+        image_top1=83.8,
+        video_params=34_575_664,
+        video_top1=None,
+    ),
+    "base": Size(
+        config={"embed_dim": 96, "num_heads": 1, "stages": (2, 3, 16, 3)},
+        image_params=51_524_968,
+        image_top1=84.5,
+        video_params=51_092_560,
+        video_top1=84.0,
+    ),
+    "base_plus": Size(
+        config={"embed_dim": 112, "num_heads": 2, "stages": (2, 3, 16, 3)},
+        image_params=69_896_616,
+        image_top1=85.2,
+        video_params=69_392_240,
+        video_top1=85.0,
+    ),
+    "large": Size(
+        config={"embed_dim": 144, "num_heads": 2, "stages": (2, 6, 36, 4)},
+        image_params=213_739_912,
+        image_top1=86.1,
+        video_params=213_091_600,
+        video_top1=87.3,
+    ),
+    "huge": Size(
+        config={"embed_dim": 256, "num_heads": 4, "stages": (2, 6, 36, 4)},
+        image_params=672_779_752,
+        image_top1=86.9,
+        video_params=671_627_664,
+        video_top1=87.8,
+    ),
 }
+IMAGE: dict[str, Config] = {name: size.config for name, size in SIZES.items()}
 
-# Sixteen-pixel mask units: a 32 px image is 2 x 2 of them, so that local and global attention differ.
-MICRO_DIGITS: Config = {
-    "embed_dim": 24,
-    "num_heads": 1,
-    "stages": (1, 2, 1),
-    "q_pool": 2,
-    "mask_unit_size": (4, 4),
-    "mask_unit_attn": (True, False, False),
-}
+# The sizes of which the paper has a video model too.
+VIDEO_SIZES = tuple(name for name, size in SIZES.items() if size.video_top1 is not None)
 
-# The same with Absolute Win: two by two mask units and as many global positions. Patches do not overlap, so that
-# nothing but the embedding tells the tokens of a window apart.
-MICRO_ABSWIN: Config = {
-    **MICRO_DIGITS,
-    "patch_kernel": (4, 4),
-    "patch_padding": (0, 0),
-    "input_size": (32, 32),
-    "abs_win_pos_embed": True,
-    "global_pos_size": (2, 2),
-}
-
-# A 48 px scene is 3 x 3 mask units; with Absolute Win any multiple of 16 will do.
-MICRO_SHAPES: Config = {
-    **MICRO_DIGITS,
-    "input_size": (48, 48),
-    "abs_win_pos_embed": True,
-    "global_pos_size": (3, 3),
-}
-
-# For pretraining to teach a shape, part of it must tell the rest: mask units of 8 px, half of an object's side
-MICRO_GREY: Config = {
-    "input_size": (32, 32),
-    "embed_dim": 32,
-    "num_heads": 1,
-    "stages": (1, 3),
-    "q_pool": 1,
-    "mask_unit_size": (2, 2),
-    "mask_unit_attn": (True, False),
-    "abs_win_pos_embed": True,
-    "global_pos_size": (4, 4),
-}
-MICRO_GREY_MAE: Config = {"q_pool": 0, "decoder_embed_dim": 48, "decoder_depth": 1, "decoder_num_heads": 3}
-
-# Eight frames of 32 px: 4 x 2 x 2 mask units
-MICRO_MOTIONS: Config = {
-    **MICRO_DIGITS,
-    "input_size": (8, 32, 32),
-    "q_stride": (1, 2, 2),
-    "mask_unit_size": (1, 4, 4),
-    "patch_kernel": (3, 7, 7),
-    "patch_stride": (2, 4, 4),
-    "patch_padding": (1, 3, 3),
-    "sep_pos_embed": True,
-}
-
-# What masked pretraining adds to a micro model; as for the larger ones, the last transition does not pool.
-MICRO_MAE: Config = {"q_pool": 1, "decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
-
-# What every video model adds to its size (paper, section 4.2): 16 frames, time is patched by 2 and never pooled.
+# Every video model adds these to its size (section 4.2): 16 frames; time is patched by 2 and never pooled.
 VIDEO: Config = {
     "input_size": (16, 224, 224),
     "num_classes": 400,
@@ -84,6 +92,10 @@ VIDEO: Config = {
     "patch_padding": (1, 3, 3),
     "sep_pos_embed": True,
 }
+
+# Mean and standard deviation of the pixels that the video models and the papers' detectors were trained on.
+VIDEO_MEAN, VIDEO_STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+DETECTION_MEAN, DETECTION_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 # SAM 2's image encoders (SAM 2, section 8): Hiera's sizes, with windows that need not be mask units.
 HIERADET: dict[str, Config] = {
@@ -102,7 +114,67 @@ HIERADET: dict[str, Config] = {
     },
 }
 
-# For scenes of 96 px with objects of 10 to 45: with its detector 432,189 parameters.
+# --- micro models ---------------------------------------------------------------------------------------------------
+
+# Sixteen-pixel mask units: a 32 px image is 2 x 2 of them, so that local and global attention differ.
+MICRO_DIGITS: Config = {
+    "embed_dim": 24,
+    "num_heads": 1,
+    "stages": (1, 2, 1),
+    "q_pool": 2,
+    "mask_unit_size": (4, 4),
+    "mask_unit_attn": (True, False, False),
+}
+
+# The same with Absolute Win: two by two mask units and as many global positions. Patches do not overlap, so only the
+# embedding tells the tokens of a window apart.
+MICRO_ABSWIN: Config = {
+    **MICRO_DIGITS,
+    "patch_kernel": (4, 4),
+    "patch_padding": (0, 0),
+    "input_size": (32, 32),
+    "abs_win_pos_embed": True,
+    "global_pos_size": (2, 2),
+}
+
+# A scene of 48 px is 3 x 3 mask units. With Absolute Win any multiple of 16 px will do.
+MICRO_SHAPES: Config = {
+    **MICRO_DIGITS,
+    "input_size": (48, 48),
+    "abs_win_pos_embed": True,
+    "global_pos_size": (3, 3),
+}
+
+# Pretraining teaches a shape only where a part of it tells the rest, so mask units are 8 px, half of an object's side.
+MICRO_GREY: Config = {
+    "input_size": (32, 32),
+    "embed_dim": 32,
+    "num_heads": 1,
+    "stages": (1, 3),
+    "q_pool": 1,
+    "mask_unit_size": (2, 2),
+    "mask_unit_attn": (True, False),
+    "abs_win_pos_embed": True,
+    "global_pos_size": (4, 4),
+}
+MICRO_GREY_MAE: Config = {"q_pool": 0, "decoder_embed_dim": 48, "decoder_depth": 1, "decoder_num_heads": 3}
+
+# Eight frames of 32 px are 4 x 2 x 2 mask units.
+MICRO_MOTIONS: Config = {
+    **MICRO_DIGITS,
+    "input_size": (8, 32, 32),
+    "q_stride": (1, 2, 2),
+    "mask_unit_size": (1, 4, 4),
+    "patch_kernel": (3, 7, 7),
+    "patch_stride": (2, 4, 4),
+    "patch_padding": (1, 3, 3),
+    "sep_pos_embed": True,
+}
+
+# Masked pretraining adds these to a micro model. As in the larger ones, the last transition does not pool.
+MICRO_MAE: Config = {"q_pool": 1, "decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
+
+# A trunk for scenes of 96 px with objects of 10 to 45 px; with its detector it has 432,189 parameters.
 HIERADET["micro"] = {
     "embed_dim": 32,
     "num_heads": 2,

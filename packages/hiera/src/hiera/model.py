@@ -494,6 +494,11 @@ class Hiera(nn.Module):
         self.head.reset(num_classes, global_pool)
 
 
+def classifier(drop_rate: float = 0.0, **kwargs: Any) -> Hiera:
+    """Build a Hiera under timm's conventions: logits in eval mode too, and ``drop_rate`` before the classifier."""
+    return Hiera(probabilities=False, head_dropout=drop_rate, **kwargs)
+
+
 def _take(x: Tensor, index: Tensor, dim: int) -> Tensor:
     """``torch.take_along_dim`` with a batch that may be dynamic in an export, which that one fixes."""
     return x.gather(dim, index.expand(*x.shape[:dim], -1, *x.shape[dim + 1 :]))

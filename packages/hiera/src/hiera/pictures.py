@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from hiera.configs import VIDEO_MEAN, VIDEO_STD
 from hiera.mae import MaskedAutoencoderHiera
 from plm_core import InputError, MissingDependency
 from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = ("original", "masked", "reconstruction", "pasted")
-VIDEO_MEAN, VIDEO_STD = (0.45,) * 3, (0.225,) * 3
 GREY = 0.5
 COLUMNS = 16
 # of labels in pictures; from Paul Tol's "bright" scheme, which colour-blind people can tell apart

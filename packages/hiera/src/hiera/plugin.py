@@ -1,11 +1,22 @@
-"""What hiera declares to the hub; imports neither torch nor timm."""
+"""Declare the models, weight layouts and commands of hiera to plm-core; imports neither torch nor timm."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hiera.configs import IMAGE, MICRO_ABSWIN, MICRO_DIGITS, MICRO_GREY, MICRO_MOTIONS, VIDEO
+from hiera.configs import (
+    MICRO_ABSWIN,
+    MICRO_DIGITS,
+    MICRO_GREY,
+    MICRO_MOTIONS,
+    PAPER,
+    SIZES,
+    VIDEO,
+    VIDEO_MEAN,
+    VIDEO_STD,
+    Size,
+)
 from plm_core.hookspecs import (
     BlockAdapter,
     Command,
@@ -18,31 +29,9 @@ from plm_core.hookspecs import (
     hookimpl,
 )
 
-PAPER = "arXiv 2306.00989"
-# name: (parameters, ImageNet-1k top-1 in % after MAE pretraining and finetuning, as the paper's table 2 reports it)
-IMAGE_FACTS = {
-    "tiny": (27_910_216, 82.8),
-    "small": (35_008_072, 83.8),
-    "base": (51_524_968, 84.5),
-    "base_plus": (69_896_616, 85.2),
-    "large": (213_739_912, 86.1),
-    "huge": (672_779_752, 86.9),
-}
-
-
-# name: (parameters, Kinetics-400 top-1 in %, 3 x 5 views; the paper has no tiny and small)
-VIDEO_FACTS: dict[str, tuple[int, float | None]] = {
-    "tiny": (27_477_808, None),
-    "small": (34_575_664, None),
-    "base": (51_092_560, 84.0),
-    "base_plus": (69_392_240, 85.0),
-    "large": (213_091_600, 87.3),
-    "huge": (671_627_664, 87.8),
-}
-
 
 def _published(repo: str, data: str, metrics: dict[str, float]) -> tuple[Pretrained, ...]:
-    """The two sets of weights that Meta published of each model: finetuned, and the encoder of the pretraining."""
+    """Declare the two sets of weights that Meta published of each model: finetuned, and the pretrained encoder."""
     return (
         Pretrained(
             tag=f"mae_{data}_ft_{data}",
@@ -63,56 +52,72 @@ def _published(repo: str, data: str, metrics: dict[str, float]) -> tuple[Pretrai
     )
 
 
-def _image(size: str) -> Model:
-    params, top1 = IMAGE_FACTS[size]
+def _image(name: str, size: Size) -> Model:
     return Model(
-        name=f"hiera_image_{size}_224",
+        name=f"hiera_image_{name}_224",
         family="hiera",
-        builder="hiera.builders:classifier",
-        config=IMAGE[size],
-        params=params,
+        builder="hiera.model:classifier",
+        config=size.config,
+        params=size.image_params,
         input=Input(crop_pct=0.875),
         out_indices=(0, 1, 2, 3),
         license="Apache-2.0",
         paper=PAPER,
-        pretrained=_published(f"facebook/hiera_{size}_224", "in1k", {"ImageNet-1k top-1 % (published)": top1}),
+        pretrained=_published(
+            f"facebook/hiera_{name}_224", "in1k", {"ImageNet-1k top-1 % (published)": size.image_top1}
+        ),
     )
 
 
-def _video(size: str) -> Model:
-    params, top1 = VIDEO_FACTS[size]
-    metrics = {"Kinetics-400 top-1 % (published)": top1} if top1 is not None else None
+def _video(name: str, size: Size) -> Model:
+    metrics = None if size.video_top1 is None else {"Kinetics-400 top-1 % (published)": size.video_top1}
     return Model(
-        name=f"hiera_video_{size}_16x224",
+        name=f"hiera_video_{name}_16x224",
         family="hiera",
         task="video-classification",
-        builder="hiera.builders:classifier",
-        config={**IMAGE[size], **VIDEO},
-        params=params,
-        input=Input(frames=16, mean=(0.45,) * 3, std=(0.225,) * 3, crop_pct=0.875),
+        builder="hiera.model:classifier",
+        config={**size.config, **VIDEO},
+        params=size.video_params,
+        input=Input(frames=16, mean=VIDEO_MEAN, std=VIDEO_STD, crop_pct=0.875),
         num_classes=400,
         out_indices=(0, 1, 2, 3),
         license="Apache-2.0",
         paper=PAPER,
-        pretrained=_published(f"facebook/hiera_{size}_16x224", "k400", metrics) if metrics else (),
+        pretrained=_published(f"facebook/hiera_{name}_16x224", "k400", metrics) if metrics else (),
     )
 
 
 def _micro(
-    what: str,
+    name: str,
+    *,
     params: int,
     config: Mapping[str, Any],
-    size: int,
     labels: Sequence[str],
     metrics: Mapping[str, float],
+    size: int = 32,
     tag: str = "plm_shapes",
     frames: int | None = None,
+    recipe: str = "",
     **facts: Any,
 ) -> Model:
-    """A model that its own module trains on embedded data, shipped as package data."""
-    name = f"hiera_micro_{what}"
+    """Declare a model that ``hiera.micro`` trains on embedded data and that is shipped as package data.
+
+    Args:
+        name: The part of the model's name after ``hiera_micro_``.
+        params: Number of parameters.
+        config: Keywords of the builder.
+        labels: Names of the classes.
+        metrics: Held-out scores of the shipped weights.
+        size: Height and width of the input in pixels.
+        tag: Tag of the shipped weights.
+        frames: Frames of a clip; None for images.
+        recipe: "module:function" that trains it; by default ``train`` of the module of its name.
+        **facts: Further fields of the declaration, in place of a classifier's.
+    """
+    recipe = recipe or f"hiera.micro.{name}:train"
+    fields: dict[str, Any] = {"builder": "hiera.model:classifier", "out_indices": (0, 1, 2)}
     return Model(
-        name=name,
+        name=f"hiera_micro_{name}",
         family="hiera",
         config=config,
         params=params,
@@ -123,81 +128,73 @@ def _micro(
         pretrained=(
             Pretrained(
                 tag=tag,
-                file=f"hiera:weights/{name}.safetensors",
+                file=f"hiera:weights/hiera_micro_{name}.safetensors",
                 license="Apache-2.0",
                 labels=tuple(labels),
                 metrics=metrics,
-                note=f"trained by plm retrain {name}; see its model card",
+                note=f"trained by plm retrain hiera_micro_{name}; see its model card",
             ),
         ),
-        **{
-            "builder": "hiera.builders:classifier",
-            "out_indices": (0, 1, 2),
-            "micro": Micro(recipe=f"hiera.micro.{what}:train", evaluate=f"hiera.micro.{what}:evaluate"),
-            **facts,
-        },
+        micro=Micro(recipe=recipe, evaluate=f"{recipe.partition(':')[0]}:evaluate"),
+        **fields | facts,
     )
 
 
-# plm_core.shapes' words, written out since it imports NumPy
+# The words of plm_core.shapes, which are written out here because that module imports NumPy.
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
 MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink")
+DIGITS = tuple("0123456789")
 
 MICRO = (
     _micro(
         "digits",
-        170_338,
-        {"img_size": (32, 32), **MICRO_DIGITS},
-        32,
-        "0123456789",
-        {"held-out digits top-1 %": 99.44},
+        params=170_338,
+        config={"img_size": (32, 32), **MICRO_DIGITS},
+        labels=DIGITS,
+        metrics={"held-out digits top-1 %": 99.44},
         tag="sklearn_digits",
     ),
     _micro(
         "abswin",
-        166_906,
-        MICRO_ABSWIN,
-        32,
-        "0123456789",
-        {"held-out placed digits top-1 % at 32 px": 83.33, "held-out placed digits top-1 % at 64 px": 46.11},
+        params=166_906,
+        config=MICRO_ABSWIN,
+        labels=DIGITS,
+        metrics={"held-out placed digits top-1 % at 32 px": 83.33, "held-out placed digits top-1 % at 64 px": 46.11},
         tag="sklearn_digits",
     ),
     _micro(
         "plain",
-        167_962,
-        {**MICRO_ABSWIN, "abs_win_pos_embed": False},
-        32,
-        "0123456789",
-        {"held-out placed digits top-1 % at 32 px": 86.67, "held-out placed digits top-1 % at 64 px": 37.78},
+        params=167_962,
+        config={**MICRO_ABSWIN, "abs_win_pos_embed": False},
+        labels=DIGITS,
+        metrics={"held-out placed digits top-1 % at 32 px": 86.67, "held-out placed digits top-1 % at 64 px": 37.78},
         tag="sklearn_digits",
-        micro=Micro(recipe="hiera.micro.abswin:train_plain", evaluate="hiera.micro.abswin:evaluate"),
+        recipe="hiera.micro.abswin:train_plain",
     ),
     _micro(
         "shapes",
-        164_584,
-        MICRO_GREY,
-        32,
-        SHAPES,
-        {"held-out grey shapes top-1 %": 83.55},
+        params=164_584,
+        config=MICRO_GREY,
+        labels=SHAPES,
+        metrics={"held-out grey shapes top-1 %": 83.55},
         out_indices=(0, 1),
     ),
     _micro(
         "motions",
-        177_393,
-        MICRO_MOTIONS,
-        32,
-        MOTIONS,
-        {"held-out motions top-1 %": 99.1},
+        params=177_393,
+        config=MICRO_MOTIONS,
+        labels=MOTIONS,
+        metrics={"held-out motions top-1 %": 99.1},
         frames=8,
         task="video-classification",
     ),
     _micro(
         "detector",
-        432_189,
-        {},
-        96,
-        SHAPES,
-        {"held-out shapes box mAP@[.5:.95]": 0.872, "held-out shapes mask mAP@[.5:.95]": 0.858},
+        params=432_189,
+        config={},
+        size=96,
+        labels=SHAPES,
+        metrics={"held-out shapes box mAP@[.5:.95]": 0.872, "held-out shapes mask mAP@[.5:.95]": 0.858},
         builder="hiera.detection:micro_detector",
         task="object-detection",
         classifier=None,
@@ -209,13 +206,15 @@ MICRO = (
 
 @hookimpl
 def plm_models() -> list[Model]:
-    """The paper's image and video models, two smaller ones for video, and the micro models."""
-    return [*map(_image, IMAGE), *map(_video, VIDEO_FACTS), *MICRO]
+    """Declare the paper's image and video models, two smaller ones for video, and the micro models."""
+    images = [_image(name, size) for name, size in SIZES.items()]
+    videos = [_video(name, size) for name, size in SIZES.items()]
+    return [*images, *videos, *MICRO]
 
 
 @hookimpl
 def plm_weight_layouts() -> list[WeightLayout]:
-    """Timm's names are our own; the original's and transformers' are mapped."""
+    """Declare the layouts that are read and written. Our own names are timm's."""
     models, mae = ("hiera.model:Hiera",), ("hiera.mae:MaskedAutoencoderHiera",)
     trunk, fpn = ("hiera.hieradet:HieraDet",), ("hiera.hieradet:HieraDetFpn",)
     rules = "hiera.layouts:"
@@ -242,20 +241,20 @@ def plm_weight_layouts() -> list[WeightLayout]:
 
 @hookimpl
 def plm_block_adapters() -> list[BlockAdapter]:
-    """How transforms reach into a Hiera."""
+    """Declare how model transforms reach into a Hiera."""
     example = ("hiera_micro_digits", {"pretrained": True})
     return [BlockAdapter(name="hiera", models=("hiera.model:Hiera",), view="hiera.blocks:view", example=example)]
 
 
 @hookimpl
 def plm_commands() -> list[Command]:
-    """The papers' trainings."""
+    """Declare the papers' trainings."""
     return [Command(name="hiera", help="Train Hiera by the papers' recipes.", implementation="hiera.cli:train")]
 
 
 @hookimpl
 def plm_tour_stops() -> list[TourStop]:
-    """What the micro models do."""
+    """Declare the demonstrations of the micro models."""
     return [
         TourStop(name="hiera-digits", title="A model by name reads digits", run="hiera.tour:digits", order=20),
         TourStop(name="hiera-features", title="What its stages see in a photo", run="hiera.tour:features", order=30),

@@ -30,7 +30,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from hiera.detection.rcnn import MEAN
+from hiera.configs import DETECTION_MEAN
 from plm_core import InputError, MissingDependency, shapes
 from plm_core.utils.files import atomic_path, write_text
 from plm_core.utils.progress import track
@@ -292,7 +292,7 @@ class _FixedCrop(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Crop and pad one of image, boxes and masks."""
-        fill = list(MEAN) if isinstance(inpt, tv_tensors.Image) else 0
+        fill = list(DETECTION_MEAN) if isinstance(inpt, tv_tensors.Image) else 0
         return tvf.pad(tvf.crop(inpt, *params["window"]), params["padding"], fill=fill)
 
 

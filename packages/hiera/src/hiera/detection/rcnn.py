@@ -32,8 +32,6 @@ from hiera.hieradet import HieraDet
 from hiera.vitdet import ViTDet
 from plm_core import InputError
 
-MEAN, STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
-
 
 class Pyramid(nn.Module):
     """A HieraDet and the standard feature pyramid (arXiv 1612.03144) with a LayerNorm after each convolution.
@@ -315,7 +313,9 @@ def detector(
             bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
             **common,
         )
-    transform = RegionTransform(img_size, img_size, list(MEAN), list(STD), backbone.multiple)
+    transform = RegionTransform(
+        img_size, img_size, list(configs.DETECTION_MEAN), list(configs.DETECTION_STD), backbone.multiple
+    )
     return Detector(backbone, rpn, heads, transform, num_classes)
 
 

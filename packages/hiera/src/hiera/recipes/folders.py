@@ -18,7 +18,6 @@ from hiera.hieradet import HieraDet
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
 from hiera.video import VideoFolder, per_clip
-from hiera.video.file import MEAN, STD
 from plm_core import InputError, weights
 from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD
 from plm_core.training import Trained
@@ -217,7 +216,7 @@ def _trunk(size: str, **keywords: Any) -> HieraDet:
 
 
 def _statistics(video: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return (MEAN, STD) if video else (IMAGENET_MEAN, IMAGENET_STD)
+    return (configs.VIDEO_MEAN, configs.VIDEO_STD) if video else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _folder(root: Path, model: Hiera, transform: Any, training: bool = True) -> Any:

@@ -28,11 +28,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, get_worker_info
 
+from hiera.configs import VIDEO_MEAN, VIDEO_STD
 from plm_core import InputError, MissingDependency
 from plm_core.hookspecs import Input
 
 FRAMES, STRIDE = 16, 4
-MEAN, STD = (0.45,) * 3, (0.225,) * 3
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 SPARED = 8  # frames that a jump must save: it empties the decoder, which costs about as much as a few frames
 
@@ -266,8 +266,8 @@ def input_of(model: nn.Module) -> Input:
     return Input(
         size=(getattr(model, "in_chans", 3), *size[1:]),
         frames=size[0],
-        mean=tuple(cfg.get("mean", MEAN)),
-        std=tuple(cfg.get("std", STD)),
+        mean=tuple(cfg.get("mean", VIDEO_MEAN)),
+        std=tuple(cfg.get("std", VIDEO_STD)),
         crop_pct=cfg.get("crop_pct") or 0.875,
     )
 
