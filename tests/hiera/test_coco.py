@@ -285,7 +285,7 @@ class Known(nn.Module):
 def test_perfect_predictions_score_one(world, folder, batch):
     for data in (world, open_folder(folder)):
         model = Known(data).train()
-        scores = evaluate(model, data, batch=batch)
+        scores = evaluate(model, data, batch_size=batch)
         assert model.training
         assert {"box mAP@[.5:.95]", "box AP50", "mask AP75", "mask AP small"} < set(scores)
         assert "box AP large" not in scores  # there is none

@@ -10,20 +10,15 @@ An item is an image, float [3, H, W] from 0 to 1, and a target: ``boxes`` float3
 
 from __future__ import annotations
 
-from hiera.coco.datasets import (
-    CocoDetection,
-    Detection,
-    LargeScaleJitter,
-    ShapesDetection,
-    collate,
-    evaluate,
-    loss,
-    write_coco,
-)
+from hiera.coco.batches import collate, loss
+from hiera.coco.datasets import CocoDetection, DetectionDataset, ShapesDetection
+from hiera.coco.jitter import LargeScaleJitter
+from hiera.coco.scores import evaluate
+from hiera.coco.writing import write_coco
 
 __all__ = [
     "CocoDetection",
-    "Detection",
+    "DetectionDataset",
     "LargeScaleJitter",
     "ShapesDetection",
     "collate",

@@ -56,5 +56,5 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
     """COCO's box and mask mAP of a detector of eight shapes on 500 held-out scenes."""
-    scores = coco.evaluate(model, coco.ShapesDetection("heldout", size=96, count=HELD_OUT), batch=10)
+    scores = coco.evaluate(model, coco.ShapesDetection("heldout", size=96, count=HELD_OUT), batch_size=10)
     return {BOX: scores["box mAP@[.5:.95]"], MASK: scores["mask mAP@[.5:.95]"]}

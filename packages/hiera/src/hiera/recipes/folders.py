@@ -119,7 +119,7 @@ def detect(
     if trained.main:
         model = _whole(build(), trained)
         weights.save(model, out / "model.safetensors")
-        scores |= coco.evaluate(model, val, workers=options.get("workers", 0))
+        scores |= coco.evaluate(model, val, num_workers=options.get("workers", 0))
     return scores
 
 

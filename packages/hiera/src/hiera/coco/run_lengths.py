@@ -1,0 +1,55 @@
+"""Masks as COCO's run lengths, by pycocotools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plm_core import MissingDependency
+
+try:
+    from pycocotools import mask as rle
+except ModuleNotFoundError as e:
+    raise MissingDependency("COCO data and scores need pycocotools: install hiera[detection]") from e
+
+RunLengths = dict[str, Any]
+
+
+def encode_mask(mask: Tensor) -> RunLengths:
+    """Return a mask [H, W] as run lengths that JSON can hold."""
+    code = rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return {"size": code["size"], "counts": code["counts"].decode()}
+
+
+def decode_masks(masks: list[RunLengths], size: tuple[int, int]) -> Tensor:
+    """Return the masks of run lengths, uint8 [N, *size]."""
+    if not masks:
+        return torch.zeros(0, *size, dtype=torch.uint8)
+    return torch.from_numpy(np.ascontiguousarray(rle.decode(masks).transpose(2, 0, 1)))
+
+
+def from_segmentation(segmentation: Any, height: int, width: int) -> RunLengths | None:
+    """Return an annotation's polygons or run lengths as compressed run lengths; None if they are neither."""
+    try:
+        if isinstance(segmentation, list):
+            # pycocotools would take four numbers for a box
+            polygons = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p).all()]
+            return rle.merge(rle.frPyObjects(polygons, height, width)) if polygons else None
+        if not isinstance(segmentation, dict) or list(segmentation["size"]) != [height, width]:
+            return None
+        if isinstance(segmentation["counts"], list):
+            code = rle.frPyObjects(segmentation, height, width)
+        else:
+            code = {"size": [height, width], "counts": segmentation["counts"]}
+        rle.decode(code)  # fails now rather than in the middle of a training
+        return code
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def mask_area(code: RunLengths) -> float:
+    """Return the number of pixels of a mask."""
+    return float(rle.area(code))

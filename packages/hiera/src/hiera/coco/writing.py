@@ -1,0 +1,32 @@
+"""Writing a detection dataset as a folder in COCO's format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from hiera.coco.datasets import DetectionDataset
+from plm_core.utils.files import atomic_path, write_text
+from plm_core.utils.progress import track
+
+
+def write_coco(data: DetectionDataset, folder: str | Path) -> Path:
+    """Write a dataset as ``images/*.png`` and ``instances.json``, without its transform.
+
+    Each file is written whole or not at all, and the instances come last, so where they exist all images exist.
+
+    Returns:
+        The path of the instances.
+    """
+    content = data.annotations()
+    folder = Path(folder)
+    for index, entry in enumerate(track(content["images"], "writing images", len(data))):
+        entry["file_name"] = f"{index:012d}.png"
+        with atomic_path(folder / "images" / entry["file_name"]) as part:
+            pixels = (data.scene(index)[0] * 255).round().to(torch.uint8)
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(part, format="png")
+    write_text(folder / "instances.json", json.dumps(content))
+    return folder / "instances.json"
