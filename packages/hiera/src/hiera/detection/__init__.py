@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from hiera.detection.pyramid import Pyramid, SimplePyramid
 from hiera.detection.rcnn import Anchors, Detector, detector, micro_detector
 
-__all__ = ["Anchors", "Detector", "detector", "micro_detector"]
+__all__ = ["Anchors", "Detector", "Pyramid", "SimplePyramid", "detector", "micro_detector"]

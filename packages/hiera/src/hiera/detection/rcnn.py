@@ -1,16 +1,14 @@
-"""Mask R-CNN and Cascade Mask R-CNN on HieraDet or ViTDet: the detectors of the Hiera and Absolute Win papers.
+"""Mask R-CNN and Cascade Mask R-CNN with the papers' settings.
 
-The framework is torchvision's; what is here are the pyramids and the papers' settings (the ViTDet recipe,
-arXiv 2203.16527, that both use). `hiera.coco` has the data, the score and the loss for a trainer.
+The framework is torchvision's. The settings are those of the ViTDet recipe (arXiv 2203.16527), which both the Hiera and
+the Absolute Win paper use.
 
 Shapes: B batch, C channels, H, W rows and columns; boxes are x0, y0, x1, y1 in pixels.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,78 +20,14 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from hiera import configs
 from hiera.detection.cascade import CascadeRoIHeads, ClassAgnosticPredictor
+from hiera.detection.pyramid import Pyramid, SimplePyramid
 from hiera.detection.regions import RegionHeads, RegionPool, RegionTransform
 from hiera.hieradet import HieraDet
 from hiera.vitdet import ViTDet
 from plm_core import InputError
-
-
-class Pyramid(nn.Module):
-    """A HieraDet and the standard feature pyramid (arXiv 1612.03144) with a LayerNorm after each convolution.
-
-    Args:
-        trunk: Gives maps from high to low resolution.
-        channels: Of each level.
-    """
-
-    def __init__(self, trunk: HieraDet, channels: int) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.fpn = FeaturePyramidNetwork(trunk.channels, channels, LastLevelMaxPool(), LayerNorm2d)
-        self.out_channels = channels
-        self.strides = [*trunk.strides, 2 * trunk.strides[-1]]
-        self.multiple = trunk.multiple
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """[B, 3, height, width] -> levels "0", "1", ... and "pool", [B, channels, H, W] each."""
-        return self.fpn({str(level): m for level, m in enumerate(self.trunk(x))})
-
-
-class SimplePyramid(nn.Module):
-    """A ViTDet and its simple feature pyramid: every level from the last map alone (ViTDet, section 3).
-
-    Args:
-        trunk: Gives one map.
-        channels: Of each level.
-    """
-
-    def __init__(self, trunk: ViTDet, channels: int) -> None:
-        super().__init__()
-        dim, patch = trunk.pos_embed.shape[-1], trunk.patch_size
-        if patch % 4:
-            raise InputError(f"trunk has patch_size {patch}; the simple pyramid needs a multiple of 4")
-        self.trunk = trunk
-        half, quarter = dim // 2, dim // 4
-        double = nn.ConvTranspose2d(dim, half, 2, 2)
-        quadruple = nn.Sequential(
-            nn.ConvTranspose2d(dim, half, 2, 2), LayerNorm2d(half), nn.GELU(), nn.ConvTranspose2d(half, quarter, 2, 2)
-        )
-        norm = partial(Conv2dNormActivation, norm_layer=LayerNorm2d, activation_layer=None)
-        self.levels = nn.ModuleList(
-            nn.Sequential(scale, norm(width, channels, 1), norm(channels, channels, 3))
-            for scale, width in [
-                (quadruple, quarter),
-                (double, half),
-                (nn.Identity(), dim),
-                (nn.MaxPool2d(2), dim),
-            ]
-        )
-        self.pool = nn.MaxPool2d(1, 2)
-        self.out_channels = channels
-        self.strides = [patch // 4, patch // 2, patch, 2 * patch, 4 * patch]
-        self.multiple = 2 * patch
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """[B, 3, height, width] -> levels "0" to "3" and "pool", [B, channels, H, W] each."""
-        x = self.trunk(x)
-        levels = OrderedDict((str(i), level(x)) for i, level in enumerate(self.levels))
-        levels["pool"] = self.pool(levels["3"])
-        return levels
 
 
 class Anchors(AnchorGenerator):
@@ -108,7 +42,7 @@ class Anchors(AnchorGenerator):
         self.strides = list(strides)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """The anchors of each image: [N, 4], level after level."""
+        """Return the anchors of each image, [N, 4], level after level."""
         self.set_cell_anchors(torch.float32, feature_maps[0].device)
         strides = [[torch.tensor(s, device=feature_maps[0].device)] * 2 for s in self.strides]
         anchors = torch.cat(self.grid_anchors([list(m.shape[-2:]) for m in feature_maps], strides))
@@ -116,26 +50,26 @@ class Anchors(AnchorGenerator):
 
 
 class ProposalHead(RPNHead):
-    """torchvision's, giving float32: its coder would round boxes to the deltas' precision, 4 pixels in bfloat16."""
+    """torchvision's proposal head with float32 outputs: its box coder rounds to their precision, 4 px in bfloat16."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Levels -> scores and box deltas of the anchors of each."""
+        """Return the scores and the box deltas of the anchors of each level."""
         logits, deltas = super().forward(x)
         return [t.float() for t in logits], [t.float() for t in deltas]
 
 
 class Detector(GeneralizedRCNN):
-    """torchvision's two-stage detector, with its input checked."""
+    """torchvision's two-stage detector with checks of its input."""
 
     def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module, transform: nn.Module, k: int) -> None:
         super().__init__(backbone, rpn, roi_heads, transform)
         self.num_classes = k
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
-        """Losses by name in training mode, else detections.
+        """Return the losses by name in training mode, else the detections.
 
         Args:
-            images: Float [3, height, width] from 0 to 1 each; sizes may differ.
+            images: Each float [3, height, width] from 0 to 1; sizes may differ.
             targets: In training mode, per image ``boxes`` float [N, 4], ``labels`` int64 [N] from 1 to
                 ``num_classes`` and, with masks, ``masks`` [N, height, width] of 0 and 1.
 
@@ -150,8 +84,8 @@ class Detector(GeneralizedRCNN):
             _check_image(i, image)
         if self.training:
             if targets is None or len(targets) != len(images):
-                came = "None" if targets is None else f"{len(targets)} of them"
-                raise InputError(f"targets must be one dict per image in training mode, not {came}")
+                received = "None" if targets is None else f"{len(targets)} of them"
+                raise InputError(f"targets must be one dict per image in training mode, not {received}")
             for i, (image, target) in enumerate(zip(images, targets, strict=True)):
                 self._check_target(i, image, target)
         return super().forward(images, targets)
@@ -228,36 +162,36 @@ def detector(
     nms: float = 0.5,
     detections: int = 100,
 ) -> Detector:
-    """Mask R-CNN on a trunk, with the papers' settings; ``cascade`` for Cascade Mask R-CNN.
+    """Build a Mask R-CNN on a trunk with the papers' settings, or with ``cascade`` a Cascade Mask R-CNN.
 
     Args:
-        trunk: A HieraDet (its maps) or a ViTDet (the simple pyramid on its last map).
+        trunk: A HieraDet, for the pyramid on its maps, or a ViTDet, for the simple pyramid on its last map.
         num_classes: Classes of objects, WITHOUT the background. Labels are 1 to ``num_classes``; 0 is background.
         cascade: Three box stages of rising IoU.
         masks: Add the mask branch.
-        channels: Of the pyramid.
+        channels: Channels of the pyramid.
         img_size: Longest side that images are resized to, in pixels. They are then padded at the bottom and right to
             the next size that the trunk takes.
         anchors: Side of the anchors in pixels, one per level of the pyramid; the pooled one is the last.
         ratios: Height over width of the anchors.
         canonical: Side in pixels of a region that is pooled from the third level.
         rpn_convs: Hidden convolutions of the proposal head.
-        rpn_iou: Anchors below the first are background, from the second on objects.
+        rpn_iou: Anchors whose IoU is below the first are background; from the second on they are objects.
         rpn_samples: Anchors per image in the proposal loss.
-        rpn_positive: Most of them that are objects, as a share.
-        rpn_before_nms: Proposals per level before suppression, in training and in testing.
-        rpn_after_nms: And in all after it.
-        rpn_nms: IoU of the suppression.
+        rpn_positive: Largest share of these anchors that are objects.
+        rpn_before_nms: Proposals per level before non-maximum suppression, in training and in testing.
+        rpn_after_nms: Proposals in all after it, in training and in testing.
+        rpn_nms: IoU above which proposals are suppressed.
         box_size: Side of the pooled regions of the box head.
-        box_convs: Channels of its 3x3 convolutions, each with a LayerNorm.
-        box_fc: Widths of its linear layers.
+        box_convs: Channels of the box head's 3x3 convolutions, each with a LayerNorm.
+        box_fc: Widths of the box head's linear layers.
         box_samples: Regions per image in the box loss.
-        box_positive: Most of them that are objects, as a share.
+        box_positive: Largest share of these regions that are objects.
         mask_size: Side of the pooled regions of the mask head; masks have twice that.
-        mask_convs: Channels of its convolutions.
-        score_threshold: Detections below are dropped.
-        nms: IoU of the suppression of detections, per class.
-        detections: Most detections per image.
+        mask_convs: Channels of the mask head's convolutions.
+        score_threshold: Detections with a lower score are dropped.
+        nms: IoU above which detections of a class are suppressed.
+        detections: Largest number of detections per image.
 
     Returns:
         A module to be called with ``(images, targets)``.
@@ -320,12 +254,12 @@ def detector(
 
 
 def micro_detector(num_classes: int = 8, in_chans: int = 3, **settings: Any) -> Detector:
-    """A Mask R-CNN of 0.43M parameters for the scenes of ``plm_core.shapes`` at 96 pixels.
+    """Build a Mask R-CNN of 0.43M parameters for the scenes of ``plm_core.shapes`` at 96 pixels.
 
     Args:
         num_classes: Classes without the background; the world has eight shapes.
         in_chans: 3, as torchvision's detectors normalise red, green and blue.
-        **settings: Of `detector`, instead of the micro ones.
+        **settings: Keywords of `detector` that replace the micro model's.
 
     Raises:
         InputError: Another number of channels.
