@@ -10,6 +10,10 @@ with a varying one, are read like any other. It needs PyAV (extra ``hiera[video]
 
 from __future__ import annotations
 
-from hiera.video.file import Video, VideoFolder, classify, input_of, per_clip, read_clip, views
+from hiera.video.augmentation import per_clip
+from hiera.video.clips import read_clip
+from hiera.video.evaluation import classify, input_of, views
+from hiera.video.file import Video
+from hiera.video.folder import VideoFolder
 
 __all__ = ["Video", "VideoFolder", "classify", "input_of", "per_clip", "read_clip", "views"]

@@ -1,0 +1,85 @@
+"""Clips of a video: which frames they take, and their form in memory.
+
+Shapes: T frames, H, W pixels; pixels are RGB.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hiera.video.file import Video
+from plm_core import InputError
+
+FRAMES, STRIDE = 16, 4  # of the papers' clips
+
+Pad = Literal["last"] | None
+Frames = NDArray[np.uint8] | Tensor
+
+
+def read_clip(
+    path: str | Path, frames: int = FRAMES, stride: int = STRIDE, start: int | None = None, pad: Pad = None
+) -> Tensor:
+    """Read one clip from a video file.
+
+    Args:
+        path: The file.
+        frames: Number of frames.
+        stride: Distance of the frames: 4 takes every fourth.
+        start: Number of the first frame; None for a clip from the middle.
+        pad: ``last`` repeats the last frame of a video that is too short; None refuses such a video.
+
+    Returns:
+        uint8 [frames, H, W, 3].
+
+    Raises:
+        MissingDependency: PyAV is not installed.
+        InputError: The file is not a video, is damaged or is too short; the message says how many frames it has.
+    """
+    check_sampling(frames, stride)
+    video = Video(path)
+    if start is None:
+        start = last_start(len(video), frames, stride) // 2
+    return video.read(clip_frames(len(video), frames, stride, start, pad, video.path))
+
+
+def check_sampling(frames: int, stride: int) -> None:
+    """Refuse numbers of frames and strides below 1."""
+    for name, value in {"frames": frames, "stride": stride}.items():
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} {value!r} is not allowed: a whole number from 1 is")
+
+
+def last_start(length: int, frames: int, stride: int) -> int:
+    """Return the last frame at which a clip can start; 0 in a video that is too short."""
+    return max(length - (frames - 1) * stride - 1, 0)
+
+
+def clip_frames(length: int, frames: int, stride: int, start: int, pad: Pad, video: Any) -> list[int]:
+    """Return the numbers of a clip's frames in a video of ``length`` frames; errors call it ``video``."""
+    if pad not in (None, "last"):
+        raise InputError(f"pad {pad!r} is not allowed: 'last' and None are")
+    if not 0 <= start < length:
+        raise InputError(f"start {start} is outside {video}, which has {length} frames that can be decoded")
+    needed = start + (frames - 1) * stride + 1
+    if needed > length and pad is None:
+        raise InputError(
+            f"{video} has {length} frames that can be decoded; {frames} frames, stride {stride}, start {start} need "
+            f"{needed} (pad='last' repeats the last one)"
+        )
+    return [min(start + i * stride, length - 1) for i in range(frames)]
+
+
+def frames_tensor(video: Frames) -> Tensor:
+    """Return frames as a tensor, uint8 [T, H, W, 3], or refuse another form."""
+    pictures = torch.as_tensor(video)
+    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or not pictures.numel():
+        raise InputError(
+            f"video is {pictures.dtype} {list(pictures.shape)}; uint8 [frames, height, width, 3] is expected"
+        )
+    return pictures

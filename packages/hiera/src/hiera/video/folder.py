@@ -1,0 +1,72 @@
+"""A folder of class folders of videos, for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hiera.video.clips import FRAMES, STRIDE, Pad, check_sampling, clip_frames, last_start
+from hiera.video.file import Video
+from plm_core import InputError
+
+SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+
+class VideoFolder(Dataset[tuple[Any, int]]):
+    """A dataset of clips from the videos ``root/class/clip.mp4``, each with the number of its class.
+
+    Args:
+        root: Folder of folders; their sorted names are ``classes``. Names that begin with a dot are left out.
+        frames: Number of frames of a clip.
+        stride: Distance of the frames: 4 takes every fourth.
+        transform: Function of the clip, uint8 [T, H, W, 3]; see `per_clip`.
+        training: Whether clips start at a frame drawn from torch's generator; otherwise they are from the middle.
+        pad: As in `read_clip`.
+
+    Raises:
+        InputError: The folder, or a class in it, has no videos. On indexing: a video cannot
+            be read; the message names the file.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        frames: int = FRAMES,
+        stride: int = STRIDE,
+        transform: Callable[[Tensor], Any] | None = None,
+        training: bool = True,
+        pad: Pad = None,
+    ) -> None:
+        check_sampling(frames, stride)
+        root = Path(root)
+        if not root.is_dir():
+            raise InputError(f"root {str(root)!r} is not a folder")
+        folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+        if not folders:
+            raise InputError(f"root {str(root)!r} has no folders, one for each class")
+        self.classes = [folder.name for folder in folders]
+        self.samples: list[tuple[Path, int]] = []
+        for label, folder in enumerate(folders):
+            files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+            if not files:
+                raise InputError(f"class folder {str(folder)!r} has no videos ({', '.join(SUFFIXES)})")
+            self.samples += [(file, label) for file in sorted(files)]
+        self.frames, self.stride, self.pad = frames, stride, pad
+        self.transform = transform
+        self.training = training
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, label = self.samples[index]
+        video = Video(path)
+        latest = last_start(len(video), self.frames, self.stride)
+        start = int(torch.randint(latest + 1, ())) if self.training else latest // 2
+        clip = video.read(clip_frames(len(video), self.frames, self.stride, start, self.pad, path))
+        return (clip if self.transform is None else self.transform(clip)), label
