@@ -1,14 +1,10 @@
 """The shipped micro models: their scores, sizes, cards and recipes."""
 
-from dataclasses import replace
-
 import pytest
-import torch
 
 import plm_core
 from hiera import plugin
 from hiera.micro import abswin, digits, motions
-from hiera.micro import shapes as micro_shapes
 from plm_core import shapes, weights
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
@@ -108,46 +104,3 @@ def test_recipe_writes_a_file_that_the_name_loads(name, tmp_path, monkeypatch):
 def test_retraining_from_scratch_reaches_the_bound(name, tmp_path):
     scores = resolve(declared(name).micro.recipe)(tmp_path, seed=0)
     assert min(scores.values()) >= BOUNDS[name][0]
-
-
-@torch.inference_mode()
-def test_frozen_positions_are_the_same_function_at_the_trained_size_only():
-    fix = plm_core.create_model(abswin.NAME, pretrained=True).eval()
-    bug = abswin.frozen(fix).eval()
-    own, twice = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(bug(own), fix(own), rtol=1e-4, atol=1e-5)
-    assert (bug(twice) - fix(twice)).abs().max() > 0.05
-
-
-def test_abs_win_measurement_runs(monkeypatch):
-    """On next to nothing: the rows, the table and the plot."""
-    for what, few in {"EPOCHS": 1.0, "FINETUNED": (1.0,), "SIZES": (32, 64)}.items():
-        monkeypatch.setattr(abswin, what, few)
-    rows = abswin.measure([0])
-    table = abswin.summary(rows)
-    assert [row["positions"] for row in table] == [abswin.PLAIN, abswin.BUG, abswin.FIX]
-    by_name = {row["positions"]: row for row in rows}
-    assert by_name[abswin.BUG]["32 px"] == by_name[abswin.FIX]["32 px"]
-    assert len(abswin.plot(rows).axes[0].lines) == 4
-
-
-def test_pretraining_is_compared_with_none(monkeypatch, tmp_path):
-    """On next to nothing: both ways start from the same weights, and only one is pretrained; the recipe writes one."""
-    for what, few in {"UNLABELLED": 96, "LABELLED": (64, 96), "HELD_OUT": 40}.items():
-        monkeypatch.setattr(micro_shapes, what, few)
-    for what in ("PRETRAINING", "FINETUNING"):
-        setting = getattr(micro_shapes, what)
-        recipe = replace(setting.recipe, epochs=1, warmup_epochs=0)
-        monkeypatch.setattr(micro_shapes, what, replace(setting, recipe=recipe))
-    rows = micro_shapes.compare([0])
-    assert [row["labelled"] for row in rows] == [64, 96]
-    assert rows[0].keys() == {"seed", "labelled", "from scratch", "pretrained"}
-    assert len(micro_shapes.plot(rows).axes[0].lines) == 3
-    start, again = (micro_shapes.masked_autoencoder(0).state_dict() for _ in range(2))
-    assert all(torch.equal(start[key], again[key]) for key in start)
-    pretrained = micro_shapes.pretrained(micro_shapes.scenes("train", 64)[0], 0).state_dict()
-    assert not torch.equal(start["blocks.0.attn.qkv.weight"], pretrained["blocks.0.attn.qkv.weight"])
-    scores = micro_shapes.train(tmp_path)
-    model = plm_core.create_model(micro_shapes.NAME)
-    weights.load(model, tmp_path / f"{micro_shapes.NAME}.safetensors")
-    assert micro_shapes.evaluate(model) == scores

@@ -1,4 +1,4 @@
-"""The settings are the paper's tables, written out here a second time; transforms and mixing do what they say."""
+"""The configs are the paper's tables, written out here a second time; transforms and mixing do what they say."""
 
 from dataclasses import replace
 
@@ -9,10 +9,12 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from hiera import recipes
-from hiera.micro import InMemory
-from hiera.recipes import Finetuning, Pretraining, accuracy, finetune_transform, mixer, pretrain_transform
+from hiera.recipes import PretrainConfig, pretrain_transform
 from plm_core import InputError
 from plm_core.training import Recipe
+from plm_core.training.finetuning import Finetuning, accuracy, finetune_transform, mixer
+from plm_core.training.finetuning import test_transform as eval_transform
+from plm_core.training.micro import InMemory
 
 # --- the tables ------------------------------------------------------------------------------------------------
 
@@ -23,8 +25,8 @@ from plm_core.training import Recipe
 )
 def test_pretraining_of_images(size, drop_path):
     recipe = Recipe(epochs=1600, batch=4096, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40)
-    assert recipes.PRETRAIN_IMAGE[size] == Pretraining(
-        recipe=recipe, mask_ratio=0.6, drop_path=drop_path, crop=(0.2, 1), flip=True
+    assert recipes.PRETRAIN_IMAGE[size] == PretrainConfig(
+        recipe=recipe, mask_ratio=0.6, drop_path=drop_path, scale=(0.2, 1), hflip=True
     )
 
 
@@ -40,8 +42,8 @@ def test_pretraining_of_images(size, drop_path):
     ],
 )
 def test_finetuning_of_images(size, epochs, lr, drop_path, layer_decay):
-    setting = recipes.FINETUNE_IMAGE[size]
-    assert setting.recipe == Recipe(
+    config = recipes.FINETUNE_IMAGE[size]
+    assert config.recipe == Recipe(
         epochs=epochs,
         batch=1024,
         lr=lr,
@@ -50,9 +52,9 @@ def test_finetuning_of_images(size, epochs, lr, drop_path, layer_decay):
         warmup_epochs=5,
         layer_decay=layer_decay,
     )
-    assert (setting.drop_path, setting.dropout) == (drop_path, 0)
-    assert (setting.mixup, setting.cutmix, setting.smoothing) == (0.8, 1, 0.1)
-    assert setting.auto_augment == "rand-m9-mstd0.5-inc1"
+    assert (config.drop_path, config.dropout) == (drop_path, 0)
+    assert (config.mixup, config.cutmix, config.smoothing) == (0.8, 1, 0.1)
+    assert config.auto_augment == "rand-m9-mstd0.5-inc1"
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,8 @@ def test_finetuning_of_images(size, epochs, lr, drop_path, layer_decay):
 )
 def test_pretraining_of_video(size, lr, drop_path):
     recipe = Recipe(epochs=3200, batch=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, repeat=4)
-    assert recipes.PRETRAIN_VIDEO[size] == Pretraining(
-        recipe=recipe, mask_ratio=0.9, drop_path=drop_path, crop=(0.5, 1), flip=True
+    assert recipes.PRETRAIN_VIDEO[size] == PretrainConfig(
+        recipe=recipe, mask_ratio=0.9, drop_path=drop_path, scale=(0.5, 1), hflip=True
     )
 
 
@@ -76,8 +78,8 @@ def test_pretraining_of_video(size, lr, drop_path):
     ],
 )
 def test_finetuning_of_video(size, epochs, lr, drop_path, layer_decay, dropout):
-    setting = recipes.FINETUNE_VIDEO[size]
-    assert setting.recipe == Recipe(
+    config = recipes.FINETUNE_VIDEO[size]
+    assert config.recipe == Recipe(
         epochs=epochs,
         batch=256,
         lr=lr,
@@ -88,9 +90,9 @@ def test_finetuning_of_video(size, epochs, lr, drop_path, layer_decay, dropout):
         clip_grad=5,
         repeat=2,
     )
-    assert (setting.drop_path, setting.dropout) == (drop_path, dropout)
-    assert (setting.mixup, setting.cutmix, setting.smoothing) == (0.8, 1, 0.1)
-    assert setting.auto_augment == "rand-m7-mstd0.5-inc1"
+    assert (config.drop_path, config.dropout) == (drop_path, dropout)
+    assert (config.mixup, config.cutmix, config.smoothing) == (0.8, 1, 0.1)
+    assert config.auto_augment == "rand-m7-mstd0.5-inc1"
 
 
 @pytest.mark.parametrize(
@@ -105,10 +107,10 @@ def test_finetuning_of_video(size, epochs, lr, drop_path, layer_decay, dropout):
     ],
 )
 def test_detection(table, size, lr, drop_path, layer_decay, epochs):
-    setting, recipe = table[size], table[size].recipe
-    assert (recipe.lr, setting.drop_path, recipe.layer_decay, recipe.epochs) == (lr, drop_path, layer_decay, epochs)
+    config, recipe = table[size], table[size].recipe
+    assert (recipe.lr, config.drop_path, recipe.layer_decay, recipe.epochs) == (lr, drop_path, layer_decay, epochs)
     assert (recipe.batch, recipe.weight_decay, recipe.betas, recipe.optimizer) == (64, 0.1, (0.9, 0.999), "adamw")
-    assert (setting.img_size, setting.scale, setting.cascade) == (1024, (0.1, 2), False)
+    assert (config.img_size, config.scale, config.cascade) == (1024, (0.1, 2), False)
 
 
 @pytest.mark.parametrize("size", ["base", "base_plus", "large"])
@@ -190,25 +192,26 @@ def half(left=255, right=0):
     return Image.fromarray(np.tile(np.repeat([left, right], 32).astype(np.uint8)[None, :, None], (64, 1, 3)))
 
 
-PRETRAINING = Pretraining(recipe=PLAIN.recipe, crop=(0.9, 1.0))
+PRETRAINING = PretrainConfig(recipe=PLAIN.recipe, scale=(0.9, 1.0))
 FINETUNING = Finetuning(recipe=PLAIN.recipe, auto_augment=None, crop=(0.9, 1.0))
 KINDS = [(pretrain_transform, PRETRAINING), (finetune_transform, FINETUNING)]
+FLIPS = [(pretrain_transform, PRETRAINING, "hflip"), (finetune_transform, FINETUNING, "flip")]
 
 
-@pytest.mark.parametrize(("make", "setting"), [*KINDS, (finetune_transform, recipes.FINETUNE_IMAGE["base"])])
-def test_transforms_give_normalised_pictures_of_the_size(make, setting):
+@pytest.mark.parametrize(("make", "config"), [*KINDS, (finetune_transform, recipes.FINETUNE_IMAGE["base"])])
+def test_transforms_give_normalised_pictures_of_the_size(make, config):
     grey = Image.new("RGB", (80, 60), (51, 51, 51))
-    x = make((48, 32), setting, MEAN, STD)(grey)
+    x = make((48, 32), config, MEAN, STD)(grey)
     assert (x.shape, x.dtype) == ((3, 48, 32), torch.float32)
-    if not getattr(setting, "auto_augment", None):
+    if not getattr(config, "auto_augment", None):
         expected = (0.2 - torch.tensor(MEAN)) / torch.tensor(STD)
         torch.testing.assert_close(x, expected.view(3, 1, 1).expand_as(x))
 
 
-@pytest.mark.parametrize(("make", "setting"), KINDS)
+@pytest.mark.parametrize(("make", "config", "field"), FLIPS)
 @pytest.mark.parametrize("flip", [True, False])
-def test_flips_are_drawn_only_when_asked_for(make, setting, flip):
-    transform = make((16, 16), replace(setting, flip=flip), (0.0,) * 3, (1.0,) * 3)
+def test_flips_are_drawn_only_when_asked_for(make, config, field, flip):
+    transform = make((16, 16), replace(config, **{field: flip}), (0.0,) * 3, (1.0,) * 3)
     pictures = [transform(half()) for _ in range(32)]
     flipped = [bool(x[:, :, 0].mean() < x[:, :, -1].mean()) for x in pictures]
     assert any(flipped) == flip
@@ -225,8 +228,8 @@ def test_pretraining_crops_no_less_than_its_area():
     assert min(widths[1]) < 64 * 0.6
 
 
-def test_test_transform_cuts_the_centre():
-    x = recipes.test_transform((56, 56), (0.0,) * 3, (1.0,) * 3)(half())
+def test_the_evaluation_transform_cuts_the_centre():
+    x = eval_transform((56, 56), (0.0,) * 3, (1.0,) * 3)(half())
     assert x.shape == (3, 56, 56)
     assert x[:, :, :26].allclose(torch.tensor(1.0))
     assert x[:, :, 30:].allclose(torch.tensor(0.0), atol=1e-6)

@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 
 from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
-from hiera.micro import InMemory
 from plm_core import weights
 from plm_core.training import Recipe, fit
+from plm_core.training.micro import InMemory
 
 # not AdamW: it makes steps of the sign of gradients that should be zero (of the keys' biases) and are only about
 RECIPE = Recipe(epochs=2, batch=8, lr=0.05, optimizer="sgd", clip_grad=1.0, warmup_epochs=0.5)

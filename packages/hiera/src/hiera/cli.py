@@ -1,4 +1,4 @@
-"""``plm hiera``: the papers' trainings from the command line."""
+"""The command ``plm hiera``, which runs the papers' trainings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plm_core.errors import InputError
 
 
 class Task(StrEnum):
-    """What to train."""
+    """A training of the papers."""
 
     PRETRAIN = "pretrain"
     PRETRAIN_VIDEO = "pretrain-video"
@@ -27,31 +27,42 @@ def train(
     data: Annotated[
         Path,
         typer.Argument(
-            help="pretrain: a folder of class folders; finetune: one with train/ and val/ of such; detect: one with "
-            "train/ and val/, each of images/ and instances.json in COCO's format."
+            help="Folder of the data. pretrain: class folders; finetune: train/ and val/ of class folders; detect: "
+            "train/ and val/, each with images/ and instances.json in COCO's format."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and weights.")],
-    size: Annotated[str, typer.Option("--size", help="A size of the papers, as base; or micro, to try it.")] = "base",
+    size: Annotated[
+        str, typer.Option("--size", help="A size of the papers, such as base, or micro for a trial.")
+    ] = "base",
     encoder: Annotated[
-        Path | None, typer.Option("--encoder", help="Pretrained encoder (finetune, detect); none to start anew.")
+        Path | None,
+        typer.Option("--encoder", help="Weights of a pretrained encoder, for finetune and detect (default: none)."),
     ] = None,
-    abs_win: Annotated[bool, typer.Option("--abs-win", help="Absolute Win positions (images).")] = False,
+    abs_win: Annotated[
+        bool, typer.Option("--abs-win", help="Use Absolute Win position embeddings (images only).")
+    ] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change the paper's recipe, as epochs=100 or lr=1e-3; repeat.")
+        list[str] | None,
+        typer.Option("--set", help="Change the paper's recipe, for example epochs=100 or lr=1e-3. Repeatable."),
     ] = None,
-    device_batch: Annotated[
-        int | None, typer.Option("--device-batch", min=1, help="What a device takes at once.")
+    per_device_batch_size: Annotated[
+        int | None,
+        typer.Option("--per-device-batch-size", min=1, help="Samples per device and pass; gradients accumulate."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes per device that load data.")] = 0,
-    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
-    fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard parameters over the devices.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    num_workers: Annotated[
+        int, typer.Option("--num-workers", min=0, help="Processes per device that load data; 0 for none.")
+    ] = 0,
+    precision: Annotated[str, typer.Option("--precision", help="Precision: fp32, bf16 or fp16.")] = "fp32",
+    fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the parameters over the devices.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")] = False,
     save_steps: Annotated[int, typer.Option("--save-steps", min=1, help="Steps between checkpoints.")] = 1000,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after so many steps.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="Number of steps after which to stop.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
 ) -> None:
-    """Train Hiera by the papers' recipes; for several devices, under ``torchrun --no-python``."""
+    """Train Hiera by the papers' recipes. For several devices, run it under ``torchrun --no-python``."""
     changes = {}
     for text in settings or ():
         name, equals, value = text.partition("=")
@@ -62,14 +73,14 @@ def train(
         raise InputError(f"--precision {precision!r} is not allowed: fp32, bf16 and fp16 are")
     kind, _, video = task.value.partition("-")
     if encoder is not None and kind == "pretrain":
-        raise InputError("--encoder is for finetune and detect; a pretraining starts anew")
+        raise InputError("--encoder is for finetune and detect; a pretraining starts from scratch")
     if abs_win and (video or kind == "detect"):
         raise InputError("--abs-win is for pretrain and finetune; a detector has these positions, a video has others")
     from hiera.recipes import folders
 
     arguments: dict[str, Any] = {
-        "device_batch": device_batch,
-        "workers": workers,
+        "device_batch": per_device_batch_size,
+        "workers": num_workers,
         "precision": precision,
         "fsdp": fsdp,
         "resume": resume,
@@ -82,4 +93,4 @@ def train(
     if kind != "pretrain":
         arguments["encoder"] = encoder
     scores = getattr(folders, kind)(data, out, size, changes, **arguments)
-    show([{"what": what, "score": round(score, 4), "folder": str(out)} for what, score in scores.items()])
+    show([{"what": name, "score": round(score, 4), "folder": str(out)} for name, score in scores.items()])

@@ -12,9 +12,9 @@ from torch import Tensor
 import plm_core
 from hiera.micro import abswin as micro_abswin
 from hiera.micro.digits import NAME, TOP1, evaluate
-from hiera.recipes import accuracy
 from plm_core import samples, shapes
 from plm_core.tools.tour import Tour
+from plm_core.training.finetuning import accuracy
 
 DIGITS_CODE = f'''import plm_core
 import torch
@@ -31,7 +31,7 @@ ABS_WIN_CODE = f'''model = plm_core.create_model("{micro_abswin.NAME}", pretrain
 logits = model(torch.rand(1, 3, 64, 64))  # trained at 32: any multiple of 16 will do'''
 
 DETECTION_CODE = f'''detector = plm_core.create_model("{DETECTOR_NAME}", pretrained=True).eval()
-found = detector([torch.rand(3, 96, 96)])[0]  # boxes, labels, scores, masks'''
+detections = detector([torch.rand(3, 96, 96)])[0]  # boxes, labels, scores, masks'''
 
 
 @torch.inference_mode()
@@ -163,13 +163,17 @@ def detection(tour: Tour) -> None:
     model = plm_core.create_model(DETECTOR_NAME, pretrained=True).eval()
     world = shapes.Images("heldout", size=96, count=8)
     images = [torch.from_numpy(scene.image).permute(2, 0, 1) / 255 for scene in world]
-    found = model(images)
+    predictions = model(images)
     names = dict(enumerate(shapes.SHAPES, 1))
     figure = Figure(figsize=(9, 4.8), layout="constrained")
-    for ax, image, answer in zip(figure.subplots(2, 4).flat, images, found, strict=True):
+    for ax, image, prediction in zip(figure.subplots(2, 4).flat, images, predictions, strict=True):
         ax.imshow(image.permute(1, 2, 0).numpy())
         for box, label, score, mask in zip(
-            answer["boxes"].tolist(), answer["labels"].tolist(), answer["scores"].tolist(), answer["masks"], strict=True
+            prediction["boxes"].tolist(),
+            prediction["labels"].tolist(),
+            prediction["scores"].tolist(),
+            prediction["masks"],
+            strict=True,
         ):
             if score >= 0.5:
                 x0, y0, x1, y1 = box
@@ -186,7 +190,7 @@ def detection(tour: Tour) -> None:
                     backgroundcolor="#0008",
                 )
         ax.set_axis_off()
-    shown = sum(int((answer["scores"] >= 0.5).sum()) for answer in found)
+    shown = sum(int((prediction["scores"] >= 0.5).sum()) for prediction in predictions)
     there = sum(len(scene.objects) for scene in world)
     tour.text(
         f"{DETECTOR_NAME} is a Mask R-CNN on a HieraDet trunk, in torchvision's detection framework: "

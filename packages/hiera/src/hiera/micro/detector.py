@@ -14,33 +14,34 @@ from torch import nn
 from torchvision.transforms import v2
 
 from hiera import coco, recipes
+from hiera.configs import PAPER
 from hiera.detection import micro_detector
-from hiera.micro import save
 from plm_core.shapes import SHAPES
+from plm_core.training.micro import save
 
 NAME = "hiera_micro_detector"
 SCENES, HELD_OUT = 3000, 500
-SETTING = recipes.DETECT["micro"]
+CONFIG = recipes.DETECT["micro"]
 BOX, MASK = "held-out shapes box mAP@[.5:.95]", "held-out shapes mask mAP@[.5:.95]"
 
 
-def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count: int = SCENES) -> Mapping[str, float]:
+def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count: int = SCENES) -> Mapping[str, float]:
     """Train from scratch and write ``hiera_micro_detector.safetensors`` and its model card into ``out``.
 
     Args:
         out: Folder for the two files.
-        seed: Of initialisation, order and augmentation.
+        seed: Seed of initialisation, order and augmentation.
         epochs: Passes over the scenes.
-        count: Training scenes.
+        count: Number of training scenes.
 
     Returns:
-        The held-out scores, as `evaluate` gives them.
+        The held-out scores, as `evaluate` returns them.
     """
     torch.manual_seed(seed)
     model = micro_detector()
-    recipe = replace(SETTING.recipe, epochs=epochs, warmup_epochs=epochs / 16)
+    recipe = replace(CONFIG.recipe, epochs=epochs, warmup_epochs=epochs / 16)
     data = coco.ShapesDetection("train", size=96, count=count, transform=v2.RandomHorizontalFlip())
-    recipes.detect(model, data, replace(SETTING, recipe=recipe), seed=seed)
+    recipes.detect(model, data, replace(CONFIG, recipe=recipe), seed=seed)
     scores = evaluate(model)
     facts = {
         "Data": f"{count} scenes of `plm_core.shapes.Images` (96 px, 1 to 4 shapes in clutter); {HELD_OUT} held-out "
@@ -50,11 +51,11 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
         "Held-out mAP@[.5:.95]": f"boxes {scores[BOX]:.3f}, masks {scores[MASK]:.3f} (pycocotools)",
     }
     what = "as the trunk of a Mask R-CNN, trained from scratch to find shapes"
-    save(model, name=NAME, out=out, task="object-detection", what=what, facts=facts)
+    save(model, kind=f"Hiera ({PAPER})", name=NAME, out=out, task="object-detection", what=what, facts=facts)
     return scores
 
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
-    """COCO's box and mask mAP of a detector of eight shapes on 500 held-out scenes."""
+    """Return COCO's box and mask mAP of a detector of shapes on 500 held-out scenes."""
     scores = coco.evaluate(model, coco.ShapesDetection("heldout", size=96, count=HELD_OUT), batch_size=10)
     return {BOX: scores["box mAP@[.5:.95]"], MASK: scores["mask mAP@[.5:.95]"]}

@@ -16,44 +16,40 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 import plm_core
-from hiera.micro import InMemory, save
-from hiera.recipes import Finetuning, accuracy, finetune
+from hiera.configs import PAPER
+from hiera.recipes import plain_finetuning
 from plm_core import samples
 from plm_core.training import Recipe
+from plm_core.training.finetuning import accuracy, finetune
+from plm_core.training.micro import InMemory, save
 
 NAME = "hiera_micro_digits"
-SETTING = Finetuning(
-    recipe=Recipe(epochs=40, batch=64, lr=2e-3, weight_decay=0.05, warmup_epochs=4),
-    drop_path=0.0,
-    auto_augment=None,
-    mixup=0.0,
-    cutmix=0.0,
-)
+CONFIG = plain_finetuning(Recipe(epochs=40, batch=64, lr=2e-3, weight_decay=0.05, warmup_epochs=4))
 TOP1 = "held-out digits top-1 %"
 
 
 def digits(model: nn.Module, split: Literal["train", "heldout"]) -> tuple[Tensor, Tensor]:
-    """Digits of a split, "train" or "heldout", under a model's own preprocessing, and their labels."""
+    """Return the digits of a split, under a model's own preprocessing, and their labels."""
     preprocess = plm_core.transform_for(model)
     images, labels = samples.digits(split)
     return torch.stack([preprocess(image) for image in images]), torch.from_numpy(labels)
 
 
-def moved(background: float) -> v2.Transform:
-    """A small random shift, turn and zoom."""
+def small_affine(background: float) -> v2.Transform:
+    """Return an augmentation: a small random shift, turn and zoom."""
     return v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=background)
 
 
-def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs) -> Mapping[str, float]:
+def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs) -> Mapping[str, float]:
     """Train from scratch and write ``hiera_micro_digits.safetensors`` and its model card into ``out``.
 
     Args:
         out: Folder for the two files.
-        seed: Of initialisation, order and augmentation.
+        seed: Seed of initialisation, order and augmentation.
         epochs: Passes over the 1437 training digits.
 
     Returns:
-        The held-out score, as `evaluate` gives it.
+        The held-out score, as `evaluate` returns it.
 
     Raises:
         MissingDependency: The extra hiera[train] is not installed.
@@ -61,19 +57,20 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs) -> Ma
     torch.manual_seed(seed)
     model = plm_core.create_model(NAME)
     x, y = digits(model, "train")
-    recipe = replace(SETTING.recipe, epochs=epochs, warmup_epochs=epochs / 10)
-    finetune(model, InMemory(x, y, moved(float(x.min()))), replace(SETTING, recipe=recipe), 10, seed=seed)
+    recipe = replace(CONFIG.recipe, epochs=epochs, warmup_epochs=epochs / 10)
+    finetune(model, InMemory(x, y, small_affine(float(x.min()))), replace(CONFIG, recipe=recipe), 10, seed=seed)
     scores = evaluate(model)
     facts = {
         "Data": "the 1797 8x8 digits of scikit-learn (UCI optical recognition of handwritten digits); every fifth "
         "image held out (360). Writers are in both splits.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.digits`): {epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
-        f"{SETTING.smoothing}, small affine augmentation; no pretraining.",
+        f"{CONFIG.smoothing}, small affine augmentation; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
     save(
         model,
+        kind=f"Hiera ({PAPER})",
         name=NAME,
         out=out,
         task="image-classification",
@@ -84,5 +81,5 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs) -> Ma
 
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
-    """Top-1 in % of a classifier of ten digits on the 360 held-out ones."""
+    """Return the top-1 accuracy in % of a classifier of digits on the 360 held-out ones."""
     return {TOP1: accuracy(model, InMemory(*digits(model, "heldout")), batch=360)}

@@ -15,20 +15,21 @@ from torch import Tensor
 
 from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
-from hiera.micro import InMemory, save
-from hiera.recipes import FINETUNE_VIDEO, accuracy, finetune
+from hiera.recipes import FINETUNE_VIDEO
 from plm_core import shapes
 from plm_core.shapes import MOTIONS
+from plm_core.training.finetuning import accuracy, finetune
+from plm_core.training.micro import InMemory, save
 from plm_core.utils.progress import track
 
 NAME = "hiera_micro_motions"
 CLIPS = 8000
-SETTING = FINETUNE_VIDEO["micro"]
+CONFIG = FINETUNE_VIDEO["micro"]
 TOP1 = "held-out motions top-1 %"
 
 
 def clips(split: str, count: int) -> tuple[Tensor, Tensor]:
-    """Clips of one moving shape, float [count, 3, 8, 32, 32] from -1 to 1, and the numbers of their motions."""
+    """Draw clips of one moving shape, float [count, 3, 8, 32, 32] from -1 to 1, and the numbers of their motions."""
     world = shapes.Clips(split, size=32, frames=8, count=count, objects=(1, 1), background="plain")
     pixels, labels = np.empty((count, 8, 32, 32, 3), np.uint8), []
     for i, clip in enumerate(track(world, f"drawing {split} clips", count)):
@@ -38,43 +39,44 @@ def clips(split: str, count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).permute(0, 4, 1, 2, 3) / 127.5 - 1, torch.tensor(labels)
 
 
-def recoloured(clip: Tensor) -> Tensor:
-    """A clip with its channels in another order, moved by up to two pixels."""
+def recolour(clip: Tensor) -> Tensor:
+    """Shuffle the channels of a clip and move it by up to two pixels."""
     down, right = torch.randint(-2, 3, (2,)).tolist()
     return clip[torch.randperm(3)].roll((down, right), (2, 3))
 
 
-def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count: int = CLIPS) -> Mapping[str, float]:
+def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count: int = CLIPS) -> Mapping[str, float]:
     """Train from scratch and write ``hiera_micro_motions.safetensors`` and its model card into ``out``.
 
     Args:
         out: Folder for the two files.
-        seed: Of initialisation, order and augmentation.
+        seed: Seed of initialisation, order and augmentation.
         epochs: Passes over the clips.
-        count: Training clips.
+        count: Number of training clips.
 
     Returns:
-        The held-out score, as `evaluate` gives it.
+        The held-out score, as `evaluate` returns it.
     """
     torch.manual_seed(seed)
-    # MAE's initialisation, and a head that is not next to zero: the classifier's own are made for wide models, and at
-    # this width and learning rate nothing is learned for hundreds of steps
+    # The initialisation is MAE's, and the head does not start near zero. A classifier's own initialisation is made for
+    # wide models: with it, at this width and learning rate, nothing is learned for hundreds of steps.
     untrained = MaskedAutoencoderHiera(**{**configs.MICRO_MOTIONS, **configs.MICRO_MAE})
     model = untrained.plain_encoder(len(MOTIONS), q_pool=2, probabilities=False, head_init_scale=1.0)
-    recipe = replace(SETTING.recipe, epochs=epochs, warmup_epochs=epochs / 16)
-    data = InMemory(*clips("train", count), recoloured)
-    finetune(model, data, replace(SETTING, recipe=recipe), len(MOTIONS), seed=seed)
+    recipe = replace(CONFIG.recipe, epochs=epochs, warmup_epochs=epochs / 16)
+    data = InMemory(*clips("train", count), recolour)
+    finetune(model, data, replace(CONFIG, recipe=recipe), len(MOTIONS), seed=seed)
     scores = evaluate(model)
     facts = {
         "Data": f"{count} clips of `plm_core.shapes.Clips` (8 frames of 32 px, one shape on grey, motions: "
         f"{', '.join(MOTIONS)}); 1000 held-out clips.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.motions`): {epochs:g} epochs, batch "
         f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
-        f"{SETTING.smoothing}, small shifts and permuted colour channels; no pretraining.",
+        f"{CONFIG.smoothing}, small shifts and permuted colour channels; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
     save(
         model,
+        kind=f"Hiera ({configs.PAPER})",
         name=NAME,
         out=out,
         task="video-classification",
@@ -85,5 +87,5 @@ def train(out: Path, seed: int = 0, epochs: float = SETTING.recipe.epochs, count
 
 
 def evaluate(model: torch.nn.Module) -> Mapping[str, float]:
-    """Top-1 in % of a classifier of nine motions on 1000 held-out clips."""
+    """Return the top-1 accuracy in % of a classifier of motions on 1000 held-out clips."""
     return {TOP1: accuracy(model, InMemory(*clips("heldout", 1000)), batch=250)}

@@ -1,7 +1,14 @@
-"""The papers' trainings: masked pretraining and finetuning of images and video, detection (Hiera paper, appendix)."""
+"""The papers' trainings: masked pretraining and finetuning of images and video, detection (Hiera paper, appendix).
+
+    trained = pretrain(model, data, PRETRAIN_IMAGE["base"])        # an autoencoder on a dataset of (input, anything)
+
+A configuration is data, and the loop is `plm_core.training.fit`. `plm_core.training.finetuning` has the training of classifiers;
+`hiera.recipes.folders` runs whole trainings from a folder, as ``plm hiera`` does.
+"""
 
 from __future__ import annotations
 
+from hiera.recipes.steps import detect, pretrain, pretrain_transform
 from hiera.recipes.tables import (
     DETECT,
     DETECT_VIT,
@@ -9,17 +16,9 @@ from hiera.recipes.tables import (
     FINETUNE_VIDEO,
     PRETRAIN_IMAGE,
     PRETRAIN_VIDEO,
-    Detecting,
-    Finetuning,
-    Pretraining,
-    accuracy,
-    detect,
-    finetune,
-    finetune_transform,
-    mixer,
-    pretrain,
-    pretrain_transform,
-    test_transform,
+    DetectConfig,
+    PretrainConfig,
+    plain_finetuning,
 )
 
 __all__ = [
@@ -29,15 +28,10 @@ __all__ = [
     "FINETUNE_VIDEO",
     "PRETRAIN_IMAGE",
     "PRETRAIN_VIDEO",
-    "Detecting",
-    "Finetuning",
-    "Pretraining",
-    "accuracy",
+    "DetectConfig",
+    "PretrainConfig",
     "detect",
-    "finetune",
-    "finetune_transform",
-    "mixer",
+    "plain_finetuning",
     "pretrain",
     "pretrain_transform",
-    "test_transform",
 ]

@@ -1,76 +1,50 @@
-"""The papers' trainings: masked pretraining and finetuning of images and video, detection (Hiera paper, appendix).
+"""The papers' trainings as tables by size (Hiera paper, appendix).
 
-Each setting is data, so that a change is ``dataclasses.replace``; the loop is `plm_core.training.fit`. Learning rates
-are as the paper prints them, for the batch beside them.
+Each configuration is data, so a change is a ``dataclasses.replace``. Learning rates are those that the paper prints,
+for the batch size beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from timm.data import create_transform
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-
-from hiera.mae import MaskedAutoencoderHiera
-from plm_core.training import Recipe, Trained, fit
-from plm_core.training.finetuning import Finetuning, accuracy, finetune, finetune_transform, mixer, test_transform
-
-__all__ = [
-    "DETECT",
-    "DETECT_VIT",
-    "FINETUNE_IMAGE",
-    "FINETUNE_VIDEO",
-    "PRETRAIN_IMAGE",
-    "PRETRAIN_VIDEO",
-    "Detecting",
-    "Finetuning",
-    "Pretraining",
-    "accuracy",
-    "detect",
-    "finetune",
-    "finetune_transform",
-    "mixer",
-    "pretrain",
-    "pretrain_transform",
-    "test_transform",
-]
-
-SIZES = ("tiny", "small", "base", "base_plus", "large", "huge")
-VIDEO_SIZES = ("base", "base_plus", "large", "huge")
+from hiera.configs import SIZES, VIDEO_SIZES
+from plm_core.training import Recipe
+from plm_core.training.finetuning import Finetuning
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining:
-    """A masked pretraining.
+class PretrainConfig:
+    """The configuration of a masked pretraining.
 
     Attributes:
         recipe: The optimisation.
-        mask_ratio: Share of mask units that the encoder does not see.
-        drop_path: Rate of the encoder's last block; needed from base upwards, other than for ViT (section 4.1).
-        crop: Area of the random crops, as fractions of the picture's.
-        flip: Whether left and right are the same to the labels of what follows.
+        mask_ratio: Share of the mask units that are hidden from the encoder.
+        drop_path: Drop path rate of the encoder's last block. Unlike ViT, Hiera needs it from base upwards
+            (section 4.1).
+        scale: Smallest and largest area of the random crops, as fractions of the image.
+        hflip: Whether half of the images are mirrored.
     """
 
     recipe: Recipe
     mask_ratio: float = 0.6
     drop_path: float = 0.0
-    crop: tuple[float, float] = (0.2, 1.0)
-    flip: bool = True
+    scale: tuple[float, float] = (0.2, 1.0)
+    hflip: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detecting:
-    """A training of a detector on a pretrained trunk.
+class DetectConfig:
+    """The configuration of a detector's training on a pretrained trunk.
 
     Attributes:
         recipe: The optimisation.
         img_size: Side of the training images in pixels.
-        scale: Of large-scale jitter.
-        drop_path: Rate of the trunk's last block.
-        cascade: Cascade Mask R-CNN instead of Mask R-CNN.
+        scale: Smallest and largest factor of large-scale jitter.
+        drop_path: Drop path rate of the trunk's last block.
+        cascade: Whether to train a Cascade Mask R-CNN instead of a Mask R-CNN.
     """
 
     recipe: Recipe
@@ -80,17 +54,23 @@ class Detecting:
     cascade: bool = False
 
 
-def _by_size(sizes: Sequence[str], *values: Any) -> dict[str, Any]:
+def plain_finetuning(recipe: Recipe) -> Finetuning:
+    """Return a finetuning without drop path, augmentation policy and mixed labels, for models too small for them."""
+    return Finetuning(recipe=recipe, drop_path=0.0, auto_augment=None, mixup=0.0, cutmix=0.0)
+
+
+def _by_size(sizes: Iterable[str], *values: Any) -> dict[str, Any]:
     return dict(zip(sizes, values, strict=True))
 
 
-_IMAGE_DROP_PATH = _by_size(SIZES, 0.0, 0.0, 0.2, 0.2, 0.2, 0.3)
-PRETRAIN_IMAGE: dict[str, Pretraining] = {
-    size: Pretraining(
+# drop path
+_PRETRAIN_IMAGE = _by_size(SIZES, 0.0, 0.0, 0.2, 0.2, 0.2, 0.3)
+PRETRAIN_IMAGE: dict[str, PretrainConfig] = {
+    size: PretrainConfig(
         recipe=Recipe(epochs=1600, batch=4096, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40),
-        drop_path=_IMAGE_DROP_PATH[size],
+        drop_path=drop_path,
     )
-    for size in SIZES
+    for size, drop_path in _PRETRAIN_IMAGE.items()
 }
 
 # epochs, learning rate, drop path, layer decay
@@ -111,19 +91,19 @@ FINETUNE_IMAGE: dict[str, Finetuning] = {
     for size, (epochs, lr, drop_path, decay) in _FINETUNE_IMAGE.items()
 }
 
-# learning rate, drop path; of the 3200 epochs that the published models had
+# learning rate, drop path (for 3200 epochs, as the published models had)
 _PRETRAIN_VIDEO = _by_size(VIDEO_SIZES, (8e-4, 0.1), (8e-4, 0.2), (8e-4, 0.2), (3.2e-4, 0.4))
-PRETRAIN_VIDEO: dict[str, Pretraining] = {
-    size: Pretraining(
+PRETRAIN_VIDEO: dict[str, PretrainConfig] = {
+    size: PretrainConfig(
         recipe=Recipe(epochs=3200, batch=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, repeat=4),
         mask_ratio=0.9,
         drop_path=drop_path,
-        crop=(0.5, 1.0),
+        scale=(0.5, 1.0),
     )
     for size, (lr, drop_path) in _PRETRAIN_VIDEO.items()
 }
 
-# The paper does not say whether these epochs count repetitions; as for its pretraining, we take it that they do.
+# The paper does not say whether these epochs count repetitions; we assume that they do, as for its pretraining.
 # epochs, learning rate, drop path, layer decay (after 3200 epochs of pretraining), dropout
 _FINETUNE_VIDEO = _by_size(
     VIDEO_SIZES,
@@ -151,7 +131,8 @@ FINETUNE_VIDEO: dict[str, Finetuning] = {
     for size, (epochs, lr, drop_path, decay, dropout) in _FINETUNE_VIDEO.items()
 }
 
-# The ViTDet recipe (100 epochs of COCO, 184375 steps, a tenth after 163889 and 177546 of them) with Hiera's rates
+# The ViTDet recipe with Hiera's rates: 100 epochs of COCO are 184375 steps; the rate falls to a tenth after 163889 of
+# them and again after 177546.
 _COCO: dict[str, Any] = {
     "epochs": 100,
     "batch": 64,
@@ -161,75 +142,29 @@ _COCO: dict[str, Any] = {
     "warmup_epochs": 100 * 250 / 184375,
     "warmup_start": 0.001,
 }
-DETECT: dict[str, Detecting] = {
-    size: Detecting(recipe=Recipe(**_COCO, lr=lr), drop_path=drop_path)
+DETECT: dict[str, DetectConfig] = {
+    size: DetectConfig(recipe=Recipe(**_COCO, lr=lr), drop_path=drop_path)
     for size, lr, drop_path in [("base", 3.5e-5, 0.2), ("base_plus", 3.5e-5, 0.2), ("large", 3e-5, 0.4)]
 }
-# ViTDet's own, for a detector on a ViTDet trunk through `detect`
-DETECT_VIT: dict[str, Detecting] = {
-    size: Detecting(recipe=Recipe(**{**_COCO, "epochs": epochs}, lr=1e-4, layer_decay=decay), drop_path=drop_path)
+# ViTDet's own rates, for a detector on a ViTDet trunk.
+DETECT_VIT: dict[str, DetectConfig] = {
+    size: DetectConfig(recipe=Recipe(**{**_COCO, "epochs": epochs}, lr=1e-4, layer_decay=decay), drop_path=drop_path)
     for size, epochs, drop_path, decay in [("base", 100, 0.1, 0.7), ("large", 100, 0.4, 0.8), ("huge", 75, 0.5, 0.9)]
 }
 
-# What the micro models are trained by: minutes on two cores, and too small for drop path or mixed labels.
-_PLAIN: dict[str, Any] = {"drop_path": 0.0, "auto_augment": None, "mixup": 0.0, "cutmix": 0.0}
+# The micro models take minutes on two cores.
 _MICRO_PRETRAIN = Recipe(epochs=20, batch=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
-PRETRAIN_IMAGE["micro"] = Pretraining(recipe=_MICRO_PRETRAIN)
-PRETRAIN_VIDEO["micro"] = Pretraining(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, crop=(0.5, 1.0))
-FINETUNE_IMAGE["micro"] = Finetuning(
-    recipe=Recipe(epochs=20, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0), **_PLAIN
+PRETRAIN_IMAGE["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN)
+PRETRAIN_VIDEO["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, scale=(0.5, 1.0))
+FINETUNE_IMAGE["micro"] = plain_finetuning(
+    Recipe(epochs=20, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0)
 )
-FINETUNE_VIDEO["micro"] = Finetuning(
-    recipe=Recipe(epochs=16, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0), **_PLAIN
+FINETUNE_VIDEO["micro"] = plain_finetuning(
+    Recipe(epochs=16, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0)
 )
-DETECT["micro"] = Detecting(
+DETECT["micro"] = DetectConfig(
     recipe=Recipe(epochs=5, batch=8, lr=2e-3, weight_decay=0.05, warmup_epochs=0.3, clip_grad=1.0),
     img_size=96,
     scale=(0.8, 1.25),
     drop_path=0.0,
 )
-
-
-def pretrain(model: MaskedAutoencoderHiera, data: Dataset[Any], setting: Pretraining, **options: Any) -> Trained:
-    """Masked pretraining in place, as `plm_core.training.fit`.
-
-    Args:
-        model: Made with ``drop_path_rate=setting.drop_path``.
-        data: Gives (input, anything): input float [in_chans, *size], normalised, as `pretrain_transform` makes it.
-        setting: One of this module's tables, or your own.
-        **options: Of `fit`.
-    """
-
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        value: Tensor = model(batch[0], mask_ratio=setting.mask_ratio)[0]
-        return value
-
-    return fit(model, data, loss, setting.recipe, **options)
-
-
-def detect(model: nn.Module, data: Dataset[Any], setting: Detecting, **options: Any) -> Trained:
-    """Training of a detector in place, as `plm_core.training.fit`.
-
-    Args:
-        model: As `hiera.detection.detector` makes it.
-        data: As `hiera.coco.CocoDetection` with `hiera.coco.LargeScaleJitter`.
-        setting: One of this module's tables, or your own.
-        **options: Of `fit`.
-    """
-    from hiera import coco
-
-    return fit(model, data, coco.loss, setting.recipe, collate=coco.collate, **options)
-
-
-def pretrain_transform(size: Sequence[int], setting: Pretraining, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """PIL image -> float [3, height, width]: random crop and flip, normalised."""
-    return create_transform(
-        (3, *size),
-        is_training=True,
-        scale=setting.crop,
-        hflip=0.5 if setting.flip else 0.0,
-        color_jitter=None,
-        interpolation="bicubic",
-        mean=tuple(mean),
-        std=tuple(std),
-    )

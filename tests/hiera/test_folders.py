@@ -14,8 +14,11 @@ from hiera.detection import micro_detector
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
 from hiera.recipes import folders
+from hiera.recipes.overrides import override
 from plm_core import InputError, shapes, weights
 from plm_core.cli import main
+from plm_core.training.finetuning import accuracy
+from plm_core.training.finetuning import test_transform as eval_transform
 
 CLASSES = ("circle", "cross", "star")
 MOTIONS = ("left", "still")
@@ -180,8 +183,8 @@ def test_pretraining_and_finetuning_of_pictures(hiera, pictures, tmp_path):
     assert result.code == 0, result.err
     assert result.scores.keys() == {"training loss", "val top-1 %"}
     weights.load(model := classifier(), then / "model.safetensors")
-    val = folders._folder(pictures / "val", model, recipes.test_transform((48, 48), *folders._statistics(False)))
-    assert result.scores["val top-1 %"] == pytest.approx(recipes.accuracy(model, val), abs=1e-3)
+    val = folders._folder(pictures / "val", model, eval_transform((48, 48), *folders._statistics(False)))
+    assert result.scores["val top-1 %"] == pytest.approx(accuracy(model, val), abs=1e-3)
 
 
 def test_a_finetuning_starts_from_the_encoder(hiera, pictures, pretrained, tmp_path):
@@ -227,7 +230,7 @@ def test_abs_win_reaches_the_training(hiera, pictures, monkeypatch, tmp_path):
 def test_device_batches_and_workers_change_nothing(hiera, pictures, tmp_path):
     words = ["finetune", pictures, *SHORT, "--max-steps", 2]
     assert hiera(*words, "--out", tmp_path / "a").code == 0
-    assert hiera(*words, "--out", tmp_path / "b", "--device-batch", 12, "--workers", 1).code == 0
+    assert hiera(*words, "--out", tmp_path / "b", "--per-device-batch-size", 12, "--num-workers", 1).code == 0
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     for name, value in a.items():
         torch.testing.assert_close(b[name], value, atol=2e-4, rtol=0)
@@ -381,11 +384,11 @@ def test_settings_that_fit_are_taken():
         "clip_grad": "3",
         "milestones": "(0.5, 0.9, 1)",
     }
-    setting = folders.changed(recipes.FINETUNE_IMAGE["base"], {**text, "crop": "(0.5, 1)", "auto_augment": "rand-m7"})
-    recipe = setting.recipe
+    config = override(recipes.FINETUNE_IMAGE["base"], {**text, "crop": "(0.5, 1)", "auto_augment": "rand-m7"})
+    recipe = config.recipe
     assert (recipe.epochs, recipe.lr, recipe.layer_decay, recipe.clip_grad) == (0.5, 1, None, 3)
-    assert (recipe.milestones, setting.crop, setting.auto_augment) == ((0.5, 0.9, 1), (0.5, 1), "rand-m7")
-    assert (setting.mixup, recipe.batch) == (0.8, 1024)
+    assert (recipe.milestones, config.crop, config.auto_augment) == ((0.5, 0.9, 1), (0.5, 1), "rand-m7")
+    assert (config.mixup, recipe.batch) == (0.8, 1024)
     assert recipes.FINETUNE_IMAGE["base"].recipe.epochs == 100
 
 
@@ -417,7 +420,7 @@ def test_a_broken_picture_is_named(hiera, pictures, tmp_path, workers):
     whole = next((pictures / "train" / "star").iterdir()).read_bytes()
     (data / "good.png").write_bytes(whole)
     (data / "bad.png").write_bytes(whole[:100])
-    words = ["--workers", workers, *settings(batch=2)]
+    words = ["--num-workers", workers, *settings(batch=2)]
     result = hiera("pretrain", tmp_path / "data", "--out", tmp_path / "out", *words)
     assert_one_line(result, f"plm: error: image '{data / 'bad.png'}' cannot be read: ")
     assert not list((tmp_path / "out").iterdir())

@@ -1,0 +1,108 @@
+"""The measurement of "Window Attention is Bugged": what a position embedding is worth at other sizes.
+
+    python -m hiera.experiments.abswin --out DIR      # the table and the plot of the README
+
+Two models learn to read digits of 16 to 32 px on a canvas of 32 px and differ only in their positions: a plain
+embedding, and Absolute Win. Both then see digits of the same sizes on larger canvases, as a detector sees objects in
+larger images, and both are finetuned at twice the resolution. A third row is the Absolute Win model with its embedding
+frozen into a plain one (`frozen`). At 32 px it is the same function; at any other size it does what a plain model does,
+so the two differ only in the way to the new size. `hiera.micro.abswin` has the models and the data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hiera.experiments.command import Rows, run
+from hiera.micro.abswin import EPOCHS, LR, TRAINED, TWICE, Placed, classifier, finetuning
+from hiera.model import Hiera
+from plm_core.training.finetuning import accuracy, finetune
+from plm_core.utils.progress import track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZES = (32, 48, 64, 80, 96)  # sides of the canvas in pixels
+FINETUNED = (1.0, 2.0, 4.0)  # epochs
+PLAIN, BUG, FIX = "plain, interpolated", "Absolute Win frozen, interpolated", "Absolute Win"
+
+
+def frozen(model: Hiera) -> Hiera:
+    """Return a plain twin of the micro model that has its position embedding, at its own size, as one table."""
+    plain = classifier(0, abs_win=False)
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("pos_embed")}
+    with torch.no_grad():
+        plain.load_state_dict({**state, "pos_embed": model.positions(model.grid).flatten(1, 2)})
+    return plain
+
+
+def measure(seeds: Sequence[int]) -> Rows:
+    """Measure top-1 in % at each of `SIZES`, and at `TWICE` after finetuning: one row per seed and way."""
+    train, larger = Placed("train", TRAINED), Placed("train", TWICE)
+    held_out = {size: Placed("heldout", size, fixed=True) for size in SIZES}
+    rows: list[dict[str, Any]] = []
+    for seed in track(seeds, "seeds"):
+        models = {}
+        for name, abs_win in ((PLAIN, False), (FIX, True)):
+            models[name] = classifier(seed, abs_win)
+            finetune(models[name], train, finetuning(EPOCHS, LR), 10, seed=seed)
+        models[BUG] = frozen(models[FIX])
+        for name, model in models.items():
+            row: dict[str, Any] = {"seed": seed, "positions": name}
+            row |= {f"{size} px": accuracy(model, data, batch=90) for size, data in held_out.items()}
+            for epochs in FINETUNED:
+                tuned = copy.deepcopy(model)
+                finetune(tuned, larger, finetuning(epochs, 5e-4), 10, seed=seed)
+                row[f"finetuned {epochs:g}"] = accuracy(tuned, held_out[TWICE], batch=90)
+            rows.append(row)
+    return rows
+
+
+def summary(rows: Rows) -> list[dict[str, str]]:
+    """Return the mean over the seeds and the range: one row per way."""
+    result = []
+    for name in (PLAIN, BUG, FIX):
+        runs = [row for row in rows if row["positions"] == name]
+        cells = {}
+        for key in runs[0]:
+            if key not in ("seed", "positions"):
+                values = [row[key] for row in runs]
+                cells[key] = f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+        result.append({"positions": name, **cells})
+    return result
+
+
+def plot(rows: Rows) -> Figure:
+    """Plot accuracy by resolution without finetuning, and at twice the resolution by epochs of it; a line per seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    colours = {PLAIN: "#bbbbbb", BUG: "#ee6677", FIX: "#4477aa"}
+    for row in rows:
+        name = row["positions"]
+        style = {"color": colours[name], "marker": "o", "label": name if row["seed"] == rows[0]["seed"] else None}
+        left.plot(SIZES, [row[f"{size} px"] for size in SIZES], **style)
+        tuned = [row[f"{TWICE} px"], *(row[f"finetuned {epochs:g}"] for epochs in FINETUNED)]
+        right.plot([0, *FINETUNED], tuned, **style)
+    left.set_xlabel(f"resolution in pixels (trained at {TRAINED})")
+    left.set_ylabel("held-out top-1 in %")
+    right.set_xlabel(f"epochs of finetuning at {TWICE} px")
+    right.legend(fontsize=8)
+    for ax in (left, right):
+        ax.axhline(10, color="#999999", linestyle=":", linewidth=1)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    """Measure, and write ``abswin.json`` and ``abswin.png``."""
+    run("abswin", str(main.__doc__), measure=measure, plot=plot, summary=summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Masked pretraining and the training of detectors, in place; `plm_core.training.finetuning` has that of classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hiera.mae import MaskedAutoencoderHiera
+from hiera.recipes.tables import DetectConfig, PretrainConfig
+from plm_core.training import Trained, fit
+from plm_core.training.finetuning import Finetuning, finetune_transform
+
+
+def pretrain(model: MaskedAutoencoderHiera, data: Dataset[Any], config: PretrainConfig, **options: Any) -> Trained:
+    """Pretrain a masked autoencoder in place.
+
+    Args:
+        model: The model, built with ``drop_path_rate=config.drop_path``.
+        data: A dataset of (input, anything); the input is float [in_chans, *size], normalised, as `pretrain_transform`
+            returns it.
+        config: A configuration of `hiera.recipes`, or your own.
+        **options: Keywords of `plm_core.training.fit`.
+    """
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        value: Tensor = model(batch[0], mask_ratio=config.mask_ratio)[0]
+        return value
+
+    return fit(model, data, loss, config.recipe, **options)
+
+
+def detect(model: nn.Module, data: Dataset[Any], config: DetectConfig, **options: Any) -> Trained:
+    """Train a detector in place.
+
+    Args:
+        model: A detector, as `hiera.detection.detector` builds it.
+        data: A dataset such as `hiera.coco.CocoDetection` with `hiera.coco.LargeScaleJitter`.
+        config: A configuration of `hiera.recipes`, or your own.
+        **options: Keywords of `plm_core.training.fit`.
+    """
+    from hiera import coco  # needs pycocotools, which other trainings do not
+
+    return fit(model, data, coco.loss, config.recipe, collate=coco.collate, **options)
+
+
+def pretrain_transform(size: Sequence[int], config: PretrainConfig, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """Return the preprocessing PIL image -> float [3, height, width]: random crop and flip, normalised."""
+    plain = Finetuning(recipe=config.recipe, auto_augment=None, crop=config.scale, flip=config.hflip)
+    return finetune_transform(size, plain, mean, std)
