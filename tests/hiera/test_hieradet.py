@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hiera
-from hiera.hieradet import partition, unpartition
+from hiera.dense.windows import partition, unpartition
 from plm_core import InputError, weights
 
 

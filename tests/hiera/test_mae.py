@@ -145,8 +145,8 @@ def test_plain_encoder_has_the_trunk():
     for key, value in encoder.state_dict().items():
         assert key.startswith("head.") or torch.equal(value, model.state_dict()[key])
     x = torch.rand(1, 3, 32, 48)
-    whole = model.embed(x)
-    assert torch.equal(model.blocks[0](whole), encoder.blocks[0](encoder.embed(x)))
+    whole = model.patch_tokens(x)
+    assert torch.equal(model.blocks[0](whole), encoder.blocks[0](encoder.patch_tokens(x)))
 
 
 @pytest.mark.parametrize(

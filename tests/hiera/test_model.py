@@ -121,7 +121,7 @@ def window_attention(attn, x, window, pooled):
             q_rows = slice(top // out_step, (top + tall) // out_step)
             q_columns = slice(left // out_step, (left + wide) // out_step)
             qs, ks, vs = (
-                t.flatten(1, 2).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+                t.flatten(1, 2).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
                 for t in (q[:, q_rows, q_columns], k[:, rows, columns], v[:, rows, columns])
             )
             weights = (qs @ ks.transpose(-1, -2) / attn.head_dim**0.5).softmax(-1)
@@ -148,7 +148,7 @@ def test_paper_models_switch_to_global_attention_one_block_late():
     model = hiera.Hiera(stages=(1, 2, 7, 2), device="meta")
     assert [b.attn.local for b in model.blocks] == [True] * 4 + [False] * 8
     assert [b.attn.q_stride for b in model.blocks] == [1, 4, 1, 4] + [1] * 6 + [4, 1]
-    assert [b.attn.heads for b in model.blocks] == [1] + [2] * 2 + [4] * 7 + [8] * 2
+    assert [b.attn.num_heads for b in model.blocks] == [1] + [2] * 2 + [4] * 7 + [8] * 2
 
 
 # --- sizes and shapes -------------------------------------------------------------------------------------------

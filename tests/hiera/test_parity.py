@@ -27,7 +27,7 @@ def test_official_outputs_and_every_intermediate(golden, name):
     model = load(g)
     out, intermediates = model(g.inputs["x"], return_intermediates=True)
     close(out, g.outputs["probs"])
-    close(official_order(model.embed(g.inputs["x"])), g.outputs["unrolled"])
+    close(official_order(model.patch_tokens(g.inputs["x"])), g.outputs["unrolled"])
     expected = g.outputs_of("intermediates")
     assert len(intermediates) == len(expected) == 4
     for ours, theirs in zip(intermediates, expected, strict=True):

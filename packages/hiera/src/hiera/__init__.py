@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
-    from hiera.hieradet import FpnNeck, HieraDet, HieraDetFpn
+    from hiera.dense.fpn import FpnNeck, HieraDetFpn
+    from hiera.hieradet import HieraDet
     from hiera.layers import HieraBlock, MaskUnitAttention
     from hiera.mae import MaskedAutoencoderHiera
     from hiera.model import Hiera
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     __version__: str
 
 _LAZY = {
-    "FpnNeck": "hiera.hieradet",
+    "FpnNeck": "hiera.dense.fpn",
     "Hiera": "hiera.model",
     "HieraBlock": "hiera.layers",
     "HieraDet": "hiera.hieradet",
-    "HieraDetFpn": "hiera.hieradet",
+    "HieraDetFpn": "hiera.dense.fpn",
     "MaskUnitAttention": "hiera.layers",
     "MaskedAutoencoderHiera": "hiera.mae",
     "ViTDet": "hiera.vitdet",
@@ -46,5 +47,5 @@ __all__ = [
     "__version__",
 ]
 
-# importing plm_core, as above, is also what makes timm know our models
+# The import of plm_core above also makes timm know our models.
 __getattr__, __dir__ = attributes(__name__, "hiera", _LAZY)

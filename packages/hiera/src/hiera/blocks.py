@@ -12,24 +12,24 @@ from plm_core.blocks import BlockView, ModelView, Tokens
 
 
 def view(model: Hiera) -> ModelView:
-    """View of a Hiera: no special tokens, absolute positions, local blocks in the first stages."""
+    """Return the view of a Hiera: no special tokens, absolute positions, local blocks in the first stages."""
     return ModelView(model, tuple(_block(b, f"blocks.{i}") for i, b in enumerate(model.blocks)), Tokens())
 
 
 def _block(block: Any, name: str) -> BlockView:
     def output(attended: Tensor, normed: Tensor) -> Tensor:
-        return block.drop_path1(block.ls1(block.attn.merge(attended, normed.shape[0], normed.shape[1])))
+        return block.attention_branch(block.attn.merge(attended, normed.shape[0], normed.shape[1]))
 
     return BlockView(
         block=block,
         name=name,
-        heads=block.attn.heads,
+        heads=block.attn.num_heads,
         normalize=block.norm1,
         qkv=block.attn.project,
         output=output,
-        skip=block.skip,
+        skip=block.residual,
         rebind=partial(_block, name=name),
-        feed_forward=lambda x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
+        feed_forward=block.mlp_residual,
         local=block.attn.local,
         pools=block.attn.q_stride > 1,
     )

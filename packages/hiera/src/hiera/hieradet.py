@@ -1,8 +1,8 @@
 """HieraDet: Hiera's blocks on token grids, for dense prediction at any size (SAM 2, section 8; arXiv 2311.05613).
 
-The weights are Hiera's but for the positions. Tokens stay a grid, windows are cut out anew in each block, so that they
+The weights are Hiera's except for the positions. Tokens stay a grid, and each block cuts out its own windows, so these
 may differ from mask units and the input may have any size that is a multiple of 32. The default is SAM 2's model; with
-``pretrain_grid`` and ``rel_pos_img_size`` it is that of "Window Attention is Bugged".
+``pretrain_grid`` and ``rel_pos_img_size`` it is the model of "Window Attention is Bugged".
 
 Shapes: B batch, H, W tokens, C channels, N windows, S tokens per window.
 """
@@ -11,145 +11,63 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, Mlp, trunc_normal_
+from timm.layers import ClNormMlpClassifierHead, trunc_normal_
 from torch import Tensor, nn
 
 from hiera.abswin import abs_win, split_plain, tile_positions
-from hiera.dense.relative import relative_bias
+from hiera.dense.relative import relative_bias, relative_tables
+from hiera.dense.windows import WindowBlock, max_pool
 from hiera.layers import LAYER_NORM, NormLayer, PatchEmbed
+from hiera.stages import plan_blocks, stage_ends
 from plm_core import InputError
 
 
-def max_pool(x: Tensor, stride: int) -> Tensor:
-    """Max pooling of a grid [B, H, W, C]; what does not fill a window at the end is dropped."""
-    if stride == 1:
-        return x
-    return F.max_pool2d(x.movedim(-1, 1), stride, stride).movedim(1, -1)
-
-
 class WindowAttention(nn.Module):
-    """Attention over a grid, or over windows of it that were stacked into the batch; queries may be max-pooled.
+    """Attention over a grid, or over windows of it that are stacked into the batch; queries may be max-pooled.
 
     Args:
-        dim: Channels in.
-        dim_out: Channels out.
-        heads: Attention heads.
-        q_stride: Pooling stride; 1 for none.
-        rel_pos_size: (height, width) that relative position tables are made for; None for none.
+        dim: Channels of the input.
+        dim_out: Channels of the output.
+        num_heads: Attention heads.
+        q_stride: Pooling stride; 1 for no pooling.
+        rel_pos_size: (height, width) of the relative position tables; None for no relative positions.
     """
 
     def __init__(
         self,
         dim: int,
         dim_out: int,
-        heads: int,
+        num_heads: int,
         q_stride: int,
         rel_pos_size: Sequence[int] | None = None,
         **dd: Any,
     ) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.q_stride = q_stride
         self.qkv = nn.Linear(dim, 3 * dim_out, **dd)
         self.proj = nn.Linear(dim_out, dim_out, **dd)
         self.rel_pos_h: nn.Parameter | None = None
         self.rel_pos_w: nn.Parameter | None = None
         if rel_pos_size is not None:
-            # zero, as in ViTDet: finetuning starts from the pretrained attention
-            self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos_size[0] - 1, dim_out // heads, **dd))
-            self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, dim_out // heads, **dd))
+            self.rel_pos_h, self.rel_pos_w = relative_tables(rel_pos_size, dim_out // num_heads, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, dim] -> [N, H / q_stride, W / q_stride, dim_out]."""
         q, k, v = self.qkv(x).chunk(3, -1)
         q = max_pool(q, self.q_stride)
         height, width = q.shape[1:3]
-        q, k, v = (t.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (t.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         bias = None
         if self.rel_pos_h is not None and self.rel_pos_w is not None:
             bias = relative_bias(q, self.rel_pos_h, self.rel_pos_w, (height, width), x.shape[1:3])
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
-
-
-class HieraDetBlock(nn.Module):
-    """Hiera's block on a grid.
-
-    Args:
-        dim: Channels in.
-        dim_out: Channels out.
-        heads: Attention heads.
-        window: Side of the attention windows in tokens; 0 for global attention.
-        q_stride: Pooling stride; 1 for none.
-        mlp_ratio: Hidden width of the MLP over ``dim_out``.
-        drop_path: Probability of dropping a branch, per sample.
-        init_values: Initial layer scale; None for none.
-        norm_layer: Called with the width.
-        rel_pos_size: (height, width) that relative position tables are made for; None for none.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int,
-        heads: int,
-        window: int,
-        q_stride: int = 1,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        init_values: float | None = None,
-        norm_layer: NormLayer = LAYER_NORM,
-        rel_pos_size: Sequence[int] | None = None,
-        **dd: Any,
-    ) -> None:
-        super().__init__()
-        self.window = window
-        self.q_stride = q_stride
-        self.norm1 = norm_layer(dim, **dd)
-        self.proj = nn.Linear(dim, dim_out, **dd) if dim != dim_out else None
-        self.attn = WindowAttention(dim, dim_out, heads, q_stride, rel_pos_size, **dd)
-        self.ls1 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = norm_layer(dim_out, **dd)
-        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio), **dd)
-        self.ls2 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, dim] -> [B, H / q_stride, W / q_stride, dim_out]."""
-        normed = self.norm1(x)
-        skip = x if self.proj is None else max_pool(self.proj(normed), self.q_stride)
-        x = skip + self.drop_path1(self.ls1(self._attend(normed, skip.shape[1:3])))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-
-    def _attend(self, x: Tensor, out: Sequence[int]) -> Tensor:
-        if self.window == 0:
-            return self.attn(x)
-        y = self.attn(partition(x, self.window))
-        return unpartition(y, self.window // self.q_stride, x.shape[0], out)
-
-
-def partition(x: Tensor, window: int) -> Tensor:
-    """[B, H, W, C] -> [B * windows, window, window, C]; padded with zeros at the bottom and right.
-
-    As in the originals the padding takes part in attention: its keys and values are the projection's bias.
-    """
-    bottom, right = -x.shape[1] % window, -x.shape[2] % window
-    x = F.pad(x, (0, 0, 0, right, 0, bottom))
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
-    return x.transpose(2, 3).flatten(0, 2)
-
-
-def unpartition(x: Tensor, window: int, batch: int, size: Sequence[int]) -> Tensor:
-    """The inverse of `partition` for a grid of ``size``, without the padding."""
-    height, width = size
-    rows, columns = -(-height // window), -(-width // window)
-    x = x.view(batch, rows, columns, window, window, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-    return x[:, :height, :width]
 
 
 class HieraDet(nn.Module):
@@ -177,8 +95,8 @@ class HieraDet(nn.Module):
             learnt. None for SAM 2's form: the global embedding is interpolated to any grid.
         rel_pos_img_size: Gives the global blocks decomposed relative positions, which tell the tiles apart, with tables
             for square images of this side in pixels; other sizes interpolate them. None, as SAM 2, for none.
-        device: Where parameters are made.
-        dtype: Their dtype.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
 
     Raises:
         InputError: A pooling block is global, which no code base supports; or the pretraining grid is not whole
@@ -217,51 +135,55 @@ class HieraDet(nn.Module):
         self.pretrain_grid = pretrain_grid
         dd = {"device": device, "dtype": dtype}
         self.in_chans = in_chans
-        self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
+        self.stage_ends = stage_ends(stages)
         self.multiple = 4 * q_stride[0] ** q_pool
-        self.patch_embed = PatchEmbed(in_chans, embed_dim, (7, 7), (4, 4), (3, 3), **dd)
         if rel_pos_img_size is not None and (rel_pos_img_size < 1 or rel_pos_img_size % self.multiple):
             raise InputError(f"rel_pos_img_size {rel_pos_img_size} is not a multiple of {self.multiple}")
+        self.patch_embed = PatchEmbed(in_chans, embed_dim, (7, 7), (4, 4), (3, 3), **dd)
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *window_pos_embed_bkg_spatial_size, **dd))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, embed_dim, window_spec[0], window_spec[0], **dd))
+        plans = plan_blocks(
+            stages,
+            embed_dim,
+            num_heads,
+            q_pool=q_pool,
+            dim_mul=dim_mul,
+            head_mul=head_mul,
+            drop_path_rate=drop_path_rate,
+        )
         self.blocks = nn.ModuleList()
-        depth, dim, heads = sum(stages), embed_dim, num_heads
         self.channels: list[int] = []
         self.strides: list[int] = []
         stride = 4
-        for i in range(depth):
-            stage = sum(i > end for end in self.stage_ends)
-            first = i > 0 and i - 1 in self.stage_ends
-            dim_out = int(dim * dim_mul) if first else dim
-            heads = int(heads * head_mul) if first else heads
-            pools = first and stage <= q_pool
-            if pools and i in global_att_blocks:
+        for i, plan in enumerate(plans):
+            is_global = i in global_att_blocks
+            if plan.pools and is_global:
                 raise InputError(f"global_att_blocks {tuple(global_att_blocks)}: block {i} pools and cannot be global")
+            q = q_stride[0] if plan.pools else 1
+            rel_pos_size = None if rel_pos_img_size is None or not is_global else (rel_pos_img_size // stride,) * 2
             self.blocks.append(
-                HieraDetBlock(
-                    dim,
-                    dim_out,
-                    heads,
-                    window=0 if i in global_att_blocks else window_spec[stage - first],
-                    q_stride=q_stride[0] if pools else 1,
+                WindowBlock(
+                    plan.dim,
+                    plan.dim_out,
+                    partial(WindowAttention, plan.dim, plan.dim_out, plan.num_heads, q, rel_pos_size),
+                    window=0 if is_global else window_spec[plan.attends_as],
+                    q_stride=q,
                     mlp_ratio=mlp_ratio,
-                    drop_path=drop_path_rate * i / max(depth - 1, 1),
+                    drop_path=plan.drop_path,
                     init_values=init_values,
                     norm_layer=norm_layer,
-                    rel_pos_size=(rel_pos_img_size // stride,) * 2
-                    if rel_pos_img_size is not None and i in global_att_blocks
-                    else None,
                     **dd,
                 )
             )
-            dim = dim_out
-            stride *= q_stride[0] if pools else 1
-            if i in self.stage_ends:
-                self.channels.append(dim)
+            stride *= q
+            if plan.ends_stage:
+                self.channels.append(plan.dim_out)
                 self.strides.append(stride)
         self.head = None
         if num_classes is not None:
-            self.head = ClNormMlpClassifierHead(dim, num_classes, norm_layer=norm_layer, input_fmt="NHWC", **dd)
+            self.head = ClNormMlpClassifierHead(
+                plans[-1].dim_out, num_classes, norm_layer=norm_layer, input_fmt="NHWC", **dd
+            )
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.pos_embed_window, std=0.02)
 
@@ -311,7 +233,7 @@ class HieraDet(nn.Module):
         own = {key: value for key, value in self.state_dict().items() if "rel_pos" not in key and key[:5] != "head."}
         if {"pos_embed", "pos_embed_win"} <= state.keys():
             window, size = state["pos_embed_win"], own["pos_embed_window"].shape[2:]
-            times = [want // have for want, have in zip(size, window.shape[2:], strict=True)]
+            times = [new // old for new, old in zip(size, window.shape[2:], strict=True)]
             state["pos_embed_window"] = window.tile(1, 1, *times)  # a larger window is whole smaller ones
             if state["pos_embed"].shape[2:] != own["pos_embed"].shape[2:]:
                 bicubic: Any = {"mode": "bicubic", "antialias": True}
@@ -346,98 +268,3 @@ class HieraDet(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters that optimizers should not decay."""
         return {"pos_embed", "pos_embed_window"}
-
-
-class _Lateral(nn.Module):
-    """A 1x1 convolution under the name that SAM 2's checkpoints have."""
-
-    def __init__(self, channels: int, d_model: int, **dd: Any) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, d_model, 1, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
-class FpnNeck(nn.Module):
-    """SAM 2's feature pyramid: a lateral convolution per level, added top-down on some levels, nothing else.
-
-    Args:
-        d_model: Output channels.
-        backbone_channel_list: Channels of the maps from the LOWEST resolution to the highest, as SAM 2 lists them.
-        levels: Levels (0 is the highest resolution) that get the upsampled map from below added.
-        interp: Mode of that upsampling.
-        fuse: ``sum`` or ``avg``.
-        scalp: How many of the lowest-resolution maps to leave out of the result.
-    """
-
-    def __init__(
-        self,
-        d_model: int,
-        backbone_channel_list: Sequence[int],
-        levels: Sequence[int] | None = None,
-        interp: str = "nearest",
-        fuse: str = "sum",
-        scalp: int = 0,
-        **dd: Any,
-    ) -> None:
-        super().__init__()
-        if fuse not in ("sum", "avg"):
-            raise InputError(f"fuse {fuse!r} is not allowed: 'sum' and 'avg' are")
-        self.d_model = d_model
-        self.convs = nn.ModuleList(_Lateral(channels, d_model, **dd) for channels in backbone_channel_list)
-        self.levels = set(range(len(self.convs))) if levels is None else set(levels)
-        self.interp = interp
-        self.fuse = fuse
-        self.scalp = scalp
-
-    def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps from high to low resolution -> (features, their sine positions), both [B, d_model, H, W]."""
-        features: list[Tensor] = []
-        below: Tensor | None = None
-        for level in range(len(maps) - 1, -1, -1):
-            lateral = self.convs[len(maps) - 1 - level](maps[level])
-            if level in self.levels and below is not None:
-                # in float32, as the original: its maps may be half precision
-                up = F.interpolate(below.float(), scale_factor=2, mode=self.interp)
-                lateral = lateral + up.to(lateral.dtype)
-                lateral = lateral / 2 if self.fuse == "avg" else lateral
-            below = lateral
-            features.insert(0, lateral)
-        features = features[: len(features) - self.scalp]
-        return features, [sine_positions(f) for f in features]
-
-
-class HieraDetFpn(nn.Module):
-    """Trunk and feature pyramid, SAM 2's image encoder.
-
-    Args:
-        trunk: A HieraDet.
-        neck: Its pyramid.
-    """
-
-    def __init__(self, trunk: HieraDet, neck: FpnNeck) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.neck = neck
-
-    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """[B, in_chans, height, width] -> (features, their sine positions), high to low resolution."""
-        return self.neck(self.trunk(x))
-
-
-def sine_positions(x: Tensor, temperature: float = 10000.0) -> Tensor:
-    """Sine position encoding of a map [B, C, H, W]: C / 2 channels for y, then C / 2 for x, both scaled to 2 pi."""
-    batch, channels, height, width = x.shape
-    half = channels // 2
-    index = torch.arange(half, device=x.device, dtype=torch.float32)
-    frequency = temperature ** (2 * (index // 2) / half)
-
-    def axis(size: int) -> Tensor:
-        place = torch.arange(1, size + 1, device=x.device, dtype=torch.float32) / (size + 1e-6) * 2 * math.pi
-        angle = place[:, None] / frequency
-        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], 2).flatten(1)
-
-    y = axis(height)[:, None].expand(height, width, half)
-    x_ = axis(width)[None].expand(height, width, half)
-    return torch.cat([y, x_], -1).permute(2, 0, 1).expand(batch, -1, -1, -1).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Hiera's layers: attention inside or across mask units, the block that may pool, the overlapping patches.
+"""Hiera's layers: attention inside or across mask units, the block that may pool, and overlapping patches.
 
 Shapes: B batch, U mask units, T tokens per unit, C channels (see `hiera.tokens`).
 """
@@ -25,17 +25,17 @@ class MaskUnitAttention(nn.Module):
     """Attention inside each mask unit, or over all tokens; its queries may be max-pooled (paper, section 3.2).
 
     Args:
-        dim: Channels in.
-        dim_out: Channels out, and of q, k and v together over the heads.
-        heads: Number of heads.
-        q_stride: Flat stride by which the queries are pooled; 1 for none.
-        local: Attend inside mask units only.
+        dim: Channels of the input.
+        dim_out: Channels of the output, and of q, k and v each, over all heads.
+        num_heads: Number of heads.
+        q_stride: Flat stride by which the queries are pooled; 1 for no pooling.
+        local: Whether attention stays inside mask units.
     """
 
-    def __init__(self, dim: int, dim_out: int, heads: int, q_stride: int, local: bool, **dd: Any) -> None:
+    def __init__(self, dim: int, dim_out: int, num_heads: int, q_stride: int, local: bool, **dd: Any) -> None:
         super().__init__()
-        self.heads = heads
-        self.head_dim = dim_out // heads
+        self.num_heads = num_heads
+        self.head_dim = dim_out // num_heads
         self.q_stride = q_stride
         self.local = local
         self.qkv = nn.Linear(dim, 3 * dim_out, **dd)
@@ -45,7 +45,7 @@ class MaskUnitAttention(nn.Module):
         """[B, U, T, C] -> q, k, v [G, heads, n, head_dim]; G is B * U when local, else B."""
         batch, units, tokens, _ = x.shape
         groups, n = (batch * units, tokens) if self.local else (batch, units * tokens)
-        qkv = self.qkv(x).reshape(groups, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).reshape(groups, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         if self.q_stride > 1:
             q = q.unflatten(2, (-1, self.q_stride, tokens // self.q_stride)).amax(3).flatten(2, 3)
@@ -54,34 +54,88 @@ class MaskUnitAttention(nn.Module):
     def merge(self, y: Tensor, batch: int, units: int) -> Tensor:
         """Attended [G, heads, n, head_dim] -> [B, U, T, C]."""
         tokens = y.shape[2] if self.local else y.shape[2] // units
-        return self.proj(y.transpose(1, 2).reshape(batch, units, tokens, self.heads * self.head_dim))
+        return self.proj(y.transpose(1, 2).reshape(batch, units, tokens, self.num_heads * self.head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, U, T, dim] -> [B, U, T / q_stride, dim_out]."""
         return self.merge(F.scaled_dot_product_attention(*self.project(x)), x.shape[0], x.shape[1])
 
 
-class HieraBlock(nn.Module):
-    """Pre-norm attention and MLP; where the width changes, the skip is projected and pooled like the queries.
+class PreNormBlock(nn.Module):
+    """The parts that the blocks of all trunks here share; how attention is reached is the subclass's own.
 
     Args:
-        dim: Channels in.
-        dim_out: Channels out.
-        heads: Attention heads.
+        dim: Channels of the input.
+        dim_out: Channels of the output. Where they differ, a projection widens the residual.
+        attention: Builds the attention; called with device and dtype only.
         mlp_ratio: Hidden width of the MLP over ``dim_out``.
         drop_path: Probability of dropping a branch, per sample.
         norm_layer: Called with the width.
-        q_stride: Flat pooling stride; 1 for none.
-        local: Attend inside mask units only.
-        init_values: Initial layer scale of both branches; None for none.
-        expand_proj: Widen the skip by a projection; otherwise by its maximum beside its mean (timm's abs-win models).
+        init_values: Initial layer scale of both branches; None for no layer scale.
+        expand_proj: Whether there is that projection.
+        **dd: Device and dtype of the parameters.
     """
 
     def __init__(
         self,
         dim: int,
         dim_out: int,
-        heads: int,
+        attention: Callable[..., nn.Module],
+        *,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        norm_layer: NormLayer = LAYER_NORM,
+        init_values: float | None = None,
+        expand_proj: bool = True,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(dim, **dd)
+        self.proj = nn.Linear(dim, dim_out, **dd) if dim != dim_out and expand_proj else None
+        self.attn = attention(**dd)
+        self.ls1 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = norm_layer(dim_out, **dd)
+        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio), **dd)
+        self.ls2 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def attention_branch(self, y: Tensor) -> Tensor:
+        """Return the output of attention as it is added to the residual: scaled, and dropped for some samples."""
+        return self.drop_path1(self.ls1(y))
+
+    def mlp_residual(self, x: Tensor) -> Tensor:
+        """Return the tokens after the MLP, the residual included."""
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class HieraBlock(PreNormBlock):
+    """Pre-norm attention and MLP; where the width changes, the residual is projected and pooled like the queries.
+
+    Args:
+        dim: Channels of the input.
+        dim_out: Channels of the output.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLP over ``dim_out``.
+        drop_path: Probability of dropping a branch, per sample.
+        norm_layer: Called with the width.
+        q_stride: Flat pooling stride; 1 for no pooling.
+        local: Whether attention stays inside mask units.
+        init_values: Initial layer scale of both branches; None for no layer scale.
+        expand_proj: Whether a projection widens the residual. Otherwise its maximum is put beside its mean, as in
+            timm's abs-win models.
+
+    Raises:
+        InputError: The width neither stays nor doubles without the projection.
+    """
+
+    attn: MaskUnitAttention
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        num_heads: int,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         norm_layer: NormLayer = LAYER_NORM,
@@ -91,22 +145,23 @@ class HieraBlock(nn.Module):
         expand_proj: bool = True,
         **dd: Any,
     ) -> None:
-        super().__init__()
         if not expand_proj and dim_out not in (dim, 2 * dim):
             raise InputError(f"expand_proj=False doubles the width; {dim} -> {dim_out} needs the projection")
+        super().__init__(
+            dim,
+            dim_out,
+            partial(MaskUnitAttention, dim, dim_out, num_heads, q_stride, local),
+            mlp_ratio=mlp_ratio,
+            drop_path=drop_path,
+            norm_layer=norm_layer,
+            init_values=init_values,
+            expand_proj=expand_proj,
+            **dd,
+        )
         self.expands = dim != dim_out
-        self.norm1 = norm_layer(dim, **dd)
-        self.proj = nn.Linear(dim, dim_out, **dd) if self.expands and expand_proj else None
-        self.attn = MaskUnitAttention(dim, dim_out, heads, q_stride, local, **dd)
-        self.ls1 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = norm_layer(dim_out, **dd)
-        self.mlp = Mlp(dim_out, int(dim_out * mlp_ratio), **dd)
-        self.ls2 = LayerScale(dim_out, init_values, **dd) if init_values is not None else nn.Identity()
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def skip(self, x: Tensor, normed: Tensor) -> Tensor:
-        """What attention is added to: x, or where the width changes the projection of the NORMED x, pooled."""
+    def residual(self, x: Tensor, normed: Tensor) -> Tensor:
+        """Return what attention is added to: x, or where the width changes the projection of the NORMED x, pooled."""
         if self.proj is not None:
             return pool(self.proj(normed), self.attn.q_stride)
         if self.expands:
@@ -116,8 +171,7 @@ class HieraBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, U, T, dim] -> [B, U, T / q_stride, dim_out]."""
         normed = self.norm1(x)
-        x = self.skip(x, normed) + self.drop_path1(self.ls1(self.attn(normed)))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return self.mlp_residual(self.residual(x, normed) + self.attention_branch(self.attn(normed)))
 
 
 class PatchEmbed(nn.Module):

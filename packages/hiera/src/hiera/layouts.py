@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from hiera.hieradet import HieraDet, HieraDetFpn
+from hiera.dense.fpn import HieraDetFpn
+from hiera.hieradet import HieraDet
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
 from plm_core import NotSupported

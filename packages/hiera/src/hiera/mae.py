@@ -20,8 +20,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer
-from hiera.model import Hiera, _check_format, _format, _take
-from hiera.tokens import reroll_units
+from hiera.model import Hiera, check_format, format_map
+from hiera.tokens import reroll_units, take
 from plm_core import InputError, NotSupported
 
 
@@ -38,9 +38,8 @@ class DecoderBlock(HieraBlock):
             return super().forward(x)
         at = at[:, None, :, None]
         q, k, v = self.attn.project(self.norm1(x))
-        attended = F.scaled_dot_product_attention(_take(q, at, 2), k, v)
-        x = _take(x, at, 2) + self.attn.merge(attended, x.shape[0], 1)
-        return x + self.mlp(self.norm2(x))
+        attended = F.scaled_dot_product_attention(take(q, at, 2), k, v)
+        return self.mlp_residual(take(x, at, 2) + self.attn.merge(attended, x.shape[0], 1))
 
 
 class MaskedAutoencoderHiera(Hiera):
@@ -162,7 +161,7 @@ class MaskedAutoencoderHiera(Hiera):
         return self._encode(x, self.keep_indices(mask, x.shape[0], math.prod(self._units(x.shape))))
 
     def _encode(self, x: Tensor, keep: Tensor) -> Tensor:
-        tokens = self._embed_units(x, keep)
+        tokens = self.unit_tokens(x, keep)
         fused: Any = 0
         for i, block in enumerate(self.blocks):
             tokens = self._run(block, tokens)
@@ -291,7 +290,7 @@ class MaskedAutoencoderHiera(Hiera):
         count = (units - keep.shape[1]) * math.prod(self.unit_grid)
         hidden = self.masked_tokens(visible).byte().argsort(dim=1, descending=True, stable=True)[:, :count]
         predicted = self._decode(self._encode(x, keep), keep, hidden).flatten(0, 1)
-        targets = _normalized(_take(self.pixel_targets(x, False), hidden[..., None], 1)).flatten(0, 1)
+        targets = _normalized(take(self.pixel_targets(x, False), hidden[..., None], 1)).flatten(0, 1)
         return (predicted - targets).square().mean(), predicted, targets, visible
 
     def _keep(
@@ -339,10 +338,10 @@ class MaskedAutoencoderHiera(Hiera):
             return super().forward_intermediates(x, indices, False, stop_early, output_fmt, True)
         if stop_early:
             raise NotSupported("stop_early: the fused features need all stages; ask for intermediates_only")
-        _check_format(output_fmt)
+        check_format(output_fmt)
         maps = self._maps(x)
-        take, _ = feature_take_indices(len(maps), indices)
-        return self._fuse_whole(maps), [_format(maps[i], output_fmt) for i in take]
+        stages, _ = feature_take_indices(len(maps), indices)
+        return self._fuse_whole(maps), [format_map(maps[i], output_fmt) for i in stages]
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         """The map of every stage [B, *grid, C]."""

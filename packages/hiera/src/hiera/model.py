@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hiera.abswin import abs_win
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer, PatchEmbed
-from hiera.tokens import official_order, reroll, reroll_units, unroll
+from hiera.stages import BlockPlan, plan_blocks, stage_ends
+from hiera.tokens import official_order, reroll, reroll_units, take, unroll
 from plm_core import InputError
 
 DIMENSION_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("time", "height", "width")}
@@ -70,8 +71,16 @@ class Hiera(nn.Module):
         img_size: timm's name for ``input_size``; an int for a square.
         global_pool: ``avg``, ``max``, ``avgmax`` or ``""``, as in timm.
         probabilities: Softmax in eval mode, as the original does.
-        device: Where parameters are made.
-        dtype: Their dtype.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Attributes:
+        steps: How often a mask unit can be pooled before it is a single token: the number of stages less one.
+        stage_steps: How often the mask units of each stage's map can still be pooled.
+        stage_ends: Number of the last block of each stage.
+        unit_pixels: Size of a mask unit in pixels per dimension; input sides must be multiples of it.
+        grid: Size of the input in tokens per dimension.
+        feature_info: Channels, reduction and module of each stage's map, as timm describes them.
 
     Raises:
         InputError: The configuration contradicts itself.
@@ -120,17 +129,12 @@ class Hiera(nn.Module):
         self.grad_checkpointing = False
         if img_size is not None:
             space = (img_size,) * min(2, len(q_stride)) if isinstance(img_size, int) else tuple(img_size)
-            input_size = (*input_size[: len(q_stride) - len(space)], *space)  # frames stay as they are
-        self.input_size = tuple(input_size)
-        self.patch_stride = tuple(patch_stride)
-        self.q_stride = tuple(q_stride)
-        self.steps = len(stages) - 1
-        self.unit_pixels = tuple(p * u for p, u in zip(patch_stride, mask_unit_size, strict=False))
+            input_size = (*input_size[: len(q_stride) - len(space)], *space)  # the number of frames stays
+        self._set_geometry(input_size, patch_stride, q_stride, mask_unit_size, stages, q_pool)
         self._check_configuration(stages, mask_unit_size, patch_kernel, patch_padding, q_pool, mask_unit_attn)
-        self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
-        self.stage_steps = [self.steps - min(stage, q_pool) for stage in range(len(stages))]
-
+        self.stage_ends = stage_ends(stages)
         self.grid = tuple(i // p for i, p in zip(self.input_size, patch_stride, strict=True))
+
         self.patch_embed = PatchEmbed(in_chans, embed_dim, patch_kernel, patch_stride, patch_padding, **dd)
         self.global_pos_antialias = global_pos_antialias
         self.pos_embed: nn.Parameter | None = None
@@ -138,43 +142,35 @@ class Hiera(nn.Module):
         global_size = tuple(global_pos_size) if abs_win_pos_embed else None
         self._make_positions(embed_dim, tuple(mask_unit_size), global_size, sep_pos_embed, dd)
 
-        self.blocks = nn.ModuleList()
-        self.feature_info: list[dict[str, Any]] = []
-        depth, dim, heads = sum(stages), embed_dim, num_heads
-        for i in range(depth):
-            stage = sum(i > end for end in self.stage_ends)
-            first = i > 0 and i - 1 in self.stage_ends
-            dim_out = int(dim * dim_mul) if first else dim
-            heads = int(heads * head_mul) if first else heads
-            if dim_out % heads:
-                raise InputError(f"stage {stage + 1} has {dim_out} channels, which {heads} heads do not divide")
-            if first and stage <= q_pool and dim_out == dim:
-                raise InputError(
-                    f"dim_mul {dim_mul} leaves stage {stage + 1} at {dim} channels; pooling needs a change"
-                )
-            self.blocks.append(
-                HieraBlock(
-                    dim,
-                    dim_out,
-                    heads,
-                    mlp_ratio=mlp_ratio,
-                    drop_path=drop_path_rate * i / max(depth - 1, 1),
-                    norm_layer=norm_layer,
-                    q_stride=math.prod(q_stride) if first and stage <= q_pool else 1,
-                    local=mask_unit_attn[stage - first],
-                    init_values=init_values,
-                    expand_proj=use_expand_proj,
-                    **dd,
-                )
+        plans = plan_blocks(
+            stages,
+            embed_dim,
+            num_heads,
+            q_pool=q_pool,
+            dim_mul=dim_mul,
+            head_mul=head_mul,
+            drop_path_rate=drop_path_rate,
+        )
+        self.blocks = nn.ModuleList(
+            HieraBlock(
+                plan.dim,
+                plan.dim_out,
+                plan.num_heads,
+                mlp_ratio=mlp_ratio,
+                drop_path=plan.drop_path,
+                norm_layer=norm_layer,
+                q_stride=math.prod(q_stride) if plan.pools else 1,
+                local=mask_unit_attn[plan.attends_as],
+                init_values=init_values,
+                expand_proj=use_expand_proj,
+                **dd,
             )
-            dim = dim_out
-            if i in self.stage_ends:
-                reduction = patch_stride[-1] * q_stride[-1] ** min(stage, q_pool)
-                self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"blocks.{i}"})
-
-        self.num_features = dim
+            for plan in plans
+        )
+        self.feature_info = self._describe_features(plans)
+        self.num_features = plans[-1].dim_out
         self.head = ClNormMlpClassifierHead(
-            dim,
+            self.num_features,
             num_classes,
             pool_type=global_pool,
             drop_rate=head_dropout,
@@ -184,6 +180,32 @@ class Hiera(nn.Module):
         )
         self.head_hidden_size = self.head.num_features
         self._init_weights(head_init_scale)
+
+    def _set_geometry(
+        self,
+        input_size: Sequence[int],
+        patch_stride: Sequence[int],
+        q_stride: Sequence[int],
+        mask_unit_size: Sequence[int],
+        stages: Sequence[int],
+        q_pool: int,
+    ) -> None:
+        self.input_size = tuple(input_size)
+        self.patch_stride = tuple(patch_stride)
+        self.q_stride = tuple(q_stride)
+        self.steps = len(stages) - 1
+        self.stage_steps = [self.steps - min(stage, q_pool) for stage in range(len(stages))]
+        self.unit_pixels = tuple(p * u for p, u in zip(patch_stride, mask_unit_size, strict=False))
+
+    def _describe_features(self, plans: Sequence[BlockPlan]) -> list[dict[str, Any]]:
+        """Describe the maps of the stages as timm does: channels, reduction and module."""
+        reduction = self.patch_stride[-1]
+        features = []
+        for i, plan in enumerate(plans):
+            reduction *= self.q_stride[-1] if plan.pools else 1
+            if plan.ends_stage:
+                features.append({"num_chs": plan.dim_out, "reduction": reduction, "module": f"blocks.{i}"})
+        return features
 
     def _make_positions(
         self, dim: int, window: tuple[int, ...], global_size: tuple[int, ...] | None, separate: bool, dd: dict[str, Any]
@@ -217,15 +239,15 @@ class Hiera(nn.Module):
         if not stages or min(stages) < 1:
             raise InputError(f"stages {tuple(stages)} must name at least one stage, each of at least one block")
         dims = len(self.input_size)
-        given = {"q_stride": self.q_stride, "mask_unit_size": unit, "patch_stride": self.patch_stride}
-        for name, value in {**given, "patch_kernel": kernel, "patch_padding": padding}.items():
+        per_dimension = {"q_stride": self.q_stride, "mask_unit_size": unit, "patch_stride": self.patch_stride}
+        for name, value in {**per_dimension, "patch_kernel": kernel, "patch_padding": padding}.items():
             if len(value) != dims or dims not in DIMENSION_NAMES:
                 raise InputError(
                     f"{name} {tuple(value)} does not have one entry for each of input_size {self.input_size}"
                 )
-        wanted = tuple(s**self.steps for s in self.q_stride)
-        if tuple(unit) != wanted:
-            raise InputError(f"mask_unit_size {tuple(unit)} must be q_stride ** (stages - 1) = {wanted}")
+        unit_size = tuple(s**self.steps for s in self.q_stride)
+        if tuple(unit) != unit_size:
+            raise InputError(f"mask_unit_size {tuple(unit)} must be q_stride ** (stages - 1) = {unit_size}")
         if not 0 <= q_pool <= self.steps:
             raise InputError(f"q_pool {q_pool} must be from 0 to {self.steps}, the number of stages less one")
         if len(mask_unit_attn) <= self.steps:
@@ -288,8 +310,8 @@ class Hiera(nn.Module):
         temporal = _resize(self.pos_embed_temporal, grid[:1])
         return spatial[:, None] + temporal.unflatten(1, (-1, *[1] * (len(grid) - 1)))
 
-    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Input -> tokens [B, U, T, C] with positions; with a mask, only the U kept mask units.
+    def patch_tokens(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Turn an input into patch tokens with positions, [B, U, T, C]; with a mask, only the U kept mask units.
 
         Args:
             x: [B, in_chans, *size].
@@ -298,18 +320,18 @@ class Hiera(nn.Module):
         """
         self._check_input(x)
         if mask is None:
-            return self._embed(x)
-        return self._embed_units(x, self.keep_indices(mask, x.shape[0], math.prod(self._units(x.shape))))
+            return self._whole_tokens(x)
+        return self.unit_tokens(x, self.keep_indices(mask, x.shape[0], math.prod(self._units(x.shape))))
 
-    def _embed_units(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Input -> tokens of the units at ``keep``, int64 [B, U]."""
+    def unit_tokens(self, x: Tensor, keep: Tensor) -> Tensor:
+        """Turn an input into the patch tokens of the mask units at ``keep``, int64 [B, U]."""
         units = self._units(x.shape)
         # Pixels of dropped units must not reach kept tokens through overlapping patches.
         kept = x.new_zeros(x.shape[0], math.prod(units)).scatter(1, keep, 1)
         x = x * F.interpolate(kept.view(-1, 1, *units), size=x.shape[2:], mode="nearest")
-        return _take(self._embed(x), keep[:, :, None, None], 1)
+        return take(self._whole_tokens(x), keep[:, :, None, None], 1)
 
-    def _embed(self, x: Tensor) -> Tensor:
+    def _whole_tokens(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
         return unroll(x + self.positions(tuple(x.shape[1:-1])), self.q_stride, self.steps)
 
@@ -352,7 +374,7 @@ class Hiera(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, *size] -> tokens of the last stage [B, N, C] in row-major spatial order, before the norm."""
         size = x.shape
-        x = self.embed(x)
+        x = self.patch_tokens(x)
         for block in self.blocks:
             x = self._run(block, x)
         return reroll(x, self._units(size), self.q_stride, self.stage_steps[-1]).flatten(1, -2)
@@ -378,7 +400,7 @@ class Hiera(nn.Module):
             original's order with a mask; and the list of intermediates if asked for.
         """
         image = x if isinstance(x, Tensor) else x[0]
-        x = self.embed(image, mask)
+        x = self.patch_tokens(image, mask)
         intermediates = []
         for i, block in enumerate(self.blocks):
             x = self._run(block, x)
@@ -420,10 +442,10 @@ class Hiera(nn.Module):
             The maps; before them, unless ``intermediates_only``, what ``forward_features`` returns (of the last block
             that ran).
         """
-        _check_format(output_fmt)
-        take, last = feature_take_indices(len(self.stage_ends), indices)
+        check_format(output_fmt)
+        returned_stages, last = feature_take_indices(len(self.stage_ends), indices)
         size = x.shape
-        x = self.embed(x)
+        x = self.patch_tokens(x)
         units = self._units(size)
         maps = []
         steps = self.stage_steps[0]
@@ -433,9 +455,9 @@ class Hiera(nn.Module):
                 continue
             stage = self.stage_ends.index(i)
             steps = self.stage_steps[stage]
-            if stage in take:
+            if stage in returned_stages:
                 y = self.head.norm(x) if norm and stage == len(self.stage_ends) - 1 else x
-                maps.append(_format(reroll(y, units, self.q_stride, steps), output_fmt))
+                maps.append(format_map(reroll(y, units, self.q_stride, steps), output_fmt))
         if intermediates_only:
             return maps
         return reroll(x, units, self.q_stride, steps).flatten(1, -2), maps
@@ -444,11 +466,11 @@ class Hiera(nn.Module):
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop the blocks, and on request norm and head, that the feature maps at ``indices`` do not need."""
-        take, last = feature_take_indices(len(self.stage_ends), indices)
+        kept_stages, last = feature_take_indices(len(self.stage_ends), indices)
         self.blocks = self.blocks[: self.stage_ends[last] + 1]
         if prune_head:
             self.head.reset(0, reset_other=prune_norm)
-        return list(take)
+        return list(kept_stages)
 
     def resample(self, key: str, table: Tensor) -> Tensor:
         """A plain position table of a checkpoint for another input size, brought to this model's.
@@ -499,17 +521,14 @@ def classifier(drop_rate: float = 0.0, **kwargs: Any) -> Hiera:
     return Hiera(probabilities=False, head_dropout=drop_rate, **kwargs)
 
 
-def _take(x: Tensor, index: Tensor, dim: int) -> Tensor:
-    """``torch.take_along_dim`` with a batch that may be dynamic in an export, which that one fixes."""
-    return x.gather(dim, index.expand(*x.shape[:dim], -1, *x.shape[dim + 1 :]))
-
-
-def _check_format(output_fmt: str) -> None:
+def check_format(output_fmt: str) -> None:
+    """Refuse a format of feature maps that timm does not have."""
     if output_fmt not in ("NCHW", "NHWC", "NLC"):
         raise InputError(f"output_fmt {output_fmt!r} is not allowed: NCHW, NHWC and NLC are")
 
 
-def _format(x: Tensor, output_fmt: str) -> Tensor:
+def format_map(x: Tensor, output_fmt: str) -> Tensor:
+    """Bring a feature map [B, *grid, C] into one of timm's formats."""
     if output_fmt == "NHWC":
         return x
     return x.movedim(-1, 1).contiguous() if output_fmt == "NCHW" else x.flatten(1, -2)

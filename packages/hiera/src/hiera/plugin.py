@@ -216,7 +216,7 @@ def plm_models() -> list[Model]:
 def plm_weight_layouts() -> list[WeightLayout]:
     """Declare the layouts that are read and written. Our own names are timm's."""
     models, mae = ("hiera.model:Hiera",), ("hiera.mae:MaskedAutoencoderHiera",)
-    trunk, fpn = ("hiera.hieradet:HieraDet",), ("hiera.hieradet:HieraDetFpn",)
+    trunk, fpn = ("hiera.hieradet:HieraDet",), ("hiera.dense.fpn:HieraDetFpn",)
     rules = "hiera.layouts:"
     return [
         WeightLayout(name="timm", models=models, help="timm's hiera_*; the same as our own"),

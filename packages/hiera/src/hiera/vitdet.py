@@ -11,16 +11,17 @@ Shapes: B batch, H, W tokens, C channels, D channels per head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
+from timm.layers import PatchEmbed, trunc_normal_
 from torch import Tensor, nn
 
 from hiera.abswin import tile_positions
-from hiera.dense.relative import relative_bias
-from hiera.hieradet import partition, unpartition
+from hiera.dense.relative import relative_bias, relative_tables
+from hiera.dense.windows import WindowBlock
 from hiera.layers import LAYER_NORM, NormLayer
 from plm_core import InputError
 
@@ -30,65 +31,29 @@ class ViTDetAttention(nn.Module):
 
     Args:
         dim: Channels.
-        heads: Attention heads.
-        rel_pos_size: (height, width) that the relative position tables are made for; None for none.
+        num_heads: Attention heads.
+        rel_pos_size: (height, width) of the relative position tables; None for no relative positions.
     """
 
-    def __init__(self, dim: int, heads: int, rel_pos_size: Sequence[int] | None = None, **dd: Any) -> None:
+    def __init__(self, dim: int, num_heads: int, rel_pos_size: Sequence[int] | None = None, **dd: Any) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
         self.rel_pos_h: nn.Parameter | None = None
         self.rel_pos_w: nn.Parameter | None = None
         if rel_pos_size is not None:
-            # zero, as in ViTDet: finetuning starts from the pretrained attention
-            self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos_size[0] - 1, dim // heads, **dd))
-            self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, dim // heads, **dd))
+            self.rel_pos_h, self.rel_pos_w = relative_tables(rel_pos_size, dim // num_heads, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] in and out."""
         size = (x.shape[1], x.shape[2])
-        q, k, v = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         bias = None
         if self.rel_pos_h is not None and self.rel_pos_w is not None:
             bias = relative_bias(q, self.rel_pos_h, self.rel_pos_w, size, size)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, size))
-
-
-class ViTDetBlock(nn.Module):
-    """Pre-norm block on a grid; attention in windows unless ``window`` is 0."""
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        window: int,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        norm_layer: NormLayer = LAYER_NORM,
-        rel_pos_size: Sequence[int] | None = None,
-        **dd: Any,
-    ) -> None:
-        super().__init__()
-        self.window = window
-        self.norm1 = norm_layer(dim, **dd)
-        self.attn = ViTDetAttention(dim, heads, rel_pos_size, **dd)
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = norm_layer(dim, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] in and out."""
-        normed = self.norm1(x)
-        if self.window:
-            y = unpartition(self.attn(partition(normed, self.window)), self.window, x.shape[0], x.shape[1:3])
-        else:
-            y = self.attn(normed)
-        x = x + self.drop_path1(y)
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class ViTDet(nn.Module):
@@ -109,8 +74,8 @@ class ViTDet(nn.Module):
         global_att_blocks: Blocks with global attention and relative positions.
         drop_path_rate: Rate of the last block.
         norm_layer: Called with the width.
-        device: Where parameters are made.
-        dtype: Their dtype.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
     """
 
     def __init__(
@@ -140,14 +105,14 @@ class ViTDet(nn.Module):
         side = img_size // patch_size
         self.blocks = nn.Sequential(
             *(
-                ViTDetBlock(
+                WindowBlock(
                     embed_dim,
-                    num_heads,
+                    embed_dim,
+                    partial(ViTDetAttention, embed_dim, num_heads, (side, side) if i in global_att_blocks else None),
                     window=0 if i in global_att_blocks else pretrain_grid,
                     mlp_ratio=mlp_ratio,
                     drop_path=drop_path_rate * i / max(depth - 1, 1),
                     norm_layer=norm_layer,
-                    rel_pos_size=(side, side) if i in global_att_blocks else None,
                     **dd,
                 )
                 for i in range(depth)

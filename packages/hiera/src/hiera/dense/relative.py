@@ -6,19 +6,29 @@ Shapes: H, W rows and columns, D channels per head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def relative_tables(size: Sequence[int], head_dim: int, **dd: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    """Make the tables of both axes of a grid of (height, width), [2 * side - 1, head_dim] each.
+
+    They are zero, as in ViTDet, so that finetuning starts from the pretrained attention.
+    """
+    rows, columns = (nn.Parameter(torch.zeros(2 * side - 1, head_dim, **dd)) for side in size)
+    return rows, columns
 
 
 def relative_positions(q_side: int, k_side: int, table: Tensor) -> Tensor:
-    """Rows of a relative position table for every pair along one axis: [q_side, k_side, D].
+    """Look up the row of a relative position table for every pair along one axis: [q_side, k_side, D].
 
     Args:
-        q_side: Queries along the axis.
-        k_side: Keys along the axis.
-        table: [2 * side - 1, D]; interpolated linearly when made for another side.
+        q_side: Number of queries along the axis.
+        k_side: Number of keys along the axis.
+        table: [2 * side - 1, D]; a table for another side is interpolated linearly.
     """
     longest = 2 * max(q_side, k_side) - 1
     if len(table) != longest:
@@ -30,7 +40,7 @@ def relative_positions(q_side: int, k_side: int, table: Tensor) -> Tensor:
 
 
 def relative_bias(q: Tensor, table_h: Tensor, table_w: Tensor, q_size: Sequence[int], k_size: Sequence[int]) -> Tensor:
-    """Decomposed relative position bias (ViTDet, MViTv2), to be added to the scaled scores.
+    """Return the decomposed relative position bias (ViTDet, MViTv2), which is added to the scaled scores.
 
     Args:
         q: Unscaled queries [..., H * W, D].

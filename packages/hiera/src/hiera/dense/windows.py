@@ -1,0 +1,78 @@
+"""Attention windows on a grid of tokens, cut out for each block, and the block that attends in them.
+
+Shapes: B batch, H, W tokens, C channels, N windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiera.layers import PreNormBlock
+
+
+class WindowBlock(PreNormBlock):
+    """A block on a grid, whose attention is inside windows or global; it may pool its queries.
+
+    Args:
+        dim: Channels of the input.
+        dim_out: Channels of the output.
+        attention: Builds the attention [N, H, W, dim] -> [N, H / q_stride, W / q_stride, dim_out].
+        window: Side of the attention windows in tokens; 0 for global attention.
+        q_stride: Pooling stride; 1 for no pooling.
+        **kwargs: Further keywords of `PreNormBlock`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        attention: Callable[..., nn.Module],
+        window: int,
+        q_stride: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dim, dim_out, attention, **kwargs)
+        self.window = window
+        self.q_stride = q_stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, dim] -> [B, H / q_stride, W / q_stride, dim_out]."""
+        normed = self.norm1(x)
+        residual = x if self.proj is None else max_pool(self.proj(normed), self.q_stride)
+        return self.mlp_residual(residual + self.attention_branch(self._attend(normed, residual.shape[1:3])))
+
+    def _attend(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        if self.window == 0:
+            return self.attn(x)
+        y = self.attn(partition(x, self.window))
+        return unpartition(y, self.window // self.q_stride, x.shape[0], size)
+
+
+def partition(x: Tensor, window: int) -> Tensor:
+    """[B, H, W, C] -> [B * windows, window, window, C], padded with zeros at the bottom and right.
+
+    As in the originals, the padding takes part in attention: its keys and values are the projection's bias.
+    """
+    bottom, right = -x.shape[1] % window, -x.shape[2] % window
+    x = F.pad(x, (0, 0, 0, right, 0, bottom))
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+    return x.transpose(2, 3).flatten(0, 2)
+
+
+def unpartition(x: Tensor, window: int, batch: int, size: Sequence[int]) -> Tensor:
+    """The inverse of `partition` for a grid of ``size``, without the padding."""
+    height, width = size
+    rows, columns = -(-height // window), -(-width // window)
+    x = x.view(batch, rows, columns, window, window, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return x[:, :height, :width]
+
+
+def max_pool(x: Tensor, stride: int) -> Tensor:
+    """Max-pool a grid [B, H, W, C]; rows and columns at the end that fill no window are dropped."""
+    if stride == 1:
+        return x
+    return F.max_pool2d(x.movedim(-1, 1), stride, stride).movedim(1, -1)
