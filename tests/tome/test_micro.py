@@ -14,7 +14,7 @@ from plm_core.training.finetuning import accuracy
 from plm_core.utils.references import shipped_file
 from tome import finetuning, plugin
 from tome.experiments.merging import FINETUNE_CONFIG
-from tome.finetuning import MergedFinetuning, finetune
+from tome.finetuning import MergedFinetuneConfig, finetune
 from tome.micro import shapes as micro_shapes
 from tome.vit.tracing import trace
 
@@ -68,9 +68,9 @@ def test_finetuning_while_merging_learns_and_keeps_merging(held_out):
     torch.manual_seed(0)
     model = plm_core.create_model(NAME, pretrained=True)
     before = [p.clone() for p in model.parameters()]
-    setting = replace(FINETUNE_CONFIG, recipe=replace(FINETUNE_CONFIG.recipe, epochs=1, batch=32))
+    config = replace(FINETUNE_CONFIG, recipe=replace(FINETUNE_CONFIG.recipe, epochs=1, batch=32))
     data = micro_shapes.scenes("train", 96)
-    trained = finetune(model, data, MergedFinetuning(setting=setting, r=24), 8, seed=0)
+    trained = finetune(model, data, MergedFinetuneConfig(base=config, r=24), 8, seed=0)
     assert trace(model, held_out.x[:1]).tokens[0] == 145 - 24
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert trained.history[-1]["loss"] > 0
@@ -90,10 +90,10 @@ def test_recipe_writes_a_file_that_the_name_loads(tmp_path, monkeypatch):
 
 def test_the_papers_recipes_are_those_of_the_models_with_merging_beside():
     mae = finetuning.PAPER["mae_base_r16"]
-    assert mae.setting.recipe.lr == 1e-3 * mae.setting.recipe.batch / 256
+    assert mae.base.recipe.lr == 1e-3 * mae.base.recipe.batch / 256
     assert (mae.r, mae.unmerge) == (16, True)
     deit = finetuning.PAPER["deit_small_r13"]
-    assert deit.setting.recipe.lr == 5e-4 * deit.setting.recipe.batch / 512
+    assert deit.base.recipe.lr == 5e-4 * deit.base.recipe.batch / 512
 
 
 @pytest.mark.slow

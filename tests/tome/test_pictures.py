@@ -13,7 +13,7 @@ from scipy.ndimage import binary_erosion
 import plm_core
 import tome
 from plm_core import InputError
-from tome.pictures import groups, look, paint, paint_clip, palette, sheet, side_by_side
+from tome.pictures import contact_sheet, groups, paint, paint_clip, palette, run_and_trace, side_by_side
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
 
@@ -153,7 +153,7 @@ def test_one_frame_is_an_image():
 
 def test_sheet_leaves_pictures_as_they_are():
     pictures = [Image.fromarray(picture(20, 30, seed)) for seed in range(5)]
-    made = sheet(pictures, columns=2, gap=3)
+    made = contact_sheet(pictures, columns=2, gap=3)
     assert made.size == (63, 66)
     for number, one in enumerate(pictures):
         left, top = number % 2 * 33, number // 2 * 23
@@ -163,7 +163,7 @@ def test_sheet_leaves_pictures_as_they_are():
 
 def test_captions_stand_below():
     pictures = [Image.fromarray(picture(100, 100, seed)) for seed in range(2)]
-    made = np.asarray(sheet(pictures, ["one", "two\nlines"]))
+    made = np.asarray(contact_sheet(pictures, ["one", "two\nlines"]))
     assert made.shape[1] == 208
     below = made[100:]
     assert (below[:, :100] < 128).any()
@@ -182,7 +182,7 @@ def merging(r=2, **options):
 def test_groups_of_a_model():
     model, photo = merging(), Image.fromarray(picture(50, 60))
     preprocess = plm_core.transform_for(model)
-    seen, traced = look(model, photo)
+    seen, traced = run_and_trace(model, photo)
     assert np.abs(seen / 255 - (preprocess(photo) * 0.5 + 0.5).permute(1, 2, 0).numpy()).max() < 0.5 / 255 + 1e-6
     made = groups(model, photo, scale=2)
     panels = [made.crop((left, 0, left + 64, 64)) for left in range(0, made.width, 72)]
@@ -193,21 +193,21 @@ def test_groups_of_a_model():
 
 
 def test_before_the_first_block_every_patch_is_alone():
-    seen, traced = look(merging(), Image.fromarray(picture(32, 32)))
+    seen, traced = run_and_trace(merging(), Image.fromarray(picture(32, 32)))
     made = side_by_side(seen, traced, [0], scale=1)
     assert made.crop((40, 0, 72, 32)) == paint(seen, range(17), 8, 1)
 
 
 def test_a_greyscale_model():
     model = merging(in_chans=1)
-    seen, _ = look(model, Image.fromarray(picture(32, 32)))
+    seen, _ = run_and_trace(model, Image.fromarray(picture(32, 32)))
     assert (seen == seen[..., :1]).all()
     assert groups(model, Image.fromarray(picture(32, 32)))
 
 
 def test_a_preprocessing_of_ones_own():
     model, pixels = merging(), picture(32, 32)
-    seen, _ = look(
+    seen, _ = run_and_trace(
         model, Image.fromarray(pixels), lambda image: torch.from_numpy(np.array(image) / 255).movedim(-1, 0).float()
     )
     assert (seen == pixels).all()
@@ -222,8 +222,8 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
     ("call", "said"),
     [
         (lambda: paint(IMAGE, [0, 1, 2], 4), "group has 3 tokens, 0 of them special; the rest are not 2 x 2 patches"),
-        (lambda: paint(IMAGE, [0, 1, 2, 3], 3), "image is 8 x 8 pixels, no multiple of the patch of 3 x 3"),
-        (lambda: paint(IMAGE, [0, 1, 2, 3], 16), "no multiple of the patch of 16 x 16"),
+        (lambda: paint(IMAGE, [0, 1, 2, 3], 3), "image is 8 x 8 pixels, no multiple of the patch size 3 x 3"),
+        (lambda: paint(IMAGE, [0, 1, 2, 3], 16), "no multiple of the patch size 16 x 16"),
         (lambda: paint(IMAGE, torch.zeros(1, 4, dtype=torch.long), 4), r"group is int64 \[1, 4\]"),
         (lambda: paint(IMAGE, torch.zeros(4), 4), r"group is float32 \[4\]"),
         (lambda: paint(IMAGE, [0, -1, 2, 3], 4), "0 or more"),
@@ -234,8 +234,8 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
         (lambda: paint_clip([], [0], 4), "not of 0 sizes"),
         (lambda: paint_clip([IMAGE, IMAGE[:4]], [0] * 4, 4), "not of 2 sizes"),
         (lambda: paint_clip([IMAGE] * 3, [0] * 8, 4), "the rest are not 2 x 2 patches in 3 frames"),
-        (lambda: sheet([]), "not of 0 sizes"),
-        (lambda: sheet([Image.new("RGB", (2, 2))], ["a", "b"]), "captions has 2 entries for 1 pictures"),
+        (lambda: contact_sheet([]), "not of 0 sizes"),
+        (lambda: contact_sheet([Image.new("RGB", (2, 2))], ["a", "b"]), "captions has 2 entries for 1 pictures"),
         (lambda: groups(merging().train(), Image.new("RGB", (9, 9))), r"call model.eval\(\) first"),
         (lambda: groups(merging(), Image.new("RGB", (9, 9)), [5]), "after has 5; the model has 4 blocks"),
         (lambda: groups(tome.remove(merging()), Image.new("RGB", (9, 9))), "Token Merging is not applied"),
@@ -247,7 +247,7 @@ def test_what_does_not_go_together_is_named(call, said):
         call()
 
 
-# --- plm tome ---------------------------------------------------------------------------------------------------
+# --- plm tome -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def plm(monkeypatch, capsys, tmp_path):
     return run
 
 
-def test_plm_tome(plm, tmp_path):
+def test_plm_paint(plm, tmp_path):
     words = ("--model", "tome_micro_shapes", "--random", "--json")
     code, out, err = plm("photo.png", *words, "--out", "a.png", "--after", 2, "--scale", 1)
     assert code == 0
@@ -289,14 +289,14 @@ def test_plm_tome(plm, tmp_path):
     [
         (["photo.png", "--model", "vit_tinny"], "no model 'vit_tinny'"),
         (["no.png", "--model", "vit_tiny_patch16_224"], "image 'no.png' cannot be read"),
-        (["photo.png", "--model", "x", "--out", "a.txt"], "--out 'a.txt' has no ending of a picture's"),
+        (["photo.png", "--model", "x", "--out", "a.txt"], "--out 'a.txt' does not end in a picture format"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--r", "4", "--tokens", "0.5"], "give one of r"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--r", "many"], "r is 'many'"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--after", "7"], "the model has 6 blocks"),
         (["photo.png", "--model", "hiera_micro_digits"], "Token Merging cannot work on Hiera"),
     ],
 )
-def test_what_plm_tome_refuses(plm, tmp_path, words, said):
+def test_what_plm_paint_refuses(plm, tmp_path, words, said):
     code, out, err = plm(*words)
     assert (code, out) == (2, "")
     assert err.startswith("plm: error: ")

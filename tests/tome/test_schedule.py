@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plm_core import InputError
-from tome.schedule import Cost, Target, counts, meet, parse, per_block
+from tome.schedule import Cost, Target, parse, per_block, solve, token_counts
 
 PAPER = [  # the original's, among them truncations that lose tokens
     (8, 12, (8,) * 12),
@@ -42,7 +42,7 @@ def test_what_is_no_list_of_integers_is_refused_in_one_line(r):
 
 @pytest.mark.parametrize(("r", "tokens", "left"), [(16, 197, 11), (13, 197, 41), (8, 197, 101)])
 def test_tokens_left_of_a_base_model(r, tokens, left):
-    assert counts(per_block(r, 12), tokens, prefix=1)[-1] == left
+    assert token_counts(per_block(r, 12), tokens, prefix=1)[-1] == left
 
 
 @given(
@@ -54,10 +54,10 @@ def test_tokens_left_of_a_base_model(r, tokens, left):
 )
 def test_a_target_is_met_as_closely_as_whole_tokens_allow(share, of, tokens, depth, prefix):
     cost = Cost(attention=4 * 64**2, mlp=8 * 64**2, pair=2 * 64)
-    r = meet(Target(share, of), tokens, prefix, depth, cost)
+    r = solve(Target(share, of), tokens, prefix, depth, cost)
 
     def left(r):
-        seen = counts(r, tokens, prefix)
+        seen = token_counts(r, tokens, prefix)
         if of == "tokens":
             return (seen[-1] - prefix) / (tokens - prefix)
         blocks = sum(cost.flops(before, after) for before, after in itertools.pairwise(seen))

@@ -14,7 +14,7 @@ import torch
 import plm_core
 import tome
 from plm_core import InputError, NotSupported, blocks
-from tome.vit.maps import Unmerging
+from tome.vit.maps import UnmergingProxy
 from tome.vit.tracing import trace
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
@@ -256,7 +256,7 @@ def test_maps_of_blocks_deep_inside_a_model_are_of_all_tokens(vit):
     tokens = torch.rand(2, 65, 48)
     with torch.no_grad():
         assert [y.shape[1] for y in Model().maps(tokens)] == [29, 56]
-        assert [y.shape[1] for y in Model.maps(Unmerging(Model()), tokens)] == [65, 65]
+        assert [y.shape[1] for y in Model.maps(UnmergingProxy(Model()), tokens)] == [65, 65]
 
 
 def test_poolings_of_all_tokens_weigh_by_size(images):
@@ -366,7 +366,7 @@ def test_nan_tokens_are_not_silent(vit, images):
 
 def test_tokens_from_elsewhere_are_refused(vit):
     tome.apply(vit, r=9)
-    with pytest.raises(InputError, match="block 2 got tokens that do not come from block 1"):
+    with pytest.raises(InputError, match="block 2 did not get the tokens that block 1 returned"):
         vit.blocks[2](torch.rand(1, 65, 48))
 
 
@@ -379,7 +379,7 @@ BAD = {
     "inflection": ({"r": (8, 2)}, r"r=\(8, 2\): a tuple of two is \(r, inflection\)"),
     "entries": ({"r": [1, "2"]}, "a list has one integer for each block"),
     "share": ({"flops": 0}, "flops is 0; a share to leave is above 0"),
-    "diffusion": ({"r": 3, "ratio": 0.5}, "ratio: for diffusion models only"),
+    "diffusion": ({"r": 3, "ratio": 0.5}, "ratio: only for diffusion models"),
     "truth": ({"r": 3, "unmerge": "yes"}, "unmerge is 'yes'; it is True or False"),
     "how": ({"r": 3, "prop_attn": "best"}, "prop_attn is 'best'"),
 }
@@ -394,7 +394,7 @@ def test_bad_arguments_change_nothing(vit, options, message):
 
 
 def test_a_list_longer_than_the_model_is_used_up_to_its_depth(vit, images):
-    message = "r has 6 entries for 4 blocks; the last 2 mean nothing"
+    message = "r has 6 entries for 4 blocks; the last 2 are ignored"
     with pytest.warns(UserWarning, match=message) as caught, tome.applied(vit, r=[1, -5, 2, 3, 9, 9]):
         pass
     with pytest.warns(UserWarning, match=message) as also:

@@ -220,21 +220,21 @@ def test_flux_double_block_is_its_slow_reference():
 
 def test_masks_of_tokens_with_more_dimensions():
     """What diffusers makes of masks: [B, 1, N], and per head and query [B * heads, N, N]."""
-    from tome.diffusion.hooks import follow
+    from tome.diffusion.hooks import merge_mask
     from tome.matching import Matching
 
     matching = Matching(torch.tensor([[0, 3], [2, 1]]), torch.tensor([[1, 2], [0, 3]]), torch.zeros(2, 2).long())
     wide = torch.arange(4.0 * 16).view(4, 4, 4)  # two samples of two heads
     expected = torch.stack([wide[i][kept][:, kept] for i, kept in enumerate([[0, 3], [0, 3], [2, 1], [2, 1]])])
-    assert torch.equal(follow(wide, matching, queries=True, keys=True), expected)
+    assert torch.equal(merge_mask(wide, matching, queries=True, keys=True), expected)
     heads = wide.unflatten(0, (2, 2))
-    assert torch.equal(follow(heads, matching, queries=True, keys=True), expected.unflatten(0, (2, 2)))
+    assert torch.equal(merge_mask(heads, matching, queries=True, keys=True), expected.unflatten(0, (2, 2)))
     keys = torch.stack([wide[i][:, kept] for i, kept in enumerate([[0, 3], [0, 3], [2, 1], [2, 1]])])
-    assert torch.equal(follow(wide, matching, queries=False, keys=True), keys)
+    assert torch.equal(merge_mask(wide, matching, queries=False, keys=True), keys)
     one = torch.arange(8.0).view(2, 1, 4)
-    assert torch.equal(follow(one, matching, queries=True, keys=True), torch.tensor([[[0.0, 3]], [[6, 5]]]))
+    assert torch.equal(merge_mask(one, matching, queries=True, keys=True), torch.tensor([[[0.0, 3]], [[6, 5]]]))
     text = torch.rand(2, 1, 7)
-    assert follow(text, matching, queries=True, keys=False) is text
+    assert merge_mask(text, matching, queries=True, keys=False) is text
 
 
 @torch.no_grad()
@@ -318,9 +318,9 @@ def test_fused_projections():
 
 
 def test_rotary_positions_indexed_in_another_way_are_refused():
-    from tome.diffusion.hooks import PerSample
+    from tome.diffusion.hooks import PerSampleTable
 
-    table = PerSample(torch.rand(2, 5, 4))
+    table = PerSampleTable(torch.rand(2, 5, 4))
     assert table[None, :, None, :].shape == (2, 5, 1, 4)
     for index in ((None, None, slice(None), slice(None)), 0, slice(None)):
         with pytest.raises(NotSupported, match="rotary positions indexed by"):

@@ -69,7 +69,7 @@ def test_best_is_max():
     scores[1, 3, 70:] = torch.nan
     scores[1, 4] = torch.nan
     for wide in (scores, scores[..., :50]):
-        best, where = matching_module._greatest(wide)
+        best, where = matching_module._max(wide)
         expected = wide.max(-1)
         assert torch.equal(best.nan_to_num(9), expected.values.nan_to_num(9))
         assert torch.equal(where, expected.indices)
@@ -80,7 +80,7 @@ def test_matching_in_parts_is_matching_at_once(monkeypatch):
     parts, similarity = [], matching_module.similarity
     monkeypatch.setattr(matching_module, "similarity", lambda a, b: parts.append(a.shape[1]) or similarity(a, b))
     whole, _ = tome.diffusion.bipartite_soft_matching_random2d(metric, 8, 8, 2, 2, 30, True)
-    monkeypatch.setattr(matching_module, "SCORES", 2 * 16 * 20)
+    monkeypatch.setattr(matching_module, "MAX_SCORES", 2 * 16 * 20)
     in_parts, _ = tome.diffusion.bipartite_soft_matching_random2d(metric, 8, 8, 2, 2, 30, True)
     assert parts == [48, 20, 20, 8]
     assert torch.equal(whole(metric), in_parts(metric))

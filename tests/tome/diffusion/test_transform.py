@@ -100,12 +100,12 @@ def test_bad_arguments(options, message):
 MISTAKES = {
     "positional": ((0.5,), {}, r"UNet2DConditionModel is a diffusion model; write ratio=0\.5"),
     "positional pair": (((0.6, 0.4),), {}, r"write ratio=\(0\.6, 0\.4\)"),
-    "r": ((8,), {}, "it takes ratio and the arguments beside it"),
-    "flops": ((), {"flops": 0.5}, "it takes ratio and the arguments beside it"),
+    "r": ((8,), {}, "it takes ratio and the other arguments"),
+    "flops": ((), {"flops": 0.5}, "it takes ratio and the other arguments"),
     "unknown": (
         (),
         {"ratoi": 0.5},
-        "ratoi: no argument of tome.apply, .*for diffusion models ratio, max_downsample, sx",
+        "ratoi: no argument of tome.apply. .*for diffusion models ratio, max_downsample, sx",
     ),
 }
 
@@ -118,7 +118,7 @@ def test_mistakes_in_calls_of_tome_apply(args, options, message):
 
 def test_an_unknown_argument_for_a_transformer_is_no_matter_of_diffusion():
     with pytest.raises(
-        InputError, match=r"foo: no argument of tome\.apply, which are r, flops, tokens, prop_attn and un"
+        InputError, match=r"foo: no argument of tome\.apply\. Its arguments are r, flops, tokens, prop_attn and un"
     ):
         tome.apply(torch.nn.Linear(1, 1), r=3, foo=1)
 
@@ -142,13 +142,13 @@ def unet_without_attention():
 
 
 def test_models_without_anything_to_merge():
-    with pytest.raises(NotSupported, match="UNet2DModel has no block that Token Merging knows, which are BasicTransf"):
+    with pytest.raises(NotSupported, match="UNet2DModel has no block that Token Merging knows; it knows BasicTransf"):
         tome.diffusion.apply(unet_without_attention())
     with pytest.raises(NotSupported, match="neither a diffusion model nor a pipeline with one"):
         tome.diffusion.apply(SimpleNamespace(unet=None))
     with pytest.raises(NotSupported, match="Prior"):  # its tokens are no image
         tome.diffusion.apply(diffusers.PriorTransformer(num_attention_heads=1, attention_head_dim=8, num_layers=1))
-    with pytest.raises(NotSupported, match="has nothing of what is to be merged"):
+    with pytest.raises(NotSupported, match="has none of the parts that are to be merged"):
         tome.diffusion.apply(ARCHITECTURES["SD3"].build(), merge_attn=False, merge_crossattn=True)
     with pytest.raises(NotSupported, match="kv_only on FluxTransformer2DModel"):
         tome.diffusion.apply(ARCHITECTURES["Flux"].build(), kv_only=True)

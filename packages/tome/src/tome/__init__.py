@@ -1,11 +1,11 @@
-"""Token Merging: a vision transformer gets faster by merging similar tokens (arXiv 2210.09461, 2303.17604).
+"""Token Merging: make a vision transformer faster by merging similar tokens (arXiv 2210.09461, 2303.17604).
 
     import tome
 
     tome.apply(model, r=8)   # a timm, torchvision or transformers ViT, or a diffusers pipeline with ratio=0.5
     tome.remove(model)
 
-Importing this imports neither torch nor timm.
+Importing this package imports neither torch nor timm.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _LAZY = {
     "apply": "tome.api",
     "bipartite_soft_matching": "tome.matching",
     "diffusion": "",
+    "finetuning": "",
     "kth_bipartite_soft_matching": "tome.matching",
     "merge_source": "tome.matching",
     "merge_wavg": "tome.matching",
@@ -39,6 +40,7 @@ _LAZY = {
     "random_bipartite_soft_matching": "tome.matching",
     "remove": "tome.api",
     "trace": "tome.vit.tracing",
+    "vit": "",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""`tome.apply` and what undoes it, for transformers and for diffusion models."""
+"""`tome.apply`, `tome.remove` and `tome.applied`, for vision transformers and for diffusion models."""
 
 from __future__ import annotations
 
@@ -26,81 +26,110 @@ def apply(
     tokens: float | None = None,
     prop_attn: bool | Literal["mask", "channel"] = True,
     unmerge: bool = False,
-    **diffusion: Any,
+    **diffusion_options: Any,
 ) -> M:
-    """Let a model merge tokens, in place.
+    """Apply Token Merging to a model in place.
 
-    Works on every model with a block adapter (``plm matrix`` lists the families), inside any wrapper, and through every
-    way into it. ``forward_intermediates``, ``features_only`` and timm's other ways to maps give them of all tokens, in
-    their places. Diffusion models and pipelines of diffusers take the arguments of `tome.diffusion.apply` instead.
+    It works on every model with a block adapter (``plm matrix`` lists the families), also inside a wrapper, and
+    whichever way the model is called. Methods that return feature maps, such as ``forward_intermediates`` and timm's
+    ``features_only``, return them with all tokens in their places. Models and pipelines of diffusers take the arguments
+    of `tome.diffusion.apply` instead.
 
     Args:
         model: A vision transformer, or a module that contains some.
-        r: Tokens to merge away: in each block; (r, inflection) for r on average, rising (1) or falling (-1) linearly;
-            or a list, a range or an array with a number for each block. A float below 1 is a share of FLOPs. At most
-            half of the patch tokens merge in one block; class, distillation and register tokens never do.
-        flops: Instead of r: the share of the blocks' multiply-adds to leave.
-        tokens: Instead of r: the share of the patch tokens to leave after the last block.
-        prop_attn: Let tokens count in attention as many times as they have patches. Turn it off for models pretrained
-            as masked autoencoders that were not trained with Token Merging (paper, section 4.1). "mask" and "channel"
-            choose how, see `tome.vit.attention.proportional`.
-        unmerge: Blocks give all tokens back, each with what its group has: for dense tasks, and for poolings to weigh
-            tokens by their size (an average over them is then one over patches).
-        **diffusion: See `tome.diffusion.apply`.
+        r: Tokens to merge away: an integer, for every block; (r, inflection) for r on average, rising (1) or falling
+            (-1) linearly; or a list, a range or an array with a number for each block. A float below 1 is a share of
+            FLOPs. At most half of the patch tokens merge in one block; class, distillation and register tokens never
+            merge.
+        flops: Share of the blocks' multiply-adds to leave, instead of r.
+        tokens: Share of the patch tokens to leave after the last block, instead of r.
+        prop_attn: Proportional attention: a token counts as many times as it has patches. Turn it off for models
+            pretrained as masked autoencoders that were not trained with Token Merging (paper, section 4.1). "mask" and
+            "channel" choose an implementation, see `tome.vit.proportional`.
+        unmerge: Let every block return all tokens, each with the value of its group. Use it for dense tasks, and for
+            poolings that should weigh tokens by their size: an average over all tokens is an average over patches.
+        **diffusion_options: See `tome.diffusion.apply`.
 
     Returns:
-        The same model. Applied again, the new settings replace the old ones with a warning.
+        The same model. If Token Merging was applied already, the new settings replace the old ones with a warning.
 
     Raises:
-        NotSupported: No block adapter for the model, or windows in which tokens need their places. It is unchanged.
-        InputError: An argument that makes no sense; the model is unchanged.
+        NotSupported: The model has no block adapter, or its windows need every token in its place. The model is
+            unchanged.
+        InputError: An argument is wrong. The model is unchanged.
+
+    Example:
+        >>> import timm, tome, torch
+        >>> model = timm.create_model("vit_tiny_patch16_224").eval()
+        >>> model = tome.apply(model, r=13)
+        >>> tome.trace(model, torch.rand(1, 3, 224, 224)).tokens
+        (184, 171, 158, 145, 132, 119, 106, 93, 80, 67, 54, 41)
     """
-    _refuse_unknown(diffusion)
+    _refuse_unknown(diffusion_options)
     name = type(model).__name__
     if _is_diffusion(model, wrapped=r is flops is tokens is None):
-        from tome import diffusion as theirs
+        from tome import diffusion
 
         if not r is flops is tokens is None or prop_attn is not True or unmerge is not False:
             share = isinstance(r, tuple | list) or (isinstance(r, Real) and not isinstance(r, Integral))
-            hint = f"write ratio={r}" if share else "it takes ratio and the arguments beside it"
+            hint = f"write ratio={r}" if share else "it takes ratio and the other arguments of tome.diffusion.apply"
             raise InputError(f"{name} is a diffusion model; {hint}")
-        return theirs.apply(model, **diffusion)
-    if diffusion:
-        raise InputError(f"{', '.join(diffusion)}: for diffusion models only, which {name} is not")
+        return diffusion.apply(model, **diffusion_options)
+    if diffusion_options:
+        raise InputError(f"{', '.join(diffusion_options)}: only for diffusion models; {name} is none")
     from tome import vit
 
-    vit.apply(_module(model), r, flops, tokens, prop_attn, unmerge)
+    vit.apply(_module(model), r, flops=flops, tokens=tokens, prop_attn=prop_attn, unmerge=unmerge)
     return model
 
 
 def remove(model: M) -> M:
-    """Undo `apply`: the model answers as before, bit for bit.
+    """Remove Token Merging from a model. Its outputs are then the same as before `apply`, bit for bit.
+
+    Returns:
+        The same model.
 
     Raises:
         InputError: Token Merging is not applied to it.
+
+    Example:
+        >>> import timm, tome, torch
+        >>> model = timm.create_model("vit_tiny_patch16_224").eval()
+        >>> x = torch.rand(1, 3, 224, 224)
+        >>> before = model(x)
+        >>> merged = tome.apply(model, r=13)(x)
+        >>> torch.equal(tome.remove(model)(x), before)
+        True
     """
-    done = False
+    removed = False
     if _is_diffusion(model):
         from tome.diffusion import transform
 
-        done = transform.undo(model)
+        if transform.merging_models(model):
+            transform.remove(model)
+            removed = True
     if not _is_diffusion(model, wrapped=False):
         from tome import vit
 
-        done |= vit.remove(_module(model))
-    if not done:
+        removed |= vit.remove(_module(model))
+    if not removed:
         raise InputError(f"Token Merging is not applied to this {type(model).__name__}")
     return model
 
 
 @contextmanager
 def applied(model: M, *args: Any, **options: Any) -> Iterator[M]:
-    """`apply` for the length of a ``with`` block; what was applied before it is applied again after it.
+    """Apply Token Merging for the duration of a ``with`` block; earlier settings are restored after it.
+
+    Args:
+        model: A model that `apply` takes.
+        *args: Arguments of `apply`.
+        **options: Keyword arguments of `apply`.
 
     Raises:
-        NotSupported: As `apply`.
-        InputError: As `apply`; or Token Merging is applied to this diffusion model already, whose random choices could
-            not go on where they were.
+        NotSupported: `apply` raises it.
+        InputError: `apply` raises it, or Token Merging is applied to this diffusion model already. Its random choices
+            could not continue where they were.
     """
     if _is_diffusion(model, wrapped=not args and not {"r", "flops", "tokens"} & options.keys()):
         with _applied_to_diffusion(model, *args, **options):
@@ -109,13 +138,13 @@ def applied(model: M, *args: Any, **options: Any) -> Iterator[M]:
     from tome import vit
 
     module = _module(model)
-    before = vit.current(module)
+    earlier = vit.installed_plans(module)
     vit.remove(module)
     try:
         yield apply(model, *args, **options)
     finally:
-        vit.remove(module)  # unless the block has done so
-        vit.put(before)
+        vit.remove(module)  # the user may have removed it inside the block already
+        vit.install_plans(earlier)
 
 
 @contextmanager
@@ -128,10 +157,12 @@ def _applied_to_diffusion(model: M, *args: Any, **options: Any) -> Iterator[None
     try:
         yield
     finally:
-        transform.undo(model)
+        if transform.merging_models(model):
+            transform.remove(model)
 
 
 def _module(model: object) -> nn.Module:
+    """Return the model itself if it is a module, for type checkers and for users who pass something else."""
     from torch import nn
 
     if not isinstance(model, nn.Module):
@@ -140,11 +171,13 @@ def _module(model: object) -> nn.Module:
 
 
 def _is_diffusion(model: object, wrapped: bool = True) -> bool:
-    """Of a class of diffusers; which is not imported for the question, since without it there is no such object.
+    """Return whether a model is one of diffusers.
+
+    diffusers is not imported to find out: if it is not loaded yet, no such object exists.
 
     Args:
-        model: Any; a compiled one is seen through.
-        wrapped: A module with such a model in it counts too, though it may have transformers beside it.
+        model: Any object. If it is a compiled module, the module inside is examined.
+        wrapped: Whether a module that contains a diffusion model counts too. It may contain transformers as well.
     """
     if "diffusers" not in sys.modules:
         return False
@@ -153,9 +186,9 @@ def _is_diffusion(model: object, wrapped: bool = True) -> bool:
         return True
     from torch import nn
 
-    from tome.diffusion.transform import is_model
+    from tome.diffusion.transform import is_diffusers_model
 
-    return wrapped and isinstance(model, nn.Module) and any(is_model(part) for part in model.modules())
+    return wrapped and isinstance(model, nn.Module) and any(is_diffusers_model(part) for part in model.modules())
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:
@@ -166,6 +199,6 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
         unknown = [name for name in options if name not in known]
         if unknown:
             raise InputError(
-                f"{', '.join(unknown)}: no argument of tome.apply, which are r, flops, tokens, prop_attn and unmerge; "
-                f"for diffusion models {', '.join(known)}"
+                f"{', '.join(unknown)}: no argument of tome.apply. Its arguments are r, flops, tokens, prop_attn and "
+                f"unmerge; for diffusion models {', '.join(known)}"
             )

@@ -1,4 +1,4 @@
-"""``plm tome``: a picture of what Token Merging merges."""
+"""``plm tome``: a picture of the patches that Token Merging turns into one token."""
 
 from __future__ import annotations
 
@@ -13,53 +13,57 @@ from plm_core.utils.images import open_image
 
 
 def paint(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    model: Annotated[str, typer.Option("--model", help="A model of the hub or of timm, as name or name.tag.")],
-    out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("groups.png"),
+    image: Annotated[Path, typer.Argument(help="Path of an image.")],
+    model: Annotated[str, typer.Option("--model", help="A model of this family or of timm: NAME or NAME.TAG.")],
+    out: Annotated[Path, typer.Option("--out", help="Path of the picture to write.")] = Path("groups.png"),
     r: Annotated[
-        str | None, typer.Option("--r", help="Tokens to merge in each block: 8, '(8, -1)', '[16, 8]'.  [default: 8]")
+        str | None,
+        typer.Option("--r", help="Tokens to merge in each block, such as 8, '(8, -1)' or '[16, 8]'.  [default: 8]"),
     ] = None,
-    flops: Annotated[float | None, typer.Option("--flops", help="Instead: the share of the work to leave.")] = None,
+    flops: Annotated[
+        float | None, typer.Option("--flops", help="Share of the multiply-adds to leave, instead of --r.")
+    ] = None,
     tokens: Annotated[
-        float | None, typer.Option("--tokens", help="Instead: the share of the patches to leave.")
+        float | None, typer.Option("--tokens", help="Share of the patch tokens to leave, instead of --r.")
     ] = None,
     prop_attn: Annotated[
-        bool, typer.Option("--prop-attn/--no-prop-attn", help="Tokens count by their size in attention.")
+        bool, typer.Option("--prop-attn/--no-prop-attn", help="Let attention count a token once for each patch in it.")
     ] = True,
     after: Annotated[
-        list[int] | None, typer.Option("--after", help="After how many blocks to look; may be repeated.")
+        list[int] | None,
+        typer.Option("--after", help="Show the groups after this many blocks. It may be repeated."),
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained/--random", help="Trained weights, or random ones for a first look.")
+        bool, typer.Option("--pretrained/--random", help="Use the trained weights, or random ones to try it out.")
     ] = True,
-    scale: Annotated[int | None, typer.Option("--scale", min=1, help="Enlarge the picture so many times.")] = None,
+    scale: Annotated[int | None, typer.Option("--scale", min=1, help="Factor by which to enlarge the picture.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Paint the patches of an image that become one token."""
+    """Paint the groups of patches of an image that become one token."""
     from PIL import Image
 
-    kind = Image.registered_extensions().get(out.suffix.lower())
-    if kind not in Image.SAVE:
-        raise InputError(f"--out {str(out)!r} has no ending of a picture's, such as .png")
-    picture = open_image(image)  # before the model: a bad path should fail at once
+    file_format = Image.registered_extensions().get(out.suffix.lower())
+    if file_format not in Image.SAVE:
+        raise InputError(f"--out {str(out)!r} does not end in a picture format such as .png")
+    picture = open_image(image)  # before the model is made, so that a wrong path fails at once
 
     from plm_core.models import create_model
     from plm_core.transforms import apply, parse
     from plm_core.utils.files import atomic_path
-    from tome.pictures import look, side_by_side
+    from tome.pictures import run_and_trace, side_by_side
 
-    chosen = {name: value for name, value in (("flops", flops), ("tokens", tokens)) if value is not None}
-    if r is not None or not chosen:
-        chosen |= parse(f"tome:r={'8' if r is None else r}")[1]
-    net = apply(create_model(model, pretrained=pretrained).eval(), "tome", **{"prop_attn": prop_attn} | chosen)
-    seen, traced = look(net, picture)
-    painted = side_by_side(seen, traced, after, scale=scale)
+    options = {name: value for name, value in (("flops", flops), ("tokens", tokens)) if value is not None}
+    if r is not None or not options:
+        options |= parse(f"tome:r={'8' if r is None else r}")[1]
+    net = apply(create_model(model, pretrained=pretrained).eval(), "tome", **{"prop_attn": prop_attn} | options)
+    pixels, trace = run_and_trace(net, picture)
+    painted = side_by_side(pixels, trace, after, scale=scale)
     with atomic_path(out) as part:
-        painted.save(part, format=kind)
+        painted.save(part, format=file_format)
     show(
         [
             {"after block": n, "tokens": left, "largest group": round(size.max().item())}
-            for n, (left, size) in enumerate(zip(traced.tokens, traced.sizes, strict=True), 1)
+            for n, (left, size) in enumerate(zip(trace.tokens, trace.sizes, strict=True), 1)
         ],
         as_json,
     )

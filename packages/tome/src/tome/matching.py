@@ -1,6 +1,7 @@
-"""Which tokens become one: bipartite soft matching and its variants (ToMe paper, section 3 and appendix D).
+"""Bipartite soft matching of tokens and its variants (ToMe paper, section 3 and appendix D).
 
-Shapes: B batch, T tokens, C channels of the metric, r tokens merged away. Matching takes no gradient; merging does.
+Shapes: B batch, T tokens, C channels of the metric, r tokens merged away. Gradients flow through merging, not through
+matching.
 """
 
 from __future__ import annotations
@@ -15,56 +16,61 @@ from torch import Tensor
 from plm_core.errors import InputError
 
 Merge = Callable[..., Tensor]
-"""(x [B, T, *], mode="mean") -> [B, T - r, *]; mode is mean, sum, amax, amin or prod, over a group's tokens."""
+"""(x [B, T, *], mode="mean") -> [B, T - r, *], where mode is mean, sum, amax, amin or prod over the tokens of a
+group."""
 Unmerge = Callable[[Tensor], Tensor]
-"""[B, T - r, *] -> [B, T, *]: every token gets what its group has."""
+"""[B, T - r, *] -> [B, T, *]: every token gets the value of its group."""
 
 MODES = ("mean", "sum", "amax", "amin", "prod")
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Groups of tokens, as indices. What is merged is any [B, T, *]; all shapes depend on shapes only."""
+    """Groups of tokens, as indices. They apply to any [B, T, *], and no shape depends on the values of the data."""
 
     kept: Tensor
     """[B, T - r] int64: for each output token, the input token whose place it takes."""
     merged: Tensor
     """[B, r] int64: the input tokens that are merged away."""
     into: Tensor
-    """[B, r] int64: the output token each of them goes to."""
+    """[B, r] int64: the output token into which each of ``merged`` goes."""
     dropped: int = field(default=0, kw_only=True)
-    """Input tokens after the others that are neither kept nor merged."""
+    """Number of input tokens, after all others, that are neither kept nor merged."""
 
     def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
-        """Merge every group of x [B, T, *] into one token [B, T - r, *].
+        """Merge every group of x [B, T, *] into one token, [B, T - r, *].
 
         Raises:
-            InputError: Unknown mode, or tokens that the matching is not for.
+            InputError: The mode is unknown, or x has another batch size or number of tokens than the matching.
         """
         self._check(x)
         if mode not in MODES:
             raise InputError(f"mode {mode!r} is none of {', '.join(MODES)}")
-        out, added = rows(x, self.kept), rows(x, self.merged)
+        out, added = take_tokens(x, self.kept), take_tokens(x, self.merged)
         batch, count = self.kept.shape
-        places = flat(self.into, count)
+        places = _flat_index(self.into, count)
         out = out.flatten(0, 1)
         if mode == "sum":
             out = out.index_add(0, places, added.flatten(0, 1))
         else:
-            reduced = places.view(-1, *[1] * (out.ndim - 1)).expand(-1, *out.shape[1:])
-            out = out.scatter_reduce(0, reduced, added.flatten(0, 1), mode, include_self=True)
+            index = places.view(-1, *[1] * (out.ndim - 1)).expand(-1, *out.shape[1:])
+            out = out.scatter_reduce(0, index, added.flatten(0, 1), mode, include_self=True)
         return out.unflatten(0, (batch, count))
 
     def average(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Average every group of x [B, T, C] weighted by size [B, T, 1]; both merged, x in its own precision.
+        """Average every group of x [B, T, C], weighted by size [B, T, 1].
 
-        As `merge_wavg`, but only the r tokens that go somewhere are computed with; the others are copied.
+        The result is that of `merge_wavg`, but only the r tokens that are merged away cost arithmetic; the others are
+        copied.
+
+        Returns:
+            The merged tokens [B, T - r, C] in the precision of x, and their sizes [B, T - r, 1].
         """
         self._check(x)
         batch, count = self.kept.shape
-        places = flat(self.into, count)
+        places = _flat_index(self.into, count)
         out, sizes, added, weight = (
-            rows(given, index).flatten(0, 1) for index in (self.kept, self.merged) for given in (x, size)
+            take_tokens(tensor, index).flatten(0, 1) for index in (self.kept, self.merged) for tensor in (x, size)
         )
         sizes = sizes.index_add_(0, places, weight)
         share = weight / sizes.index_select(0, places)
@@ -73,13 +79,13 @@ class Matching:
         return out.unflatten(0, (batch, count)), sizes.unflatten(0, (batch, count))
 
     def unmerge(self, x: Tensor) -> Tensor:
-        """Give every token of [B, T, *] what its group has in x [B, T - r, *].
+        """Give every token of [B, T, *] the value of its group in x [B, T - r, *].
 
         Raises:
-            InputError: Tokens that the matching does not give.
+            InputError: x has another batch size or number of tokens than the output of this matching.
         """
         _check_tokens(x, *self.kept.shape)
-        return rows(x, self.group)
+        return take_tokens(x, self.group)
 
     def _check(self, x: Tensor) -> None:
         batch, count = self.kept.shape
@@ -94,39 +100,39 @@ class Matching:
         return group.scatter(1, self.merged, self.into)
 
 
-def rows(x: Tensor, index: Tensor) -> Tensor:
-    """``x[b, index[b]]`` for x [B, T, *] and index [B, n], as [B, n, *]."""
-    return x.flatten(0, 1).index_select(0, flat(index, x.shape[1])).unflatten(0, index.shape)
+def take_tokens(x: Tensor, index: Tensor) -> Tensor:
+    """Return ``x[b, index[b]]`` for each sample b: x [B, T, *], index [B, n] -> [B, n, *]."""
+    return x.flatten(0, 1).index_select(0, _flat_index(index, x.shape[1])).unflatten(0, index.shape)
 
 
-def flat(index: Tensor, count: int) -> Tensor:
-    """Indices [B, n] into ``count`` rows of each sample, as indices [B * n] into the rows of all samples."""
+def _flat_index(index: Tensor, count: int) -> Tensor:
+    """Turn indices [B, n] into the ``count`` rows of each sample into indices [B * n] into the rows of all samples."""
     return (index + count * torch.arange(index.shape[0], device=index.device)[:, None]).flatten()
 
 
 def bipartite_soft_matching(
     metric: Tensor, r: int, class_token: bool = False, distill_token: bool = False
 ) -> tuple[Merge, Unmerge]:
-    """Match every other token with the most similar of those between (paper, section 3).
+    """Match each token at an even place with the most similar token at an odd place (paper, section 3).
 
-    The r most similar pairs merge, at most half of the tokens that are not protected. Output tokens are in this order:
-    the tokens left of the even places (with a class token by place, else most similar first), then those of the odd
-    places; special tokens lead.
+    The r most similar pairs merge; r is limited to half of the tokens that are not protected. The output has the
+    special tokens first, then the even tokens that are left (in order of place if there is a class token, else the most
+    similar first), then the odd tokens.
 
     Args:
-        metric: [B, T, C], compared by cosine, see `similarity`. A zero vector counts as most
-            similar to all.
-        r: Tokens to merge away; 0 or less for none.
-        class_token: Token 0 stays by itself.
-        distill_token: So does token 1.
+        metric: [B, T, C], compared by cosine similarity, see `similarity`. A zero vector counts as the most similar to
+            all others.
+        r: Tokens to merge away; none if it is 0 or less.
+        class_token: Never merge token 0.
+        distill_token: Never merge token 1.
 
     Returns:
-        Functions merge and unmerge, see `Merge` and `Unmerge`.
+        The functions merge and unmerge, see `Merge` and `Unmerge`.
 
     Raises:
-        InputError: The metric is not [B, T, C] or has NaN; r is not an integer.
+        InputError: The metric is not [B, T, C] or has NaN, or r is not an integer.
     """
-    check(metric, r)
+    check_metric(metric, r)
     r = min(r, (metric.shape[1] - class_token - distill_token) // 2)
     if r <= 0:
         return identity, identity
@@ -136,9 +142,16 @@ def bipartite_soft_matching(
 
 
 def match(metric: Tensor, r: int, prefix: int, by_place: bool) -> Matching | None:
-    """`bipartite_soft_matching` for a model's tokens: the first ``prefix`` ones stay by themselves, and first.
+    """Match the tokens of a model as `bipartite_soft_matching` does, without its checks.
 
-    Checks nothing. None when there is nothing to merge.
+    Args:
+        metric: [B, T, C].
+        r: Tokens to merge away; limited to half of the tokens that are not special.
+        prefix: Number of special tokens. They come first, before and after merging, and never merge.
+        by_place: Keep the even tokens that are left in order of place.
+
+    Returns:
+        The matching, or None if there is nothing to merge.
     """
     r = min(r, (metric.shape[1] - prefix) // 2)
     if r <= 0:
@@ -149,14 +162,14 @@ def match(metric: Tensor, r: int, prefix: int, by_place: bool) -> Matching | Non
 
 @torch.no_grad()
 def bipartite(metric: Tensor, r: int, leading: tuple[int, int], protected: tuple[int, int], by_place: bool) -> Matching:
-    """The matching behind both, for 0 < r that is possible.
+    """Return the matching behind `bipartite_soft_matching` and `match`, without checks.
 
     Args:
         metric: [B, T, C].
-        r: Tokens to merge away.
-        leading: How many of the tokens left of the even and of the odd places lead the output, alternating.
-        protected: How many of the even places are never merged away, and of the odd ones never merged into.
-        by_place: Tokens left of the even places are in order of place, not of similarity.
+        r: Tokens to merge away, at least 1 and at most what the unprotected even tokens allow.
+        leading: The number of tokens, even and odd, that lead the output, in turn.
+        protected: The number of even tokens that are never merged away, and of odd tokens that nothing merges into.
+        by_place: Keep the even tokens that are left in order of place, not of similarity.
     """
     batch, tokens, _ = metric.shape
     scores = similarity(metric[:, ::2], metric[:, 1::2])
@@ -180,19 +193,21 @@ def bipartite(metric: Tensor, r: int, leading: tuple[int, int], protected: tuple
 
 @torch.no_grad()
 def kth_bipartite_soft_matching(metric: Tensor, k: int) -> tuple[Merge, Unmerge]:
-    """Merge every token into the most similar of every k-th one; tokens after the last whole k are dropped.
+    """Merge every token into the most similar of the tokens at each k-th place.
+
+    The tokens after the last multiple of k are dropped.
 
     Args:
         metric: [B, T, C].
-        k: Of each k tokens one stays; 1 or less for no merging.
+        k: One token of each k is left; there is no merging if k is 1 or less.
 
     Returns:
-        Functions merge, [B, T, *] -> [B, T // k, *], and unmerge, which gives T // k * k tokens.
+        The functions merge, [B, T, *] -> [B, T // k, *], and unmerge, which returns T // k * k tokens.
 
     Raises:
-        InputError: The metric is not [B, T, C] or has NaN; k is no integer or more than T.
+        InputError: The metric is not [B, T, C] or has NaN, or k is not an integer or is more than T.
     """
-    check(metric, k, "k")
+    check_metric(metric, k, "k")
     if k <= 1:
         return identity, identity
     batch, tokens, _ = metric.shape
@@ -200,7 +215,7 @@ def kth_bipartite_soft_matching(metric: Tensor, k: int) -> tuple[Merge, Unmerge]
         raise InputError(f"k is {k}, more than the {tokens} tokens")
     places = torch.arange(tokens // k * k, device=metric.device).view(-1, k)
     kept, merged = (part.flatten().expand(batch, -1) for part in (places[:, -1:], places[:, :-1]))
-    into = similarity(rows(metric, merged), rows(metric, kept)).argmax(-1)
+    into = similarity(take_tokens(metric, merged), take_tokens(metric, kept)).argmax(-1)
     matching = Matching(kept, merged, into, dropped=tokens % k)
     return matching.merge, matching.unmerge
 
@@ -209,20 +224,20 @@ def kth_bipartite_soft_matching(metric: Tensor, k: int) -> tuple[Merge, Unmerge]
 def random_bipartite_soft_matching(
     metric: Tensor, r: int, generator: torch.Generator | None = None
 ) -> tuple[Merge, Unmerge]:
-    """Merge r random tokens of each sample into the most similar of the others; nothing is protected.
+    """Merge r random tokens of each sample into the most similar of the others. No token is protected.
 
     Args:
         metric: [B, T, C].
-        r: Tokens to merge away, fewer than T; 0 or less for none.
-        generator: Where the choice comes from, on the metric's device; None for the global one.
+        r: Tokens to merge away, fewer than T; none if it is 0 or less.
+        generator: Generator of the random choice, on the metric's device; None for the global one.
 
     Returns:
-        Functions merge and unmerge; output tokens are in random order.
+        The functions merge and unmerge. The output tokens are in random order.
 
     Raises:
-        InputError: The metric is not [B, T, C] or has NaN; r is no integer, or leaves no token.
+        InputError: The metric is not [B, T, C] or has NaN, or r is not an integer or leaves no token.
     """
-    check(metric, r)
+    check_metric(metric, r)
     if r <= 0:
         return identity, identity
     batch, tokens, _ = metric.shape
@@ -230,17 +245,17 @@ def random_bipartite_soft_matching(
         raise InputError(f"r is {r}, which leaves none of {tokens} tokens")
     order = torch.rand(batch, tokens, 1, generator=generator, device=metric.device).argsort(1).squeeze(-1)
     merged, kept = order[:, :r], order[:, r:]
-    matching = Matching(kept, merged, similarity(rows(metric, merged), rows(metric, kept)).argmax(-1))
+    matching = Matching(kept, merged, similarity(take_tokens(metric, merged), take_tokens(metric, kept)).argmax(-1))
     return matching.merge, matching.unmerge
 
 
 def merge_wavg(merge: Merge, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Average merged tokens by the number of patches each stands for (paper, section 3, "tracking token size").
+    """Average merged tokens weighted by the number of patches of each (paper, section 3, "tracking token size").
 
     Args:
-        merge: As the matching functions return it.
+        merge: The function merge that a matching function returned.
         x: [B, T, *].
-        size: [B, T, 1], patches per token; None for one each.
+        size: [B, T, 1], the number of patches of each token; None for one each.
 
     Returns:
         The merged tokens [B, T - r, *] and their sizes [B, T - r, 1].
@@ -252,12 +267,12 @@ def merge_wavg(merge: Merge, x: Tensor, size: Tensor | None = None) -> tuple[Ten
 
 
 def merge_source(merge: Merge, x: Tensor, source: Tensor | None = None) -> Tensor:
-    """Follow which original tokens each token is made of; memory grows with T times the original T.
+    """Track which original tokens each token is made of. Memory grows with T times the original T.
 
     Args:
-        merge: As the matching functions return it.
-        x: [B, T, *], only for its batch, T and device.
-        source: [B, T, T_original] of zeros and ones; None for each token its own.
+        merge: The function merge that a matching function returned.
+        x: [B, T, *]; only its batch size, T and device matter.
+        source: [B, T, T_original] of zeros and ones; None if each token is still its own.
 
     Returns:
         [B, T - r, T_original].
@@ -268,9 +283,10 @@ def merge_source(merge: Merge, x: Tensor, source: Tensor | None = None) -> Tenso
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of all pairs, [B, n, C] and [B, m, C] -> [B, n, m] in float32 or better. Zero vectors give NaN.
+    """Return the cosine similarity of all pairs: [B, n, C] and [B, m, C] -> [B, n, m], in float32 or better.
 
-    Half precision is compared in float32; on CUDA its unit vectors are rounded to float16, for the tensor cores.
+    Zero vectors give NaN. Half precision is compared in float32; on CUDA the unit vectors are then rounded to float16,
+    so that tensor cores can multiply them.
     """
     precise = torch.promote_types(a.dtype, torch.float32)
     tensor_cores = a.is_cuda and torch.version.hip is None and a.dtype != precise
@@ -281,11 +297,16 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.mT
 
 
-def check(metric: Tensor, r: int, name: str = "r") -> None:
-    """Refuse what no matching can make sense of; NaN is looked for outside of compiled graphs only.
+def check_metric(metric: Tensor, r: int, name: str = "r") -> None:
+    """Check the arguments of a matching function. NaN is looked for only outside compiled graphs.
+
+    Args:
+        metric: The metric.
+        r: The number of tokens, or k.
+        name: The name of that argument in the message.
 
     Raises:
-        InputError: See the matching functions.
+        InputError: The metric is not a floating-point [B, T, C] or has NaN, or r is not an integer.
     """
     if not isinstance(r, int | torch.SymInt) or isinstance(r, bool):
         raise InputError(f"{name} is {r!r}, not an integer")
@@ -294,19 +315,19 @@ def check(metric: Tensor, r: int, name: str = "r") -> None:
     if metric.ndim != 3 or not metric.is_floating_point():
         raise InputError(f"metric is {metric.dtype} {list(metric.shape)}, not floating point [batch, tokens, channels]")
     if not torch.compiler.is_compiling() and metric.device.type != "meta" and metric.isnan().any():
-        raise InputError("metric has NaN: the order of tokens would mean nothing")
+        raise InputError("metric has NaN: the order of the tokens would be meaningless")
 
 
 def identity(x: Tensor, mode: str = "mean") -> Tensor:
-    """Merge and unmerge where there is nothing to merge."""
+    """Return x unchanged: merge and unmerge when there is nothing to merge."""
     return x
 
 
 def _check_tokens(x: Tensor, batch: int, count: int) -> None:
-    """Of symbolic shapes too: those of a matching and of what it is for are the same symbols."""
+    """Check batch size and token count. Under torch.export both sides carry the same symbols."""
     if not isinstance(x, Tensor) or x.shape[:2] != (batch, count):
-        given = f"{list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise InputError(f"x is {given}; this matching is for tokens [{batch}, {count}, ...]")
+        actual = f"{list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise InputError(f"x is {actual}; this matching is for tokens [{batch}, {count}, ...]")
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:

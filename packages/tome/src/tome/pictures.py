@@ -1,7 +1,7 @@
-"""Pictures of which patches became one token, as the ToMe paper shows them.
+"""Pictures of the patches that became one token, in the style of the ToMe paper.
 
-Inside, a group of patches has the mean colour of its pixels; its border has a colour of its own. Shapes: F frames of
-H x W pixels, N tokens, the special ones first.
+A group of patches is filled with the mean colour of its pixels, and its border has a colour of its own. Shapes: F
+frames of H x W pixels, N tokens, the special ones first.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from plm_core.models import transform_for
 from tome.vit.tracing import Trace, trace
 
 Picture = Image.Image | NDArray[Any]
-"""A PIL image, or an array [H, W], [H, W, 1] or [H, W, 3]: of 0 to 255 in integers, of 0 to 1 in floating point."""
+"""A PIL image, or an array [H, W], [H, W, 1] or [H, W, 3]: integers from 0 to 255 or floats from 0 to 1."""
 
-SIDE = 224
-"""`groups` enlarges what is smaller."""
+MIN_SIDE = 224
+"""The side in pixels to which `groups` and `side_by_side` enlarge smaller images."""
 
 
 def paint(
@@ -40,20 +40,21 @@ def paint(
     """Paint the groups of patches that became one token on their image.
 
     Args:
-        image: What the model saw, H and W multiples of the patch.
+        image: The input of the model as an image. H and W are multiples of the patch size.
         group: [N] integers: the token that each of the original tokens is part of, as in `tome.vit.Trace.groups`.
         patch: Side of a patch in pixels, or (height, width).
-        prefix: Number of special tokens, which come first and are not painted.
-        border: Width of the borders in pixels, inside of each group; 0 for none. The edge of the image is a border too.
-        scale: Enlarge the image so many times first; borders keep their width.
-        colours: [n, 3] uint8, the colour of the border of each token; None for `palette` at the first patch of each
-            group, so that a group that grows from block to block keeps its colour.
+        prefix: Number of special tokens, which are first and are not painted.
+        border: Width in pixels of the borders, which are drawn inside each group and at the edge of the image; 0 for
+            none.
+        scale: Factor by which to enlarge the image first. Borders keep their width.
+        colours: [n, 3] uint8, the border colour of each token. None takes the `palette` colour of the first patch in
+            each group, so a group that grows from block to block keeps its colour.
 
     Returns:
         An image of H * scale x W * scale pixels.
 
     Raises:
-        InputError: Sizes that do not go together.
+        InputError: The sizes do not match.
     """
     return paint_clip([image], group, patch, prefix, border=border, scale=scale, colours=colours)[0]
 
@@ -68,23 +69,23 @@ def paint_clip(
     scale: int = 1,
     colours: NDArray[np.uint8] | None = None,
 ) -> list[Image.Image]:
-    """Paint the groups of space-time patches on the frames of a video; a group looks the same in every frame.
+    """Paint the groups of space-time patches on the frames of a video. A group looks the same in every frame.
 
     Args:
         frames: F frames of one size.
-        group: [N] integers as for `paint`, with N = prefix + T * h * w in this order; each of the T steps in time is
+        group: [N] integers as for `paint`, where N = prefix + T * h * w in this order. Each of the T time steps is
             painted on F / T successive frames.
-        patch: As for `paint`, and so is the rest.
+        patch: Side of a patch in pixels, or (height, width).
         prefix: Number of special tokens.
-        border: Width of the borders, which are drawn in space only.
-        scale: Enlarge the frames.
-        colours: Of the borders.
+        border: Width in pixels of the borders, which are drawn in space only.
+        scale: Factor by which to enlarge the frames first.
+        colours: The border colour of each token, as for `paint`.
 
     Returns:
-        One image for each frame; `sheet` shows them side by side.
+        One image for each frame; `contact_sheet` shows them side by side.
 
     Raises:
-        InputError: Sizes that do not go together.
+        InputError: The sizes do not match.
     """
     if scale < 1 or border < 0:
         raise InputError(f"scale is {scale} and border {border}; scale is at least 1 and border is not negative")
@@ -92,17 +93,17 @@ def paint_clip(
     height, width = (patch, patch) if isinstance(patch, int) else patch
     tokens = torch.as_tensor(group).cpu().numpy()
     labels = _by_pixel(tokens, pixels.shape[:3], (height * scale, width * scale), prefix)
-    known, first = np.unique(tokens[prefix:], return_index=True)
+    present, first = np.unique(tokens[prefix:], return_index=True)
     if colours is None:
-        colours = np.zeros((known[-1] + 1, 3), np.uint8)
-        colours[known] = palette(len(tokens))[first]
-    elif len(colours) <= known[-1]:
-        raise InputError(f"colours has {len(colours)} entries; there is a token {known[-1]}")
-    means = np.zeros((known[-1] + 1, 3))
+        colours = np.zeros((present[-1] + 1, 3), np.uint8)
+        colours[present] = palette(len(tokens))[first]
+    elif len(colours) <= present[-1]:
+        raise InputError(f"colours has {len(colours)} entries; there is a token {present[-1]}")
+    means = np.zeros((present[-1] + 1, 3))
     counts = np.bincount(labels.ravel())
     for channel in range(3):
         sums = np.bincount(labels.ravel(), weights=pixels[..., channel].ravel())
-        means[known, channel] = sums[known] / counts[known]
+        means[present, channel] = sums[present] / counts[present]
     inside = _inside(labels, border)[..., None]
     painted = np.where(inside, means.round().astype(np.uint8)[labels], colours[labels])
     return [Image.fromarray(frame) for frame in painted]
@@ -117,34 +118,34 @@ def groups(
     border: int = 1,
     scale: int | None = None,
 ) -> Image.Image:
-    """The image as a model sees it, and beside it the groups of its patches after some of the model's blocks.
+    """Return a picture of an image as a model sees it, beside the groups of its patches after some of the blocks.
 
     Args:
-        model: In eval mode, with Token Merging applied, and of square patches.
-        image: Any picture.
-        after: As for `side_by_side`, and so are border and scale.
+        model: A model with square patches, in eval mode, with Token Merging applied.
+        image: An image of any size.
+        after: Numbers of blocks after which to show the groups, as for `side_by_side`.
         preprocess: Image -> [C, H, W]; None for `plm_core.transform_for` of the model.
-        border: Width of the borders.
-        scale: Enlarge the pictures.
+        border: Width of the borders in pixels.
+        scale: Factor by which to enlarge the pictures, as for `side_by_side`.
 
     Raises:
         InputError: Token Merging is not applied, the model is in training mode, or there is no such block.
     """
-    return side_by_side(*look(model, image, preprocess), after, border=border, scale=scale)
+    return side_by_side(*run_and_trace(model, image, preprocess), after, border=border, scale=scale)
 
 
-def look(
+def run_and_trace(
     model: nn.Module, image: Image.Image, preprocess: Callable[[Image.Image], Tensor] | None = None
 ) -> tuple[NDArray[np.uint8], Trace]:
-    """Show an image to a model that merges tokens.
+    """Run a model that merges tokens on an image.
 
     Args:
-        model: In eval mode, with Token Merging applied.
-        image: Any picture.
+        model: A model in eval mode, with Token Merging applied.
+        image: An image of any size.
         preprocess: Image -> [C, H, W]; None for `plm_core.transform_for` of the model.
 
     Returns:
-        What the model saw, uint8 [H, W, 3], and the trace of this batch of one.
+        The preprocessed image, uint8 [H, W, 3], and the trace of this batch of one.
 
     Raises:
         InputError: Token Merging is not applied, or the model is in training mode.
@@ -164,14 +165,15 @@ def look(
 def side_by_side(
     image: Picture, traced: Trace, after: Sequence[int] | None = None, *, border: int = 1, scale: int | None = None
 ) -> Image.Image:
-    """An image, and beside it the groups of its patches after some blocks, with the number of tokens below.
+    """Return a picture of an image beside the groups of its patches after some blocks, with numbers of tokens below.
 
     Args:
-        image: What the model saw.
-        traced: Of a batch of which the image is the first; of square patches.
-        after: After how many blocks to look, 0 for before the first; None for a quarter, half and all of them.
+        image: The input of the model as an image.
+        traced: A trace of a batch in which the image is the first, from a model with square patches.
+        after: Numbers of blocks after which to show the groups, where 0 is before the first block; None for a quarter,
+            half and all of the blocks.
         border: Width of the borders in pixels.
-        scale: Enlarge the pictures so many times; None to enlarge small ones to at least 224 pixels.
+        scale: Factor by which to enlarge the pictures; None to enlarge small ones to at least 224 pixels.
 
     Raises:
         InputError: There is no such block, or the patches are not square.
@@ -181,31 +183,31 @@ def side_by_side(
     wrong = [n for n in after if not 0 <= n <= depth]
     if wrong:
         raise InputError(f"after has {wrong[0]}; the model has {depth} blocks")
-    scale = scale or math.ceil(SIDE / min(pixels.shape[:2]))
+    scale = scale or math.ceil(MIN_SIDE / min(pixels.shape[:2]))
     tokens = traced.groups[0].shape[1]
     patch = _patch(pixels.shape[0], pixels.shape[1], tokens - traced.prefix)
-    before = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
-    pictures, captions = [before], [f"the image\n{tokens} tokens"]
+    enlarged = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
+    pictures, captions = [enlarged], [f"the image\n{tokens} tokens"]
     for n in after:
         group, left = (traced.groups[n - 1][0], traced.tokens[n - 1]) if n else (torch.arange(tokens), tokens)
         pictures.append(paint(pixels, group, patch, traced.prefix, border=border, scale=scale))
         captions.append(f"after {n} of {depth} blocks\n{left} tokens")
-    return sheet(pictures, captions)
+    return contact_sheet(pictures, captions)
 
 
-def sheet(
+def contact_sheet(
     pictures: Sequence[Image.Image], captions: Sequence[str] | None = None, columns: int | None = None, gap: int = 8
 ) -> Image.Image:
-    """Pictures of one size beside one another on white, each with its caption below.
+    """Arrange pictures of one size in rows on white, each with its caption below.
 
     Args:
-        pictures: At least one.
-        captions: One for each; None for none.
-        columns: Pictures in a row; None for all in one.
-        gap: Pixels between them.
+        pictures: One or more pictures.
+        captions: One caption for each picture; None for none.
+        columns: Number of pictures in a row; None for all of them.
+        gap: Space between pictures in pixels.
 
     Raises:
-        InputError: No picture, sizes that differ, or another number of captions.
+        InputError: There is no picture, the sizes differ, or the number of captions is wrong.
     """
     sizes = {picture.size for picture in pictures}
     if len(sizes) != 1:
@@ -221,40 +223,41 @@ def sheet(
         below = math.ceil(max(box[3] for box in boxes)) + gap
     across, down = width + gap, height + below + gap
     rows = math.ceil(len(pictures) / columns)
-    made = Image.new("RGB", (columns * across - gap, rows * down - gap), "white")
-    draw = ImageDraw.Draw(made)
+    sheet = Image.new("RGB", (columns * across - gap, rows * down - gap), "white")
+    draw = ImageDraw.Draw(sheet)
     for place, picture in enumerate(pictures):
         left, top = place % columns * across, place // columns * down
-        made.paste(picture, (left, top))
+        sheet.paste(picture, (left, top))
         if captions is not None:
-            where = (left + width / 2, top + height + gap / 2)
-            draw.multiline_text(where, captions[place], "black", font, anchor="ma", align="center")
-    return made
+            anchor = (left + width / 2, top + height + gap / 2)
+            draw.multiline_text(anchor, captions[place], "black", font, anchor="ma", align="center")
+    return sheet
 
 
 def palette(count: int) -> NDArray[np.uint8]:
-    """Border colours [count, 3], the same at every call; those of near numbers differ most.
+    """Return border colours [count, 3]. They are the same in every call, and differ most between near numbers.
 
-    Hue, brightness and saturation each step by an irrational share of their range, so that neither patches beside one
-    another nor, whatever the width of the grid, patches below one another get the same.
+    Hue, brightness and saturation each step by an irrational share of their range. So patches beside one another get
+    different colours, and so do patches below one another, whatever the width of the grid.
     """
     steps = np.arange(count)[:, None] * np.array([0.6180340, 0.7548777, 0.5698403]) % 1  # golden and plastic ratio
     hue, value, saturation = steps[:, 0] * 6, 0.5 + 0.5 * steps[:, 1], 0.6 + 0.4 * steps[:, 2]
-    away = np.abs((hue[:, None] - np.array([0, 2, 4]) + 3) % 6 - 3)  # from red, green and blue
-    rgb = value[:, None] * (1 - saturation[:, None] * (away - 1).clip(0, 1))
+    distance = np.abs((hue[:, None] - np.array([0, 2, 4]) + 3) % 6 - 3)  # from red, green and blue
+    rgb = value[:, None] * (1 - saturation[:, None] * (distance - 1).clip(0, 1))
     return (rgb * 255).round().astype(np.uint8)
 
 
 def _pixels(frames: Sequence[Picture] | NDArray[Any]) -> NDArray[np.uint8]:
-    """Uint8 [F, H, W, 3]."""
-    made = [_rgb(frame) for frame in frames]
-    shapes = {frame.shape for frame in made}
+    """Return frames as uint8 [F, H, W, 3]."""
+    arrays = [_rgb(frame) for frame in frames]
+    shapes = {array.shape for array in arrays}
     if len(shapes) != 1:
         raise InputError(f"frames of one size are expected, not of {len(shapes)} sizes")
-    return np.stack(made)
+    return np.stack(arrays)
 
 
 def _rgb(image: Picture) -> NDArray[np.uint8]:
+    """Return an image as uint8 [H, W, 3]."""
     pixels: NDArray[Any] = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -268,28 +271,28 @@ def _rgb(image: Picture) -> NDArray[np.uint8]:
 
 
 def _by_pixel(tokens: NDArray[Any], shape: tuple[int, ...], patch: tuple[int, int], prefix: int) -> NDArray[np.int64]:
-    """[F, H, W], the token of each pixel."""
+    """Return the token of each pixel, [F, H, W]."""
     frames, height, width = shape
     (rows, row_rest), (columns, column_rest) = divmod(height, patch[0]), divmod(width, patch[1])
     if row_rest or column_rest:
-        raise InputError(f"image is {height} x {width} pixels, no multiple of the patch of {patch[0]} x {patch[1]}")
+        raise InputError(f"image is {height} x {width} pixels, no multiple of the patch size {patch[0]} x {patch[1]}")
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer) or tokens.min(initial=0) < 0:
         raise InputError(
-            f"group is {tokens.dtype} {list(tokens.shape)}; [tokens] of one sample, 0 or more, is expected"
+            f"group is {tokens.dtype} {list(tokens.shape)}; integers [tokens] of one sample, 0 or more, are expected"
         )
     times, rest = divmod(len(tokens) - prefix, rows * columns)
     if rest or times < 1 or frames % times:
-        what = f"{rows} x {columns} patches" + (f" in {frames} frames" if frames > 1 else "")
-        raise InputError(f"group has {len(tokens)} tokens, {prefix} of them special; the rest are not {what}")
+        patches = f"{rows} x {columns} patches" + (f" in {frames} frames" if frames > 1 else "")
+        raise InputError(f"group has {len(tokens)} tokens, {prefix} of them special; the rest are not {patches}")
     grid = tokens[prefix:].reshape(times, rows, columns).astype(np.int64)
     return grid.repeat(frames // times, 0).repeat(patch[0], 1).repeat(patch[1], 2)
 
 
 def _inside(labels: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
-    """[F, H, W]: whether a pixel is more than ``border`` steps from another group and from the edge of the image."""
+    """Return whether each pixel is more than ``border`` steps from other groups and from the image edge, [F, H, W]."""
     inside = np.ones(labels.shape, bool)
     height, width = labels.shape[1:]
-    for _ in range(border):  # the erosion by a cross of every group's mask, all groups at once
+    for _ in range(border):  # erode the masks of all groups by a cross, all at once
         around = np.pad(np.where(inside, labels, -1), ((0, 0), (1, 1), (1, 1)), constant_values=-1)
         for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
             inside &= around[:, down : down + height, right : right + width] == labels
@@ -297,14 +300,14 @@ def _inside(labels: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
 
 
 def _normalize_of(step: object) -> Any:
-    """The step of a preprocessing that has a mean and a standard deviation; None where there is none."""
+    """Return the step of a preprocessing that has a mean and a standard deviation, or None."""
     if hasattr(step, "mean") and hasattr(step, "std"):
         return step
     return next(filter(None, map(_normalize_of, getattr(step, "transforms", ()))), None)
 
 
 def _patch(height: int, width: int, count: int) -> int:
-    """Side of the square patches when there are ``count`` of them."""
+    """Return the side of the patches if ``count`` square ones cover the image."""
     patch = math.isqrt(height * width // count)
     if height // patch * (width // patch) != count or height % patch or width % patch:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What tome declares to the hub."""
+"""The declarations of tome for the registry."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from plm_core.hookspecs import Command, Input, Micro, Model, Pretrained, TourSto
 
 @hookimpl
 def plm_transforms() -> list[Transform]:
-    """Token Merging."""
+    """Declare Token Merging."""
     return [
         Transform(
             name="tome",
             apply="tome.api:apply",
             remove="tome.api:remove",
             example={"r": 8},
-            help="Token Merging: merge the r most similar pairs of tokens in each block (r=8), or see tome.apply.",
+            help="Token Merging: merge the r most similar pairs of tokens in each block (r=8); see tome.apply.",
         )
     ]
 
 
-# plm_core.shapes' words, written out since it imports NumPy
+# the names in plm_core.shapes, repeated here because that module imports NumPy
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
 
 
 @hookimpl
 def plm_models() -> list[Model]:
-    """The micro model: a plain ViT of timm's, to merge tokens in."""
+    """Declare the micro model, a plain ViT from timm."""
     return [
         Model(
             name="tome_micro_shapes",
@@ -63,13 +63,17 @@ def plm_models() -> list[Model]:
 
 @hookimpl
 def plm_commands() -> list[Command]:
-    """A picture of what merges."""
+    """Declare ``plm tome``."""
     return [
-        Command(name="tome", help="Paint which patches of an image become one token.", implementation="tome.cli:paint")
+        Command(
+            name="tome",
+            help="Paint the patches of an image that become one token.",
+            implementation="tome.cli:paint",
+        )
     ]
 
 
 @hookimpl
 def plm_tour_stops() -> list[TourStop]:
-    """Groups on a photo, and what merging costs and saves."""
+    """Declare the tour stop: groups on a photo, and what merging costs and saves."""
     return [TourStop(name="tome", title="Fewer tokens, the same weights", run="tome.tour:merging", order=40)]

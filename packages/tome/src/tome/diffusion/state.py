@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from plm_core.errors import InputError, NotSupported
-from tome.diffusion.matching import check_count, draw, match
+from tome.diffusion.matching import check_count, match, random_choice
 from tome.matching import Matching
-from tome.schedule import warn
+from tome.warning import warn_user
 
 Ratio = float | tuple[float, float] | Callable[[float], float]
-"""A share of tokens; (first, last) for one that changes linearly over the denoising; or a function of its progress,
-which is 0 at pure noise and 1 at the image."""
+"""A share of tokens; or (first, last), which changes linearly over the denoising; or a function of the progress, which
+is 0 at pure noise and 1 at the image."""
 
-_NOTE = "tome_matchings"
-"""The attribute of a block's input that says what was merged."""
+_MATCHINGS = "tome_matchings"
+"""The attribute of a block's input that holds the matchings that were made for it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Options:
         for name in ("use_rand", "merge_attn", "merge_crossattn", "merge_mlp", "kv_only", "share"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}, neither True nor False")
-        self._set("ratio", self._parsed(self.ratio))
+        self._set("ratio", self._checked_ratio(self.ratio))
         if isinstance(self.seed, Integral) and not isinstance(self.seed, bool):
             self._set("seed", int(self.seed))
         elif self.seed is not None and not isinstance(self.seed, torch.Generator):
@@ -57,36 +57,16 @@ class Options:
         if self.kv_only and not self.merge_attn:
             raise InputError("kv_only is about self-attention, but merge_attn is off")
 
-    def _parsed(self, ratio: Any) -> Ratio:
+    def _checked_ratio(self, ratio: Any) -> Ratio:
         if callable(ratio):
             return ratio
         if not isinstance(ratio, tuple | list):
-            return self._check_ratio(ratio)
+            return self._checked_share(ratio)
         if len(ratio) != 2:
             raise InputError(f"ratio is {ratio}; a tuple has two numbers, for the first and the last step")
-        return self._check_ratio(ratio[0]), self._check_ratio(ratio[1])
+        return self._checked_share(ratio[0]), self._checked_share(ratio[1])
 
-    def _set(self, name: str, value: object) -> None:
-        """Python's own for what may have been NumPy's or a list."""
-        object.__setattr__(self, name, value)
-
-    @property
-    def changes(self) -> bool:
-        """The ratio is not the same at all steps."""
-        return not isinstance(self.ratio, float)
-
-    def ratio_at(self, progress: float) -> float:
-        """The ratio at a time between 0, pure noise, and 1, the image.
-
-        Raises:
-            InputError: The function that was given for it returned what is not possible.
-        """
-        if callable(self.ratio):
-            return self._check_ratio(self.ratio(progress))
-        first, last = self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
-        return first + (last - first) * progress
-
-    def _check_ratio(self, ratio: Any) -> float:
+    def _checked_share(self, ratio: Any) -> float:
         limit = 1 - 1 / (self.sx * self.sy)
         if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= float(ratio) <= limit + 1e-9:
             raise InputError(
@@ -95,103 +75,125 @@ class Options:
             )
         return float(ratio)
 
+    def _set(self, name: str, value: object) -> None:
+        """Replace a field of this frozen dataclass, such as a NumPy number by a Python one."""
+        object.__setattr__(self, name, value)
+
+    @property
+    def changes(self) -> bool:
+        """Whether the ratio changes from step to step."""
+        return not isinstance(self.ratio, float)
+
+    def ratio_at(self, progress: float) -> float:
+        """Return the ratio at a progress from 0, pure noise, to 1, the image.
+
+        Raises:
+            InputError: The user's function returned an impossible ratio.
+        """
+        if callable(self.ratio):
+            return self._checked_share(self.ratio(progress))
+        first, last = self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
+        return first + (last - first) * progress
+
 
 @dataclass(eq=False)
-class Merging:
-    """All that one model remembers: its settings, and what holds for the call that is under way."""
+class MergingState:
+    """Everything that one model remembers: its settings, and the state of the current call."""
 
     options: Options
     model: str
+    """Name of the model's class."""
     parameters: tuple[str, ...]
-    """Of the model's forward."""
-    patch: int
-    """Pixels of the latent in a row of one token, at level 0."""
-    noise: float
+    """Names of the parameters of the model's forward."""
+    patch_size: int
+    """Height and width of a token at level 0, in latent pixels."""
+    noise_timestep: float
     """The timestep of pure noise."""
     handles: list[RemovableHandle] = field(default_factory=list)
-    size: tuple[int, int] | None = None
+    grid: tuple[int, int] | None = None
     """Rows and columns of tokens at level 0."""
     ratio: float = 0.0
     timestep: float | None = None
     first: tuple[float, Tensor] | None = None
-    """Timestep and latents that the denoising began with."""
+    """Timestep and latents at the start of the current denoising."""
     calls: int = 0
-    """Since the denoising began."""
+    """Number of calls since the current denoising started."""
     matchings: dict[tuple[Any, ...], Matching] = field(default_factory=dict)
     generator: torch.Generator | None = None
     warned: bool = False
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # reads the values of tensors
-    def start(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Before each call of the model."""
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it reads the values of tensors
+    def start_call(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Prepare for a call of the model: a forward pre-hook."""
         if backward_pass() != -1:
             raise NotSupported(
-                f"{self.model} is computed again in backward, and would merge other tokens; checkpoint its blocks "
+                f"{self.model} is recomputed in backward, and would merge other tokens; checkpoint its blocks "
                 "instead: enable_gradient_checkpointing()"
             )
-        given = dict(zip(self.parameters, args, strict=False)) | dict(kwargs)
-        size, options = self._size(given), self.options
+        arguments = dict(zip(self.parameters, args, strict=False)) | dict(kwargs)
+        latents = arguments.get("sample", arguments.get("hidden_states"))
+        grid, options = self._grid_of(latents, arguments.get("img_ids")), self.options
         if options.changes or options.reuse_steps > 1:
-            before, self.timestep = self.timestep, float(torch.as_tensor(given["timestep"]).flatten()[0])
-            self._begin(before, self.timestep, given.get("sample", given.get("hidden_states")))
-            self.ratio = options.ratio_at(min(max(1 - self.timestep / self.noise, 0.0), 1.0))
+            before, self.timestep = self.timestep, float(torch.as_tensor(arguments["timestep"]).flatten()[0])
+            self._restart_for_new_image(before, self.timestep, latents)
+            self.ratio = options.ratio_at(min(max(1 - self.timestep / self.noise_timestep, 0.0), 1.0))
         else:
             self.ratio = options.ratio_at(0.0)
-        if self.calls % options.reuse_steps == 0 or size != self.size:
+        if self.calls % options.reuse_steps == 0 or grid != self.grid:
             self.matchings.clear()
-        self.size = size
+        self.grid = grid
         self.calls += 1
 
-    def _begin(self, before: float | None, timestep: float, latents: Any) -> None:
-        """Start anew if this is another image: a timestep above the last, or the first one again with other latents.
+    def _restart_for_new_image(self, before: float | None, timestep: float, latents: Any) -> None:
+        """Start counting calls again if this call begins another image.
 
-        The latter happens with models of one step. The same latents are the other half of classifier-free guidance;
-        a timestep twice later on is a scheduler's that looks twice.
+        It does if its timestep is above the last one; or, in models of one step, if the timestep is again the first one
+        and the latents differ from the first ones. The same latents belong to the other half of classifier-free
+        guidance, and a later timestep that is repeated belongs to a scheduler that evaluates it twice.
         """
         if self.options.reuse_steps == 1:
             return
         above = before is None or timestep > before
         first = self.first if self.first and self.first[0] == timestep else None
         if above or first:
-            seen = latents.detach().to("cpu", torch.float32, copy=True)
-            if above or (first and not torch.equal(seen, first[1])):
-                self.first, self.calls = (timestep, seen), 0
+            copied = latents.detach().to("cpu", torch.float32, copy=True)
+            if above or (first and not torch.equal(copied, first[1])):
+                self.first, self.calls = (timestep, copied), 0
 
-    def _size(self, given: Mapping[str, Any]) -> tuple[int, int]:
-        latents = given.get("sample", given.get("hidden_states"))
+    def _grid_of(self, latents: Any, ids: Any) -> tuple[int, int]:
         if latents is not None and latents.ndim in (4, 5):
-            return latents.shape[-2] // self.patch, latents.shape[-1] // self.patch
-        if latents is not None and latents.ndim == 3 and given.get("img_ids") is not None:
-            return size_of_ids(given["img_ids"].flatten(0, -2)[: latents.shape[1]])
+            return latents.shape[-2] // self.patch_size, latents.shape[-1] // self.patch_size
+        if latents is not None and latents.ndim == 3 and ids is not None:
+            return grid_of_ids(ids.flatten(0, -2)[: latents.shape[1]])
         shape = None if latents is None else list(latents.shape)
         raise NotSupported(f"{self.model} was called with latents {shape}: their rows and columns are not known")
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # draws from a generator, and keeps what it finds
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it draws from a generator and stores the matching
     def matching(self, path: str, level: int, x: Tensor) -> Matching | None:
-        """Which tokens of a block's input x [B, N, C] merge; None for none.
+        """Return the matching of a block's input x [B, N, C]; None if nothing merges.
 
-        A checkpointed block is computed again in backward, maybe after other calls of the model, and gets the same
-        tensor as input then: so that is what knows what was merged.
+        A checkpointed block is recomputed in backward, possibly after other calls of the model. It then gets the same
+        tensor as input, so the matching is stored on that tensor.
         """
         key = (self, path)
         if backward_pass() != -1:
-            known = vars(x).get(_NOTE, {})
-            if key not in known:
+            stored = vars(x).get(_MATCHINGS, {})
+            if key not in stored:
                 raise NotSupported(
-                    f"block {path} is computed again in backward, and which tokens it merged is not known; checkpoint "
+                    f"block {path} is recomputed in backward, and which tokens it merged is not known; checkpoint "
                     "single blocks, with use_reentrant=False: enable_gradient_checkpointing()"
                 )
-            return known[key]
-        found = self._matching(path, level, x)
+            return stored[key]
+        matching = self._matching_in_call(path, level, x)
         if torch.is_grad_enabled():
-            vars(x).setdefault(_NOTE, {})[key] = found
-        return found
+            vars(x).setdefault(_MATCHINGS, {})[key] = matching
+        return matching
 
-    def _matching(self, path: str, level: int, x: Tensor) -> Matching | None:
-        """In a call of the model; what was matched already is not again."""
-        if self.size is None:
+    def _matching_in_call(self, path: str, level: int, x: Tensor) -> Matching | None:
+        """Return the matching for a block in a call of the model, made now or earlier in this call or step."""
+        if self.grid is None:
             raise InputError(f"call the {self.model}, not its block {path}: the size of the latents is not known")
-        h, w = (-(-length // 2**level) for length in self.size)
+        h, w = (-(-length // 2**level) for length in self.grid)
         if x.ndim != 3 or x.shape[1] != h * w:
             raise NotSupported(f"block {path} has tokens {list(x.shape)}, not [batch, {h} x {w}, channels]")
         options = self.options
@@ -201,18 +203,20 @@ class Merging:
         key = (level if options.share else path, x.shape[0], x.device)
         if key not in self.matchings:
             window = (w, h, options.sx, options.sy)
-            choice = draw(*window, self._generator(x.device), x.device) if self._random(x.shape[0]) else None
+            choice = None
+            if self._is_random(x.shape[0]):
+                choice = random_choice(*window, self._generator(x.device), x.device)
             self.matchings[key] = match(x, *window, r, choice)
         return self.matchings[key]
 
-    def _random(self, batch: int) -> bool:
-        if self.options.use_rand and batch % 2 and not self.warned:
+    def _is_random(self, batch_size: int) -> bool:
+        if self.options.use_rand and batch_size % 2 and not self.warned:
             self.warned = True
-            warn(
-                f"{self.model} has a batch of {batch}: as in the original, an odd batch turns use_rand off, since the "
-                "halves of classifier-free guidance are probably not in one batch and would get different tokens"
+            warn_user(
+                f"{self.model} has a batch of {batch_size}: as in the original, an odd batch turns use_rand off, since "
+                "the halves of classifier-free guidance are probably not in one batch and would get different tokens"
             )
-        return self.options.use_rand and batch % 2 == 0
+        return self.options.use_rand and batch_size % 2 == 0
 
     def _generator(self, device: torch.device) -> torch.Generator:
         seed = self.options.seed
@@ -231,15 +235,18 @@ class Merging:
 
 
 def backward_pass() -> int:
-    """Which backward pass this thread is in; -1 for none, and in compiled code, where blocks are not computed again."""
+    """Return the number of the backward pass that this thread is in, or -1.
+
+    It is always -1 in compiled code, where blocks are not recomputed.
+    """
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
-def size_of_ids(ids: Tensor) -> tuple[int, int]:
-    """Rows and columns of packed tokens, from Flux's ids [N, 3]: image, row and column of each.
+def grid_of_ids(ids: Tensor) -> tuple[int, int]:
+    """Return rows and columns of packed tokens, from Flux's ids [N, 3]: the image, row and column of each token.
 
     Raises:
-        NotSupported: They are not those of one image, row by row.
+        NotSupported: The ids are not those of one image, row by row.
     """
     row, column = (ids[:, i] - ids[0, i] for i in (1, 2))
     w = int(column.max()) + 1

@@ -1,4 +1,4 @@
-"""`tome.diffusion.apply` and what undoes it."""
+"""`tome.diffusion.apply` and `tome.diffusion.remove`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from plm_core.errors import InputError, NotSupported
-from tome.diffusion.hooks import KINDS, Hook, Site, hooks, kind
-from tome.diffusion.state import Merging, Options, Ratio
-from tome.schedule import warn
+from tome.diffusion.hooks import BLOCK_KINDS, BlockHooks, Hook, block_kind, hooks_for
+from tome.diffusion.state import MergingState, Options, Ratio
+from tome.warning import warn_user
 
 M = TypeVar("M")
 
 _STATE = "tome_merging"
 _NOT_AN_IMAGE = {"AnimateDiffTransformer3D", "PriorTransformer", "TransformerTemporalModel", "UVit2DModel"}
+"""Classes whose blocks have tokens that are not an image."""
 
 
 def apply(
@@ -38,144 +39,149 @@ def apply(
 ) -> M:
     """Let the attention of a diffusion model work on fewer tokens, in place (paper, section 4).
 
-    For UNets (Stable Diffusion 1, 2 and XL, video), ControlNets, PixArt, DiT, SD3 and Flux. Blocks that attend over
-    time are left alone. With the defaults the result is that of tomesd, for the same state of the global generator at
-    the first call. Call it before ``torch.compile``; call one model from one thread at a time. Gradient checkpointing
-    of single blocks, as diffusers does it, computes them again with the tokens of their call; of larger or smaller
-    parts, or reentrant, is refused in backward.
+    It supports UNets (Stable Diffusion 1, 2 and XL, video), ControlNets, PixArt, DiT, SD3 and Flux. Blocks that attend
+    over time are left alone. With the defaults the result is that of tomesd for the same state of the global generator
+    at the first call.
+
+    Call it before ``torch.compile``, and call one model from one thread at a time. Gradient checkpointing of single
+    blocks, as diffusers does it, recomputes them with the tokens of their call. Checkpointing of larger or smaller
+    parts, and reentrant checkpointing, raise an error in backward.
 
     Args:
-        model: A model of diffusers, or a module with some in it; or a pipeline: then its UNet or transformer, and its
-            ControlNets.
+        model: A model of diffusers; a module that contains some; or a pipeline, of which the UNet or transformer and
+            the ControlNets are changed.
         ratio: Share of tokens to merge away, from 0 to 1 - 1 / (sx * sy). (first, last) changes it linearly over the
-            denoising, a function of the progress from 0 to 1 as you like; progress goes by timesteps.
+            denoising. A function gets the progress of the denoising, from 0 to 1, and returns the share. The progress
+            is computed from the timesteps.
         max_downsample: The levels to work on: those with latents of at least 1 / max_downsample in height and width.
             None for the highest level that has attention, which is 1 in Stable Diffusion 1 and 2, and 2 in XL.
         sx: Width of a window of tokens, of which one stays.
         sy: Height of a window.
-        use_rand: The token that stays is random, the same for the whole batch, instead of the first. As in tomesd, an
-            odd batch turns this off (with a warning): it hardly has both halves of classifier-free guidance.
+        use_rand: Let a random token of each window stay, the same for the whole batch, instead of the first. As in
+            tomesd, an odd batch turns this off (with a warning), since it can hardly hold both halves of
+            classifier-free guidance.
         merge_attn: Merge for self-attention, and for joint attention with text.
         merge_crossattn: Merge the queries of cross-attention.
         merge_mlp: Merge for the MLP.
-        kv_only: Self-attention: merge keys and values only. Every token asks for itself.
-        reuse_steps: This many consecutive calls of the model use one matching. A new image starts anew: it has a larger
-            timestep than the call before, or the timestep that the last image began with and other latents, as in
-            models of one step. With the same latents that is a second call for classifier-free guidance.
-        share: Blocks of one level use the matching of the first of them.
-        seed: Where random choices come from: a seed for a CPU generator, the same on every device; a generator, which
-            is used up; None for a copy of the global generator of the device, made at the first call. The global one
-            stays as it is.
+        kv_only: Merge only the keys and values of self-attention, and keep the query of every token.
+        reuse_steps: Number of consecutive calls of the model that use one matching. Each image starts with a new one.
+            A call starts an image if its timestep is larger than that of the call before; or, as in models of one step,
+            if it has the timestep that the last image started with and other latents. With the same latents it is a
+            second call for classifier-free guidance.
+        share: Let all blocks of a level use the matching of the first of them.
+        seed: Source of random choices: a seed for a CPU generator, which gives the same tokens on every device; a
+            generator, whose state advances; or None for a copy of the device's global generator, made at the first
+            call. The global generator itself does not change.
 
     Returns:
-        The same model. Applied again, the new settings replace the old ones with a warning.
+        The same model. If Token Merging was applied already, the new settings replace the old ones with a warning.
 
     Raises:
-        InputError: An argument that makes no sense; the model is unchanged.
-        NotSupported: No blocks that merging can work on, or none at ``max_downsample``; the model is unchanged.
+        InputError: An argument is wrong. The model is unchanged.
+        NotSupported: The model has no blocks that can merge tokens, or none at ``max_downsample``. The model is
+            unchanged.
     """
     options = Options(
-        ratio,
-        max_downsample,
-        sx,
-        sy,
-        use_rand,
-        merge_attn,
-        merge_crossattn,
-        merge_mlp,
-        kv_only,
-        reuse_steps,
-        share,
-        seed,
+        ratio=ratio,
+        max_downsample=max_downsample,
+        sx=sx,
+        sy=sy,
+        use_rand=use_rand,
+        merge_attn=merge_attn,
+        merge_crossattn=merge_crossattn,
+        merge_mlp=merge_mlp,
+        kv_only=kv_only,
+        reuse_steps=reuse_steps,
+        share=share,
+        seed=seed,
     )
-    given = _given(model)
-    _refuse_compiled(given)
-    parts = [part for module in given for part in _models(module)]
+    modules = _modules_of(model)
+    _refuse_compiled(modules)
+    parts = [part for module in modules for part in _models_in(module)]
     plans = [_plan(part, options) for part in parts]
-    if undo(model):
-        warn("Token Merging was applied to this model already; the new settings replace the old")
-    for part, (merging, wanted) in zip(parts, plans, strict=True):
-        for module, before, after in [(part, merging.start, None), *wanted]:
+    if merging_models(model):
+        remove(model)
+        warn_user("Token Merging was applied to this model already; the new settings replace the old")
+    for part, (state, hooks) in zip(parts, plans, strict=True):
+        for module, before, after in [(part, state.start_call, None), *hooks]:
             if before is not None:
-                merging.handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                state.handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             if after is not None:
-                merging.handles.append(module.register_forward_hook(after))
-        setattr(part, _STATE, merging)
+                state.handles.append(module.register_forward_hook(after))
+        setattr(part, _STATE, state)
     return model
 
 
 def remove(model: M) -> M:
-    """Undo `apply`: the model answers as before, bit for bit.
+    """Remove Token Merging from a model. Its outputs are then the same as before `apply`, bit for bit.
+
+    Returns:
+        The same model.
 
     Raises:
         InputError: Token Merging is not applied to it.
     """
-    if not undo(model):
+    merging = merging_models(model)
+    if not merging:
         raise InputError(f"Token Merging is not applied to this {type(model).__name__}")
-    return model
-
-
-def undo(model: object) -> bool:
-    """Undo `apply`; whether there was anything to undo."""
-    found = merging_models(model)
-    for part in found:
+    for part in merging:
         for handle in getattr(part, _STATE).handles:
             handle.remove()
         delattr(part, _STATE)
-    return bool(found)
+    return model
 
 
 def merging_models(model: object) -> list[nn.Module]:
-    """The models of diffusers in a module or pipeline that merge tokens."""
-    return [part for module in _given(model) for part in module.modules() if _STATE in vars(part)]
+    """Return the diffusion models in a module or pipeline that merge tokens."""
+    return [part for module in _modules_of(model) for part in module.modules() if _STATE in vars(part)]
 
 
-def _given(model: Any) -> list[nn.Module]:
-    """The modules of a pipeline in which attention is, or a module by itself."""
+def is_diffusers_model(module: object) -> bool:
+    """Return whether a module has diffusers' base class, without importing it, which is slow and could fail."""
+    classes = type(module).__mro__
+    return any(cls.__name__ == "ModelMixin" and cls.__module__.startswith("diffusers.") for cls in classes)
+
+
+def _modules_of(model: Any) -> list[nn.Module]:
+    """Return the modules of a pipeline that have attention, or a module itself."""
     if isinstance(model, nn.Module):
         return [model]
-    named = (getattr(model, name, None) for name in ("unet", "transformer", "controlnet"))
-    found = [part for part in named if isinstance(part, nn.Module)]
-    if not found:
+    parts = (getattr(model, name, None) for name in ("unet", "transformer", "controlnet"))
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    if not modules:
         raise NotSupported(f"{type(model).__name__} is neither a diffusion model nor a pipeline with one")
-    return found
+    return modules
 
 
-def _models(module: nn.Module) -> list[nn.Module]:
-    """The outermost models of diffusers in a wrapper that have blocks; the module itself if it is no wrapper."""
-    found = list(_outermost(module)) or [module]
-    return [model for model in found if any(_blocks(model))] or found
+def _models_in(module: nn.Module) -> list[nn.Module]:
+    """Return the outermost diffusion models in a wrapper that have blocks, or the module itself if it is no wrapper."""
+    models = list(_outermost(module)) or [module]
+    return [model for model in models if any(_image_blocks(model))] or models
 
 
 def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    if is_model(module) and not hasattr(module, "nets"):  # which are a MultiControlNetModel's
+    if is_diffusers_model(module) and not hasattr(module, "nets"):  # a MultiControlNetModel is a wrapper
         yield module
         return
     for child in module.children():
         yield from _outermost(child)
 
 
-def is_model(module: object) -> bool:
-    """Of diffusers' base class, whose import is slow and could fail."""
-    classes = type(module).__mro__
-    return any(cls.__name__ == "ModelMixin" and cls.__module__.startswith("diffusers.") for cls in classes)
-
-
-def _refuse_compiled(given: list[nn.Module]) -> None:
-    """Graphs of a module without hooks are not made anew for hooks that come later."""
-    for module in given:
+def _refuse_compiled(modules: list[nn.Module]) -> None:
+    """Refuse modules that were compiled: their graphs would ignore hooks that are registered later."""
+    for module in modules:
         for part in module.modules():
             if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
                 name = type(getattr(module, "_orig_mod", module)).__name__
-                raise NotSupported(f"{name} is compiled, and would not notice; apply Token Merging first, then compile")
+                raise NotSupported(f"{name} is compiled already: apply Token Merging first, then compile")
 
 
-def _plan(model: nn.Module, options: Options) -> tuple[Merging, list[Hook]]:
-    """What `apply` has to hang where."""
+def _plan(model: nn.Module, options: Options) -> tuple[MergingState, list[Hook]]:
+    """Return the state of a model, and the hooks to register on its blocks."""
     name = type(model).__name__
-    blocks = [(path, block, _level(model, path)) for path, block in _blocks(model)]
+    blocks = [(path, block, _level(model, path)) for path, block in _image_blocks(model)]
     if not blocks:
-        raise NotSupported(f"{name} has no block that Token Merging knows, which are {', '.join(KINDS)}")
+        raise NotSupported(f"{name} has no block that Token Merging knows; it knows {', '.join(BLOCK_KINDS)}")
     finest = min(level for *_, level in blocks)
     deepest = finest if options.max_downsample is None else options.max_downsample.bit_length() - 1
     if deepest < finest:
@@ -183,41 +189,41 @@ def _plan(model: nn.Module, options: Options) -> tuple[Merging, list[Hook]]:
             f"max_downsample is {options.max_downsample}, but the attention of {name} starts at {2**finest}; "
             "leave it out to merge there"
         )
-    rotary = any("Flux" in kind(block) for _, block, _ in blocks)
+    rotary = any("Flux" in block_kind(block) for _, block, _ in blocks)
     if options.kv_only and rotary:
         raise NotSupported(f"kv_only on {name}: its queries and keys share one table of rotary positions")
     if options.changes and name == "UNetSpatioTemporalConditionModel":
         raise NotSupported(f"a changing ratio on {name}: its timesteps do not tell the progress")
-    merging = Merging(
+    state = MergingState(
         options=options,
         model=name,
         parameters=tuple(inspect.signature(type(model).forward).parameters)[1:],
-        patch=getattr(getattr(model, "config", None), "patch_size", None) or 1,
-        noise=1.0 if rotary else 1000.0,
+        patch_size=getattr(getattr(model, "config", None), "patch_size", None) or 1,
+        noise_timestep=1.0 if rotary else 1000.0,
     )
-    wanted: list[Hook] = []
+    hooks: list[Hook] = []
     for path, block, level in blocks:
         if level <= deepest:
-            wanted += hooks(Site(merging, path, level), block, options)
-    if not wanted:
-        raise NotSupported(f"{name} has nothing of what is to be merged")
-    return merging, wanted
+            hooks += hooks_for(BlockHooks(state, path, level), block, options)
+    if not hooks:
+        raise NotSupported(f"{name} has none of the parts that are to be merged")
+    return state, hooks
 
 
-def _blocks(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The blocks whose tokens are an image, by their dotted path."""
+def _image_blocks(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the blocks whose tokens are an image, with their dotted paths."""
     if _NOT_AN_IMAGE & {cls.__name__ for cls in type(module).__mro__}:
         return
-    if kind(module):
+    if block_kind(module):
         yield path, module
         return
     for name, child in module.named_children():
         if name != "temporal_transformer_blocks":
-            yield from _blocks(child, f"{path}.{name}" if path else name)
+            yield from _image_blocks(child, f"{path}.{name}" if path else name)
 
 
 def _level(model: Any, path: str) -> int:
-    """How often a UNet has halved the latents where the block is; 0 in a transformer."""
+    """Return how often a UNet has halved the latents where a block is; 0 in a transformer."""
     part, index, *_ = [*path.split("."), ""]
     if part == "down_blocks":
         return int(index)

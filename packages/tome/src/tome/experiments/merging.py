@@ -9,7 +9,7 @@ import plm_core
 from plm_core.shapes import SHAPES
 from plm_core.training.finetuning import accuracy
 from tome.api import applied
-from tome.finetuning import MergedFinetuning, finetune
+from tome.finetuning import MergedFinetuneConfig, finetune
 from tome.micro.shapes import CONFIG, HELD_OUT, NAME, TRAIN, scenes
 from tome.vit.tracing import trace
 
@@ -39,7 +39,7 @@ def measure(seed: int = 0) -> list[dict[str, float]]:
                 row["tokens"] = trace(model, held_out.x[:1]).tokens[-1]
         if r in FINETUNED_R:
             finetuned = copy.deepcopy(model)
-            finetune(finetuned, data, MergedFinetuning(setting=FINETUNE_CONFIG, r=r), len(SHAPES), seed=seed)
+            finetune(finetuned, data, MergedFinetuneConfig(base=FINETUNE_CONFIG, r=r), len(SHAPES), seed=seed)
             row["finetuned while merging"] = accuracy(finetuned, held_out, batch=250)
         rows.append(row)
     return rows

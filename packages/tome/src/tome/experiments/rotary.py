@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from plm_core.blocks import BlockView
 from tome.api import applied, remove
 from tome.matching import Matching
-from tome.vit.blocks import Merged, MergingBlock
-from tome.vit.transform import current, put
+from tome.vit.blocks import MergeState, MergingBlock
+from tome.vit.transform import install_plans, installed_plans
 
 Place = Literal["destination", "source", "mean", "unit mean", "random"]
 
@@ -33,28 +33,28 @@ class Placing(MergingBlock):
     """Match tokens by their keys after rotation, as attention uses them, instead of before."""
 
     def __call__(
-        self, view: BlockView, x: Tensor, state: Merged | None, unmerge: bool = False, **context: Any
-    ) -> tuple[Tensor, Merged]:
+        self, view: BlockView, x: Tensor, state: MergeState | None, unmerge: bool = False, **context: Any
+    ) -> tuple[Tensor, MergeState]:
         """Run the block as `MergingBlock` does, then give merged tokens the position that ``place`` names."""
         if self.rotated_keys:
             view = replace(view, unrotate=lambda key, **context: key)
         if state is not None and state.group is not None:
             view = replace(view, select=partial(self._averaged, group=state.group))
         count = x.shape[1]
-        x, merged = super().__call__(view, x, state, unmerge, **context)
-        matching = merged.matching
+        x, new_state = super().__call__(view, x, state, unmerge, **context)
+        matching = new_state.matching
         if matching is None:
-            return x, merged
+            return x, new_state
         if self.place in ("mean", "unit mean") and not unmerge:
             group = matching.group
             if state is not None and state.group is not None:
                 group = group.gather(1, state.group)
-            return x, replace(merged, group=group)
+            return x, replace(new_state, group=group)
         if self.place in ("source", "random"):
             positions = self._positions(matching, count)
             place = positions if state is None or state.place is None else state.place.gather(1, positions)
-            return x, replace(merged, place=place)
-        return x, merged
+            return x, replace(new_state, place=place)
+        return x, new_state
 
     def _positions(self, matching: Matching, count: int) -> Tensor:
         """Return, for each token left, which of the ``count`` tokens before merging gives it its position, [B, n]."""
@@ -84,8 +84,9 @@ class Placing(MergingBlock):
 def placing(model: nn.Module, r: int, place: Place = "destination", rotated_keys: bool = False) -> Iterator[nn.Module]:
     """Apply Token Merging with `Placing` blocks to a model, for the duration of a ``with`` block."""
     with applied(model, r):
-        plans = current(model)
-    put([(of, view, Placing(**vars(plan), place=place, rotated_keys=rotated_keys)) for of, view, plan in plans])
+        plans = installed_plans(model)
+    options: dict[str, Any] = {"place": place, "rotated_keys": rotated_keys}
+    install_plans([replace(plan, forward=Placing(**vars(plan.forward), **options)) for plan in plans])
     try:
         yield model
     finally:

@@ -1,6 +1,7 @@
 """Proportional attention: a token that stands for s patches counts s times (ToMe paper, section 3.2).
 
-Adding log(size) to a key's logits is the same as repeating the key. Both ways here keep torch's fused kernels.
+Adding log(s) to the logits of a key is the same as repeating the key s times. Both implementations here use torch's
+fused kernels.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ def proportional(
     dropout: float = 0.0,
     how: bool | Literal["mask", "channel"] = True,
 ) -> Tensor:
-    """Softmax attention with log(size) added to the logits of each key.
+    """Compute softmax attention with log(size) added to the logits of each key.
 
     Args:
-        q: [B, H, n, D], and so are k and v.
-        k: Keys.
-        v: Values.
-        size: [B, n, 1]; None for one each.
-        bias: Added to the logits too, broadcasts to [B, H, n, n].
-        dropout: Of attention weights.
-        how: "mask" gives the logarithms to the kernel as an additive mask; "channel" as one more channel of the keys,
-            which needs no mask and so leaves the flash kernels of GPUs possible. True is "mask", the faster on CPUs.
+        q: [B, H, n, D], the queries.
+        k: [B, H, n, D], the keys.
+        v: [B, H, n, D], the values.
+        size: [B, n, 1], the number of patches of each token; None for one each.
+        bias: A bias added to the logits too; it broadcasts to [B, H, n, n].
+        dropout: Dropout rate of the attention weights.
+        how: "mask" passes the logarithms to the kernel as an additive mask. "channel" appends them to the keys as one
+            more channel, which needs no mask and so allows the flash kernels of GPUs. True is "mask", which is faster
+            on CPUs.
 
     Returns:
         [B, H, n, D].
@@ -47,14 +49,17 @@ def proportional(
 
 
 def _with_channel(q: Tensor, k: Tensor, v: Tensor, size: Tensor, dropout: float) -> Tensor:
-    """The logarithms as channels: of half precision in two parts, the second what rounding left of the first."""
+    """Attend with the logarithms as more channels of the keys.
+
+    In half precision there are two such channels: the second holds the rounding error of the first.
+    """
     dim = q.shape[-1]
     scale = dim**-0.5
     log = size.log()[:, None].expand(-1, k.shape[1], -1, -1)
     parts = [log.to(k.dtype)]
     if k.dtype in (torch.float16, torch.bfloat16):
         parts.append((log - parts[0]).to(k.dtype))
-    surplus = -(dim + len(parts)) % 8  # kernels want multiples of 8
+    surplus = -(dim + len(parts)) % 8  # the kernels need multiples of 8
     ones = torch.full_like(q[..., :1], 1 / scale)
     q = F.pad(torch.cat([q, *[ones] * len(parts)], -1), (0, surplus))
     k = F.pad(torch.cat([k, *parts], -1), (0, surplus))

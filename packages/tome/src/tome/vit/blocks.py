@@ -1,8 +1,7 @@
 """Token Merging in one block of a vision transformer (ToMe paper, section 3).
 
-What a block does to the tokens, their sizes and their origins travels with the tokens themselves (see
-`plm_core.blocks.Forward`): there is no state on the model, so calls in several threads, recomputed checkpoints and
-compiled graphs each see their own.
+The sizes and origins of tokens travel with the tokens from block to block (see `plm_core.blocks.Forward`). The model
+holds no state, so calls in several threads, recomputed checkpoints and compiled graphs do not disturb one another.
 """
 
 from __future__ import annotations
@@ -17,19 +16,22 @@ from torch import Tensor, nn
 
 from plm_core.blocks import BlockView, patched_by
 from plm_core.errors import InputError
-from tome.matching import Matching, match, rows
-from tome.schedule import Cost, Schedule, Target, meet
+from tome.matching import Matching, match, take_tokens
+from tome.schedule import Cost, Schedule, Target, solve
 from tome.vit.attention import proportional
 
-_met = lru_cache(maxsize=256)(meet)
+_cached_solve = lru_cache(maxsize=256)(solve)
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What tokens carry from block to block."""
+class MergeState:
+    """The state that travels with the tokens from block to block. N is the number of original tokens, n of those left.
+
+    It is what `plm_core.blocks.Forward` returns beside the tokens.
+    """
 
     r: tuple[int, ...]
-    """Of each block."""
+    """Tokens to merge away, for each block."""
     size: Tensor | None = None
     """[B, n, 1], the number of patches that each token stands for; None before the first merging."""
     place: Tensor | None = None
@@ -37,86 +39,99 @@ class Merged:
     group: Tensor | None = None
     """[B, N] int64, the token that each original token is part of; kept only for unmerging."""
     matching: Matching | None = None
-    """Of the block that the tokens come from; None if it merged nothing."""
+    """The matching of the block that the tokens come from; None if that block merged nothing."""
 
 
 @dataclass(frozen=True)
 class MergingBlock:
-    """What a block does once `apply` has patched it; the ``forward`` of `plm_core.blocks.patch`."""
+    """A block that merges tokens between attention and MLP; the ``forward`` of `plm_core.blocks.patch`."""
 
     index: int
     depth: int
     schedule: Schedule
     prefix: int
+    """Number of special tokens, which are first and are never merged."""
     by_place: bool
-    """Tokens stay in order of place: with a class token, as the original has it."""
+    """Keep unmerged tokens in order of place, as the original does for models with a class token."""
     prop_attn: bool | Literal["mask", "channel"]
     unmerge: bool
-    """Blocks give all tokens back, each with what its group has; the next takes one of each group again."""
+    """Return all tokens, each with the value of its group; the next block takes one token of each group again."""
     weights: int
-    """Elements of the block's weight matrices."""
+    """Number of elements in the block's weight matrices."""
 
     def __call__(
-        self, view: BlockView, x: Tensor, carried: Merged | None, unmerge: bool = False, **context: Any
-    ) -> tuple[Tensor, Merged]:
-        """The block, with merging between attention and MLP; ``unmerge`` is for this call, see `tome.vit.maps`."""
+        self, view: BlockView, x: Tensor, state: MergeState | None, unmerge: bool = False, **context: Any
+    ) -> tuple[Tensor, MergeState]:
+        """Run the block and merge tokens between attention and MLP.
+
+        Args:
+            view: The block taken apart.
+            x: [B, n, C], or [B, N, C] from a block that unmerges.
+            state: The state from the block before; None in the first block.
+            unmerge: Return all tokens in this call only, see `tome.vit.maps`.
+            **context: The other arguments of the block's own forward.
+        """
         unmerge = unmerge or self.unmerge
-        merged = self._start(x) if carried is None else carried
-        if merged.place is not None:
+        state = self._first_state(x) if state is None else state
+        if state.place is not None:
             if unmerge:
-                x = rows(x, merged.place)
-            context = dict(view.select(context, merged.place))
-        x, metric = self._attend(view, x, merged, context)
-        x, merged = self._merge(x, metric, merged, unmerge)
+                x = take_tokens(x, state.place)
+            context = dict(view.select(context, state.place))
+        x, metric = self._attend(view, x, state, context)
+        x, state = self._merge(x, metric, state, unmerge)
         x = view.feed_forward(x)
-        if unmerge and merged.group is not None:
-            x = rows(x, merged.group)
-        return x, merged
+        if unmerge and state.group is not None:
+            x = take_tokens(x, state.group)
+        return x, state
 
     def _attend(
-        self, view: BlockView, x: Tensor, merged: Merged, context: Mapping[str, Any]
+        self, view: BlockView, x: Tensor, state: MergeState, context: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
-        """Tokens after attention, and their keys, averaged over heads, to match them by; None if none are to merge."""
+        """Return the tokens after attention, and the metric to match them by: their keys averaged over heads.
+
+        The metric is None if the block merges nothing.
+        """
         normed = view.normalize(x)
         q, k, v = view.qkv(normed, **context)
-        size = merged.size if self.prop_attn else None
+        size = state.size if self.prop_attn else None
         y = view.output(proportional(q, k, v, size, view.bias(**context), view.dropout, self.prop_attn), normed)
-        metric = view.unrotate(k, **context).mean(1) if merged.r[self.index] > 0 else None
+        metric = view.unrotate(k, **context).mean(1) if state.r[self.index] > 0 else None
         return view.skip(x, normed) + y, metric
 
-    def _start(self, x: Tensor) -> Merged:
+    def _first_state(self, x: Tensor) -> MergeState:
         if self.index:
             raise InputError(
-                f"block {self.index} got tokens that do not come from block {self.index - 1} as it gave them: call the "
-                "model from its first block on, nothing between the blocks; checkpointing needs use_reentrant=False"
+                f"block {self.index} did not get the tokens that block {self.index - 1} returned: call the model from "
+                "its first block on, change nothing between the blocks, and checkpoint with use_reentrant=False"
             )
         if not isinstance(self.schedule, Target):
-            return Merged(self.schedule)
+            return MergeState(self.schedule)
         dim = x.shape[-1]
         cost = Cost(attention=4 * dim * dim, mlp=max(self.weights - 4 * dim * dim, 0), pair=2 * dim)
-        find = meet if torch.compiler.is_compiling() else _met  # compilers look through caches, and warn
-        return Merged(find(self.schedule, x.shape[1], self.prefix, self.depth, cost))
+        # torch.compile would ignore the cache and warn about it
+        solver = solve if torch.compiler.is_compiling() else _cached_solve
+        return MergeState(solver(self.schedule, x.shape[1], self.prefix, self.depth, cost))
 
-    def _merge(self, x: Tensor, metric: Tensor | None, merged: Merged, unmerge: bool) -> tuple[Tensor, Merged]:
-        matching = None if metric is None else match(metric, merged.r[self.index], self.prefix, self.by_place)
+    def _merge(self, x: Tensor, metric: Tensor | None, state: MergeState, unmerge: bool) -> tuple[Tensor, MergeState]:
+        matching = None if metric is None else match(metric, state.r[self.index], self.prefix, self.by_place)
         if matching is None:
-            return x, replace(merged, matching=None)
-        size = merged.size
-        if size is None:  # exact up to 2 ** 24 patches, which half precision is not
+            return x, replace(state, matching=None)
+        size = state.size
+        if size is None:  # float32 counts exactly up to 2 ** 24 patches; half precision does not
             size = x.new_ones(*x.shape[:2], 1, dtype=torch.promote_types(x.dtype, torch.float32))
         x, size = matching.average(x, size)
-        place = matching.kept if merged.place is None else merged.place.gather(1, matching.kept)
-        group = merged.group
+        place = matching.kept if state.place is None else state.place.gather(1, matching.kept)
+        group = state.group
         if unmerge:
             group = matching.group if group is None else matching.group.gather(1, group)
-        return x, Merged(merged.r, size, place, group, matching)
+        return x, MergeState(state.r, size, place, group, matching)
 
 
 def is_merging(block: nn.Module) -> bool:
-    """Whether the last patch of a block is Token Merging."""
+    """Return whether the last patch of a block is Token Merging."""
     return isinstance(patched_by(block), MergingBlock)
 
 
 def merging_blocks(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a model that merge tokens, in order."""
+    """Return the blocks of a model that merge tokens, in order."""
     return [module for module in model.modules() if is_merging(module)]

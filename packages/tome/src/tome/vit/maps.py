@@ -1,4 +1,7 @@
-"""Maps of all tokens from a model whose blocks merge: what ``forward_intermediates`` and ``features_only`` call."""
+"""Feature maps of all tokens from a model that merges them.
+
+``forward_intermediates`` and what builds on it, such as ``features_only``, must return whole maps.
+"""
 
 from __future__ import annotations
 
@@ -11,39 +14,40 @@ from plm_core.blocks import Swapped, original_class
 from tome.vit.blocks import is_merging, merging_blocks
 
 
-class WithMaps(Swapped):
-    """Mixed into a model whose blocks merge: what gives maps gives them of all tokens, in their places."""
+class MapsMixin(Swapped):
+    """A mixin for the class of a model whose blocks merge: its feature maps have all tokens, in their places."""
 
     def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's own; blocks give merged tokens back first."""
-        own: Any = original_class(self)  # type: ignore[arg-type]
-        return own.forward_intermediates(Unmerging(self), *args, **kwargs)  # type: ignore[arg-type]
+        """Call the model's own method, with blocks that unmerge their tokens."""
+        cls: Any = original_class(self)  # type: ignore[arg-type]
+        return cls.forward_intermediates(UnmergingProxy(self), *args, **kwargs)  # type: ignore[arg-type]
 
 
-class Unmerging:
-    """A module as its own methods see it, but for blocks that are called with ``unmerge``.
+class UnmergingProxy:
+    """A proxy for a module that calls every merging block inside it with ``unmerge=True``.
 
-    Neither a copy of the module nor a switch on it: compilers follow this, and other threads do not see it.
+    It is neither a copy of the module nor a flag on it, so torch.compile can trace it and other threads are not
+    affected.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
-        return _unmerging(getattr(self._module, name))
+        return _proxy(getattr(self._module, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward of the module's class on this stand-in."""
-        own: Any = original_class(self._module)
-        return own.forward(self, *args, **kwargs)
+        """Run the forward of the module's class on the proxy."""
+        cls: Any = original_class(self._module)
+        return cls.forward(self, *args, **kwargs)
 
 
-def _unmerging(found: Any) -> Any:
-    """What stands for an attribute in `Unmerging`; itself where nothing merges."""
-    if not isinstance(found, nn.Module) or not merging_blocks(found):
-        return found
-    if is_merging(found):
-        return partial(found, unmerge=True)
-    if isinstance(found, nn.ModuleList | nn.Sequential):
-        return [_unmerging(child) for child in found]
-    return Unmerging(found)
+def _proxy(attribute: Any) -> Any:
+    """Return the proxy of an attribute, or the attribute itself if nothing inside it merges."""
+    if not isinstance(attribute, nn.Module) or not merging_blocks(attribute):
+        return attribute
+    if is_merging(attribute):
+        return partial(attribute, unmerge=True)
+    if isinstance(attribute, nn.ModuleList | nn.Sequential):
+        return [_proxy(child) for child in attribute]
+    return UnmergingProxy(attribute)

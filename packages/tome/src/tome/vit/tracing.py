@@ -1,4 +1,4 @@
-"""Which patches became one token: seen from outside, in one forward pass of a model that merges."""
+"""A trace of one forward pass: which patches became one token."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from torch import Tensor, nn
 
 from plm_core import blocks
 from plm_core.errors import InputError
-from tome.vit.blocks import Merged, merging_blocks
+from tome.vit.blocks import MergeState, merging_blocks
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What merging did in one forward pass. B batch, N original tokens (special ones first), n tokens left."""
+    """The groups of tokens after each block in one forward pass.
+
+    B is the batch size, N the number of original tokens (special ones first), n the number of tokens left.
+    """
 
     groups: tuple[Tensor, ...]
-    """For each block [B, N] int64: the token that each original token is part of after it."""
+    """For each block, [B, N] int64: the token that each original token is part of after the block."""
     sizes: tuple[Tensor, ...]
-    """For each block [B, n, 1]: the number of original tokens that each token stands for after it."""
+    """For each block, [B, n, 1]: the number of original tokens that each token stands for after the block."""
     prefix: int
-    """Number of special tokens, which are the first."""
+    """Number of special tokens, which are first."""
     output: Any
-    """What the model answered."""
+    """The output of the model."""
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -33,47 +36,47 @@ class Trace:
         return tuple(size.shape[1] for size in self.sizes)
 
     def source(self, block: int = -1) -> Tensor:
-        """[B, n, N] of zeros and ones: the original tokens of each token after a block; the paper's source matrix."""
+        """Return the paper's source matrix: [B, n, N], 1 where an original token is part of a token after ``block``."""
         return F.one_hot(self.groups[block], self.tokens[block]).mT.float()
 
 
-def trace(model: nn.Module, *inputs: Any, **named: Any) -> Trace:
-    """Run a model that merges tokens and see which; without gradient.
+def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
+    """Run a model that merges tokens, without gradient, and record which tokens merge.
 
     Args:
-        model: A model that `tome.apply` was used on, with one vision transformer inside.
-        *inputs: For the model's forward.
-        **named: The same.
+        model: A model to which `tome.apply` was applied, with one vision transformer inside.
+        *args: Arguments of the model's forward.
+        **kwargs: Keyword arguments of the model's forward.
 
     Returns:
-        The groups after each block and the model's answer.
+        The groups after each block, and the output of the model.
 
     Raises:
-        InputError: Token Merging is not applied, or the call did not pass through every block once.
+        InputError: Token Merging is not applied, or the call did not run every block exactly once.
     """
     merging = merging_blocks(model)
     if not merging:
         raise InputError(f"Token Merging is not applied to this {type(model).__name__}: tome.apply(model, r=...) first")
-    seen: list[tuple[Tensor, Merged]] = []
+    calls: list[tuple[Tensor, MergeState]] = []
     hooks = [
-        block.register_forward_hook(lambda _, args, out: seen.append((args[0], blocks.carried_by(out))))
+        block.register_forward_hook(lambda _, args, out: calls.append((args[0], blocks.carried_by(out))))
         for block in merging
     ]
     try:
         with torch.no_grad():
-            output = model(*inputs, **named)
+            output = model(*args, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()
-    if len(seen) != len(merging):
-        raise InputError(f"the call went through {len(seen)} blocks that merge tokens, not once through {len(merging)}")
-    first = seen[0][0]
+    if len(calls) != len(merging):
+        raise InputError(f"the call ran {len(calls)} merging blocks; each of the {len(merging)} must run once")
+    first = calls[0][0]
     group = torch.arange(first.shape[1], device=first.device).expand(first.shape[0], -1)
     groups, sizes = [], []
-    for _, carried in seen:
-        if carried.matching is not None:
-            group = carried.matching.group.gather(1, group)
+    for _, state in calls:
+        if state.matching is not None:
+            group = state.matching.group.gather(1, group)
         groups.append(group)
-        sizes.append(first.new_ones(*first.shape[:2], 1) if carried.size is None else carried.size)
+        sizes.append(first.new_ones(*first.shape[:2], 1) if state.size is None else state.size)
     prefix = blocks.patched_by(merging[0]).prefix  # type: ignore[union-attr]
     return Trace(tuple(groups), tuple(sizes), prefix, output)

@@ -1,7 +1,8 @@
-"""`apply` and `remove` for vision transformers, and the plan that each block is given."""
+"""`apply` and `remove` for vision transformers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
@@ -9,83 +10,109 @@ from torch import nn
 from plm_core import blocks
 from plm_core.blocks import BlockView, ModelView
 from plm_core.errors import InputError, NotSupported
-from tome.schedule import R, parse, warn
+from tome.schedule import R, parse
 from tome.vit.blocks import MergingBlock, is_merging, merging_blocks
-from tome.vit.maps import WithMaps
+from tome.vit.maps import MapsMixin
+from tome.warning import warn_user
 
-Plan = tuple[ModelView, BlockView, MergingBlock]
-"""What one block is to do."""
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan for one block: what to patch, and with what."""
+
+    model_view: ModelView
+    block_view: BlockView
+    forward: MergingBlock
 
 
 def apply(
     model: nn.Module,
-    r: R | float | None,
-    flops: float | None,
-    tokens: float | None,
-    prop_attn: bool | Literal["mask", "channel"],
-    unmerge: bool,
+    r: R | float | None = None,
+    *,
+    flops: float | None = None,
+    tokens: float | None = None,
+    prop_attn: bool | Literal["mask", "channel"] = True,
+    unmerge: bool = False,
 ) -> None:
-    """The transformers' half of `tome.apply`; nothing is changed unless all of it can be."""
+    """Apply Token Merging to a vision transformer in place; see `tome.apply` for the arguments.
+
+    Either every block of the model is patched or none is.
+
+    Raises:
+        NotSupported: The model has no block adapter, or its blocks cannot merge tokens.
+        InputError: An argument is wrong.
+    """
     if not isinstance(prop_attn, bool | str) or prop_attn not in (True, False, "mask", "channel"):
         raise InputError(f"prop_attn is {prop_attn!r}; it is True, False, 'mask' or 'channel'")
     if not isinstance(unmerge, bool):
         raise InputError(f"unmerge is {unmerge!r}; it is True or False")
     plans: list[Plan] = []
-    for path, seen in blocks.find(model).items():
-        _refuse_windows(seen, path)
-        schedule = parse(r, flops, tokens, len(seen.blocks))
-        for index, view in enumerate(seen.blocks):
+    for path, model_view in blocks.find(model).items():
+        _refuse_windows(model_view, path)
+        schedule = parse(r, flops, tokens, len(model_view.blocks))
+        for index, view in enumerate(model_view.blocks):
             if blocks.patched_by(view.block) is not None and not is_merging(view.block):
                 raise NotSupported(f"block {view.name} is patched by another transform; remove that first")
-            what = MergingBlock(
+            forward = MergingBlock(
                 index=index,
-                depth=len(seen.blocks),
+                depth=len(model_view.blocks),
                 schedule=schedule,
-                prefix=seen.tokens.prefix,
-                by_place=seen.tokens.prefix > 0,
+                prefix=model_view.tokens.prefix,
+                by_place=model_view.tokens.prefix > 0,
                 prop_attn=prop_attn,
                 unmerge=unmerge,
                 weights=sum(p.numel() for p in view.block.parameters() if p.ndim == 2),
             )
-            plans.append((seen, view, what))
+            plans.append(Plan(model_view, view, forward))
     if remove(model):
-        warn("Token Merging was applied to this model already; the new settings replace the old")
-    put(plans)
-
-
-def current(model: nn.Module) -> list[Plan]:
-    """What `apply` has made of a model, for `put`."""
-    if not merging_blocks(model):
-        return []
-    views = [(seen, view) for seen in blocks.find(model).values() for view in seen.blocks]
-    doing = [(seen, view, blocks.patched_by(view.block)) for seen, view in views]
-    return [(seen, view, what) for seen, view, what in doing if isinstance(what, MergingBlock)]
-
-
-def put(plans: list[Plan]) -> None:
-    """Let the blocks of a model that nothing is applied to do as planned."""
-    for seen, view, what in plans:
-        blocks.patch(view, what)
-        if what.index == 0 and hasattr(seen.model, "forward_intermediates"):
-            blocks.swap(seen.model, WithMaps)
+        warn_user("Token Merging was applied to this model already; the new settings replace the old")
+    install_plans(plans)
 
 
 def remove(model: nn.Module) -> bool:
-    """Undo `apply`; whether there was anything to undo."""
-    found = merging_blocks(model)
-    for block in found:
+    """Remove Token Merging from a model.
+
+    Returns:
+        Whether it was applied.
+    """
+    merging = merging_blocks(model)
+    for block in merging:
         blocks.unpatch(block)
     for module in model.modules():
-        if isinstance(module, WithMaps):
+        if isinstance(module, MapsMixin):
             blocks.swap_back(module)
-    return bool(found)
+    return bool(merging)
 
 
-def _refuse_windows(seen: ModelView, path: str) -> None:
-    name = type(seen.model).__name__ + (f" ({path})" if path else "")
-    for kind in ("local", "pools"):
-        found = [view.name for view in seen.blocks if getattr(view, kind)]
-        if found:
-            why = "attends inside windows, which need every token in its place"
-            why = why if kind == "local" else "pools neighbouring tokens, which need every one in its place"
-            raise NotSupported(f"Token Merging cannot work on {name}: {found[0]} {why}")
+def installed_plans(model: nn.Module) -> list[Plan]:
+    """Return the plans that `apply` installed in a model, in the form that `install_plans` takes."""
+    if not merging_blocks(model):
+        return []
+    plans = []
+    for model_view in blocks.find(model).values():
+        for view in model_view.blocks:
+            forward = blocks.patched_by(view.block)
+            if isinstance(forward, MergingBlock):
+                plans.append(Plan(model_view, view, forward))
+    return plans
+
+
+def install_plans(plans: list[Plan]) -> None:
+    """Patch the blocks of a model, to which Token Merging is not applied, as planned."""
+    for plan in plans:
+        blocks.patch(plan.block_view, plan.forward)
+        if plan.forward.index == 0 and hasattr(plan.model_view.model, "forward_intermediates"):
+            blocks.swap(plan.model_view.model, MapsMixin)
+
+
+def _refuse_windows(model_view: ModelView, path: str) -> None:
+    """Refuse a model whose blocks attend inside windows or pool neighbouring tokens."""
+    name = type(model_view.model).__name__ + (f" ({path})" if path else "")
+    for view in model_view.blocks:
+        if view.local:
+            reason = "attends inside windows, which need every token in its place"
+        elif view.pools:
+            reason = "pools neighbouring tokens, which need every one in its place"
+        else:
+            continue
+        raise NotSupported(f"Token Merging cannot work on {name}: {view.name} {reason}")
