@@ -247,19 +247,19 @@ def test_what_does_not_go_together_is_named(call, said):
         call()
 
 
-# --- plm tome -------------------------------------------------------------------------------------------
+# --- plm paint-tokens -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def plm(monkeypatch, capsys, tmp_path):
-    """Run ``plm tome WORDS`` in a folder with a photo."""
+    """Run ``plm paint-tokens WORDS`` in a folder with a photo."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(picture(48, 48)).save("photo.png")
 
     def run(*words):
         from plm_core.cli import main
 
-        monkeypatch.setattr(sys, "argv", ["plm", "tome", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["plm", "paint-tokens", *map(str, words)])
         with pytest.raises(SystemExit) as exit_:
             main()
         return exit_.value.code or 0, *capsys.readouterr()
@@ -267,7 +267,7 @@ def plm(monkeypatch, capsys, tmp_path):
     return run
 
 
-def test_plm_paint(plm, tmp_path):
+def test_plm_paint_tokens(plm, tmp_path):
     words = ("--model", "tome_micro_shapes", "--random", "--json")
     code, out, err = plm("photo.png", *words, "--out", "a.png", "--after", 2, "--scale", 1)
     assert code == 0
@@ -296,7 +296,7 @@ def test_plm_paint(plm, tmp_path):
         (["photo.png", "--model", "hiera_micro_digits"], "Token Merging cannot work on Hiera"),
     ],
 )
-def test_what_plm_paint_refuses(plm, tmp_path, words, said):
+def test_what_plm_paint_tokens_refuses(plm, tmp_path, words, said):
     code, out, err = plm(*words)
     assert (code, out) == (2, "")
     assert err.startswith("plm: error: ")

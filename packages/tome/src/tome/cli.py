@@ -1,4 +1,4 @@
-"""``plm tome``: a picture of the patches that Token Merging turns into one token."""
+"""``plm paint-tokens``: a picture of the patches that Token Merging turns into one token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plm_core.errors import InputError
 from plm_core.utils.images import open_image
 
 
-def paint(
+def paint_tokens(
     image: Annotated[Path, typer.Argument(help="Path of an image.")],
     model: Annotated[str, typer.Option("--model", help="A model of this family or of timm: NAME or NAME.TAG.")],
     out: Annotated[Path, typer.Option("--out", help="Path of the picture to write.")] = Path("groups.png"),

@@ -63,12 +63,12 @@ def plm_models() -> list[Model]:
 
 @hookimpl
 def plm_commands() -> list[Command]:
-    """Declare ``plm tome``."""
+    """Declare ``plm paint-tokens``."""
     return [
         Command(
-            name="tome",
+            name="paint-tokens",
             help="Paint the patches of an image that become one token.",
-            implementation="tome.cli:paint",
+            implementation="tome.cli:paint_tokens",
         )
     ]
 
