@@ -7,26 +7,11 @@ from torch import nn
 
 import hiera
 from hiera.abswin import abs_win
+from hiera.configs import MICRO_DIGITS, MICRO_MOTIONS
 
-SMALL = {
-    "embed_dim": 8,
-    "stages": (1, 1, 1),
-    "mask_unit_size": (4, 4),
-    "q_pool": 2,
-    "mask_unit_attn": (True, False, False),
-    "num_classes": 5,
-    "probabilities": False,
-}
-VIDEO = {
-    **SMALL,
-    "input_size": (4, 32, 32),
-    "q_stride": (1, 2, 2),
-    "mask_unit_size": (1, 4, 4),
-    "patch_kernel": (3, 7, 7),
-    "patch_stride": (2, 4, 4),
-    "patch_padding": (1, 3, 3),
-    "sep_pos_embed": True,
-}
+TINY = {"embed_dim": 8, "stages": (1, 1, 1), "num_classes": 5, "probabilities": False}
+SMALL = {**MICRO_DIGITS, **TINY}
+VIDEO = {**MICRO_MOTIONS, **TINY, "input_size": (4, 32, 32)}
 TIMM_ABSWIN = {"abs_win_pos_embed": True, "global_pos_size": (4, 4), "init_values": 1e-5, "use_expand_proj": False}
 MAE = {k: v for k, v in SMALL.items() if k not in ("num_classes", "probabilities")}
 MAE |= {"input_size": (32, 48), "q_pool": 1, "decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}

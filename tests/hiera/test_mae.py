@@ -3,24 +3,13 @@ import torch
 
 import hiera
 import plm_core
-from hiera.configs import VIDEO
+from hiera.configs import MICRO_DIGITS, MICRO_MOTIONS, VIDEO
 from plm_core import InputError, NotSupported, weights
 
-SMALL = {"input_size": (32, 48), "embed_dim": 8, "num_heads": 1, "stages": (1, 1, 1), "mask_unit_size": (4, 4)}
-SMALL |= {"mask_unit_attn": (True, False, False), "q_pool": 1}
-SMALL |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
-
-
-TINY_VIDEO = {
-    **SMALL,
-    "input_size": (4, 32, 48),
-    "q_stride": (1, 2, 2),
-    "mask_unit_size": (1, 4, 4),
-    "patch_kernel": (3, 7, 7),
-    "patch_stride": (2, 4, 4),
-    "patch_padding": (1, 3, 3),
-    "sep_pos_embed": True,
-}
+TINY = {"embed_dim": 8, "stages": (1, 1, 1), "q_pool": 1}
+TINY |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+SMALL = {**MICRO_DIGITS, **TINY, "input_size": (32, 48)}
+TINY_VIDEO = {**MICRO_MOTIONS, **TINY, "input_size": (4, 32, 48)}
 SIGNAL = {
     **SMALL,
     "input_size": (96,),

@@ -7,30 +7,14 @@ import pytest
 import torch
 
 import hiera
+from hiera.configs import MICRO_DIGITS, MICRO_MOTIONS
 from hiera.pictures import ROWS, reconstruction
 from plm_core import InputError, MissingDependency
 
-SMALL = {
-    "input_size": (32, 48),
-    "embed_dim": 8,
-    "stages": (1, 1, 1),
-    "mask_unit_size": (4, 4),
-    "mask_unit_attn": (True, False, False),
-    "q_pool": 1,
-    "decoder_embed_dim": 16,
-    "decoder_depth": 1,
-    "decoder_num_heads": 2,
-}
-VIDEO = {
-    **SMALL,
-    "input_size": (8, 32, 48),
-    "q_stride": (1, 2, 2),
-    "mask_unit_size": (1, 4, 4),
-    "patch_kernel": (3, 7, 7),
-    "patch_stride": (2, 4, 4),
-    "patch_padding": (1, 3, 3),
-    "sep_pos_embed": True,
-}
+TINY = {"embed_dim": 8, "stages": (1, 1, 1), "q_pool": 1}
+TINY |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+SMALL = {**MICRO_DIGITS, **TINY, "input_size": (32, 48)}
+VIDEO = {**MICRO_MOTIONS, **TINY, "input_size": (8, 32, 48)}
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 
 

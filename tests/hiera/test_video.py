@@ -14,6 +14,7 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader
 
 import hiera
+from hiera.configs import MICRO_MOTIONS
 from hiera.video import Video, VideoFolder, classify, input_of, per_clip, read_clip, views
 from hiera.video import file as video_file
 from plm_core import InputError, MissingDependency, shapes
@@ -277,16 +278,11 @@ def test_without_pyav_the_extra_is_named(mp4, monkeypatch):
 # --- evaluation -------------------------------------------------------------------------------------------------
 
 TINY = {
+    **MICRO_MOTIONS,
     "input_size": (4, 32, 32),
     "embed_dim": 8,
     "stages": (1, 1, 1),
-    "mask_unit_size": (1, 4, 4),
-    "q_stride": (1, 2, 2),
-    "q_pool": 2,
-    "mask_unit_attn": (True, False, False),
-    "patch_kernel": (3, 7, 7),
-    "patch_stride": (2, 4, 4),
-    "patch_padding": (1, 3, 3),
+    "sep_pos_embed": False,
     "num_classes": 3,
     "head_init_scale": 20.0,
 }
