@@ -1,6 +1,6 @@
 """Forward pass of our Hiera against timm's, same weights, one run.
 
-uv run python tests/bench/hiera_forward.py [--compile] [--batch 1 4] [--threads 2] [--device cuda --dtype bfloat16]
+uv run python tests/bench/hiera_forward.py [--compile] [--batch-size 1 4] [--threads 2] [--device cuda --dtype bfloat16]
 """
 
 import argparse
@@ -27,7 +27,7 @@ def pair(size: str) -> tuple[torch.nn.Module, torch.nn.Module]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="+", default=["tiny", "base"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -39,10 +39,10 @@ def main() -> None:
     home = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     for size in args.sizes:
         ours, theirs = (model.to(**home) for model in pair(size))
-        for batch in args.batch:
-            x = torch.rand(batch, 3, 224, 224).to(**home)
+        for batch_size in args.batch_size:
+            x = torch.rand(batch_size, 3, 224, 224).to(**home)
             worst = (ours(x) - theirs(x)).abs().max().item()
-            title = f"{size}, batch {batch}"
+            title = f"{size}, batch {batch_size}"
             print(f"{title:<28} largest difference of logits {worst:.1e}")
             contenders = {"ours": lambda x=x, m=ours: m(x), "timm": lambda x=x, m=theirs: m(x)}
             if args.compile:

@@ -47,7 +47,8 @@ def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
 def tile_positions(embed: Tensor, grid: Sequence[int]) -> Tensor:
     """Tile a position embedding [1, h, w, C] over a grid, cropped at the end: [1, H, W, C]; as is when sizes agree.
 
-    All there is for ViTDet; for HieraDet the outer step of the paper's recursion, around `abs_win`.
+    For ViTDet this is the whole method. For HieraDet it is the outer step of the paper's recursion, applied to the
+    result of `abs_win`.
     """
     height, width = embed.shape[1:3]
     times = (-(-grid[0] // height), -(-grid[1] // width))
@@ -65,7 +66,7 @@ def split_plain(positions: Tensor, window: Sequence[int], global_size: Sequence[
     Args:
         positions: [1, height, width, C], of a checkpoint without Absolute Win.
         window: (height, width) of a window; must divide the grid.
-        global_size: Of the global embedding.
+        global_size: Size of the global embedding.
 
     Returns:
         (global [1, C, *global_size], window [1, C, *window], relative error of the sum at the native size).

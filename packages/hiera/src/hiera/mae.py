@@ -26,7 +26,7 @@ from plm_core import InputError, NotSupported
 
 
 class DecoderBlock(HieraBlock):
-    """A block whose output may be wanted at some tokens only."""
+    """A block that can be evaluated at some tokens only."""
 
     def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
         """[B, 1, N, D] -> [B, 1, N, D], or [B, 1, M, D] at the tokens of ``at``, int64 [B, M].
@@ -232,7 +232,7 @@ class MaskedAutoencoderHiera(Hiera):
     def to_pixels(self, patches: Tensor) -> Tensor:
         """The inverse of ``pixel_targets(..., normalize=False)``: [B, N, pixels] -> [B, in_chans, *size].
 
-        Of a video, the frames that are predicted: every ``patch_stride[0]``-th.
+        The result for a video has only the predicted frames: every ``patch_stride[0]``-th.
         """
         side, grid = self.pred_stride, self.pred_grid
         x = patches.unflatten(1, grid)

@@ -46,8 +46,8 @@ def reconstruction(
         mask: Keep mask, bool [B, U], True = visible, or kept indices, int64 [B, K].
         mask_ratio: Share of mask units to drop when no mask is given; None for the paper's, 0.6 and for video 0.9.
         generator: Draws that mask.
-        mean: Of the normalisation of ``x``; None for ImageNet's, for video .45.
-        std: The same; None for ImageNet's, for video .225.
+        mean: Mean that ``x`` is normalised by; None for ImageNet's, for video .45.
+        std: Standard deviation that ``x`` is normalised by; None for ImageNet's, for video .225.
 
     Returns:
         A matplotlib figure: ``savefig`` it, or give it to ``plm_core.tools.tour.Tour.figure``.

@@ -43,21 +43,21 @@ class ClassAgnosticPredictor(nn.Module):
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """X itself, whose gradient is multiplied."""
+    """Return x unchanged, and multiply its gradient by the factor."""
     return x * factor + x.detach() * (1 - factor) if x.requires_grad else x
 
 
 class CascadeRoIHeads(RegionHeads):
-    """Box stages of rising IoU; the mask branch is Mask R-CNN's, trained on the first stage's regions.
+    """Box stages of rising IoU. The mask branch is Mask R-CNN's and is trained on the first stage's regions.
 
     Args:
-        stages: A box head and a `ClassAgnosticPredictor` each.
+        stages: For each stage a box head and a `ClassAgnosticPredictor`.
         ious: A region that overlaps an object by at least this much belongs to it, per stage.
-        weights: Of the box deltas x, y, width, height, per stage.
+        weights: Weights of the box deltas x, y, width and height, per stage.
         **heads: Further keywords of torchvision's RoIHeads: pooling, sampling, thresholds, the mask branch.
 
     Raises:
-        InputError: Not as many stages as thresholds and weights.
+        InputError: The numbers of stages, thresholds and weights differ.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class CascadeRoIHeads(RegionHeads):
         **heads: Any,
     ) -> None:
         if not len(stages) == len(ious) == len(weights) > 0:
-            raise InputError(f"{len(stages)} stages, {len(ious)} ious and {len(weights)} weights; equally many, please")
+            counts = f"{len(stages)} stages, {len(ious)} ious and {len(weights)} weights"
+            raise InputError(f"{counts}; the same number of each is expected")
         super().__init__(
             box_head=nn.ModuleList(head for head, _ in stages),
             box_predictor=nn.ModuleList(predictor for _, predictor in stages),
@@ -89,17 +90,17 @@ class CascadeRoIHeads(RegionHeads):
         image_shapes: Sizes,
         targets: Targets,
     ) -> dict[str, Tensor]:
-        """``loss_classifier_1``, ``loss_box_reg_1``, ``loss_classifier_2`` and so on.
+        """Return ``loss_classifier_1``, ``loss_box_reg_1``, ``loss_classifier_2`` and so on.
 
-        The first stage has the sampled boxes, among them the objects' own; each later one all that the one before makes
-        of them, matched anew.
+        The first stage takes the sampled boxes, among them the objects' own. Each later stage takes the boxes that the
+        stage before refined and matches them again.
         """
         losses: dict[str, Tensor] = {}
         for stage, coder in enumerate(self.coders):
             if stage:
                 boxes = [b[(b[:, 2:] > b[:, :2]).all(1)] for b in boxes]
-                found = [self._match(stage, b, t) for b, t in zip(boxes, targets, strict=True)]
-                labels, goals = [label for label, _ in found], coder.encode([goal for _, goal in found], boxes)
+                matches = [self._match(stage, b, t) for b, t in zip(boxes, targets, strict=True)]
+                labels, goals = [label for label, _ in matches], coder.encode([goal for _, goal in matches], boxes)
             logits, deltas = self._stage(stage, features, boxes, image_shapes)
             losses |= _losses(stage + 1, logits, deltas, torch.cat(labels), torch.cat(list(goals)))
             boxes = self._refine(stage, deltas.detach(), boxes, image_shapes)
@@ -108,7 +109,7 @@ class CascadeRoIHeads(RegionHeads):
     def detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes
     ) -> list[dict[str, Tensor]]:
-        """Scores are the mean over the stages, boxes the last stage's."""
+        """Return detections whose scores are the mean over the stages and whose boxes are the last stage's."""
         boxes, scores = proposals, []
         for stage in range(len(self.coders)):
             logits, deltas = self._stage(stage, features, boxes, image_shapes)

@@ -31,7 +31,7 @@ class RegionPool(nn.Module):
     it sees, wrongly when these are small and padded.
 
     Args:
-        strides: Of the levels "0", "1", ... to pool from.
+        strides: Strides of the levels "0", "1", ... to pool from.
         size: Side of the result.
         canonical: Side in pixels of a region that belongs to the third level.
     """
@@ -49,9 +49,9 @@ class RegionPool(nn.Module):
         level = (2 + torch.log2(side / self.canonical) + 1e-6).floor().clamp(0, len(self.strides) - 1)
         pooled = features["0"].new_zeros(len(rois), features["0"].shape[1], self.size, self.size)
         for i, stride in enumerate(self.strides):
-            chosen = torch.where(level == i)[0]
-            part = roi_align(features[str(i)], rois[chosen], (self.size, self.size), 1 / stride, aligned=True)
-            pooled[chosen] = part.to(pooled.dtype)
+            rows = torch.where(level == i)[0]
+            part = roi_align(features[str(i)], rois[rows], (self.size, self.size), 1 / stride, aligned=True)
+            pooled[rows] = part.to(pooled.dtype)
         return pooled
 
 
@@ -78,11 +78,11 @@ class RegionHeads(RoIHeads):
             boxes = [b[i] for b, i in zip(boxes, objects, strict=True)]
             matched = [m[i] for m, i in zip(matched, objects, strict=True)]
             logits = self._mask_logits(features, boxes, image_shapes)
-            wanted = torch.cat([n[i] for n, i in zip(labels, objects, strict=True)])
+            classes = torch.cat([n[i] for n, i in zip(labels, objects, strict=True)])
             cut = [
                 cut_masks(t["masks"][m], b, logits.shape[-1]) for t, m, b in zip(targets, matched, boxes, strict=True)
             ]
-            losses["loss_mask"] = _mask_loss(logits, wanted, torch.cat(cut))
+            losses["loss_mask"] = _mask_loss(logits, classes, torch.cat(cut))
         return [], losses
 
     def detect(
@@ -133,7 +133,7 @@ class RegionTransform(GeneralizedRCNNTransform):
 
 
 def cut_masks(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """What masks [N, H, W] look like inside boxes [N, 4]: float [N, size, size], from 0 to 1."""
+    """Cut masks [N, H, W] to boxes [N, 4]: float [N, size, size], from 0 to 1."""
     rows = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
     return roi_align(masks[:, None].to(boxes.dtype), torch.cat([rows, boxes], 1), (size, size), aligned=True)[:, 0]
 
