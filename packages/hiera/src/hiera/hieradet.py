@@ -23,7 +23,7 @@ from hiera.abswin import abs_win, split_plain, tile_positions
 from hiera.dense.relative import relative_bias, relative_tables
 from hiera.dense.windows import WindowBlock, max_pool
 from hiera.layers import LAYER_NORM, NormLayer, PatchEmbed
-from hiera.stages import plan_blocks, stage_ends
+from hiera.stages import BlockPlan, plan_blocks, stage_ends
 from plm_core import InputError
 
 
@@ -151,34 +151,34 @@ class HieraDet(nn.Module):
             head_mul=head_mul,
             drop_path_rate=drop_path_rate,
         )
-        self.blocks = nn.ModuleList()
-        self.channels: list[int] = []
-        self.strides: list[int] = []
-        stride = 4
         for i, plan in enumerate(plans):
-            is_global = i in global_att_blocks
-            if plan.pools and is_global:
+            if plan.pools and i in global_att_blocks:
                 raise InputError(f"global_att_blocks {tuple(global_att_blocks)}: block {i} pools and cannot be global")
+        self.channels = [plan.dim_out for plan in plans if plan.ends_stage]
+        self.strides = [4 * q_stride[0] ** plan.poolings for plan in plans if plan.ends_stage]
+
+        def attention(plan: BlockPlan, is_global: bool) -> partial[WindowAttention]:
             q = q_stride[0] if plan.pools else 1
-            rel_pos_size = None if rel_pos_img_size is None or not is_global else (rel_pos_img_size // stride,) * 2
-            self.blocks.append(
-                WindowBlock(
-                    plan.dim,
-                    plan.dim_out,
-                    partial(WindowAttention, plan.dim, plan.dim_out, plan.num_heads, q, rel_pos_size),
-                    window=0 if is_global else window_spec[plan.attends_as],
-                    q_stride=q,
-                    mlp_ratio=mlp_ratio,
-                    drop_path=plan.drop_path,
-                    init_values=init_values,
-                    norm_layer=norm_layer,
-                    **dd,
-                )
+            sides = None
+            if is_global and rel_pos_img_size is not None:
+                sides = (rel_pos_img_size // (4 * q_stride[0] ** plan.poolings),) * 2
+            return partial(WindowAttention, plan.dim, plan.dim_out, plan.num_heads, q, sides)
+
+        self.blocks = nn.ModuleList(
+            WindowBlock(
+                plan.dim,
+                plan.dim_out,
+                attention(plan, i in global_att_blocks),
+                window=0 if i in global_att_blocks else window_spec[plan.attends_as],
+                q_stride=q_stride[0] if plan.pools else 1,
+                mlp_ratio=mlp_ratio,
+                drop_path=plan.drop_path,
+                init_values=init_values,
+                norm_layer=norm_layer,
+                **dd,
             )
-            stride *= q
-            if plan.ends_stage:
-                self.channels.append(plan.dim_out)
-                self.strides.append(stride)
+            for i, plan in enumerate(plans)
+        )
         self.head = None
         if num_classes is not None:
             self.head = ClNormMlpClassifierHead(

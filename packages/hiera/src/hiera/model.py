@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hiera.abswin import abs_win
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer, PatchEmbed
-from hiera.stages import BlockPlan, plan_blocks, stage_ends
+from hiera.stages import plan_blocks, stage_ends
 from hiera.tokens import official_order, reroll, reroll_units, take, unroll
 from plm_core import InputError
 
@@ -167,7 +167,15 @@ class Hiera(nn.Module):
             )
             for plan in plans
         )
-        self.feature_info = self._describe_features(plans)
+        self.feature_info: list[dict[str, Any]] = [
+            {
+                "num_chs": plan.dim_out,
+                "reduction": patch_stride[-1] * q_stride[-1] ** plan.poolings,
+                "module": f"blocks.{i}",
+            }
+            for i, plan in enumerate(plans)
+            if plan.ends_stage
+        ]
         self.num_features = plans[-1].dim_out
         self.head = ClNormMlpClassifierHead(
             self.num_features,
@@ -196,16 +204,6 @@ class Hiera(nn.Module):
         self.steps = len(stages) - 1
         self.stage_steps = [self.steps - min(stage, q_pool) for stage in range(len(stages))]
         self.unit_pixels = tuple(p * u for p, u in zip(patch_stride, mask_unit_size, strict=False))
-
-    def _describe_features(self, plans: Sequence[BlockPlan]) -> list[dict[str, Any]]:
-        """Describe the maps of the stages as timm does: channels, reduction and module."""
-        reduction = self.patch_stride[-1]
-        features = []
-        for i, plan in enumerate(plans):
-            reduction *= self.q_stride[-1] if plan.pools else 1
-            if plan.ends_stage:
-                features.append({"num_chs": plan.dim_out, "reduction": reduction, "module": f"blocks.{i}"})
-        return features
 
     def _make_positions(
         self, dim: int, window: tuple[int, ...], global_size: tuple[int, ...] | None, separate: bool, dd: dict[str, Any]

@@ -20,6 +20,7 @@ class BlockPlan:
         dim_out: Channels of its output.
         num_heads: Attention heads.
         pools: Whether it pools its queries.
+        poolings: Number of poolings up to its output.
         drop_path: Drop path rate.
         ends_stage: Whether its output is the stage's map.
     """
@@ -30,6 +31,7 @@ class BlockPlan:
     dim_out: int
     num_heads: int
     pools: bool
+    poolings: int
     drop_path: float
     ends_stage: bool
 
@@ -78,6 +80,7 @@ def plan_blocks(
                     dim_out=dim_out,
                     num_heads=num_heads,
                     pools=pools and transition,
+                    poolings=min(stage, q_pool),
                     drop_path=drop_path_rate * len(plans) / max(depth - 1, 1),
                     ends_stage=block == blocks - 1,
                 )
