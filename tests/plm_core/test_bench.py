@@ -100,20 +100,20 @@ def test_contenders_take_turns_and_the_first_quarter_is_thrown_out(runs, kept):
 
 @pytest.mark.parametrize(("runs", "rounds"), [(40, 8), (3, 1)])
 def test_an_accelerator_waits_only_around_runs_queued_together(monkeypatch, runs, rounds):
-    seen = []
-    monkeypatch.setattr(bench, "_synchronize", lambda device: seen.append("wait"))
-    seconds = bench.interleaved({"a": lambda: seen.append("run")}, runs, "cuda")
-    assert seen == ["wait", *["run"] * min(5, runs), "wait"] * rounds
+    events = []
+    monkeypatch.setattr(bench, "_synchronize", lambda device: events.append("wait"))
+    seconds = bench.interleaved({"a": lambda: events.append("run")}, runs, "cuda")
+    assert events == ["wait", *["run"] * min(5, runs), "wait"] * rounds
     assert len(seconds["a"]) == rounds - rounds // 4
 
 
 def test_dtypes(vit):
-    seen = []
-    vit.blocks[0].attn.qkv.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    kinds = []
+    vit.blocks[0].attn.qkv.register_forward_hook(lambda *call: kinds.append(call[-1].dtype))
     for dtype, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         bench.compare(vit, [], torch.rand(1, 3, 32, 32), runs=1, dtype=dtype)
-        assert set(seen) == {kind}
-        seen.clear()
+        assert set(kinds) == {kind}
+        kinds.clear()
 
 
 def test_compiled(vit, monkeypatch):

@@ -337,12 +337,12 @@ def test_doctor_reports_a_broken_plugin(plm, plm_registry):
 
 
 def test_doctor_reports_duplicates(plm, plm_registry):
-    hub = plm_registry(DEMO, RIVAL)
+    plugin_registry = plm_registry(DEMO, RIVAL)
     shown = plm("doctor")
     assert shown.code == 1
-    assert len(hub.withdrawn()) == 5
-    assert all(f"problem: {line}\n" in shown.out for line in hub.withdrawn())
-    assert plm("doctor", "--json").data["problems"] == hub.withdrawn()
+    assert len(plugin_registry.withdrawn()) == 5
+    assert all(f"problem: {line}\n" in shown.out for line in plugin_registry.withdrawn())
+    assert plm("doctor", "--json").data["problems"] == plugin_registry.withdrawn()
 
 
 def test_doctor_names_what_was_disabled(plm, plm_registry):

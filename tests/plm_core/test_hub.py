@@ -144,15 +144,15 @@ def test_what_is_no_name_of_a_repository(text):
 
 @ALL_WAYS
 def test_first_download_warm_cache_and_offline(way, model, hub_double, sha, monkeypatch):
-    wanted = weights.fingerprint(model)
-    assert weights.fingerprint(way(REPO)) == wanted
+    expected = weights.fingerprint(model)
+    assert weights.fingerprint(way(REPO)) == expected
     assert f"GET /{REPO}/resolve/main/{FILE}" in hub_double.calls
     hub_double.requests.clear()
-    assert weights.fingerprint(way(REPO)) == wanted
+    assert weights.fingerprint(way(REPO)) == expected
     assert {request.method for request in hub_double.requests} == {"HEAD"}
     hub_double.requests.clear()
     offline(monkeypatch)
-    assert weights.fingerprint(way(REPO)) == wanted
+    assert weights.fingerprint(way(REPO)) == expected
     assert hub_double.calls == []
 
 

@@ -141,7 +141,7 @@ def test_offline_cold(hub_double, sha, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "error"),
+    ("arguments", "error"),
     [
         ({"revision": "nowhere"}, errors.RevisionNotFoundError),
         ({"revision": "0" * 40}, errors.RevisionNotFoundError),
@@ -150,10 +150,10 @@ def test_offline_cold(hub_double, sha, monkeypatch):
         ({"repo": "org/gated"}, errors.GatedRepoError),
     ],
 )
-def test_error_classes(hub_double, sha, wanted, error):
+def test_error_classes(hub_double, sha, arguments, error):
     hub_double.add("org/gated", FILES, gated=True)
     with pytest.raises(error) as caught:
-        fetch(**wanted)
+        fetch(**arguments)
     assert caught.type is error
 
 
@@ -381,8 +381,8 @@ with HubDouble() as hub, pytest.MonkeyPatch.context() as patch:
     from huggingface_hub.cli import auth
     assert auth.ENDPOINT == constants.ENDPOINT == hf_api.api.endpoint == hub.endpoint
     assert Path(hf_hub_download("org/model", "config.json")).is_relative_to(sys.argv[1])
-seen = repr([vars(constants), hf_api.api.endpoint, auth.ENDPOINT, utils._http._HUB_ORIGINS])
-assert sys.argv[1] not in seen and "127.0.0.1" not in seen, seen
+settings = repr([vars(constants), hf_api.api.endpoint, auth.ENDPOINT, utils._http._HUB_ORIGINS])
+assert sys.argv[1] not in settings and "127.0.0.1" not in settings, settings
 assert auth.ENDPOINT == constants.ENDPOINT == hf_api.api.endpoint == "https://huggingface.co"
 assert constants.HF_HUB_DISABLE_XET is False
 """

@@ -48,12 +48,12 @@ def fresh(script):
 
 
 def test_timm_first_then_reloads():
-    seen = fresh(f"""
+    state = fresh(f"""
 import timm
-seen = {{"before": timm.is_model({MICRO!r})}}
+state = {{"before": timm.is_model({MICRO!r})}}
 import plm_core
 from plm_core.timm_bridge import finder
-seen["after"] = timm.is_model({MICRO!r})
+state["after"] = timm.is_model({MICRO!r})
 
 class Nosy:
     "Asks the other finders, as ours does: two that do so must not ask each other for ever."
@@ -68,20 +68,20 @@ def finders():
 for _ in range(3):
     importlib.reload(finder).install()
 importlib.reload(plm_core)
-seen["finders after reloads"] = finders()
+state["finders after reloads"] = finders()
 sys.meta_path.insert(0, Nosy())
 importlib.reload(timm)
 importlib.reload(timm)
-seen["after timm's reload"] = timm.is_model({MICRO!r})
+state["after timm's reload"] = timm.is_model({MICRO!r})
 
 for name in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
     del sys.modules[name]
 import timm
-seen["in a new copy of timm"] = timm.is_model({MICRO!r})
-seen["stock models in it"] = timm.is_model("resnet18")
-print(json.dumps(seen))
+state["in a new copy of timm"] = timm.is_model({MICRO!r})
+state["stock models in it"] = timm.is_model("resnet18")
+print(json.dumps(state))
 """)
-    assert seen == {
+    assert state == {
         "before": False,
         "after": True,
         "finders after reloads": 1,
@@ -92,17 +92,17 @@ print(json.dumps(seen))
 
 
 def test_hiera_first_and_lazily():
-    seen = fresh(f"""
+    state = fresh(f"""
 import hiera
-seen = {{"imported by hiera": [m for m in ("timm", "torch", "hiera.model") if m in sys.modules]}}
+state = {{"imported by hiera": [m for m in ("timm", "torch", "hiera.model") if m in sys.modules]}}
 from timm.models import create_model, list_models
-seen["listed"] = {MICRO!r} in list_models("hiera*")
-seen["model code after registration"] = "hiera.model" in sys.modules
+state["listed"] = {MICRO!r} in list_models("hiera*")
+state["model code after registration"] = "hiera.model" in sys.modules
 model = create_model({MICRO!r}, pretrained=True)
-seen["module"] = type(model).__module__
-print(json.dumps(seen))
+state["module"] = type(model).__module__
+print(json.dumps(state))
 """)
-    assert seen == {
+    assert state == {
         "imported by hiera": [],
         "listed": True,
         "model code after registration": False,
@@ -110,8 +110,8 @@ print(json.dumps(seen))
     }
 
 
-def test_hub_imported_while_timm_is_half_imported():
-    seen = fresh(f"""
+def test_plm_core_imported_while_timm_is_half_imported():
+    state = fresh(f"""
 class Meddler:
     def find_spec(self, name, path=None, target=None):
         if name == "timm.models.vision_transformer":
@@ -122,13 +122,13 @@ class Meddler:
 
 sys.meta_path.insert(0, Meddler())
 import timm
-seen = {{"meddled": "plm_core" in sys.modules, "unmended": timm.is_model({MICRO!r})}}
+state = {{"meddled": "plm_core" in sys.modules, "unmended": timm.is_model({MICRO!r})}}
 import plm_core
 plm_core.create_model({MICRO!r})
-seen["mended"] = timm.is_model({MICRO!r})
-print(json.dumps(seen))
+state["mended"] = timm.is_model({MICRO!r})
+print(json.dumps(state))
 """)
-    assert seen == {"meddled": True, "unmended": False, "mended": True}
+    assert state == {"meddled": True, "unmended": False, "mended": True}
 
 
 # --- registration -----------------------------------------------------------------------------------------------
@@ -279,12 +279,12 @@ CLASHING = ["resnet18", "hiera_tiny_224", "swin_base_patch4_window7_224_in22k"]
 
 def test_a_name_of_timms_is_kept_out_and_reported(plm_registry, caplog, capsys, monkeypatch):
     before = {name: _model_entrypoints[name] for name in CLASHING}
-    hub = plm_registry(plugin(f"[{', '.join(map(declared, [*CLASHING, 'demo_net']))}]"))
+    plugin_registry = plm_registry(plugin(f"[{', '.join(map(declared, [*CLASHING, 'demo_net']))}]"))
     timm_bridge.register()
     plm_core.create_model("test_resnet")
     assert {name: _model_entrypoints[name] for name in CLASHING} == before
     assert timm.is_model("demo_net")
-    assert set(hub.left_out) == set(CLASHING)
+    assert set(plugin_registry.left_out) == set(CLASHING)
     assert sorted(caplog.messages) == sorted(
         f"model {name!r} of demo is left out of timm's registry: {before[name].__module__} owns the name"
         for name in CLASHING
@@ -381,7 +381,7 @@ def x():
 
 
 @torch.no_grad()
-def test_name_tag_and_hub_function_give_the_same_model(micro, x):
+def test_name_tag_and_our_function_give_the_same_model(micro, x):
     for other in (timm.create_model(f"{MICRO}.sklearn_digits", pretrained=True), plm_core.create_model(MICRO, True)):
         assert torch.equal(other.eval()(x), micro(x))
 
@@ -419,8 +419,8 @@ def test_data_config(name):
     spec = registry().get(Model, name).input
     with torch.device("meta"):
         config = timm.data.resolve_model_data_config(timm.create_model(name))
-    wanted = {"input_size": spec.size, "mean": spec.mean, "std": spec.std, "crop_pct": spec.crop_pct}
-    assert {key: config[key] for key in wanted} == wanted
+    expected = {"input_size": spec.size, "mean": spec.mean, "std": spec.std, "crop_pct": spec.crop_pct}
+    assert {key: config[key] for key in expected} == expected
     assert config["interpolation"] == spec.interpolation
 
 
@@ -438,9 +438,9 @@ def test_transform_takes_any_image(name, mode):
     assert tensor.dtype == torch.float32
     assert tensor.shape == model.pretrained_cfg["input_size"]
     mean, std = (torch.tensor(model.pretrained_cfg[key]) for key in ("mean", "std"))
-    seen = tensor[:, 16, 16] * std + mean
-    wanted = torch.tensor(image.convert("RGB").getpixel((25, 20))) / 255
-    assert torch.allclose(seen, wanted, atol=1e-5)
+    colour = tensor[:, 16, 16] * std + mean
+    expected = torch.tensor(image.convert("RGB").getpixel((25, 20))) / 255
+    assert torch.allclose(colour, expected, atol=1e-5)
 
 
 @torch.no_grad()
@@ -577,7 +577,7 @@ def test_nothing_is_announced_without_need(caplog, micro):
 
 
 @pytest.mark.parametrize(
-    ("license", "found"),
+    ("license", "expected"),
     [
         ("CC-BY-NC-4.0", True),
         ("cc-by-nc-sa-4.0", True),
@@ -587,5 +587,5 @@ def test_nothing_is_announced_without_need(caplog, micro):
         ("Apache-2.0", False),
     ],
 )
-def test_which_licenses_are_non_commercial(license, found):
-    assert licenses.is_non_commercial(license) is found
+def test_which_licenses_are_non_commercial(license, expected):
+    assert licenses.is_non_commercial(license) is expected

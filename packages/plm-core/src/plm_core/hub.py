@@ -46,7 +46,7 @@ class HubFile:
         return f"{self.file} of {self.repo}" + (f"@{self.revision}" if self.revision else "")
 
 
-def fetch(where: HubFile, cache_dir: str | Path | None = None) -> Path:
+def fetch(file: HubFile, cache_dir: str | Path | None = None) -> Path:
     """Download a file into huggingface_hub's cache (or find it there) and return its path.
 
     Raises:
@@ -54,12 +54,12 @@ def fetch(where: HubFile, cache_dir: str | Path | None = None) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    with one_line(f"cannot get {where}"):
-        return Path(hf_hub_download(where.repo, where.file, revision=where.revision, cache_dir=cache_dir))
+    with one_line(f"cannot get {file}"):
+        return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
 
 
 @contextmanager
-def one_line(failed: str) -> Iterator[None]:
+def one_line(prefix: str) -> Iterator[None]:
     """Turn what huggingface_hub and safetensors raise into a WeightsError that begins with ``failed``."""
     from huggingface_hub import constants, errors
     from safetensors import SafetensorError
@@ -81,7 +81,7 @@ def one_line(failed: str) -> Iterator[None]:
             why = "the repository has no such file"
         else:
             why = first_line(e)
-        raise WeightsError(f"{failed}: {why}") from e
+        raise WeightsError(f"{prefix}: {why}") from e
 
 
 def push(folder: str | Path, repo: str, private: bool = False, message: str | None = None) -> str:

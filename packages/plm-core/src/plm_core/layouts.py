@@ -81,17 +81,17 @@ def reshape(native: Sequence[int], foreign: Sequence[int]) -> Step:
     )
 
 
-def uninterleave(heads: int) -> Step:
+def uninterleave(num_heads: int) -> Step:
     """Rows of a rotary query or key projection: foreign pairs (0,1)(2,3).. per head, native first halves then second.
 
-    Applies to weights [heads * head_dim, in] and biases [heads * head_dim].
+    Applies to weights [num_heads * head_dim, in] and biases [num_heads * head_dim].
     """
 
     def to_native(t: Parts) -> Parts:
-        return [p.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2) for p in t]
+        return [p.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2) for p in t]
 
     def to_foreign(t: Parts) -> Parts:
-        return [p.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2) for p in t]
+        return [p.unflatten(0, (num_heads, 2, -1)).transpose(1, 2).flatten(0, 2) for p in t]
 
     return Step("uninterleave", to_foreign, to_native)
 
@@ -149,14 +149,14 @@ def convert(
         step = rule.step.to_native if to == "native" else rule.step.to_foreign
         try:
             results = step([state[keys[i]] for i in range(len(sources))])
-            made = dict(zip((target.replace("*", run) for target in targets), results, strict=True))
+            tensors = dict(zip((target.replace("*", run) for target in targets), results, strict=True))
         except (RuntimeError, IndexError, ValueError):  # what torch raises on shapes that it cannot split, stack ...
             unmapped.extend(keys.values())
             continue
-        if made.keys() & mapped.keys():
+        if tensors.keys() & mapped.keys():
             unmapped.extend(keys.values())  # never one tensor silently in place of another
         else:
-            mapped |= made
+            mapped |= tensors
     return mapped, unmapped
 
 

@@ -113,8 +113,8 @@ def transform_for(model: nn.Module) -> Any:
     if channels not in _Channels.MODES:
         raise InputError(f"model {type(model).__name__} takes {channels} channels; a PIL image has 1 or 3")
     # what neither of timm's functions sees: a model that takes any size, made for another than its weights
-    asked = getattr(model, "_model_args", {}).get("img_size", size)
-    config["input_size"] = (channels, *((asked, asked) if isinstance(asked, int) else asked))
+    img_size = getattr(model, "_model_args", {}).get("img_size", size)
+    config["input_size"] = (channels, *((img_size, img_size) if isinstance(img_size, int) else img_size))
     return Compose([_Channels(channels), timm.data.create_transform(**config, is_training=False)])
 
 

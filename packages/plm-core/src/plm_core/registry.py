@@ -160,9 +160,7 @@ class Registry:
             self._register(plugin, entry_point.name)
         except (Exception, SystemExit) as e:  # a plug-in may fail in any way; none may stop the others
             mend = f"reinstall or remove {status.distribution}, or set PLM_DISABLE_PLUGINS={entry_point.name}"
-            return self._fault(
-                status, f"{type(e).__name__}: {first_line(e, '(no message)')}", mend, state="failed", cause=e
-            )
+            return self._fault(status, _describe(e), mend, state="failed", cause=e)
         if status.heavy:
             self._warn(f"plug-in {entry_point.name} imports {' and '.join(status.heavy)} at start-up")
         self._collect(plugin, status)
@@ -198,13 +196,7 @@ class Registry:
                     _check_declaration(d, kind)
             except (Exception, SystemExit) as e:
                 mend = f"report it to the authors of {status.distribution}"
-                self._fault(
-                    status,
-                    f"{hook}: {type(e).__name__}: {first_line(e, '(no message)')}",
-                    mend,
-                    state="faulty",
-                    cause=e,
-                )
+                self._fault(status, f"{hook}: {_describe(e)}", mend, state="faulty", cause=e)
                 continue
             if declarations:
                 status.counts[kind.word] = len(declarations)
@@ -315,16 +307,16 @@ def _version_conflict(dist: metadata.Distribution | None) -> str:
     """What a distribution asks of plm-core, when the running version is not it; read before anything is imported."""
     if dist is None:
         return ""
-    have = metadata.version(CORE)
+    version = metadata.version(CORE)
     for line in dist.requires or []:
         try:
-            wanted = Requirement(line)
+            need = Requirement(line)
         except InvalidRequirement:
             continue  # the installer's business
-        if canonicalize_name(wanted.name) != CORE or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+        if canonicalize_name(need.name) != CORE or (need.marker and not need.marker.evaluate({"extra": ""})):
             continue
-        if not wanted.specifier.contains(have, prereleases=True):
-            return f"needs plm-core {wanted.specifier}, this is {have}"
+        if not need.specifier.contains(version, prereleases=True):
+            return f"needs plm-core {need.specifier}, this is {version}"
     return ""
 
 
@@ -350,8 +342,8 @@ def _trace_before(hook_name: str, hook_impls: Any, kwargs: Any) -> None:
 
 
 def _trace_after(outcome: Any, hook_name: str, hook_impls: Any, kwargs: Any) -> None:
-    shown = repr(outcome.exception or outcome.get_result())
-    print(f"plm: hook {hook_name} -> {shown[:2000]}", file=sys.stderr)
+    result = repr(outcome.exception or outcome.get_result())
+    print(f"plm: hook {hook_name} -> {result[:2000]}", file=sys.stderr)
 
 
 # --- the registry of the process --------------------------------------------------------------------------------

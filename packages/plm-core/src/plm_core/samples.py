@@ -29,9 +29,9 @@ def digits(split: Split) -> tuple[list[Image.Image], NDArray[np.int64]]:
     if split not in ("train", "heldout"):
         raise InputError(f"split {split!r} is not allowed: 'train' and 'heldout' are")
     data = _sklearn_datasets().load_digits()
-    chosen = (np.arange(len(data.target)) % 5 == 0) == (split == "heldout")
-    pixels = (data.images[chosen] * (255 / 16)).round().astype(np.uint8)
-    return [Image.fromarray(image) for image in pixels], data.target[chosen].astype(np.int64)
+    in_split = (np.arange(len(data.target)) % 5 == 0) == (split == "heldout")
+    pixels = (data.images[in_split] * (255 / 16)).round().astype(np.uint8)
+    return [Image.fromarray(image) for image in pixels], data.target[in_split].astype(np.int64)
 
 
 def photo(name: str = "china") -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +11,7 @@ from plm_core.errors import InputError
 from plm_core.hookspecs import Transform
 from plm_core.registry import registry
 from plm_core.utils.references import resolve
+from plm_core.utils.text import is_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,7 +83,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         if key in options:
             raise InputError(f"transform {text!r}: option {key!r} is given twice")
         options[key] = _literal(value)
-    if not re.fullmatch(r"[\w-]+", name):
+    if not is_name(name):
         raise InputError(f"transform {text!r} is not of the form name or name:key=value,...")
     return name, options
 

@@ -52,15 +52,15 @@ def _literal(text: str) -> str:
     return escape(text)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"plm-core {__version__}")
         raise typer.Exit
 
 
 def _root(
     version: bool = typer.Option(
-        False, "--version", help="Print the version and exit.", callback=_version, is_eager=True
+        False, "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
     ),
 ) -> None:
     """One hub for a family of vision models: create, load, convert, combine, compare."""

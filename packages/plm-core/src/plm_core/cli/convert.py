@@ -22,5 +22,15 @@ def convert(
     """Turn weights of any known layout into safetensors of another. Pickles are read with weights_only=True."""
     from plm_core.tools.conversion import convert_file
 
-    done = convert_file(source, target, to=to, layout=layout, model=model)
-    show([{"model": done.model, "from": done.source_layout, "to": to, "tensors": done.tensors, "file": str(target)}])
+    result = convert_file(source, target, to=to, layout=layout, model=model)
+    show(
+        [
+            {
+                "model": result.model,
+                "from": result.source_layout,
+                "to": to,
+                "tensors": result.tensors,
+                "file": str(target),
+            }
+        ]
+    )

@@ -18,11 +18,11 @@ from plm_core.timm_bridge import timm_names
 
 def doctor(as_json: Json = False) -> None:
     """Check the installation; exit code 1 when something needs mending."""
-    taken = timm_names()
+    reserved = timm_names()
     clashes = [
         f"model {name!r} of {entry.distribution} is timm's own name and is left out of timm's registry; rename it"
         for name, entry in registry().all(Model).items()
-        if name in taken
+        if name in reserved
     ]
     problems = registry().withdrawn() + clashes
     versions = {

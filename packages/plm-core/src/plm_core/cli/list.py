@@ -29,8 +29,8 @@ def _list(
 ) -> None:
     """List models by name, timm's wildcards allowed."""
     patterns = ctx.args
-    found = sorted(registry().all(Model).items(), key=lambda item: natural_key(item[0]))
-    entries = [entry for name, entry in found if _matches(name, patterns)]
+    models = sorted(registry().all(Model).items(), key=lambda item: natural_key(item[0]))
+    entries = [entry for name, entry in models if _matches(name, patterns)]
     rows = [row for entry in entries for row in _list_rows(entry, pretrained)]
     if timm:
         from plm_core.models import list_models

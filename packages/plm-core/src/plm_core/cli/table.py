@@ -35,11 +35,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return "" if value is None else str(value)
-
-
-def millions(count: int) -> str:
-    """27910216 -> ``27.9M``, 170338 -> ``170k``, 442 -> ``442``."""
-    for size, letter, digits in ((1e6, "M", 1), (1e3, "k", 0)):
-        if count >= size:
-            return f"{count / size:.{digits}f}{letter}"
-    return str(count)

@@ -33,11 +33,11 @@ def timm_filter(state: State, model: nn.Module) -> dict[str, Tensor]:
     untrained = entry.untrained if entry else ()
     own = model.state_dict()
     shapes = {key: tuple(value.shape) for key, value in own.items()} | _native_head(cfg, own, mapped)
-    wanted = {key: shape for key, shape in shapes.items() if not key.startswith(untrained)}
+    shapes = {key: shape for key, shape in shapes.items() if not key.startswith(untrained)}
     mapped = {key: value for key, value in mapped.items() if not key.startswith(untrained)}
-    strict = compare(report.layout, mapped, report.unmapped, wanted)
+    strict = compare(report.layout, mapped, report.unmapped, shapes)
     if strict.mismatched:
-        mapped, strict = resampled(model, mapped, strict, wanted)
+        mapped, strict = resampled(model, mapped, strict, shapes)
     if not strict.ok:
         raise mismatch(strict, str(cfg.get("architecture", type(model).__name__)), model, state)
     return mapped | {key: value for key, value in own.items() if key.startswith(untrained)}
@@ -45,8 +45,8 @@ def timm_filter(state: State, model: nn.Module) -> dict[str, Tensor]:
 
 def pretrained_entry(cfg: Mapping[str, Any]) -> Pretrained | None:
     """Our declaration of the weights that timm is about to load; None when the user has them come from elsewhere."""
-    found = registry().all(Model).get(cfg.get("architecture", ""))
-    entries = found.declaration.pretrained if found else ()
+    model = registry().all(Model).get(cfg.get("architecture", ""))
+    entries = model.declaration.pretrained if model else ()
     entry = next((entry for entry in entries if entry.tag == cfg.get("tag")), None)
     if entry is None or cfg.get("source") or cfg.get("state_dict"):
         return None

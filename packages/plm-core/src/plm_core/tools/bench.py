@@ -150,10 +150,10 @@ def _growth(call: Callable[[], object], device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     with tempfile.TemporaryDirectory() as folder:
-        with _no_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        with _no_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             call()
         path = Path(folder) / "trace.json"
-        seen.export_chrome_trace(str(path))
+        profiler.export_chrome_trace(str(path))
         events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("name") == "[memory]"]
     steps = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
     return max(itertools.accumulate(steps), default=None)
@@ -208,14 +208,14 @@ def _input_size(model: Any) -> tuple[int, ...]:
 def _tokens(model: nn.Module, x: Tensor) -> tuple[int, ...] | None:
     """Run the model and count the tokens that leave its blocks."""
     try:
-        views = [view for seen in blocks.find(model).values() for view in seen.blocks]
+        modules = [block.block for view in blocks.find(model).values() for block in view.blocks]
     except NotSupported:
-        views = []
-    given: list[Any] = []
-    with _hooked([view.block for view in views], given), _one_line(model, x):
+        modules = []
+    outputs: list[Any] = []
+    with _hooked(modules, outputs), _one_line(model, x):
         model(x)
-    outputs = [y[0] if isinstance(y, tuple) else y for y in given]
-    return tuple(math.prod(y.shape[1:-1]) for y in outputs) or None
+    tensors = [y[0] if isinstance(y, tuple) else y for y in outputs]
+    return tuple(math.prod(y.shape[1:-1]) for y in tensors) or None
 
 
 @contextmanager
@@ -230,8 +230,8 @@ def _one_line(model: nn.Module, x: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(modules: Sequence[nn.Module], given: list[Any]) -> Iterator[None]:
-    handles = [module.register_forward_hook(lambda _, __, y: given.append(y)) for module in modules]
+def _hooked(modules: Sequence[nn.Module], outputs: list[Any]) -> Iterator[None]:
+    handles = [module.register_forward_hook(lambda _, __, y: outputs.append(y)) for module in modules]
     try:
         yield
     finally:

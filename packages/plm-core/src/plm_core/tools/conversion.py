@@ -61,7 +61,7 @@ def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
     if name is not None:
         return name, _with_head_of(state, name)
     total = sum(value.numel() for value in state.values())
-    tried = []
+    candidates = []
     for candidate, entry in registry().all(Model).items():
         # a head of another size changes the total; one that changes it by more than this wants --model
         if abs(entry.declaration.params - total) <= 0.2 * entry.declaration.params:
@@ -69,10 +69,10 @@ def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
                 net = _with_head_of(state, candidate)
             except MissingDependency:  # of a model that nobody asked for by name
                 continue
-            tried.append(candidate)
+            candidates.append(candidate)
             if weights.to_native(net, state)[1].ok:
                 return candidate, net
-    what = f"closest in size: {', '.join(tried)}" if tried else "none is near in size"
+    what = f"closest in size: {', '.join(candidates)}" if candidates else "none is near in size"
     raise InputError(f"no model of the hub fits the source ({total:,} values; {what}); name it with --model")
 
 

@@ -62,7 +62,7 @@ def _facts(adapter: BlockAdapter) -> dict[str, Any]:
     facts: dict[str, Any] = dict.fromkeys(("example", "blocks", "local", "prefix tokens", "positions"), "")
     facts["example"] = adapter.example[1].get("model", adapter.example[0])
     try:
-        seen = next(iter(blocks.find(make(adapter)[0]).values()))
+        view = next(iter(blocks.find(make(adapter)[0]).values()))
     except MissingDependency:
         return facts | {"blocks": "not installed"}
     except NotSupported as e:
@@ -70,10 +70,10 @@ def _facts(adapter: BlockAdapter) -> dict[str, Any]:
     except Exception as e:  # the matrix reports what is broken instead of breaking
         return facts | {"example": f"ERROR: {type(e).__name__}: {e}"}
     return facts | {
-        "blocks": len(seen.blocks),
-        "local": sum(b.local for b in seen.blocks),
-        "prefix tokens": seen.tokens.prefix,
-        "positions": seen.tokens.positions,
+        "blocks": len(view.blocks),
+        "local": sum(block.local for block in view.blocks),
+        "prefix tokens": view.tokens.prefix,
+        "positions": view.tokens.positions,
     }
 
 
@@ -114,8 +114,8 @@ def _features(adapter: BlockAdapter) -> NDArray[np.float32]:
 
 def _try_scorer(features_of: Callable[[], NDArray[np.float32]], scorer: Scorer) -> None:
     features = features_of()
-    given = {"probs": np.full((len(features), 2), 0.5), "reference_features": features, "num_classes": 2}
-    options = {name: given[name] for name in scorer.needs}
+    inputs = {"probs": np.full((len(features), 2), 0.5), "reference_features": features, "num_classes": 2}
+    options = {name: inputs[name] for name in scorer.needs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that four images are few
         score = float(resolve(scorer.score)(features, np.array([0, 1, 1, 0]), **options))
@@ -124,9 +124,9 @@ def _try_scorer(features_of: Callable[[], NDArray[np.float32]], scorer: Scorer) 
 
 
 @torch.inference_mode()
-def _cell(attempt: Callable[[Any, Any], None], given: Any, piece: Any) -> str:
+def _cell(attempt: Callable[[Any, Any], None], subject: Any, piece: Any) -> str:
     try:
-        attempt(given, piece)
+        attempt(subject, piece)
     except NotSupported as e:
         return f"no: {e}"
     except MissingDependency as e:

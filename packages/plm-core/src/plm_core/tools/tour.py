@@ -57,9 +57,9 @@ class Tour:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
         data = base64.b64encode(buffer.getvalue()).decode()
-        said = html.escape(caption)
-        image = f'<img alt="{said}" src="data:image/png;base64,{data}">'
-        self.parts.append(f"<figure>{image}<figcaption>{said}</figcaption></figure>")
+        text = html.escape(caption)
+        image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+        self.parts.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
 
     def fact(self, what: str, value: str) -> None:
         """A line of the table on the terminal."""

@@ -35,9 +35,9 @@ def miss(kind: str, name: str, known: Iterable[str]) -> str:
     absent = provider is not None and not installed(provider)
     if absent:
         line += f"; {provider} would provide it and is not installed (see 'Install' in the hub's README)"
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if near:
-        line += f"; did you mean {' or '.join(map(repr, near))}?"
+    suggestions = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if suggestions:
+        line += f"; did you mean {' or '.join(map(repr, suggestions))}?"
     elif not absent and 0 < len(known) <= 20:
         line += f"; there are: {', '.join(known)}"
     return line

@@ -13,13 +13,13 @@ from plm_core.errors import MissingDependency
 def installed(requirement: str) -> bool:
     """Whether ``"dist"``, ``"dist>=1"`` or ``"dist[extra]"`` is installed, with everything that the extra asks for."""
     try:
-        wanted = Requirement(requirement)
-        dist = metadata.distribution(wanted.name)
+        need = Requirement(requirement)
+        dist = metadata.distribution(need.name)
     except (InvalidRequirement, metadata.PackageNotFoundError):
         return False
-    if not wanted.specifier.contains(dist.version, prereleases=True):
+    if not need.specifier.contains(dist.version, prereleases=True):
         return False
-    for extra in wanted.extras:
+    for extra in need.extras:
         if extra not in (dist.metadata.get_all("Provides-Extra") or []):
             return False
         for line in dist.requires or []:
