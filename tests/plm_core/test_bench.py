@@ -176,7 +176,7 @@ def plm(monkeypatch, capsys):
 
 
 def test_plm_bench(halve, plm):
-    words = ("vit_tiny_patch16_224", "--size", 32, "--batch", 2, "--runs", 2, "--threads", 1)
+    words = ("vit_tiny_patch16_224", "--size", 32, "--batch-size", 2, "--runs", 2, "--threads", 1)
     threads = torch.get_num_threads()
     code, out, err = plm(*words, "--transform", "halve", "--json")
     assert code == 0

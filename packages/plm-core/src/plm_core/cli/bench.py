@@ -7,20 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from plm_core.cli.options import Json, Transforms
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, Transforms
 from plm_core.cli.table import show
 
 
 def bench(
     model: Annotated[str, typer.Argument(help="A model of the hub or of timm; its weights are random.")],
     transform: Transforms = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 64,
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images; the model's own.")] = None,
-    device: Annotated[str, typer.Option("--device", help="As torch names it: cpu, cuda, cuda:1, mps.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="fp32, or bf16 and fp16 by autocast.")] = "fp32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Run through torch.compile.")] = False,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Of each; the first quarter does not count.")] = 40,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of the CPU; torch's own.")] = None,
+    batch_size: BatchSize = 64,
+    size: Annotated[
+        int | None, typer.Option("--size", min=1, help="Side of the images in pixels (default: the model's own).")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "fp32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
+    runs: Annotated[
+        int, typer.Option("--runs", min=1, help="Timed runs per contender; the first quarter is discarded.")
+    ] = 40,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time a model with and without transforms, in turn in one run."""
@@ -31,7 +37,7 @@ def bench(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        net, x = prepare(model, batch, device, size)
+        net, x = prepare(model, batch_size, device, size)
         timings = compare(net, transform or [], x, runs, dtype, compiled)
         used = torch.get_num_threads()
     finally:

@@ -1,4 +1,7 @@
-"""Options that several commands share."""
+"""Options that several commands share, so that each has one name and one help text everywhere.
+
+A command gives the default: ``device: Device = "cpu"``.
+"""
 
 from __future__ import annotations
 
@@ -7,4 +10,16 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Transforms = Annotated[list[str] | None, typer.Option("--transform", help="As tome:r=13; may be repeated.")]
+Transforms = Annotated[
+    list[str] | None,
+    typer.Option("--transform", help="A transform to apply to the model, such as tome:r=13. May be repeated."),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="Device: cpu, cuda, cuda:1, mps, or auto for the accelerator if there is one.")
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="Precision: fp32, or bf16 or fp16 by autocast.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or clips per batch.")]
+NumWorkers = Annotated[
+    int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from plm_core.cli.info import find_model
+from plm_core.cli.options import Seed
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 from plm_core.hookspecs import Model
@@ -18,7 +19,7 @@ from plm_core.utils.references import resolve
 def retrain(
     model: Annotated[str, typer.Argument(help="A micro model, as hiera_micro_digits.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights and the model card.")] = Path("retrained"),
-    seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train a shipped micro model from scratch by its own recipe and report its held-out score."""
     spec = find_model(model)

@@ -172,12 +172,12 @@ def _no_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def prepare(name: str, batch: int, device: str = "cpu", size: int | None = None) -> tuple[nn.Module, Tensor]:
+def prepare(name: str, batch_size: int, device: str = "cpu", size: int | None = None) -> tuple[nn.Module, Tensor]:
     """A model with random weights, in eval mode, and a batch of random images for it.
 
     Args:
         name: As for `plm_core.create_model`.
-        batch: Images, or clips for a video model.
+        batch_size: Number of images, or of clips for a video model.
         device: As torch names it.
         size: Side of the images; None for the model's own.
 
@@ -194,7 +194,7 @@ def prepare(name: str, batch: int, device: str = "cpu", size: int | None = None)
         sides = [size] * len(sides)
     declared = registry().all(Model).get(name.partition(".")[0])
     frames = declared.declaration.input.frames if declared else None
-    shape = (batch, channels, *([frames] if frames else []), *sides)
+    shape = (batch_size, channels, *([frames] if frames else []), *sides)
     return model.eval().to(where), torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(where)
 
 

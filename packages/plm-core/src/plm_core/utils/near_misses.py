@@ -23,7 +23,7 @@ PROVIDERS = (
     ("merger", "zipit*", "zipit"),
     ("scorer", "parc*", "parc"),
     ("command", "rank", "parc"),
-    ("command", "tome", "tome"),
+    ("command", "paint-tokens", "tome"),
 )
 
 
