@@ -1,10 +1,13 @@
 """The tour: a report that needs nothing beside it, and a stop that fails costs only itself."""
 
 import re
+import sys
 
 import pytest
 
+from plm_core.errors import MissingDependency
 from plm_core.tools import tour
+from plm_core.utils.plots import figure
 
 BAD_STOP = """
     from plm_core.hookspecs import TourStop, hookimpl
@@ -41,6 +44,19 @@ def test_path_that_cannot_be_written_is_said_before_the_first_stop(tmp_path, mon
         main()
     assert exit_.value.code == 2
     assert capsys.readouterr().err.startswith("plm: error: cannot write ")
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependency, match=r"^the tour needs matplotlib: install plm-core\[tour\]$"):
+        tour.run(tmp_path / "report.html")
+    with pytest.raises(MissingDependency, match=r"^a plot needs matplotlib: install parc\[plot\]$"):
+        figure("a plot", "parc[plot]")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_takes_the_keywords_of_matplotlib():
+    assert tuple(figure("a plot", "parc[plot]", figsize=(3, 2)).get_size_inches()) == (3, 2)
 
 
 def test_failing_stop_is_reported_and_the_others_go_on(plm_registry, tmp_path, monkeypatch, capsys):

@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from plm_core.errors import MissingDependency
 from plm_core.hookspecs import Model, TourStop
 from plm_core.registry import registry
 from plm_core.utils.files import atomic_path
+from plm_core.utils.plots import require_matplotlib
 from plm_core.utils.progress import track
 from plm_core.utils.references import resolve
 
@@ -78,11 +78,10 @@ def run(out: Path) -> list[dict[str, str]]:
     Raises:
         MissingDependency: The extra plm-core[tour] is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as e:
-        raise MissingDependency("the tour needs matplotlib and scikit-learn: install plm-core[tour]") from e
-    mpl.use("Agg")
+    require_matplotlib("the tour", "plm-core[tour]")
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # a stop may use pyplot, and there may be no display
     stops = sorted(registry().declared(TourStop), key=lambda stop: (stop.order, stop.name))
     rows: list[dict[str, str]] = []
     sections: list[str] = []
