@@ -1,4 +1,4 @@
-"""``plm bench``: what is timed, in which order, and what is counted. No time is compared with another."""
+"""``plm bench``: the order of the runs, the counts and the report. No test compares two times."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def remove(model):
 
 @pytest.fixture
 def halve(plm_registry):
-    """A transform that leaves every second token of each block."""
+    """A transform that keeps every second token of each block."""
     plm_registry({"name": "halve", "modules": {"halve.py": HALVE}, "entry_points": {"halve": "halve"}})
 
 
@@ -48,7 +48,7 @@ def test_with_and_without_a_transform(halve, vit):
     x = torch.rand(3, 3, 32, 32)
     before = vit(x)
     plain, halved = bench.compare(vit, ["halve:every=2"], x, runs=4)
-    assert (plain.name, halved.name) == ("as it is", "halve:every=2")
+    assert (plain.name, halved.name) == ("unchanged", "halve:every=2")
     assert (plain.tokens, halved.tokens) == ((17, 17), (9, 5))
     assert plain.speedup == 1
     assert halved.speedup > 0
@@ -67,7 +67,7 @@ def test_memory_is_counted_to_the_byte():
             a = x + 1  # one tensor of x's size
             b = torch.cat([a, a])  # two more
             del a
-            return b[:5].clone()  # two and a bit
+            return b[:5].clone()  # two, and five rows
 
     x = torch.rand(64, 1024)
     model = Doubled()

@@ -1,4 +1,4 @@
-"""The command line: stdout is data, stderr is the rest, what goes wrong is one line and exit code 2."""
+"""The command line: stdout is data, stderr is everything else, an expected error is one line and exit code 2."""
 
 import json
 import re

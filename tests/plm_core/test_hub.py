@@ -1,4 +1,4 @@
-"""Our functions, and timm's through them, against real huggingface_hub calls over the double of the Hub."""
+"""Our functions, and timm's through them, make real huggingface_hub calls to the double of the Hub."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ FILE = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def model():
-    """Random weights, so that no shipped file can stand in for what is served; tests do not change it."""
+    """A model with random weights, so that no shipped file can pass for a served one. Tests do not change it."""
     return plm_core.create_model(MICRO)
 
 
@@ -59,7 +59,7 @@ def sha(hub_double, saved):
 
 @pytest.fixture
 def plm(monkeypatch, capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
+    """Run the command line in this process and return exit code, stdout and stderr."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["plm", *map(str, arguments)])
@@ -106,7 +106,7 @@ ALL_WAYS = pytest.mark.parametrize("way", [load, create, by_timm])
 OUR_WAYS = pytest.mark.parametrize("way", [load, create])
 
 
-# Names
+# --- names ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_what_is_no_name_of_a_repository(text):
             load(text)
 
 
-# Downloads and the cache
+# --- downloads and the cache ------------------------------------------------------------------------------------
 
 
 @ALL_WAYS
@@ -222,11 +222,11 @@ def test_a_repository_of_pickles_only_is_not_read_by_ours(model, hub_double, sav
     with one_line(WeightsError, f"{FILE} of {TINY_REPO}", "the repository has no such file"):
         timm.create_model(TINY, pretrained=True, embed_dim=8)
     assert not any("pytorch_model.bin" in call for call in hub_double.calls)
-    # what timm does of its own accord with a repository that is none of our entries; our documents say so
+    # timm itself does read the pickle of a repository that no entry of ours names; our documents say so
     assert weights.fingerprint(create(REPO)) == weights.fingerprint(model)
 
 
-# Faults on the way
+# --- faults on the way ------------------------------------------------------------------------------------------
 
 
 @ALL_WAYS
@@ -296,7 +296,7 @@ def test_a_wrong_layout_is_named(model, hub_double, sha):
         (
             b'{"embed_dim": 96}',
             WeightsError,
-            "no 'architecture'); make the model by name and use plm_core.weights.load",
+            "no 'architecture'); create the model by name and use plm_core.weights.load",
         ),
         (b'{"architecture": "hiera_micro_digitz"}', UnknownName, f"did you mean '{MICRO}'"),
         (None, WeightsError, "the repository has no such file"),
@@ -308,7 +308,7 @@ def test_a_broken_config(config, error, part, hub_double, saved):
         create(REPO)
 
 
-# Publishing
+# --- publishing -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["hf-hub:org/new", "org/new", "org/new@{}", "hf-hub:org/new@{}"])
@@ -417,7 +417,7 @@ def test_what_timm_pushed_is_read_by_ours(model, hub_double):
     assert not any("pytorch_model.bin" in call for call in hub_double.calls if call.startswith("GET"))
 
 
-# A public entry of full size
+# --- a public entry of full size --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -474,7 +474,7 @@ def test_own_weights_are_not_announced_as_somebody_elses(hub_double, tmp_path, m
     assert "non-commercial" not in caplog.text
 
 
-# The command line
+# --- the command line -------------------------------------------------------------------------------------------
 
 
 def test_plm_push_prints_the_commit(model, hub_double, folder, plm):
@@ -528,11 +528,11 @@ def test_plm_convert_refuses_a_pickle_that_wants_to_run_code(plm, tmp_path):
     assert "is refused" in err
     assert "posix.system" in err
     assert list(tmp_path.iterdir()) == [tmp_path / "evil.pth"]
-    pickle.loads((tmp_path / "evil.pth").read_bytes())  # the pickle is a live one
+    pickle.loads((tmp_path / "evil.pth").read_bytes())  # without the check the pickle would have run its code
     assert marker.exists()
 
 
-# Settings are the client's own
+# --- the client's settings stay its own ------------------------------------------------------------------------
 
 
 def test_settings_of_huggingface_hub_are_left_alone(hub_double, sha, folder, monkeypatch):
@@ -557,4 +557,4 @@ def test_mirror_and_cache_come_from_the_environment(hub_double, sha, tmp_path):
     assert hub_double.calls == [f"{verb} /{REPO}/resolve/main/config.json" for verb in ("HEAD", "GET")]
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "other")}
     run = subprocess.run([sys.executable, "-c", MIRROR], env=environment, capture_output=True, text=True, check=False)
-    assert f"HF_HUB_OFFLINE is set and it is not in the cache {tmp_path / 'other' / 'hub'}" in run.stderr
+    assert f"HF_HUB_OFFLINE is set and the file is not in the cache {tmp_path / 'other' / 'hub'}" in run.stderr

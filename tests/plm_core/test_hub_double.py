@@ -1,4 +1,4 @@
-"""The double against the real client: every protocol row and every fault, seen through `huggingface_hub` calls."""
+"""The double against the real client: every route and every fault, through calls of `huggingface_hub`."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def sha(hub_double):
     return hub_double.add(REPO, FILES)
 
 
-# Downloads and the cache
+# --- downloads and the cache ------------------------------------------------------------------------------------
 
 
 def test_first_download_is_head_then_get(hub_double, sha):
@@ -110,10 +110,10 @@ def test_questions_about_a_repository(hub_double, sha):
     assert {sibling.rfilename for sibling in info.siblings} == set(FILES)
     tree = {file.path: file for file in huggingface_hub.list_repo_tree(REPO, recursive=True)}
     assert {path: file.size for path, file in tree.items()} == {path: len(data) for path, data in FILES.items()}
-    assert tree["config.json"].blob_id == "9e26dfeeb6e641a33dae4961196235bdb965b21b"  # of git hash-object
+    assert tree["config.json"].blob_id == "9e26dfeeb6e641a33dae4961196235bdb965b21b"  # from git hash-object
 
 
-# Offline
+# --- offline ----------------------------------------------------------------------------------------------------
 
 
 def test_offline_warm(hub_double, sha, monkeypatch):
@@ -137,7 +137,7 @@ def test_offline_cold(hub_double, sha, monkeypatch):
     assert hub_double.calls == []
 
 
-# What cannot be had
+# --- what cannot be had -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_unknown_route_says_so(hub_double):
         huggingface_hub.create_tag(REPO, tag="v1")
 
 
-# Faults
+# --- faults -----------------------------------------------------------------------------------------------------
 
 
 def test_short_body_is_refused(hub_double, sha):
@@ -182,7 +182,7 @@ def test_short_body_is_refused(hub_double, sha):
 
 
 def test_dropped_connection_is_resumed(hub_double, sha, monkeypatch):
-    # The client loses what it has of an unfinished chunk, and a chunk is 10 MiB.
+    # The client drops an unfinished chunk, and a chunk is 10 MiB.
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 64)
     hub_double.truncate("sub dir/model.safetensors", after=100)
     assert fetch("sub dir/model.safetensors") == WEIGHTS
@@ -228,7 +228,7 @@ def test_slow_body_times_out(hub_double, sha):
         get_session().get(huggingface_hub.hf_hub_url(REPO, "config.json"), timeout=0.1)
 
 
-# Uploads
+# --- uploads ----------------------------------------------------------------------------------------------------
 
 
 def push(folder, **arguments):
@@ -315,7 +315,7 @@ def test_token_is_sent_and_needed_to_write(hub_double, sha):
     assert "org/new" not in hub_double.repos
 
 
-# Activation
+# --- activation -------------------------------------------------------------------------------------------------
 
 
 def client_state():

@@ -1,4 +1,4 @@
-"""Layout tables: every step and every table goes out and comes back, on real tensors and on the meta device."""
+"""Layout tables: every step and every table maps out and back, on real tensors and on the meta device."""
 
 import math
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ on_meta = settings(deadline=None)  # torch's first operation on the meta device 
 
 
 def numbered(shapes, dtype=torch.int64):
-    """Tensors whose entries are all different, so that no permutation goes unseen."""
+    """Tensors whose entries are all different, so that no permutation goes unnoticed."""
     starts = [sum(map(math.prod, shapes[:i])) for i in range(len(shapes))]
     return [torch.arange(n, n + math.prod(s), dtype=dtype).reshape(s) for n, s in zip(starts, shapes, strict=True)]
 
@@ -99,7 +99,7 @@ def assert_same(a, b):
     assert [key for key in a if not same(a[key], b[key])] == []
 
 
-# Steps
+# --- steps ------------------------------------------------------------------------------------------------------
 
 
 @given(cases, st.sampled_from([torch.int64, torch.bfloat16, torch.float64]))
@@ -132,7 +132,7 @@ def test_step_gives_the_same_shapes_on_meta(case):
         (stack(1, 2), [[1, 2], [3, 4]], [[[1, 3], [2, 4]]]),
         (reshape((4,), (2, 2)), [[1, 2, 3, 4]], [[[1, 2], [3, 4]]]),
         (split(0, 2).inverted("join"), [[1, 2], [3, 4]], [[1, 2, 3, 4]]),
-        # one head: rows (0 1)(2 3)(4 5) of the foreign tensor are pairs, of which the native one has the firsts first
+        # one head: foreign rows are the pairs (0 1)(2 3)(4 5); native rows have the first of every pair first
         (uninterleave(1), [[0, 2, 4, 1, 3, 5]], [[0, 1, 2, 3, 4, 5]]),
         (uninterleave(2), [[0, 2, 1, 3, 4, 6, 5, 7]], [[0, 1, 2, 3, 4, 5, 6, 7]]),
         (uninterleave(1), [[[0, 9], [2, 9], [1, 9], [3, 9]]], [[[0, 9], [1, 9], [2, 9], [3, 9]]]),
@@ -156,7 +156,7 @@ def test_uninterleave_turns_one_rotary_convention_into_the_other():
     torch.testing.assert_close(turned_pairs.imag, first * angle.sin() + second * angle.cos())
 
 
-# Tables
+# --- tables -----------------------------------------------------------------------------------------------------
 
 
 @st.composite

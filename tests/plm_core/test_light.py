@@ -1,4 +1,4 @@
-"""Looking around imports neither torch nor timm. Seen in fresh interpreters, which cost: there are two."""
+"""Light commands import neither torch nor timm. Only two fresh interpreters check it, because they cost time."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from plm_core.testing.distributions import write_distribution
 
 HEAVY = ("torch", "torchvision", "timm", "transformers", "sklearn", "matplotlib", "diffusers")
 
-# Runs each step and prints, as JSON, its exit code, its output and which heavy modules there are after it.
+# Runs each step and prints as JSON its exit code, its output and the heavy modules that are imported after it.
 DRIVER = """
 import contextlib, importlib, io, json, sys
 
@@ -36,7 +36,7 @@ print(json.dumps([step(words.split()) for words in steps]))
 
 
 def run(steps, path=()):
-    """Take the steps in one fresh interpreter: step -> {code, out, heavy}."""
+    """Take the steps in one fresh interpreter and return step -> {code, out, heavy}, and stderr."""
     search = [*map(str, path), os.environ.get("PYTHONPATH")]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps([HEAVY, steps])],

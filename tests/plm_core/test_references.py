@@ -1,4 +1,4 @@
-"""From a string to a thing, and what is said when there is no such thing."""
+"""Strings that name things, and the errors when there is no such thing."""
 
 import json
 
@@ -22,7 +22,7 @@ def modules(tmp_path, monkeypatch):
 
 @pytest.fixture
 def distributions(tmp_path, monkeypatch):
-    """``demo`` 1.5 with the extras ``full`` (satisfied), ``lacking`` and ``none`` (asks for nothing)."""
+    """``demo`` 1.5 with the extras ``full`` (satisfied), ``lacking`` and ``none`` (requires nothing)."""
     folder = write_distribution(
         tmp_path,
         name="demo",
@@ -88,7 +88,7 @@ def test_miss_names_the_provider_and_what_is_near():
     line = miss("model", "pe_core_b14_224", ["pe_core_b16_224"])
     assert line == (
         "no model 'pe_core_b14_224'; pe-encoder would provide it and is not installed "
-        "(see 'Install' in the hub's README); did you mean 'pe_core_b16_224'?"
+        "(see 'Install' in the repository's README); did you mean 'pe_core_b16_224'?"
     )
 
 
@@ -137,7 +137,7 @@ def test_check_needs_names_all_that_is_missing(distributions):
     check_needs("model 'm'", ("demo", "demo[full]"))
     with pytest.raises(MissingDependency) as raised:
         check_needs("model 'm'", ("demo", "demo[lacking]", "no-such"))
-    assert str(raised.value) == "model 'm' needs demo[lacking], no-such (see 'Install' in the hub's README)"
+    assert str(raised.value) == "model 'm' needs demo[lacking], no-such (see 'Install' in the repository's README)"
 
 
 def test_class_paths_go_from_near_to_far():

@@ -38,7 +38,7 @@ OURS = set(registry().all(Model))
 
 
 def fresh(script):
-    """Run a script in a fresh interpreter, where a second registration of a name is an error; get its JSON."""
+    """Run a script in a fresh interpreter, where a second registration of a name is an error; return its JSON."""
     head = "import importlib, json, sys, warnings\nwarnings.filterwarnings('error', message='Overwriting')\n"
     done = subprocess.run(
         [sys.executable, "-c", head + script], env=os.environ, capture_output=True, text=True, timeout=120, check=False
@@ -56,7 +56,7 @@ from plm_core.timm_bridge import finder
 state["after"] = timm.is_model({MICRO!r})
 
 class Nosy:
-    "Asks the other finders, as ours does: two that do so must not ask each other for ever."
+    "Asks the other finders, as ours does. Two such finders must not ask each other for ever."
     def find_spec(self, name, path=None, target=None):
         if name == "timm":
             others = [f for f in sys.meta_path if f is not self]
@@ -500,7 +500,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(micro, mode):
 
 
 def test_transform_needs_a_model_that_knows_its_input():
-    with pytest.raises(InputError, match="model Linear has no pretrained_cfg: make it with plm_core"):
+    with pytest.raises(InputError, match="model Linear has no pretrained_cfg: create it with plm_core"):
         plm_core.transform_for(nn.Linear(1, 1))
 
 

@@ -1,4 +1,4 @@
-"""The tour: a report that needs nothing beside it, and a stop that fails costs only itself."""
+"""The tour: its report needs no other file, and a stop that fails does not stop the others."""
 
 import re
 import sys

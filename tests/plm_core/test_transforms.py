@@ -1,4 +1,4 @@
-"""Transforms by name, with throw-away ones: applied, removed, refused; and how the command line writes them."""
+"""Transforms by name, here throw-away ones: applied, removed and refused, and their form on the command line."""
 
 import pytest
 from torch import Tensor, nn, ones
@@ -84,7 +84,9 @@ def test_remove_all_in_reverse_order(model):
 
 def test_only_the_last_one_can_be_removed(model):
     plm_core.apply(plm_core.apply(model, "plus"), "times", factor=3)
-    with pytest.raises(InputError, match=r"'plus' cannot be removed: applied are, in order: plus, times"):
+    with pytest.raises(
+        InputError, match=r"'plus' cannot be removed: it is not the last one applied \(in order: plus, times\)"
+    ):
         plm_core.remove(model, "plus")
     assert answer(model) == 6
     plm_core.remove(model, "times")

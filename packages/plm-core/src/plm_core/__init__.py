@@ -1,4 +1,4 @@
-"""The hub: one registry, one set of weights tools and one command line for a family of vision models.
+"""One registry, one set of weights tools and one command line for a family of vision models.
 
     import plm_core
 
@@ -6,8 +6,8 @@
     preprocess = plm_core.transform_for(model)
     plm_core.weights.load(model, "hf-hub:org/name")
 
-Importing this imports neither torch nor timm. From then on timm knows the models of every installed plug-in, in
-whichever order the two are imported.
+Importing plm_core imports neither torch nor timm. Once plm_core and timm are both imported, in either order, timm knows
+the models of every installed plug-in.
 """
 
 from __future__ import annotations

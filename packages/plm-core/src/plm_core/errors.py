@@ -1,8 +1,8 @@
-"""The errors of the hub: one line each, naming the argument, what came and what is allowed."""
+"""The errors of plm-core. Each is one line that names the argument, the value received and what is allowed."""
 
 
 class PlmError(Exception):
-    """Base of every error the hub raises on purpose; the command line prints it as one line."""
+    """The base of every error that this family raises on purpose. The command line prints it as one line."""
 
 
 class InputError(PlmError, ValueError):
@@ -10,28 +10,28 @@ class InputError(PlmError, ValueError):
 
 
 class UnknownName(PlmError, LookupError):
-    """A look-up missed; the message says what is near and which distribution would provide it."""
+    """A look-up failed. The message gives similar names and the distribution that would provide the name."""
 
 
 class DuplicateName(PlmError, LookupError):
-    """Two plug-ins declare the same name, so neither gets it; the message names both and the switch that mends it."""
+    """Two plug-ins declare the same name, so neither gets it. The message names both and the switch for each."""
 
 
 class MissingDependency(PlmError, ImportError):
-    """A distribution or an extra that a piece needs is not installed."""
+    """A distribution or an extra that is needed is not installed."""
 
 
 class NotSupported(PlmError, NotImplementedError):
-    """Two pieces cannot be combined, for a reason that the message gives."""
+    """Two pieces cannot be combined. The message gives the reason."""
 
 
 class PluginError(PlmError):
-    """A plug-in, or something that it declares, could not be used."""
+    """A plug-in, or something that it declares, cannot be used."""
 
 
 class FileError(PlmError, OSError):
-    """A file cannot be written; what stood there before is untouched."""
+    """A file cannot be written. A file that was there before is unchanged."""
 
 
 class WeightsError(PlmError, ValueError):
-    """Weights cannot be read, or do not fit the model; nothing was loaded or written."""
+    """Weights cannot be read, or do not fit the model. Nothing was loaded or written."""

@@ -1,12 +1,12 @@
-"""The contract between the hub and its plug-ins, on one screen.
+"""The contract between plm-core and its plug-ins, on one screen.
 
-A distribution takes part by one entry point in the group ``plm`` that names a module (by convention
-``<import name>.plugin``) with functions marked ``@hookimpl`` and named as below. Each returns a list of
-declarations: frozen dataclasses of plain data. Code is named by strings, ``"module:attribute"``, and imported at first
-use. The plug-in module must import neither torch nor timm; ``plm doctor`` says when one does.
+A distribution takes part through one entry point in the group ``plm``. The entry point names a module (by convention
+``<import name>.plugin``) with functions that are marked ``@hookimpl`` and named as below. Each function returns a list
+of declarations: frozen dataclasses of plain data. Code is named by strings, ``"module:attribute"``, and imported at
+first use. The plug-in module must import neither torch nor timm; ``plm doctor`` reports one that does.
 
-Write ``hookimpl = pluggy.HookimplMarker("plm")`` or import it from here. Hooks are called per plug-in, and an error in
-one hook of one plug-in hides nothing of the others.
+Write ``hookimpl = pluggy.HookimplMarker("plm")`` or import it from here. Hooks are called for each plug-in separately,
+so an error in one hook of one plug-in hides nothing that the others declare.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ import pluggy
 hookspec = pluggy.HookspecMarker("plm")
 hookimpl = pluggy.HookimplMarker("plm")
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's training images per channel (R, G, B), for values between 0 and 1."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of the same images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a plug-in returns from a hook: plain data under a name."""
+    """The base of everything that a plug-in returns from a hook: plain data under a name."""
 
     hook: ClassVar[str]
     """The hook that returns declarations of this kind."""
     word: ClassVar[str]
-    """What people call the kind."""
+    """The kind's name in messages, such as ``model``."""
     name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """The input of a model in timm's terms: ``size`` is (channels, height, width), ``mean``/``std`` are per channel."""
+    """The input of a model in timm's terms: ``size`` is (channels, height, width), ``mean`` and ``std`` per channel."""
 
     size: tuple[int, ...] = (3, 224, 224)
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -45,39 +48,39 @@ class Input:
     crop_pct: float = 0.875
     crop_mode: str = "center"
     frames: int | None = None
-    """Frames of a clip, for a model that eats video [B, C, frames, H, W]; timm's configurations do not know them."""
+    """Frames of a clip, for a model that takes video [B, C, frames, H, W]. timm's configurations have no such field."""
     fixed: bool = False
-    """True when an instance takes one size only, given by ``img_size=`` at creation."""
+    """True when a model takes only the size that it was created with, given by ``img_size=``."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input: (channels, height, width), or (channels, frames, height, width) for a video model."""
+        """The shape of one input: (channels, height, width), or (channels, frames, height, width) for a video model."""
         channels, *sides = self.size
         return (channels, *([self.frames] if self.frames else []), *sides)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """One set of weights of a model, reached as ``name.tag``."""
+    """One set of weights of a model, created as ``name.tag``."""
 
     tag: str
     license: str
-    """SPDX identifier of the WEIGHTS; several are non-commercial."""
+    """SPDX identifier of the licence of the WEIGHTS. Several are non-commercial."""
     repo: str | None = None
-    """Hugging Face Hub id, ``org/name``; None when the file is shipped inside the distribution."""
+    """Hugging Face Hub id, ``org/name``. None when the file is shipped inside the distribution."""
     revision: str | None = None
     file: str = "model.safetensors"
-    """File in the repo, or ``package:path`` of a shipped file."""
+    """File in the repository, or ``package:path`` of a shipped file."""
     layout: str | None = None
-    """Name of the weight layout of the file; None for the model's own keys."""
+    """Name of the weight layout of the file. None when the file has the model's own keys."""
     num_classes: int | None = None
-    """Classes of the head in the file, when not the model's default; 0 for a file without a trained head."""
+    """Classes of the head in the file, if not the model's default. 0 for a file without a trained head."""
     untrained: tuple[str, ...] = ()
-    """Prefixes of the model's own keys whose values in the file mean nothing and are not loaded."""
+    """Prefixes of the model's own keys whose values in the file are untrained. They are not loaded."""
     input: Input | None = None
     labels: tuple[str, ...] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Published or measured scores, as ``{"imagenet-1k top-1 %": 82.8}``."""
+    """Published or measured scores, such as ``{"imagenet-1k top-1 %": 82.8}``."""
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -87,12 +90,12 @@ class Pretrained:
 
 @dataclass(frozen=True, kw_only=True)
 class Micro:
-    """A model trained by us on embedded data and shipped as package data."""
+    """A model that was trained on embedded data and is shipped as package data."""
 
     recipe: str
-    """``"module:function"`` called as ``function(out: Path, seed: int) -> Mapping[str, float]``; ``plm retrain``."""
+    """``"module:function"`` that ``plm retrain`` calls: ``function(out: Path, seed: int) -> Mapping[str, float]``."""
     evaluate: str
-    """``"module:function"`` called as ``function(model) -> Mapping[str, float]`` on held-out data."""
+    """``"module:function"`` for the scores on held-out data: ``function(model) -> Mapping[str, float]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,59 +107,59 @@ class Model(Declaration):
 
     family: str
     builder: str
-    """``"module:callable"``, often a class: called with the keywords of ``config`` and of ``create_model``, returns an
-    nn.Module. Loading, ``features_only`` and timm's configuration are the hub's business."""
+    """``"module:callable"``, often a class. It is called with the keywords of ``config`` and of ``create_model`` and
+    returns an nn.Module. plm-core adds the loading of weights, ``features_only`` and timm's configuration."""
     params: int
-    """Number of parameters with the default head; a test builds the model on the meta device and compares."""
+    """Number of parameters with the default head. A test builds the model on the meta device and compares."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords for the builder; those of ``create_model`` override them."""
+    """Keywords for the builder. Those of ``create_model`` override them."""
     task: str = "image-classification"
     input: Input = Input()
     num_classes: int = 1000
     classifier: str | tuple[str, ...] | None = "head.fc"
     first_conv: str | tuple[str, ...] | None = "patch_embed.proj"
     out_indices: tuple[int, ...] = (-1,)
-    """Feature maps that ``features_only=True`` gives by default, in terms of ``forward_intermediates``."""
+    """Feature maps that ``features_only=True`` returns by default, as indices for ``forward_intermediates``."""
     pretrained: tuple[Pretrained, ...] = ()
     """The first entry is the default tag."""
     needs: tuple[str, ...] = ()
-    """Other distributions or extras, as ``("plm-core[lm]", "pe-encoder")``."""
+    """Other distributions or extras that the model needs, such as ``("plm-core[lm]", "pe-encoder")``."""
     micro: Micro | None = None
     license: str = ""
-    """SPDX identifier of the CODE."""
+    """SPDX identifier of the licence of the CODE."""
     paper: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightLayout(Declaration):
-    """How another code base names and shapes the tensors of a model class."""
+    """The names and shapes that another code base gives to the tensors of a model class."""
 
     hook = "plm_weight_layouts"
     word = "weight layout"
 
     models: tuple[str, ...]
-    """Classes it applies to (subclasses too), as ``"module:ClassName"``."""
+    """Classes that it applies to, with their subclasses, as ``"module:ClassName"``."""
     rules: str | None = None
-    """``"module:function"`` called with the model, returns a sequence of ``plm_core.layouts.Rule``, or raises
-    NotSupported for a variant that the other code base lacks; None when the layout's names are the model's own."""
+    """``"module:function"`` that is called with the model and returns a sequence of ``plm_core.layouts.Rule``. It
+    raises NotSupported for a variant that the other code base lacks. None when the layout's names are the model's."""
     help: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockAdapter(Declaration):
-    """How transforms reach the blocks, attention, special tokens and positions of a model class."""
+    """The access of transforms to the blocks, attention, special tokens and positions of a model class."""
 
     hook = "plm_block_adapters"
     word = "block adapter"
 
     models: tuple[str, ...]
     view: str
-    """``"module:function"`` called with the model, returns a ``plm_core.blocks.ModelView``."""
+    """``"module:function"`` that is called with the model and returns a ``plm_core.blocks.ModelView``."""
     example: tuple[str, Mapping[str, Any]]
-    """A small model of the family, on which pieces are tried: a name and keywords for ``create_model``, or
-    ``"module:function"`` and keywords for the function (see `plm_core.blocks.examples`)."""
+    """A small model of the family to try transforms, mergers and scorers on: a name and keywords for ``create_model``,
+    or ``"module:function"`` and keywords for the function (see `plm_core.blocks.examples`)."""
     input_size: tuple[int, ...] | None = None
-    """What the example eats, without the batch; None for what its ``pretrained_cfg`` says."""
+    """Shape of the example's input without the batch. None for the size in its ``pretrained_cfg``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,15 +172,15 @@ class Transform(Declaration):
     apply: str
     """``"module:function"``: ``function(model, **options) -> model``; raises NotSupported with the reason."""
     remove: str
-    """``"module:function"``: ``function(model) -> model``; afterwards the model answers as before."""
+    """``"module:function"``: ``function(model) -> model``; afterwards the outputs are those of before."""
     example: Mapping[str, Any] = field(default_factory=dict)
-    """Options to try it with, as ``plm matrix`` does."""
+    """Options with which ``plm matrix`` and the tests try the transform."""
     help: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Merger(Declaration):
-    """A way to make one model of several: ``function(models, **options) -> nn.Module``."""
+    """A way to merge several models into one: ``function(models, **options) -> nn.Module``."""
 
     hook = "plm_mergers"
     word = "merger"
@@ -188,9 +191,9 @@ class Merger(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer(Declaration):
-    """A transferability score, higher is better: ``function(features, labels, **options) -> float``.
+    """A transferability score; higher is better: ``function(features, labels, **options) -> float``.
 
-    ``features`` is a numpy array [N, D], ``labels`` an integer one [N], or of another kind in ``targets``.
+    ``features`` is a numpy array [N, D]. ``labels`` is an integer array [N], or of another kind listed in ``targets``.
     """
 
     hook = "plm_scorers"
@@ -199,15 +202,15 @@ class Scorer(Declaration):
     score: str
     help: str = ""
     needs: tuple[str, ...] = ()
-    """What it takes besides, as keywords: ``probs`` (the model's probabilities of its own classes, [N, S]),
-    ``reference_features`` (of a model that was trained on the data, [N, D']), ``num_classes`` (an integer)."""
+    """Further inputs, passed as keywords: ``probs`` (the model's probabilities of its own classes, [N, S]),
+    ``reference_features`` (features of a model that was trained on the data, [N, D']), ``num_classes`` (an integer)."""
     targets: tuple[str, ...] = ("classes",)
-    """Kinds of labels it can do: ``classes`` [N], ``multilabel`` (0 and 1, [N, C]), ``regression`` ([N], [N, T])."""
+    """Kinds of labels it takes: ``classes`` [N], ``multilabel`` (0 and 1, [N, C]), ``regression`` ([N], [N, T])."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Declaration):
-    """A sub-command of ``plm``; ``implementation`` is a function with typer annotations or a ``typer.Typer``."""
+    """A sub-command of ``plm``. Its ``implementation`` is a function with typer annotations or a ``typer.Typer``."""
 
     hook = "plm_commands"
     word = "command"
@@ -231,44 +234,44 @@ class TourStop(Declaration):
 KINDS: tuple[type[Declaration], ...] = (
     Model, WeightLayout, BlockAdapter, Transform, Merger, Scorer, Command, TourStop
 )  # fmt: skip
-"""The kinds of declaration, in the order in which plug-ins are asked for them."""
+"""The kinds of declarations, in the order in which a plug-in's hooks are called."""
 
 
 @hookspec
 def plm_models() -> Sequence[Model]:  # type: ignore[empty-body]
-    """Models for timm's registry."""
+    """Return models for timm's registry."""
 
 
 @hookspec
 def plm_weight_layouts() -> Sequence[WeightLayout]:  # type: ignore[empty-body]
-    """Weight layouts, usable in both directions."""
+    """Return weight layouts, which work in both directions."""
 
 
 @hookspec
 def plm_block_adapters() -> Sequence[BlockAdapter]:  # type: ignore[empty-body]
-    """Block adapters of the model families that the plug-in owns."""
+    """Return block adapters for the model families that the plug-in owns."""
 
 
 @hookspec
 def plm_transforms() -> Sequence[Transform]:  # type: ignore[empty-body]
-    """Transforms for ``plm_core.apply``."""
+    """Return transforms for ``plm_core.apply``."""
 
 
 @hookspec
 def plm_mergers() -> Sequence[Merger]:  # type: ignore[empty-body]
-    """Mergers of several models."""
+    """Return mergers of several models."""
 
 
 @hookspec
 def plm_scorers() -> Sequence[Scorer]:  # type: ignore[empty-body]
-    """Transferability scores."""
+    """Return transferability scores."""
 
 
 @hookspec
 def plm_commands() -> Sequence[Command]:  # type: ignore[empty-body]
-    """Sub-commands of ``plm``."""
+    """Return sub-commands of ``plm``."""
 
 
 @hookspec
 def plm_tour_stops() -> Sequence[TourStop]:  # type: ignore[empty-body]
-    """Stops of ``plm tour``."""
+    """Return stops of ``plm tour``."""

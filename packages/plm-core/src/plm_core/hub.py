@@ -1,6 +1,6 @@
-"""Files from and to the Hugging Face Hub, by huggingface_hub as it is, with one-line errors.
+"""Files from and to the Hugging Face Hub: plain calls of huggingface_hub, with errors of one line.
 
-Everything that huggingface_hub reads from the environment holds: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+All environment variables of huggingface_hub apply: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from plm_core.errors import InputError, WeightsError
 from plm_core.utils.text import first_line
 
 WEIGHTS_FILE = "model.safetensors"
-# Exactly what a model repository of ours holds: nothing that runs code when it is read.
+# The only files that are uploaded. None of them can run code when it is read.
 PUSHED = (WEIGHTS_FILE, "config.json", "README.md")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".tar")
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """``org/name[@revision]`` and the file in it."""
+    """A file in a repository of the Hub, at a revision. None stands for the default branch."""
 
     repo: str
     revision: str | None = None
@@ -31,7 +31,7 @@ class HubFile:
 
     @classmethod
     def parse(cls, text: str) -> HubFile | None:
-        """Read ``[hf-hub:]org/name[@revision]``; None when ``text`` is something else."""
+        """Parse ``[hf-hub:]org/name[@revision]``. Return None when ``text`` has another form."""
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id
 
@@ -47,10 +47,11 @@ class HubFile:
 
 
 def fetch(file: HubFile, cache_dir: str | Path | None = None) -> Path:
-    """Download a file into huggingface_hub's cache (or find it there) and return its path.
+    """Download a file into huggingface_hub's cache, unless it is there already, and return its path.
 
     Raises:
-        WeightsError: One line that names repo, file, revision and, offline, the cache folder.
+        WeightsError: The file cannot be downloaded. The message names the file, the repository, the revision and, when
+            offline, the cache folder.
     """
     from huggingface_hub import hf_hub_download
 
@@ -60,14 +61,14 @@ def fetch(file: HubFile, cache_dir: str | Path | None = None) -> Path:
 
 @contextmanager
 def one_line(prefix: str) -> Iterator[None]:
-    """Turn what huggingface_hub and safetensors raise into a WeightsError that begins with ``failed``."""
+    """Turn errors of huggingface_hub and safetensors into a WeightsError that begins with ``prefix``."""
     from huggingface_hub import constants, errors
     from safetensors import SafetensorError
 
     try:
         yield
     except (errors.HfHubHTTPError, SafetensorError, OSError) as e:
-        # the order matters, since they derive from one another
+        # the order matters, since some of these classes derive from others
         if isinstance(e, errors.GatedRepoError):
             why = "access is gated; ask for it on the model's page, then 'hf auth login'"
         elif isinstance(e, errors.RevisionNotFoundError):
@@ -75,8 +76,8 @@ def one_line(prefix: str) -> Iterator[None]:
         elif isinstance(e, errors.RepositoryNotFoundError):
             why = "no such repository, or it is private and the token has no access"
         elif isinstance(e, errors.LocalEntryNotFoundError):
-            why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
-            why += f" and it is not in the cache {constants.HF_HUB_CACHE}"
+            why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the Hub cannot be reached"
+            why += f" and the file is not in the cache {constants.HF_HUB_CACHE}"
         elif isinstance(e, errors.EntryNotFoundError):
             why = "the repository has no such file"
         else:
@@ -87,14 +88,15 @@ def one_line(prefix: str) -> Iterator[None]:
 def push(folder: str | Path, repo: str, private: bool = False, message: str | None = None) -> str:
     """Upload a model folder (model.safetensors, config.json, README.md with a license) to the Hub.
 
-    The folder is one that ``plm_core.weights.save_pretrained`` or ``plm convert`` wrote. Other files are not uploaded,
-    and a folder with pickled weights is refused.
+    ``plm_core.weights.save_pretrained`` writes such a folder. Other files in it are not uploaded, and a folder with
+    pickled weights is refused.
 
     Returns:
-        The commit's address.
+        The URL of the commit.
 
     Raises:
-        InputError: The folder is not fit to publish; nothing was uploaded.
+        InputError: The folder cannot be published. Nothing was uploaded.
+        WeightsError: The Hub refuses the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -115,7 +117,11 @@ def push(folder: str | Path, repo: str, private: bool = False, message: str | No
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError unless a folder can be published: safetensors, a config and a model card with a license."""
+    """Check that a folder can be published: it holds safetensors, a config and a model card with a license.
+
+    Raises:
+        InputError: The folder cannot be published.
+    """
     from safetensors import SafetensorError, safe_open
 
     missing = [name for name in PUSHED if not (folder / name).is_file()]
@@ -130,7 +136,7 @@ def check_folder(folder: Path) -> None:
         )
     try:
         with safe_open(folder / WEIGHTS_FILE, "numpy"):
-            pass  # the header is read and checked
+            pass  # opening the file reads and checks its header
     except (SafetensorError, OSError) as e:
         raise InputError(f"{folder / WEIGHTS_FILE} is not a readable safetensors file: {e}") from e
     if "architecture" not in read_config(folder):
@@ -140,7 +146,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _front_matter(card: Path) -> Mapping[str, Any]:
-    """The YAML block that a model card begins with; empty when there is none or it cannot be read."""
+    """Return the YAML block at the top of a model card; empty when there is none or it cannot be read."""
     from huggingface_hub import metadata_load
 
     try:
@@ -150,7 +156,11 @@ def _front_matter(card: Path) -> Mapping[str, Any]:
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
-    """The config.json of a model folder."""
+    """Return the config.json of a model folder.
+
+    Raises:
+        InputError: It cannot be read, or is not a JSON object.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:

@@ -1,13 +1,14 @@
-"""Weight layouts: one table of rules that maps a foreign state dict to a model's own keys, and back.
+"""Weight layouts: a table of rules that maps the state dict of another code base to a model's own keys, and back.
 
-A rule pairs a pattern of the model's own keys with a pattern of the foreign keys; ``*`` stands for the same run of
-characters on both sides. What is more than a change of name is a named, invertible `Step`. Both directions are read off
-the same table, so they cannot drift apart::
+A rule pairs a pattern of native keys (the model's own) with a pattern of foreign keys (those of the other code base).
+``*`` stands for the same characters on both sides. A change of more than the name is a named, invertible `Step`. Both
+directions are read from the same table, so they cannot drift apart::
 
     Rule("head.fc.*", "classifier.*")
     Rule("attn.qkv.*", ("attn.q.*", "attn.k.*", "attn.v.*"), step=split(0, 3))
 
-Everything works on meta tensors too, which is how the tables are proved on the manifests of the public checkpoints.
+Everything works on meta tensors too. This is how the tests prove the tables on the tensor names and shapes of the
+public checkpoints.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to the tensors of a rule: ``to_foreign`` on the way out, ``to_native`` on the way in."""
+    """A change of the tensors of a rule: ``to_foreign`` for writing, its inverse ``to_native`` for loading."""
 
     name: str
     to_foreign: Callable[[Parts], Parts]
     to_native: Callable[[Parts], Parts]
 
     def inverted(self, name: str) -> Step:
-        """The same step with the directions swapped."""
+        """Return the same step with the directions swapped."""
         return Step(name, self.to_native, self.to_foreign)
 
 
@@ -46,7 +47,7 @@ KEEP = Step("keep", _same, _same)
 
 
 def transpose(dim0: int = 0, dim1: int = 1) -> Step:
-    """Swap two dimensions (one tensor on each side)."""
+    """Swap two dimensions of a tensor."""
 
     def swap(parts: Parts) -> Parts:
         return [part.transpose(dim0, dim1) for part in parts]
@@ -55,7 +56,7 @@ def transpose(dim0: int = 0, dim1: int = 1) -> Step:
 
 
 def split(dim: int, parts: int) -> Step:
-    """One native tensor is ``parts`` equal foreign ones, cut along ``dim``."""
+    """Split one native tensor along ``dim`` into ``parts`` foreign tensors of equal size."""
     return Step(
         "split",
         to_foreign=lambda t: list(t[0].chunk(parts, dim)),
@@ -64,7 +65,7 @@ def split(dim: int, parts: int) -> Step:
 
 
 def stack(dim: int, parts: int) -> Step:
-    """``parts`` native tensors are one foreign tensor with a new dimension ``dim``."""
+    """Stack ``parts`` native tensors along a new dimension ``dim`` into one foreign tensor."""
     return Step(
         "stack",
         to_foreign=lambda t: [torch.stack(t, dim)],
@@ -73,7 +74,7 @@ def stack(dim: int, parts: int) -> Step:
 
 
 def reshape(native: Sequence[int], foreign: Sequence[int]) -> Step:
-    """Another shape of the same numbers; one size of each may be -1."""
+    """Reshape between the native and the foreign tensor. One size of each shape may be -1."""
     return Step(
         "reshape",
         to_foreign=lambda t: [part.reshape(*foreign) for part in t],
@@ -82,9 +83,11 @@ def reshape(native: Sequence[int], foreign: Sequence[int]) -> Step:
 
 
 def uninterleave(num_heads: int) -> Step:
-    """Rows of a rotary query or key projection: foreign pairs (0,1)(2,3).. per head, native first halves then second.
+    """Reorder the rows of a rotary query or key projection, head by head.
 
-    Applies to weights [num_heads * head_dim, in] and biases [num_heads * head_dim].
+    Foreign rows come as pairs: (0, 1), (2, 3) and so on. Native rows begin with the first row of every pair, followed
+    by the second row of every pair. The step applies to weights [num_heads * head_dim, in] and biases
+    [num_heads * head_dim].
     """
 
     def to_native(t: Parts) -> Parts:
@@ -98,7 +101,7 @@ def uninterleave(num_heads: int) -> Step:
 
 @dataclass(frozen=True)
 class Rule:
-    """Native key pattern(s) and the foreign one(s) they correspond to; each has one ``*``, or none has."""
+    """A native key pattern, or several, and the foreign ones for the same tensors; each has one ``*``, or none has."""
 
     native: str | tuple[str, ...]
     foreign: str | tuple[str, ...]
@@ -110,7 +113,7 @@ class Rule:
             raise InputError(f"patterns {', '.join(patterns)} of a rule must have one '*' each, or none")
 
     def sides(self, to: Literal["native", "foreign"]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(source patterns, target patterns) for a direction."""
+        """Return (source patterns, target patterns) for a direction."""
         native = (self.native,) if isinstance(self.native, str) else self.native
         foreign = (self.foreign,) if isinstance(self.foreign, str) else self.foreign
         return (foreign, native) if to == "native" else (native, foreign)
@@ -119,16 +122,17 @@ class Rule:
 def convert(
     state: State, rules: Iterable[Rule], to: Literal["native", "foreign"]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Map a state dict by a table of rules; the first rule that matches a key takes it.
+    """Map a state dict by a table of rules. Each key is mapped by the first rule that matches it.
 
     Args:
         state: Tensors by key.
         rules: The table.
-        to: Which side the result is to be on.
+        to: The side of the keys in the result.
 
     Returns:
-        The mapped tensors, and the keys that were left over: no rule took them, their companions are not all there,
-        their shapes are none that the step works on, or another key has their place.
+        The mapped tensors, and the keys that are left over. A key is left over when no rule matches it, when not all
+        keys of its rule are present, when the step does not work on the shapes, or when another key was already mapped
+        to the same name.
     """
     table = [(rule, *rule.sides(to)) for rule in rules]
     groups: dict[tuple[int, str], dict[int, str]] = {}
@@ -150,11 +154,11 @@ def convert(
         try:
             results = step([state[keys[i]] for i in range(len(sources))])
             tensors = dict(zip((target.replace("*", run) for target in targets), results, strict=True))
-        except (RuntimeError, IndexError, ValueError):  # what torch raises on shapes that it cannot split, stack ...
+        except (RuntimeError, IndexError, ValueError):  # torch's errors for shapes that a step cannot handle
             unmapped.extend(keys.values())
             continue
         if tensors.keys() & mapped.keys():
-            unmapped.extend(keys.values())  # never one tensor silently in place of another
+            unmapped.extend(keys.values())  # one tensor must not silently replace another
         else:
             mapped |= tensors
     return mapped, unmapped

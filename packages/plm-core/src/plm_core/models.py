@@ -1,4 +1,4 @@
-"""Models by name: timm's functions, with the hub's models registered and errors that say what is near."""
+"""Models by name: timm's functions, with the models of every plug-in and with errors that suggest similar names."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ SOURCES = ("hf-hub", "hf_hub", "local-dir")  # hf_hub is timm's older spelling
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """``timm.create_model`` for timm's models and the hub's; needs no other import.
+    """Create a model of timm or of any plug-in, with ``timm.create_model``.
 
     Args:
-        name: ``name``, ``name.tag``, ``hf-hub:org/name[@revision]`` (``org/name`` will do) or ``local-dir:path``.
-        pretrained: Load weights; of the default tag when none is named.
-        **kwargs: As timm's: ``num_classes`` (0 for none), ``in_chans``, ``img_size``, ``features_only``...
+        name: ``name``, ``name.tag``, ``hf-hub:org/name[@revision]`` (or just ``org/name``) or ``local-dir:path``.
+        pretrained: Load weights. If the name has no tag, they are those of the default tag.
+        **kwargs: Keywords of timm: ``num_classes`` (0 for no classifier), ``in_chans``, ``img_size``,
+            ``features_only``...
 
     Raises:
-        UnknownName: No such model or tag; says what is near and which distribution would provide it.
+        UnknownName: There is no such model or tag. The message gives similar names and the distribution that would
+            provide the model.
         DuplicateName: Two plug-ins declare the name.
-        PluginError: timm cannot take what the plug-in declares.
-        WeightsError: The weights cannot be had or do not fit.
+        PluginError: timm cannot register what the plug-in declares.
+        WeightsError: The weights cannot be obtained or do not fit.
     """
     import timm
 
@@ -51,11 +53,11 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     except KeyError as e:
         if e.args != ("architecture",):
             raise
-        # an original's own repository: constructor keywords are all that it holds
+        # the config.json of an original's own repository holds nothing but constructor keywords
         why = "its config.json is not timm's (no 'architecture')"
-        raise WeightsError(f"cannot get {name}: {why}; make the model by name and use plm_core.weights.load") from e
+        raise WeightsError(f"cannot get {name}: {why}; create the model by name and use plm_core.weights.load") from e
     except RuntimeError as e:
-        if unknown := re.fullmatch(r"Unknown model \((.+)\)", str(e)):  # in the config.json of a repository
+        if unknown := re.fullmatch(r"Unknown model \((.+)\)", str(e)):  # a name in the config.json of a repository
             _check_name(unknown[1])
         raise
 
@@ -80,12 +82,12 @@ def _check_name(name: str) -> None:
 
 
 def list_models(filter: str | Sequence[str] = "", pretrained: bool = False, **kwargs: Any) -> list[str]:
-    """``timm.list_models`` over timm's models and the hub's (wildcards as in timm).
+    """List the names of the models of timm and of every plug-in, with ``timm.list_models``.
 
     Args:
-        filter: Wildcard pattern(s); everything when empty.
-        pretrained: Only models with weights, as ``name.tag``.
-        **kwargs: As timm's: ``module``, ``exclude_filters``, ``include_tags``...
+        filter: One or several patterns with timm's wildcards. Empty for all models.
+        pretrained: List only models with weights, as ``name.tag``.
+        **kwargs: Keywords of timm: ``module``, ``exclude_filters``, ``include_tags``...
     """
     import timm
 
@@ -94,35 +96,38 @@ def list_models(filter: str | Sequence[str] = "", pretrained: bool = False, **kw
 
 
 def transform_for(model: nn.Module) -> Any:
-    """The evaluation preprocessing of any timm or hub model: PIL image -> float tensor [C, H, W].
+    """Return the evaluation preprocessing of a model: a function from PIL image to float tensor [C, H, W].
 
-    The image is converted to the number of channels that the model was made with first (1: greyscale, 3: RGB).
+    It first converts the image to the model's number of input channels (1: greyscale, 3: RGB).
+
+    Args:
+        model: Any model with timm's ``pretrained_cfg``.
 
     Raises:
-        InputError: The model has no ``pretrained_cfg`` to read it from, or takes neither 1 nor 3 channels.
+        InputError: The model has no ``pretrained_cfg``, or takes neither 1 nor 3 channels.
     """
     import timm.data
     from torchvision.transforms import Compose
 
     if not getattr(model, "pretrained_cfg", None):
-        raise InputError(f"model {type(model).__name__} has no pretrained_cfg: make it with plm_core.create_model")
-    # timm's newer function knows what in_chans and img_size the model was made with, the older only its configuration
+        raise InputError(f"model {type(model).__name__} has no pretrained_cfg: create it with plm_core.create_model")
+    # timm's newer function reads the in_chans and img_size of the model itself, the older one only its configuration
     resolve_config = getattr(timm.data, "resolve_input_data_config", timm.data.resolve_model_data_config)
     config = resolve_config(model)
     channels, *size = config["input_size"]
     if channels not in _Channels.MODES:
         raise InputError(f"model {type(model).__name__} takes {channels} channels; a PIL image has 1 or 3")
-    # what neither of timm's functions sees: a model that takes any size, made for another than its weights
+    # a model that takes any size may have been created for another size than its weights; neither function reads that
     img_size = getattr(model, "_model_args", {}).get("img_size", size)
     config["input_size"] = (channels, *((img_size, img_size) if isinstance(img_size, int) else img_size))
     return Compose([_Channels(channels), timm.data.create_transform(**config, is_training=False)])
 
 
 def embed(model: Any, x: Tensor) -> Tensor:
-    """Pooled embedding of a batch, [B, D]: what the classifier sees (``forward_head(..., pre_logits=True)``).
+    """Return the pooled embedding of a batch, [B, D]: the classifier's input (``forward_head(..., pre_logits=True)``).
 
     Args:
-        model: Any timm or hub model with that interface.
+        model: Any model with timm's ``forward_features`` and ``forward_head``.
         x: Preprocessed inputs, [B, C, H, W].
 
     Raises:
@@ -137,7 +142,7 @@ def embed(model: Any, x: Tensor) -> Tensor:
 
 
 class _Channels:
-    """Convert a PIL image to a model's number of channels."""
+    """A conversion of PIL images to a number of channels."""
 
     MODES: ClassVar[dict[int, str]] = {1: "L", 3: "RGB"}
 
@@ -145,7 +150,7 @@ class _Channels:
         self.mode = self.MODES[channels]
 
     def __call__(self, image: Any) -> Any:
-        # 16 bits, which convert() would clip at 255 instead of scaling; PIL reads such files as mode I too
+        # convert() would clip 16-bit values at 255 instead of scaling them; PIL reads some 16-bit files as mode I
         if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):
             image = image.point(lambda value: value * (255 / 65535)).convert("L")
         return image.convert(self.mode) if image.mode != self.mode else image

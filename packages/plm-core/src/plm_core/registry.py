@@ -1,12 +1,12 @@
-"""The loader of plug-ins and the tables of what they declare.
+"""The registry, which loads plug-ins and holds what they declare.
 
-pluggy's own ``load_setuptools_entrypoints`` stops at the first plug-in that fails; here each plug-in is checked,
-imported and asked for its declarations on its own, and what goes wrong with one is kept in its status (``plm doctor``)
-and logged once. Environment switches, read when the registry loads:
+pluggy's own ``load_setuptools_entrypoints`` stops at the first plug-in that fails. Here each plug-in is checked,
+imported and asked for its declarations separately. Its faults are kept in its status (``plm doctor``) and logged once.
+Environment switches, read when the registry loads:
 
-- ``PLM_PLUGINS=a,b``: load only these plug-ins (empty: none but plm-core's own).
+- ``PLM_PLUGINS=a,b``: load only these plug-ins (if empty, only plm-core's own).
 - ``PLM_DISABLE_PLUGINS=a,b``: do not load these.
-- ``PLM_STRICT_PLUGINS=1``: raise PluginError at the first fault instead of carrying on.
+- ``PLM_STRICT_PLUGINS=1``: raise PluginError at the first fault instead of continuing.
 - ``PLM_TRACE_PLUGINS=1``: print every hook call and its result to stderr.
 """
 
@@ -46,7 +46,7 @@ State = Literal["loaded", "faulty", "failed", "incompatible", "disabled", "not s
 
 @dataclass
 class PluginStatus:
-    """What became of one plug-in."""
+    """The state of one plug-in: its faults, if any, and how much it declares."""
 
     name: str
     distribution: str
@@ -55,27 +55,27 @@ class PluginStatus:
     errors: list[str] = field(default_factory=list)
     mend: str = ""
     heavy: list[str] = field(default_factory=list)
-    """Heavy modules (torch, timm) that importing the plug-in pulled in."""
+    """Heavy modules (torch, timm) that were imported together with the plug-in."""
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:
-        """Whether there is nothing to mend."""
+        """Whether nothing needs fixing."""
         return not (self.errors or self.heavy)
 
     @property
     def declares(self) -> str:
-        """What it declares, as ``7 models, 1 block adapter``."""
+        """The number of declarations of each kind, such as ``7 models, 1 block adapter``."""
         return ", ".join(f"{n} {word}{'s' * (n > 1)}" for word, n in self.counts.items())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for ``--json``."""
+        """Return plain data for ``--json``."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Entry(Generic[D]):
-    """A declaration and who made it."""
+    """A declaration with the plug-in and the distribution that it comes from."""
 
     declaration: D
     plugin: str
@@ -87,7 +87,7 @@ class ClassKey(NamedTuple):
 
     path: str
     name: str = ""
-    """Empty where a class has one declaration at most."""
+    """Name of the declaration. Empty for a kind of which a class has at most one."""
 
     def __str__(self) -> str:
         return f"{self.path} {self.name}".strip()
@@ -97,11 +97,11 @@ Key = str | ClassKey
 
 
 class Registry:
-    """Plug-ins and their declarations. Use ``registry()`` for the one of the process.
+    """The plug-ins and their declarations. Use ``registry()`` for the registry of this process.
 
     Args:
-        entry_points: What to load; the installed distributions' entry points in the group ``plm`` when None.
-        environ: Where the switches are read.
+        entry_points: The entry points to load. None for those of the installed distributions in the group ``plm``.
+        environ: The variables with the switches. None for those of this process.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Registry:
         self.strict = env.get("PLM_STRICT_PLUGINS", "0") not in ("", "0")
         self.statuses: list[PluginStatus] = []
         self.left_out: dict[str, str] = {}
-        """Models kept out of timm's registry (timm owns the name, or cannot take the declaration): name -> why."""
+        """Models that are not in timm's registry: name -> why. timm owns the name, or cannot take the declaration."""
         self._entries: dict[type[Declaration], dict[Key, list[Entry[Any]]]] = {kind: {} for kind in hookspecs.KINDS}
         self._manager = pluggy.PluginManager("plm")
         self._manager.add_hookspecs(hookspecs)
@@ -145,7 +145,7 @@ class Registry:
             if entry_point.name in self.disabled:
                 status.state = "disabled"
                 return
-        if rivals:  # no switch can tell the two apart
+        if rivals:  # the switches go by name, so none can choose between the two
             mend = f"remove {status.distribution} or {rivals[0]}"
             error = f"{rivals[0]} has a plug-in named {status.name!r} too"
             return self._fault(status, error, mend, state="failed")
@@ -158,7 +158,7 @@ class Registry:
             plugin = entry_point.load()
             status.heavy = [name for name in HEAVY if name in sys.modules and name not in before]
             self._register(plugin, entry_point.name)
-        except (Exception, SystemExit) as e:  # a plug-in may fail in any way; none may stop the others
+        except (Exception, SystemExit) as e:  # a plug-in may fail in any way and must not stop the others
             mend = f"reinstall or remove {status.distribution}, or set PLM_DISABLE_PLUGINS={entry_point.name}"
             return self._fault(status, _describe(e), mend, state="failed", cause=e)
         if status.heavy:
@@ -183,13 +183,13 @@ class Registry:
             raise PluginError(problem)
 
     def _collect(self, plugin: object, status: PluginStatus) -> None:
-        """Call every hook of one plug-in alone, so that an error in one hides nothing else."""
+        """Call every hook of one plug-in separately, so that an error in one hides nothing that the others return."""
         others = [p for p in self._manager.get_plugins() if p is not plugin]
         for hook, kind in HOOKS.items():
             try:
                 caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
                 results = caller()
-                if len(results) < len(caller.get_hookimpls()):  # pluggy drops None
+                if len(results) < len(caller.get_hookimpls()):  # pluggy drops results that are None
                     raise TypeError("returned None; a list was expected")
                 declarations = [d for result in results for d in result]
                 for d in declarations:
@@ -207,7 +207,7 @@ class Registry:
     def _enter(self, kind: type[Declaration], key: Key, entry: Entry[Any], status: PluginStatus) -> None:
         entries = self._entries[kind].setdefault(key, [])
         if entries and entries[0].plugin == CORE != entry.plugin:
-            # plm-core's own names are never withdrawn: ``plm doctor`` must stay there to say so
+            # plm-core's own names are never withdrawn: ``plm doctor`` must remain there to report the fault
             error = f"{kind.word} {str(key)!r} is plm-core's own"
             self._fault(status, error, f"{status.distribution} must use another name", state="faulty")
         else:
@@ -235,7 +235,7 @@ class Registry:
     # --- look-up ------------------------------------------------------------------------------------------------
 
     def all(self, kind: type[D]) -> dict[str, Entry[D]]:
-        """Every declaration of a kind by name, without the withdrawn ones."""
+        """Return every declaration of a kind by name, without the withdrawn ones."""
         return {str(key): entry for key, entry in self._unique(kind)}
 
     def declared(self, kind: type[D]) -> list[D]:
@@ -246,7 +246,7 @@ class Registry:
         return ((key, entries[0]) for key, entries in sorted(self._entries[kind].items()) if len(entries) == 1)
 
     def withdrawn(self) -> list[str]:
-        """One line for each name that two plug-ins declare."""
+        """Return one line for each name that is declared more than once."""
         return [
             self._duplicate_line(kind, key, entries)
             for kind, table in self._entries.items()
@@ -255,11 +255,12 @@ class Registry:
         ]
 
     def get(self, kind: type[D], name: str) -> D:
-        """The declaration of that kind and name.
+        """Return the declaration of a kind and name.
 
         Raises:
-            UnknownName: Nothing of that name; the message says what is near and who would provide it.
-            DuplicateName: Two plug-ins declare it.
+            UnknownName: There is none. The message gives similar names and the distribution that would provide the
+                name.
+            DuplicateName: The name is declared more than once.
         """
         entries = self._entries[kind].get(name, [])
         if len(entries) > 1:
@@ -269,7 +270,7 @@ class Registry:
         return cast(D, entries[0].declaration)
 
     def for_class(self, kind: type[D], model: object) -> list[D]:
-        """Declarations of a kind (WeightLayout, BlockAdapter) that apply to a model's class, nearest class first."""
+        """Return the declarations of a kind (WeightLayout, BlockAdapter) for a model's class, nearest class first."""
         by_class: dict[str, list[D]] = {}
         for key, entry in self._unique(kind):
             by_class.setdefault(cast(ClassKey, key).path, []).append(entry.declaration)
@@ -290,7 +291,10 @@ def _names(text: str) -> set[str]:
 
 
 def _order(entry_point: metadata.EntryPoint) -> tuple[bool, str, bool, str]:
-    """plm-core's own plug-in first, which holds the commands; of two of one name, the one whose distribution has it."""
+    """Return a sort key: plm-core first, because it declares the commands, then the other plug-ins by name.
+
+    If two plug-ins share a name, the one whose distribution has that name comes first.
+    """
     name, dist = entry_point.name, _dist_name(entry_point)
     return name != CORE, name, canonicalize_name(dist) != canonicalize_name(name), dist
 
@@ -304,7 +308,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _version_conflict(dist: metadata.Distribution | None) -> str:
-    """What a distribution asks of plm-core, when the running version is not it; read before anything is imported."""
+    """Say which plm-core a distribution requires if this is another; empty if it fits. Read before any import."""
     if dist is None:
         return ""
     version = metadata.version(CORE)
@@ -312,7 +316,7 @@ def _version_conflict(dist: metadata.Distribution | None) -> str:
         try:
             need = Requirement(line)
         except InvalidRequirement:
-            continue  # the installer's business
+            continue  # a malformed line is for the installer to report
         if canonicalize_name(need.name) != CORE or (need.marker and not need.marker.evaluate({"extra": ""})):
             continue
         if not need.specifier.contains(version, prereleases=True):
@@ -352,11 +356,13 @@ _current: Registry | None = None
 _loading = False
 _waiting: list[Callable[[], None]] = []
 _lock = threading.RLock()
-_waiting_lock = threading.Lock()  # not _lock, which is held during the load: a thread that imports timm must not wait
+_waiting_lock = (
+    threading.Lock()
+)  # apart from _lock, which is held during the load: a thread that imports timm must not wait
 
 
 def registry() -> Registry:
-    """Return the registry of this process, which is loaded at first use."""
+    """Return the registry of this process. The first call loads it."""
     global _current, _loading
     with _lock:
         if _current is not None:
@@ -377,13 +383,13 @@ def registry() -> Registry:
 
 
 def call_when_loaded(callback: Callable[[], None]) -> bool:
-    """Have ``callback`` called once the first load of ``registry()`` has ended, if that is under way now.
+    """If the registry is being loaded now, call ``callback`` as soon as it is loaded.
 
-    A plug-in, or another thread, may import timm in the middle of the load. What has to happen then needs the registry
-    and has to wait.
+    A plug-in, or another thread, may import timm during the load. Registering our models with timm needs the registry,
+    so it has to wait.
 
     Returns:
-        Whether the load is under way, so that the callback waits. Otherwise it is not called at all.
+        True if the registry is being loaded, so the callback waits. False if not; then it is never called.
     """
     with _waiting_lock:
         if _loading and callback not in _waiting:
@@ -393,7 +399,7 @@ def call_when_loaded(callback: Callable[[], None]) -> bool:
 
 @contextmanager
 def using(other: Registry) -> Iterator[Registry]:
-    """Make another registry the one of the process for a while (tests of plug-ins)."""
+    """Replace the registry of this process inside a ``with`` block, for tests of plug-ins."""
     global _current
     with _lock:
         before, _current = _current, other

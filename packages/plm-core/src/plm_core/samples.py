@@ -1,4 +1,4 @@
-"""Small real data that ships inside scikit-learn, for tests, micro models and the tour (extra ``plm-core[tour]``)."""
+"""Small real data that ships with scikit-learn, for tests, micro models and the tour (extra ``plm-core[tour]``)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PHOTOS = ("china", "flower")
 
 
 def digits(split: Split) -> tuple[list[Image.Image], NDArray[np.int64]]:
-    """Handwritten digits, 8x8 greyscale (UCI optical recognition, the 1797 that scikit-learn ships).
+    """Return handwritten digits, 8x8 greyscale: the 1797 of UCI's optical recognition data that scikit-learn ships.
 
-    Every fifth image is held out. Writers are not separated: both splits hold digits of the same people, so a held-out
-    score says how well the model reads these writers, not strangers.
+    Every fifth image is held out. Writers are not separated: both splits hold digits of the same people. A held-out
+    score therefore says how well a model reads these writers, not strangers.
 
     Args:
         split: ``train`` (1437 images) or ``heldout`` (360).
@@ -35,9 +35,9 @@ def digits(split: Split) -> tuple[list[Image.Image], NDArray[np.int64]]:
 
 
 def photo(name: str = "china") -> Image.Image:
-    """A photograph, 640x427 RGB, as scikit-learn ships it: ``china`` (a temple) or ``flower``.
+    """Return a photograph that scikit-learn ships, 640x427 RGB: ``china`` (a temple) or ``flower``.
 
-    Both are under CC BY 2.0, by the flickr users danielbuechele and vultilion; name them where you show the pictures.
+    Both are under CC BY 2.0, by the flickr users danielbuechele and vultilion. Name them where you show the pictures.
     """
     if name not in PHOTOS:
         raise InputError(f"photo {name!r} is not allowed: {' and '.join(map(repr, PHOTOS))} are")

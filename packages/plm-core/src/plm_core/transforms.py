@@ -1,4 +1,4 @@
-"""Transforms by name: changes of a model in place that can be undone."""
+"""Transforms by name. A transform changes a model in place and can be undone."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ APPLIED = "_plm_transforms"
 
 
 def apply(model: M, name: str, **options: Any) -> M:
-    """Apply a transform to a model in place, as ``apply(model, "tome", r=13)``.
+    """Apply a transform to a model in place.
 
     Args:
         model: Any model that the transform supports.
         name: The transform's name in the registry.
-        **options: The transform's own.
+        **options: Options of the transform.
 
     Returns:
         The same model.
 
     Raises:
-        UnknownName: No such transform; says which distribution would provide it.
-        NotSupported: The transform cannot work on this model, and why. The model is unchanged.
+        UnknownName: There is no such transform. The message names the distribution that would provide it.
+        NotSupported: The transform cannot work on this model. The message says why, and the model is unchanged.
         InputError: The transform is applied already, or has no such option.
     """
     spec = registry().get(Transform, name)
@@ -51,15 +51,22 @@ def apply(model: M, name: str, **options: Any) -> M:
 
 
 def remove(model: M, name: str | None = None) -> M:
-    """Undo one transform, or all in reverse order when ``name`` is None; the model then answers as before.
+    """Undo a transform. Afterwards the model gives the outputs that it gave before.
+
+    Args:
+        model: The model.
+        name: The transform to undo, which must be the last one applied. None for all, in reverse order.
+
+    Returns:
+        The same model.
 
     Raises:
-        InputError: The named transform is not applied, or not the last one that was.
+        InputError: The named transform is not applied, or not the last one applied.
     """
     applied: list[str] = model.__dict__.get(APPLIED, [])
     if name is not None and applied[-1:] != [name]:
-        where = f"applied are, in order: {', '.join(applied)}" if applied else "none is applied"
-        raise InputError(f"transform {name!r} cannot be removed: {where}; the last one goes first")
+        why = f"it is not the last one applied (in order: {', '.join(applied)})" if applied else "none is applied"
+        raise InputError(f"transform {name!r} cannot be removed: {why}")
     for last in [name] if name is not None else list(reversed(applied)):
         resolve(registry().get(Transform, last).remove)(model)
         model.__dict__[APPLIED] = model.__dict__[APPLIED][:-1]
@@ -67,12 +74,12 @@ def remove(model: M, name: str | None = None) -> M:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """Read a command line's ``--transform``: ``tome:r=13,prop_attn=False`` -> ``("tome", {"r": 13, ...})``.
+    """Parse the value of ``--transform``: ``tome:r=13,prop_attn=False`` -> ``("tome", {"r": 13, ...})``.
 
-    Values are Python literals (numbers, True, tuples, lists, None); anything else is a string.
+    Values are Python literals (numbers, True, tuples, lists, None). Anything else is a string.
 
     Raises:
-        InputError: Not of that form.
+        InputError: The text has another form.
     """
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
@@ -89,7 +96,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def apply_all(model: M, texts: Iterable[str]) -> M:
-    """Apply transforms given in the form that `parse` reads, in order."""
+    """Apply transforms in order, each written in the form that `parse` reads."""
     for text in texts:
         name, options = parse(text)
         apply(model, name, **options)

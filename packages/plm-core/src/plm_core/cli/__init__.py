@@ -1,4 +1,4 @@
-"""The command line ``plm``; each command is in the module of its own name."""
+"""The command line ``plm``. Each command is in the module of its own name."""
 
 from plm_core.cli.app import main
 

@@ -1,6 +1,6 @@
-"""The command line ``plm``: its sub-commands are declared by plug-ins and imported when they are called.
+"""The command line ``plm``. Plug-ins declare its sub-commands, which are imported when they are called.
 
-stdout is data, stderr is everything else; what goes wrong on purpose is one line and exit code 2.
+stdout is data, stderr is everything else. An expected error is printed as one line, and the exit code is 2.
 """
 
 from __future__ import annotations
@@ -25,15 +25,20 @@ class PluginCommands(LightHelp, typer.core.TyperGroup):
     """A group that lists declared commands without importing them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the declared commands."""
+        """Return the names of the declared commands."""
         return list(registry().all(Command))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stand-in with the declared help, enough for the list in ``plm --help``."""
+        """Return a stand-in with the declared help, which is enough for the list in ``plm --help``."""
         return typer.core.TyperCommand(cmd_name, help=_literal(registry().get(Command, cmd_name).help))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, Any, list[str]]:
-        """The real command; a miss says what is near and which distribution would provide it."""
+        """Return the name of a command, the command itself and the arguments that are left for it.
+
+        Raises:
+            UnknownName: There is no such command. The message gives similar names and the distribution that would
+                provide it.
+        """
         spec = registry().get(Command, args[0])
         implementation = resolve(spec.implementation)
         if not isinstance(implementation, typer.Typer):
@@ -44,7 +49,7 @@ class PluginCommands(LightHelp, typer.core.TyperGroup):
 
 
 def _literal(text: str) -> str:
-    """``text`` as typer must get it to show ``[brackets]``, which it reads as rich's markup, as they are."""
+    """Escape ``[brackets]``, which typer would read as rich's markup, so that it prints them."""
     if "[" not in text:
         return text
     from rich.markup import escape
@@ -63,14 +68,14 @@ def _root(
         False, "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
     ),
 ) -> None:
-    """One hub for a family of vision models: create, load, convert, combine, compare."""
+    """Create, load, convert, combine and compare the vision models of one family."""
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line; this is the entry point of the console script."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="plm: %(message)s")
     # The options that set up shell completion are not plain flags (see plm_core.cli.light). They exist only when no
-    # command is named, so that no command pays for them.
+    # command is named, so that they slow down no command.
     names_command = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
     app = typer.Typer(
         cls=PluginCommands,

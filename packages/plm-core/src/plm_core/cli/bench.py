@@ -1,4 +1,4 @@
-"""``plm bench``: how fast a model is, and how fast with transforms."""
+"""``plm bench``: the speed of a model with and without transforms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plm_core.cli.table import show
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="A model of the hub or of timm; its weights are random.")],
+    model: Annotated[str, typer.Argument(help="Name of a model (see plm list --timm). Its weights are random.")],
     transform: Transforms = None,
     batch_size: BatchSize = 64,
     size: Annotated[
@@ -29,7 +29,7 @@ def bench(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time a model with and without transforms, in turn in one run."""
+    """Time a model with and without transforms, in turns within one run."""
     import torch
 
     from plm_core.tools.bench import compare, prepare
@@ -56,14 +56,14 @@ def bench(
     where = torch.cuda.get_device_name(x.device) if x.device.type == "cuda" else f"{x.device}, {used} threads"
     typer.echo(
         f"{model}, {' x '.join(map(str, x.shape))}, {dtype}{', compiled' if compiled else ''}, {where}, torch "
-        f"{torch.__version__}; medians of {runs} runs of each in turn, the first quarter not counted; memory is what "
-        "torch allocated at most, weights and input included",
+        f"{torch.__version__}; medians of {runs} runs per contender, taken in turns, without the first quarter; memory "
+        "is the peak of what torch allocated, including weights and input",
         err=True,
     )
     show(rows, as_json)
 
 
 def _short(tokens: tuple[int, ...]) -> str:
-    """(197, 197, 189) -> ``197 x2, 189``."""
+    """Shorten repeated counts: (197, 197, 189) -> ``197 x2, 189``."""
     counts = [(tokens, len(list(same))) for tokens, same in groupby(tokens)]
     return ", ".join(f"{tokens} x{count}" if count > 1 else str(tokens) for tokens, count in counts)

@@ -1,4 +1,4 @@
-"""``plm convert``: weights of any known layout into safetensors of another."""
+"""``plm convert``: weights of any known layout to safetensors of another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from plm_core.cli.table import show
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help=".safetensors, .bin, .pt, .pth, a folder, or hf-hub:org/name.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A .safetensors, .bin, .pt or .pth file, a folder with model.safetensors, or hf-hub:org/name. "
+            "Pickles are read with weights_only=True."
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     to: Annotated[str, typer.Option("--to", help="Layout to write; 'native' is the model's own.")] = "native",
-    layout: Annotated[str | None, typer.Option("--from", help="Layout of the source; recognised if not given.")] = None,
+    layout: Annotated[
+        str | None, typer.Option("--from", help="Layout of the source (default: detected from its names).")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="The model; found by parameter count if not given.")
+        str | None, typer.Option("--model", help="Name of the model (default: detected from its number of parameters).")
     ] = None,
 ) -> None:
-    """Turn weights of any known layout into safetensors of another. Pickles are read with weights_only=True."""
+    """Convert weights of any known layout to safetensors of another. Pickles are read with weights_only=True."""
     from plm_core.tools.conversion import convert_file
 
     result = convert_file(source, target, to=to, layout=layout, model=model)

@@ -17,7 +17,7 @@ from plm_core.timm_bridge import timm_names
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check the installation; exit code 1 when something needs mending."""
+    """Check the installation and every plug-in. The exit code is 1 when something needs fixing."""
     reserved = timm_names()
     clashes = [
         f"model {name!r} of {entry.distribution} is timm's own name and is left out of timm's registry; rename it"

@@ -1,4 +1,4 @@
-"""``plm info``: everything declared about a model."""
+"""``plm info``: everything that is declared about a model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from plm_core.utils.requirements import installed
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A model of the hub, with or without tag.")], as_json: Json = False
+    name: Annotated[str, typer.Argument(help="Name of a model, with or without tag (see plm list).")],
+    as_json: Json = False,
 ) -> None:
-    """Show everything declared about a model."""
+    """Show everything that is declared about a model."""
     arch, _, tag = name.partition(".")
     model = find_model(arch)
     tags = [p.tag for p in model.pretrained]
@@ -53,12 +54,16 @@ def info(
 
 
 def find_model(name: str) -> Model:
-    """A declared model; of timm's own, which are not declared, the error says so."""
+    """Return a declared model.
+
+    Raises:
+        UnknownName: No plug-in declares it. The message says if it is one of timm's own models.
+    """
     try:
         return registry().get(Model, name)
     except UnknownName:
         if name in timm_names():
-            raise UnknownName(f"model {name!r} is timm's own; the hub declares nothing about it") from None
+            raise UnknownName(f"model {name!r} is timm's own; no plug-in declares it") from None
         raise
 
 

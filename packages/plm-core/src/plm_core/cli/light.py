@@ -9,14 +9,15 @@ import typer.core
 
 
 class LightHelp:
-    """Gives ``--help`` a default that typer takes as it is.
+    """A mixin that gives ``--help`` a boolean default.
 
-    For every parameter that is not a flag with a boolean, given or not, typer imports pydantic, which takes longer than
-    everything that ``plm list`` does; and the default of its own ``--help`` is None.
+    Typer imports pydantic to convert the value of every parameter that is not a boolean flag, whether the parameter is
+    used or not. That import takes longer than everything that ``plm list`` does. The default of typer's own ``--help``
+    is None, so every command would pay for it.
     """
 
     def get_help_option(self, ctx: Any) -> Any:
-        """The help option."""
+        """Return the help option."""
         option = super().get_help_option(ctx)  # type: ignore[misc]
         if option is not None:
             option.default = False

@@ -19,15 +19,20 @@ from plm_core.utils.text import millions, natural_key
 app = typer.Typer(add_completion=False)
 
 
-# The patterns are arguments without a parameter, so that this command keeps to flags (see cli.light).
+# The patterns are arguments without a parameter, so that all parameters are flags (see cli.light).
 @app.command(cls=LightCommand, options_metavar="[OPTIONS] [PATTERN]...", context_settings={"allow_extra_args": True})
 def _list(
     ctx: typer.Context,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="One row for each set of weights.")] = False,
-    timm: Annotated[bool, typer.Option("--timm", help="timm's own models too (imports timm: seconds).")] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Show one row for each set of weights.")] = False,
+    timm: Annotated[
+        bool, typer.Option("--timm", help="Include timm's own models. Importing timm takes seconds.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List models by name, timm's wildcards allowed."""
+    """List all models, or those that match a pattern.
+
+    A pattern is a name with wildcards, such as 'hiera_*'.
+    """
     patterns = ctx.args
     models = sorted(registry().all(Model).items(), key=lambda item: natural_key(item[0]))
     entries = [entry for name, entry in models if _matches(name, patterns)]

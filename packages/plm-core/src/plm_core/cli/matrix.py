@@ -1,4 +1,4 @@
-"""``plm matrix``: what combines with what."""
+"""``plm matrix``: which transforms, mergers and scorers work on which models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plm_core.cli.table import show
 
 
 def matrix(as_json: Json = False) -> None:
-    """Try every transform, merger and scorer on every family, and show what works and why the rest does not."""
+    """Try every transform, merger and scorer on every family. Show what works, and why the rest does not."""
     from plm_core.tools.matrix import compute, fold
 
     rows = compute()

@@ -12,9 +12,9 @@ from plm_core.cli.table import show
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A model of the hub or of timm, as name or name.tag.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes per image.")] = 5,
+    model: Annotated[str, typer.Argument(help="Name of a model, with or without tag (see plm list --timm).")],
+    images: Annotated[list[Path], typer.Argument(help="Image files to classify.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of classes to show per image.")] = 5,
     transform: Transforms = None,
     as_json: Json = False,
 ) -> None:
@@ -26,7 +26,7 @@ def predict(
     from plm_core.utils.images import open_image
     from plm_core.utils.progress import track
 
-    pictures = [open_image(path) for path in images]  # before the model: a bad path should fail at once
+    pictures = [open_image(path) for path in images]  # before the model, so that a bad path fails at once
     net = apply_all(create_model(model, pretrained=True).eval(), transform or [])
     preprocess, names = transform_for(net), _labels(net)
     rows = []
@@ -42,7 +42,7 @@ def predict(
 
 
 def _labels(net: Any) -> Any:
-    """Function from class number to label, as far as the weights' configuration knows it."""
+    """Return a function from class number to label. Without known labels it gives the number itself."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     own = net.pretrained_cfg.get("label_names")

@@ -10,7 +10,9 @@ import typer
 
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder with model.safetensors, config.json and README.md.")],
-    repo: Annotated[str, typer.Argument(help="org/name on the Hub; made if absent.")],
+    repo: Annotated[
+        str, typer.Argument(help="Repository on the Hub, as org/name. It is created if it does not exist.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
 ) -> None:
     """Publish a model folder: safetensors, config and model card, nothing else."""

@@ -17,7 +17,7 @@ from plm_core.utils.references import resolve
 
 
 def retrain(
-    model: Annotated[str, typer.Argument(help="A micro model, as hiera_micro_digits.")],
+    model: Annotated[str, typer.Argument(help="Name of a micro model, such as hiera_micro_digits.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights and the model card.")] = Path("retrained"),
     seed: Seed = 0,
 ) -> None:

@@ -1,4 +1,4 @@
-"""One way to show rows: a table for people, tab-separated lines for pipes, JSON for machines."""
+"""One way to print rows: as a table on a terminal, as tab-separated lines in a pipe, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None) -> None:
-    """Print rows with equal keys to stdout; nothing is cut short unless stdout is a terminal."""
+    """Print rows with equal keys to stdout. Values are printed in full unless stdout is a terminal."""
     if as_json:
         print(json.dumps(list(rows), indent=2, default=str))
         return

@@ -1,4 +1,4 @@
-"""``plm tour``: what the installed pieces do, on embedded data."""
+"""``plm tour``: the installed packages at work, on embedded data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from plm_core.errors import PlmError
 
 
 def tour(
-    out: Annotated[Path, typer.Option("--out", help="The report to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", help="HTML report to write.")] = Path("report.html"),
     as_json: Json = False,
 ) -> None:
-    """Walk through what the installed pieces do, on embedded data, into a self-contained report."""
+    """Show the installed packages at work on embedded data, and write a self-contained report."""
     from plm_core.tools.tour import run
 
     rows = run(out)
-    show(rows, as_json, title="the hub at work")
+    show(rows, as_json, title="tour of the installed packages")
     typer.echo(f"report: {out.resolve()}", err=True)
     if any(row["what"] == "FAILED" for row in rows):
         raise PlmError("a stop of the tour failed; see the table and the report")

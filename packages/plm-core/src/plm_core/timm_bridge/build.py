@@ -1,4 +1,4 @@
-"""A declared model built by timm's own machinery, with our strict checkpoint filter."""
+"""The construction of a declared model by timm's own machinery, with our strict checkpoint filter."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from plm_core.utils.requirements import check_needs
 
 
 def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Build a declared model: what timm's entry points for our models call.
+    """Build a declared model. timm's entry points for our models call this.
 
     Raises:
-        MissingDependency: Something that the declaration ``needs`` is not installed.
-        WeightsError: The weights cannot be had or do not fit.
+        MissingDependency: A requirement in the declaration's ``needs`` is not installed.
+        WeightsError: The weights cannot be obtained or do not fit.
     """
     check_needs(f"model {model.name!r}", model.needs)
     source = model.name
@@ -29,7 +29,7 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         cfg = resolve_pretrained_cfg(model.name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
         source = cfg.file or f"{cfg.hf_hub_filename or WEIGHTS_FILE} of {cfg.hf_hub_id}"
         announce_license(model, pretrained_entry(cfg.to_dict()))
-        if cfg.source == "hf-hub":  # named by the user, so no entry of ours, but perhaps a repository of one
+        if cfg.source == "hf-hub":  # the user named a repository, which may be one that we declare
             announce_repo((cfg.hf_hub_id or "").partition("@")[0], registry().declared(Model))
     with one_line(f"cannot get {source}"):
         built: nn.Module = build_model_with_cfg(

@@ -1,4 +1,4 @@
-"""Checkpoints that timm loads into our models: any layout in, strict, the model's own keys out."""
+"""The filter for checkpoints that timm loads into our models: from any layout to the model's own keys, strictly."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from plm_core.weights.mapping import compare, mismatch, to_native
 
 
 def timm_filter(state: State, model: nn.Module) -> dict[str, Tensor]:
-    """``pretrained_filter_fn`` for timm's ``build_model_with_cfg``: any layout in, strict, the model's keys out.
+    """Map a checkpoint of any layout to the model's own keys, strictly.
 
-    timm turns strictness off when it is asked for another number of classes, so the check is made here and against the
-    native head: everything must be there, in the shape that the weights' own configuration says.
+    This is the ``pretrained_filter_fn`` of timm's ``build_model_with_cfg``. timm is not strict when it is asked for
+    another number of classes than the checkpoint has. So the check is made here, against the head of the checkpoint:
+    every tensor must be present, in the shape that follows from the weights' own configuration.
 
     Raises:
-        WeightsMismatch: Something is missing, unexpected or of another shape; timm then loads nothing.
+        WeightsMismatch: A tensor is missing, unexpected or of another shape. timm then loads nothing.
     """
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
     entry = pretrained_entry(cfg)
@@ -44,7 +45,7 @@ def timm_filter(state: State, model: nn.Module) -> dict[str, Tensor]:
 
 
 def pretrained_entry(cfg: Mapping[str, Any]) -> Pretrained | None:
-    """Our declaration of the weights that timm is about to load; None when the user has them come from elsewhere."""
+    """Return our declaration of the weights that timm is about to load; None when the user chose another source."""
     model = registry().all(Model).get(cfg.get("architecture", ""))
     entries = model.declaration.pretrained if model else ()
     entry = next((entry for entry in entries if entry.tag == cfg.get("tag")), None)
@@ -56,7 +57,7 @@ def pretrained_entry(cfg: Mapping[str, Any]) -> Pretrained | None:
 
 
 def _native_head(cfg: Mapping[str, Any], own: State, mapped: State) -> dict[str, tuple[int, ...]]:
-    """Shapes that the weights' configuration fixes, whatever classes and channels the model was asked for."""
+    """Return the shapes that follow from the weights' configuration, whatever the model's own classes and channels."""
     shapes: dict[str, tuple[int, ...]] = {}
     classes, channels = cfg.get("num_classes", 0), cfg.get("input_size", (3,))[0]
     for name in as_tuple(cfg.get("classifier")):
@@ -65,7 +66,7 @@ def _native_head(cfg: Mapping[str, Any], own: State, mapped: State) -> dict[str,
             if classes and template is not None:
                 shapes[key] = (classes, *template.shape[1:])
             elif classes and key.endswith(".weight"):  # a classifier may have no bias
-                shapes[key] = (classes,)  # the file lacks it altogether: reported as missing
+                shapes[key] = (classes,)  # the file has no classifier at all: reported as missing
     for name in as_tuple(cfg.get("first_conv")):
         key = f"{name}.weight"
         if key in own:

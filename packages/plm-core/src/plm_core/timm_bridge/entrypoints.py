@@ -1,4 +1,4 @@
-"""A stub for each of our models in timm's registry, with timm's configuration of its weights."""
+"""Stubs for our models in timm's registry, each with timm's configuration of its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger("plm_core")
 
 
 def register() -> None:
-    """Put a stub for each model of the registry into timm's registry; does nothing while timm is not imported."""
+    """Put a stub for each declared model into timm's registry. Do nothing while timm is not imported."""
     timm_models = sys.modules.get("timm.models")
     if timm_models is None or not hasattr(timm_models, "generate_default_cfgs") or call_when_loaded(register):
         return
@@ -42,8 +42,8 @@ def _leave_out(name: str, distribution: str, why: str) -> None:
 
 
 def _register_stub(timm_models: Any, model: Model, distribution: str) -> None:
-    # timm reads default_cfgs from the module that the entry point names, and files the module under the last part of
-    # its name: one module per distribution, under a name that no module of timm has.
+    # timm reads default_cfgs from the module that the entry point names, and lists the module under the last part of
+    # its name. So each distribution gets a module of its own, whose last part is the name of no module of timm.
     module_name = f"plm_core.registered.plm_{re.sub(r'[^A-Za-z0-9]', '_', distribution)}"
     module = sys.modules.setdefault(module_name, types.ModuleType(module_name, f"timm entry points of {distribution}."))
     configs = {f"{model.name}.{p.tag}": _pretrained_cfg(model, p, timm_models) for p in model.pretrained}

@@ -14,16 +14,16 @@ from plm_core.timm_bridge.entrypoints import register
 _guard = threading.local()
 
 
-class TimmFinder:  # importlib.abc.MetaPathFinder in all but name: that module takes 3 ms to import
-    """Finds ``timm`` by the other finders and has our models registered once it has been executed."""
+class TimmFinder:  # not derived from importlib.abc.MetaPathFinder: importing that module takes 3 ms
+    """A finder that gets ``timm`` from the other finders and registers our models once timm has been executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Spec of timm with its loader's ``exec_module`` wrapped; None for every other module."""
+        """Return the spec of timm with its loader's ``exec_module`` wrapped, and None for every other module."""
         if fullname != "timm" or getattr(_guard, "busy", False):
             return None
-        _guard.busy = True  # another finder may ask sys.meta_path again, and so come back to this one
+        _guard.busy = True  # another finder may search sys.meta_path itself and so call this one again
         try:
             others = (finder for finder in sys.meta_path if not _is_ours(finder))
             specs = (finder.find_spec(fullname, path, target) for finder in others if hasattr(finder, "find_spec"))
@@ -46,6 +46,6 @@ def _execute_then_register(execute: Callable[[types.ModuleType], None], module: 
 
 
 def install() -> None:
-    """Make every later import of timm register our models; registers them now if timm is imported already."""
+    """Register our models now if timm is imported already, and at every later import of timm."""
     sys.meta_path[:] = [TimmFinder(), *(finder for finder in sys.meta_path if not _is_ours(finder))]
     register()

@@ -1,4 +1,4 @@
-"""The names that timm registers itself, without importing timm."""
+"""The names that timm itself registers, without importing timm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def timm_names() -> set[str]:
-    """Names that timm itself registers, deprecated ones too, read from its source: importing timm takes seconds."""
+    """Return the names that timm itself registers, including deprecated ones.
+
+    They are read from timm's source, because importing timm takes seconds.
+    """
     spec = util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
         return set()

@@ -1,1 +1,1 @@
-"""What three commands compute: the benchmark, the composition matrix, the tour."""
+"""The work behind four commands, importable: bench, convert, matrix and tour."""

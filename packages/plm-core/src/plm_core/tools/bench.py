@@ -1,7 +1,7 @@
-"""How fast a model is, and how fast with transforms: both in one run, by the protocol of the ToMe paper's benchmark.
+"""The speed of a model with and without transforms, in one run and by the protocol of the ToMe paper's benchmark.
 
-Random images, no gradient, the first quarter of the runs thrown out. The contenders take turns, so that whatever else
-the machine does meets all of them alike.
+The images are random, no gradients are computed and the first quarter of the runs is discarded. The contenders take
+turns, so that any other load on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from plm_core.utils.progress import track
 from plm_core.utils.text import first_line
 
 TOGETHER = 5
-"""Runs that are queued on an accelerator between two synchronisations."""
+"""Number of runs that are queued on an accelerator between two synchronisations."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one contender did."""
+    """The measurements of one contender."""
 
     name: str
     images_per_second: float
     """Median over the rounds."""
     milliseconds: float
-    """Median of a batch."""
+    """Median time of a batch."""
     speedup: float
-    """Against the first contender: median of the ratio in the same round."""
+    """Speed relative to the first contender: the median over the rounds of the ratio within a round."""
     memory: int | None
-    """Bytes at most, see `memory_of`; None where it cannot be measured."""
+    """Peak memory in bytes, see `memory_of`. None where it cannot be measured."""
     tokens: tuple[int, ...] | None
-    """After each block; None for a model whose blocks are not known."""
+    """Number of tokens after each block. None for a model whose blocks are not known."""
 
 
 def compare(
@@ -64,21 +64,21 @@ def compare(
     dtype: str = "fp32",
     compiled: bool = False,
 ) -> list[Timing]:
-    """Time a model as it is and, if any are given, with transforms.
+    """Time a model unchanged and, unless ``transforms`` is empty, with transforms.
 
     Args:
-        model: In eval mode, on the device of ``x``; it stays as it is.
-        transforms: As ``tome:r=8``, see `plm_core.transforms.parse`; applied one after the other to a copy.
+        model: A model in eval mode, on the device of ``x``. It is not changed.
+        transforms: Transforms such as ``tome:r=8`` (see `plm_core.transforms.parse`), applied in order to a copy.
         x: A batch.
-        runs: Of each; the first quarter does not count.
-        dtype: fp32, or bf16 and fp16 by autocast.
-        compiled: Run them through ``torch.compile``.
+        runs: Timed runs per contender. The first quarter is discarded.
+        dtype: fp32, or bf16 or fp16 by autocast.
+        compiled: Run the contenders through ``torch.compile``.
 
     Raises:
-        InputError: The model cannot take ``x``.
-        PlmError: As `plm_core.transforms.apply`.
+        InputError: The model cannot run on ``x``.
+        PlmError: See `plm_core.transforms.apply`.
     """
-    contenders = {"as it is": model}
+    contenders = {"unchanged": model}
     if transforms:
         contenders[" ".join(transforms)] = apply_all(copy.deepcopy(model), transforms)
     with torch.no_grad(), autocast(x.device, dtype):
@@ -89,7 +89,7 @@ def compare(
                 call()
         seconds = interleaved(calls, runs, x.device)
         memory = {name: memory_of(contender, x, calls[name]) for name, contender in contenders.items()}
-    first = seconds["as it is"]
+    first = seconds["unchanged"]
     return [
         Timing(
             name=name,
@@ -106,13 +106,13 @@ def compare(
 def interleaved(
     calls: Mapping[str, Callable[[], object]], runs: int, device: torch.device | str = "cpu"
 ) -> dict[str, list[float]]:
-    """Let contenders run in turn and time each run; the first quarter is thrown out.
+    """Run contenders in turns, time each run and discard the first quarter.
 
-    On an accelerator up to five runs are queued together, with a synchronisation before and one after, and count as
-    one of their mean: a synchronisation in each would add the time in which nothing is queued.
+    On an accelerator up to five runs are queued between two synchronisations and count as one run of their mean time.
+    Synchronising in every run would add the time in which nothing is queued.
 
     Returns:
-        Seconds of the runs, at the same place for those of the same round.
+        Seconds per run for each contender. Equal positions are runs of the same round.
     """
     device = torch.device(device)
     together = 1 if device.type == "cpu" else min(TOGETHER, runs)
@@ -129,9 +129,9 @@ def interleaved(
 
 
 def memory_of(model: nn.Module, x: Tensor, call: Callable[[], object]) -> int | None:
-    """The most bytes that torch's allocator has given out during a call, weights and input included.
+    """Return the most bytes that torch had allocated at once during a call, including weights and input.
 
-    CUDA counts it; for a CPU it is summed from the profiler's record of one call. None elsewhere.
+    CUDA counts them itself. For a CPU they are summed from the profiler's record of one call. None on other devices.
     """
     grown = _growth(call, x.device)
     if grown is None:
@@ -161,7 +161,7 @@ def _growth(call: Callable[[], object], device: torch.device) -> int | None:
 
 @contextmanager
 def _no_stderr() -> Iterator[None]:
-    """The profiler writes lines of its own past Python, and has no switch for it."""
+    """Silence the file descriptor of stderr: the profiler writes there from C++ and has no switch for it."""
     own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -173,23 +173,23 @@ def _no_stderr() -> Iterator[None]:
 
 
 def prepare(name: str, batch_size: int, device: str = "cpu", size: int | None = None) -> tuple[nn.Module, Tensor]:
-    """A model with random weights, in eval mode, and a batch of random images for it.
+    """Create a model with random weights, in eval mode, and a batch of random images for it.
 
     Args:
-        name: As for `plm_core.create_model`.
+        name: See `plm_core.create_model`.
         batch_size: Number of images, or of clips for a video model.
-        device: As torch names it.
-        size: Side of the images; None for the model's own.
+        device: Name of the device, see `plm_core.utils.devices.pick_device`.
+        size: Side of the images in pixels. None for the model's own.
 
     Raises:
         InputError: There is no such device.
-        PlmError: As `plm_core.create_model`.
+        PlmError: See `plm_core.create_model`.
     """
     where = pick_device(device)
     model: Any = create_model(name)
     channels, *sides = _input_size(model)
     if size is not None and [size] * len(sides) != sides:
-        if model.pretrained_cfg.get("fixed_input_size"):  # others take any
+        if model.pretrained_cfg.get("fixed_input_size"):  # all others take any size
             model = create_model(name, img_size=size)
         sides = [size] * len(sides)
     declared = registry().all(Model).get(name.partition(".")[0])
@@ -206,7 +206,7 @@ def _input_size(model: Any) -> tuple[int, ...]:
 
 
 def _tokens(model: nn.Module, x: Tensor) -> tuple[int, ...] | None:
-    """Run the model and count the tokens that leave its blocks."""
+    """Run the model and return the number of tokens after each block; None if its blocks are not known."""
     try:
         modules = [block.block for view in blocks.find(model).values() for block in view.blocks]
     except NotSupported:

@@ -1,4 +1,4 @@
-"""Turning a weights file of one layout into a safetensors file of another."""
+"""Convert a weights file of one layout to a safetensors file of another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plm_core.utils.text import as_tuple
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was done."""
+    """The result of a conversion: model, layout of the source, number of tensors written."""
 
     model: str
     source_layout: str
@@ -30,18 +30,18 @@ class Conversion:
 def convert_file(
     source: str | Path, target: str | Path, to: str = "native", layout: str | None = None, model: str | None = None
 ) -> Conversion:
-    """Read weights, map them to another layout and write safetensors, whole or not at all; dtypes are kept.
+    """Read weights, map them to another layout and write them as safetensors. dtypes are kept.
 
     Args:
-        source: As for `plm_core.weights.read`; pickles are read with ``weights_only=True``.
-        target: The .safetensors file.
+        source: See `plm_core.weights.read`. Pickles are read with ``weights_only=True``.
+        target: The .safetensors file. It is written completely or not at all.
         to: Layout to write.
-        layout: Layout of the source; recognised when None.
-        model: Name of the model; when None, the hub's models with as many parameters as the source are tried.
+        layout: Layout of the source. None to recognise it.
+        model: Name of the model. None to try the declared models that have about as many parameters as the source.
 
     Raises:
-        WeightsError: The source cannot be read or does not fit; nothing is written.
-        InputError: No such layout, or no model was named and none fits.
+        WeightsError: The source cannot be read or does not fit. Nothing is written.
+        InputError: There is no such layout, or no model is named and none fits.
     """
     if Path(target).suffix != ".safetensors":
         raise InputError(f"target {str(target)!r} must end in .safetensors")
@@ -50,30 +50,30 @@ def convert_file(
     mapped, report = weights.to_native(net, state, layout)
     if not report.ok:
         raise weights.mismatch(report, name, net, state)
-    net.load_state_dict(mapped, assign=True)  # meta -> the tensors themselves, dtype included
+    net.load_state_dict(mapped, assign=True)  # the source's own tensors replace those on the meta device
     tensors = weights.export(net, to)
     weights.write(tensors, target, {"model": name, "layout": to})
     return Conversion(name, report.layout, len(tensors))
 
 
 def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
-    """The model on the meta device, with as many classes as the source."""
+    """Return the model's name and the model on the meta device, with as many classes as the source."""
     if name is not None:
         return name, _with_head_of(state, name)
     total = sum(value.numel() for value in state.values())
     candidates = []
     for candidate, entry in registry().all(Model).items():
-        # a head of another size changes the total; one that changes it by more than this wants --model
+        # a head of another size changes the total; if it does by more than this, --model is needed
         if abs(entry.declaration.params - total) <= 0.2 * entry.declaration.params:
             try:
                 net = _with_head_of(state, candidate)
-            except MissingDependency:  # of a model that nobody asked for by name
+            except MissingDependency:  # the user did not ask for this model
                 continue
             candidates.append(candidate)
             if weights.to_native(net, state)[1].ok:
                 return candidate, net
     what = f"closest in size: {', '.join(candidates)}" if candidates else "none is near in size"
-    raise InputError(f"no model of the hub fits the source ({total:,} values; {what}); name it with --model")
+    raise InputError(f"no declared model fits the source ({total:,} values; {what}); name the model with --model")
 
 
 def _with_head_of(state: State, name: str) -> nn.Module:

@@ -1,8 +1,9 @@
-"""The composition matrix: every transform, merger and scorer tried on an example of every family.
+"""The composition matrix: every transform, merger and scorer is tried on an example of every model family.
 
-A cell is ``yes`` only after the combination ran: the transformed model gave finite outputs of the unpatched shape,
-and the very outputs of before once the transform was removed. ``no: ...`` is a `NotSupported` with its reason,
-``not installed: ...`` a library that is not there, ``ERROR: ...`` anything else, which is a bug of the piece.
+A cell is ``yes`` only after the combination ran: the transformed model gave finite outputs of the original shape, and
+exactly the original outputs once the transform was removed. ``no: ...`` is a `NotSupported` with its reason,
+``not installed: ...`` is a missing library, and ``ERROR: ...`` is any other error, which is a bug of the transform,
+merger or scorer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from plm_core.utils.references import resolve
 
 
 def compute() -> list[dict[str, Any]]:
-    """One row for each block adapter: what its view says, and a cell for each piece that is installed."""
+    """Return a row for each block adapter: facts from its view, and a cell for each transform, merger and scorer."""
     rows = []
     for adapter in track(registry().declared(BlockAdapter), "families"):
         row: dict[str, Any] = {"family": adapter.name} | _facts(adapter)
@@ -45,7 +46,7 @@ def compute() -> list[dict[str, Any]]:
 
 
 def fold(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The rows with one column for all pieces of a kind: what all of them have in common, or each that differs."""
+    """Fold all columns of a kind into one that gives the most frequent cell and then each that differs."""
     folded = []
     for row in rows:
         cells = {column: cell for column, cell in row.items() if column.startswith(f"{kind} ")}
@@ -67,7 +68,7 @@ def _facts(adapter: BlockAdapter) -> dict[str, Any]:
         return facts | {"blocks": "not installed"}
     except NotSupported as e:
         return facts | {"blocks": f"no: {e}"}
-    except Exception as e:  # the matrix reports what is broken instead of breaking
+    except Exception as e:  # the matrix reports errors instead of raising them
         return facts | {"example": f"ERROR: {type(e).__name__}: {e}"}
     return facts | {
         "blocks": len(view.blocks),
@@ -117,7 +118,7 @@ def _try_scorer(features_of: Callable[[], NDArray[np.float32]], scorer: Scorer) 
     inputs = {"probs": np.full((len(features), 2), 0.5), "reference_features": features, "num_classes": 2}
     options = {name: inputs[name] for name in scorer.needs}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that four images are few
+        warnings.simplefilter("ignore")  # scorers warn that four images are few
         score = float(resolve(scorer.score)(features, np.array([0, 1, 1, 0]), **options))
     if not math.isfinite(score):
         raise RuntimeError(f"score is {score}")
@@ -131,6 +132,6 @@ def _cell(attempt: Callable[[Any, Any], None], subject: Any, piece: Any) -> str:
         return f"no: {e}"
     except MissingDependency as e:
         return f"not installed: {e}"
-    except (Exception, SystemExit) as e:  # the matrix reports what is broken instead of breaking
+    except (Exception, SystemExit) as e:  # the matrix reports errors instead of raising them
         return f"ERROR: {type(e).__name__}: {e}"
     return "yes"

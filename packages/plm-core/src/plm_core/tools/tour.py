@@ -1,4 +1,4 @@
-"""The tour: stops contributed by plug-ins, shown as a self-contained HTML report and a short table."""
+"""The tour: plug-ins contribute stops, which become a self-contained HTML report and a short table."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ pre { padding: .8rem; overflow-x: auto; } .failed { color: #b00020; } footer { m
 
 @dataclass
 class Tour:
-    """What a stop writes to: its part of the report, and its lines in the terminal's table."""
+    """The output of one stop: its part of the report, and its lines of the table on the terminal."""
 
     parts: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
 
     def text(self, text: str) -> None:
-        """A paragraph."""
+        """Add a paragraph."""
         self.parts.append(f"<p>{html.escape(text)}</p>")
 
     def code(self, code: str) -> None:
-        """A block of code."""
+        """Add a block of code."""
         self.parts.append(f"<pre>{html.escape(code)}</pre>")
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows with equal keys."""
+        """Add a table of rows with equal keys."""
         head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows
@@ -53,7 +53,7 @@ class Tour:
         self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
 
     def figure(self, figure: Any, caption: str) -> None:
-        """A matplotlib figure, stored inside the report."""
+        """Add a matplotlib figure, which is stored inside the report."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
         data = base64.b64encode(buffer.getvalue()).decode()
@@ -62,12 +62,12 @@ class Tour:
         self.parts.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
 
     def fact(self, what: str, value: str) -> None:
-        """A line of the table on the terminal."""
+        """Add a line to the table on the terminal."""
         self.facts[what] = value
 
 
 def run(out: Path) -> list[dict[str, str]]:
-    """Visit every stop and write the report; a stop that fails is reported in its place and stops no other.
+    """Run every stop and write the report. A stop that fails is reported in its place, and the others go on.
 
     Args:
         out: Path of the HTML file.
@@ -85,12 +85,12 @@ def run(out: Path) -> list[dict[str, str]]:
     stops = sorted(registry().declared(TourStop), key=lambda stop: (stop.order, stop.name))
     rows: list[dict[str, str]] = []
     sections: list[str] = []
-    with atomic_path(out) as report:  # before the first stop: a path that cannot be written should not cost minutes
+    with atomic_path(out) as report:  # opened before the first stop, so that a bad path fails at once
         for stop in track(stops, "tour"):
             tour = Tour()
             try:
                 resolve(stop.run)(tour)
-            except Exception as e:  # one plug-in's stop must not cost the others
+            except Exception as e:  # a stop that fails must not keep the others from running
                 tour.parts.append(f'<p class="failed">This stop failed: {html.escape(f"{type(e).__name__}: {e}")}</p>')
                 tour.facts = {"FAILED": f"{type(e).__name__}: {e}"}
             sections.append(f"<section><h2>{html.escape(stop.title)}</h2>{''.join(tour.parts)}</section>")
@@ -100,9 +100,9 @@ def run(out: Path) -> list[dict[str, str]]:
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>The hub at work</title>
+<html lang="en"><head><meta charset="utf-8"><title>plm tour</title>
 <meta name="viewport" content="width=device-width"><style>{style}</style></head>
-<body><h1>The hub at work</h1>
+<body><h1>The installed packages at work</h1>
 <p>Everything below was computed on this machine, on data that ships with the packages; nothing was downloaded.</p>
 {sections}
 <footer>{version}</footer></body></html>
@@ -118,8 +118,8 @@ def _page(sections: Sequence[str]) -> str:
 
 
 def installed(tour: Tour) -> None:
-    """First stop: the plug-ins and the models they bring."""
-    tour.text("Distributions that take part in the hub, and what each declares.")
+    """Show the installed plug-ins and the models that they declare; this is the first stop."""
+    tour.text("The installed plug-ins, and what each declares.")
     tour.table(
         [
             {
@@ -131,7 +131,7 @@ def installed(tour: Tour) -> None:
             for s in registry().statuses
         ]
     )
-    tour.text("Models by name; timm.create_model builds each of them.")
+    tour.text("The models that they declare. timm.create_model creates each of them by name.")
     tour.table(
         [
             {

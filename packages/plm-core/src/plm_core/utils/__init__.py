@@ -1,1 +1,1 @@
-"""Small helpers that any module may import; none imports another part of plm-core but its errors."""
+"""Small helpers that any module may import. They import nothing else of plm-core but errors and hookspecs."""

@@ -1,4 +1,4 @@
-"""Dataclasses whose values are compared with their annotations."""
+"""Checks of a dataclass's values against its annotations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def check_fields(instance: Any) -> None:
-    """Compare every field of a dataclass, and of the dataclasses in it, with its annotation.
+    """Check every field of a dataclass, and of the dataclasses in it, against its annotation.
 
     Raises:
         TypeError: A value is of another type; the message names class, field, value and annotation.
@@ -26,7 +26,7 @@ def check_fields(instance: Any) -> None:
                 check_fields(part)
 
 
-@functools.cache  # resolving a class's annotations costs more than all else at start-up
+@functools.cache  # resolving a class's annotations takes longer than anything else at start-up
 def type_hints(kind: type[object]) -> dict[str, Any]:
     """Return the annotations of a class, resolved."""
     return get_type_hints(kind)
@@ -35,7 +35,7 @@ def type_hints(kind: type[object]) -> dict[str, Any]:
 def fits(value: object, hint: Any) -> bool:
     """Return whether a value is of an annotated type: a class, a union, a tuple, a literal, or a generic by its origin.
 
-    Whole numbers are floats too; True and False are no numbers.
+    Integers count as floats. True and False do not count as numbers.
     """
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:

@@ -1,4 +1,4 @@
-"""Where and how precisely a model runs, as a command line says it."""
+"""The device and the precision of a model, from their names on a command line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name as torch has it; ``auto`` is the accelerator that torch sees, or else the CPU.
+    """Return the device that torch knows by a name. ``auto`` is the accelerator if there is one, else the CPU.
 
     Raises:
-        InputError: There is no such device.
+        InputError: There is no such device, or it cannot compute.
     """
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -33,10 +33,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    """What ``dtype`` stands for, as a context: fp32, or bf16 and fp16 by autocast.
+    """Return the context in which to compute: autocast for ``bf16`` and ``fp16``, no change for ``fp32``.
 
     Raises:
-        InputError: It stands for nothing.
+        InputError: ``dtype`` is none of these.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not allowed: {', '.join(DTYPES)} are")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the place for what may be thrown away."""
+"""Files that are written completely or not at all, and the folder for results that can be recomputed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from plm_core.errors import FileError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it takes the name ``path`` only when the block ends without an error.
+    """Yield a temporary path to write to. It is renamed to ``path`` only when the block ends without an error.
 
-    After an error (full disk, Ctrl-C) what stood under ``path`` before is untouched and nothing is left beside it.
+    After an error (full disk, Ctrl-C) a file that was at ``path`` before is unchanged, and no temporary file is left.
 
     Raises:
-        FileError: For an OSError, also one that the block raises.
+        FileError: An OSError occurred, here or in the block.
     """
     path = Path(path)
     part = None
@@ -40,7 +40,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _mode(path: Path) -> int:
-    """What ``open(path, "w")`` would leave: the mode of the file that is there, else that of a new one."""
+    """Return the mode that ``open(path, "w")`` would leave: that of an existing file, or else that of a new one."""
     if path.exists():
         return path.stat().st_mode & 0o777
     umask = os.umask(0)
@@ -49,15 +49,15 @@ def _mode(path: Path) -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all (UTF-8)."""
+    """Write a text file completely or not at all (UTF-8)."""
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def cache_dir(name: str) -> Path:
-    """Folder for recomputable results of one piece: ``$PLM_CACHE/name``, by default ``~/.cache/plm/name``.
+    """Return the folder for recomputable results of one package: ``$PLM_CACHE/name``, by default ``~/.cache/plm/name``.
 
-    Downloads are not kept here: they are huggingface_hub's, under HF_HOME.
+    Downloads are not kept here. huggingface_hub keeps them under HF_HOME.
     """
     root = os.environ.get("PLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plm"
     folder = Path(root) / name

@@ -1,4 +1,4 @@
-"""Image files, read with errors that name the file."""
+"""Image files, read with an error that names the file."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def open_image(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image.copy()
-    except Exception as e:  # PIL's decoders raise nearly anything on a file that is cut or is not an image
+    except Exception as e:  # PIL's decoders raise almost any error for a file that is truncated or no image
         raise InputError(f"image {str(path)!r} cannot be read: {e}") from e

@@ -11,12 +11,13 @@ from typing import Any
 def attributes(
     package: str, distribution: str, names: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and ``__dir__`` of a package.
+    """Return the ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
         package: The package's ``__name__``.
-        distribution: Whose version ``__version__`` is.
-        names: Attribute to the module that holds it; a module of the package stands for itself (``"weights": ""``).
+        distribution: The distribution whose version is ``__version__``.
+        names: Each attribute and the module that holds it. A submodule of the package has an empty string
+            (``"weights": ""``).
     """
 
     def get(name: str) -> Any:

@@ -14,7 +14,7 @@ _NON_COMMERCIAL = re.compile(r"(^|-)nc($|-)", re.IGNORECASE)
 
 
 def is_non_commercial(license: str) -> bool:
-    """Return whether an SPDX identifier is one of a licence that forbids commercial use."""
+    """Return whether an SPDX identifier names a licence that forbids commercial use."""
     return bool(_NON_COMMERCIAL.search(license))
 
 
@@ -28,7 +28,7 @@ def announce_license(model: Model, weights: Pretrained | None) -> None:
 
 
 def announce_repo(repo: str, models: Iterable[Model]) -> None:
-    """Call `announce_license` for the weights among those declared for ``models`` that are in the repository."""
+    """Call `announce_license` for all declared weights of ``models`` that are in the repository ``repo``."""
     for model in models:
         for weights in model.pretrained:
             if weights.repo == repo:

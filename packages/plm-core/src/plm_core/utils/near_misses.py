@@ -1,4 +1,4 @@
-"""What a look-up that missed may have meant, and which distribution would provide it."""
+"""The message of a look-up that failed: similar names, and the distribution that would provide the name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 
 from plm_core.utils.requirements import installed
 
-# Which of the family's distributions provides what, so that a missed look-up can say what to install. Some of these
-# distribution names belong to other projects on the public index, hence the hint never says "pip install <name>".
+# Kind, pattern of the name and the distribution of this family that provides it, for look-ups that fail. Some of these
+# distributions' names belong to other projects on the public index, so the hint never says "pip install <name>".
 PROVIDERS = (
     ("model", "pe_*", "pe-encoder"),
     ("model", "hiera_*", "hiera"),
@@ -28,13 +28,13 @@ PROVIDERS = (
 
 
 def miss(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for a look-up that found nothing: what is near, and which distribution would provide it."""
+    """Return one line for a look-up that failed: similar names, and the distribution that would provide the name."""
     known = sorted(set(known))
     line = f"no {kind} {name!r}"
     provider = next((dist for k, pattern, dist in PROVIDERS if k == kind and fnmatchcase(name, pattern)), None)
     absent = provider is not None and not installed(provider)
     if absent:
-        line += f"; {provider} would provide it and is not installed (see 'Install' in the hub's README)"
+        line += f"; {provider} would provide it and is not installed (see 'Install' in the repository's README)"
     suggestions = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if suggestions:
         line += f"; did you mean {' or '.join(map(repr, suggestions))}?"

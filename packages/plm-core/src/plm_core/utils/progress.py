@@ -1,4 +1,4 @@
-"""A progress bar on stderr for long work; silent where stderr is not a terminal."""
+"""A progress bar on stderr for long work. Nothing is shown when stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 
 def interactive() -> bool:
-    """Whether somebody may be watching."""
+    """Return whether stderr is a terminal, so that somebody may be watching."""
     return sys.stderr.isatty()
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield ``items`` while a bar with the time left shows how far it is."""
+    """Yield ``items`` and show a progress bar with the remaining time."""
     if not interactive():
         yield from items
         return

@@ -1,4 +1,4 @@
-"""What a string names: ``module:attribute``, ``package:path``, the classes of an object."""
+"""Strings that name things: ``module:attribute``, ``package:path`` and ``module:ClassName``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plm_core.errors import MissingDependency, PluginError
 
 
 def resolve(reference: str) -> Any:
-    """Import what ``"module:attribute"`` names.
+    """Import and return what ``"module:attribute"`` names.
 
     Raises:
         MissingDependency: The module, or something that it imports, is not installed.
@@ -31,12 +31,12 @@ def resolve(reference: str) -> Any:
 
 def shipped_file(reference: str) -> Path:
     """Return the path of ``"package:path"``, a file that is shipped inside a distribution."""
-    from importlib import resources  # brings zipfile and tempfile; the light commands do without
+    from importlib import resources  # imports zipfile and tempfile, which the light commands do not need
 
     package, _, path = reference.partition(":")
     return Path(str(resources.files(package).joinpath(path)))
 
 
 def class_paths(obj: object) -> list[str]:
-    """``"module:ClassName"`` of an object's class and its bases, nearest first."""
+    """Return ``"module:ClassName"`` for an object's class and its bases, nearest first."""
     return [f"{c.__module__}:{c.__qualname__}" for c in type(obj).__mro__]

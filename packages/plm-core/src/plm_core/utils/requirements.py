@@ -1,4 +1,4 @@
-"""Distributions and extras that are installed, or are missing."""
+"""Checks of whether distributions and extras are installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plm_core.errors import MissingDependency
 
 
 def installed(requirement: str) -> bool:
-    """Whether ``"dist"``, ``"dist>=1"`` or ``"dist[extra]"`` is installed, with everything that the extra asks for."""
+    """Return whether ``"dist"``, ``"dist>=1"`` or ``"dist[extra]"`` is installed, with all that the extra requires."""
     try:
         need = Requirement(requirement)
         dist = metadata.distribution(need.name)
@@ -33,7 +33,11 @@ def installed(requirement: str) -> bool:
 
 
 def check_needs(what: str, needs: Iterable[str]) -> None:
-    """Raise MissingDependency naming every requirement in ``needs`` that is not installed."""
+    """Check that every requirement in ``needs`` is installed.
+
+    Raises:
+        MissingDependency: Some are not. The message names all of them.
+    """
     missing = [need for need in needs if not installed(need)]
     if missing:
-        raise MissingDependency(f"{what} needs {', '.join(missing)} (see 'Install' in the hub's README)")
+        raise MissingDependency(f"{what} needs {', '.join(missing)} (see 'Install' in the repository's README)")

@@ -1,4 +1,4 @@
-"""Small pieces of text: sort keys, numbers for people, the first line of an error, names that are allowed."""
+"""Small functions on text: sort keys, numbers for people, the first line of an error, the rule for names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def millions(count: int) -> str:
 
 
 def first_line(error: BaseException, empty: str = "") -> str:
-    """Return the first line of an error's message; ``empty``, or the name of its class, when there is no message."""
+    """Return the first line of an error's message. Without a message it is ``empty``, or else the error's class."""
     return (str(error).strip().splitlines() or [empty or type(error).__name__])[0]
 
 
@@ -29,5 +29,5 @@ def is_name(text: str) -> bool:
 
 
 def as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Names as timm's configurations give them (one, several or none), as a tuple."""
+    """Return names as a tuple. timm's configurations give one as a string, several as a tuple, or None."""
     return (names,) if isinstance(names, str) else tuple(names or ())
