@@ -34,6 +34,13 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         DuplicateName: Two plug-ins declare the name.
         PluginError: timm cannot register what the plug-in declares.
         WeightsError: The weights cannot be obtained or do not fit.
+
+    Example:
+        >>> import plm_core
+        >>> plm_core.create_model("hiera_micro_digits", pretrained=True).num_classes
+        10
+        >>> plm_core.create_model("test_vit", num_classes=3).num_classes  # a model of timm
+        3
     """
     import timm
 
@@ -88,6 +95,13 @@ def list_models(filter: str | Sequence[str] = "", pretrained: bool = False, **kw
         filter: One or several patterns with timm's wildcards. Empty for all models.
         pretrained: List only models with weights, as ``name.tag``.
         **kwargs: Keywords of timm: ``module``, ``exclude_filters``, ``include_tags``...
+
+    Example:
+        >>> import plm_core
+        >>> plm_core.list_models("*micro_dig*")
+        ['hiera_micro_digits']
+        >>> plm_core.list_models("*micro_dig*", pretrained=True)
+        ['hiera_micro_digits.sklearn_digits']
     """
     import timm
 
@@ -105,6 +119,13 @@ def transform_for(model: nn.Module) -> Any:
 
     Raises:
         InputError: The model has no ``pretrained_cfg``, or takes neither 1 nor 3 channels.
+
+    Example:
+        >>> import plm_core
+        >>> from PIL import Image
+        >>> preprocess = plm_core.transform_for(plm_core.create_model("hiera_micro_digits"))
+        >>> preprocess(Image.new("L", (8, 8))).shape
+        torch.Size([3, 32, 32])
     """
     import timm.data
     from torchvision.transforms import Compose
@@ -132,6 +153,13 @@ def embed(model: Any, x: Tensor) -> Tensor:
 
     Raises:
         NotSupported: The model has no pooled embedding.
+
+    Example:
+        >>> import plm_core
+        >>> import torch
+        >>> model = plm_core.create_model("hiera_micro_digits", pretrained=True).eval()
+        >>> plm_core.embed(model, torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 96])
     """
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise NotSupported(

@@ -35,6 +35,16 @@ def apply(model: M, name: str, **options: Any) -> M:
         UnknownName: There is no such transform. The message names the distribution that would provide it.
         NotSupported: The transform cannot work on this model. The message says why, and the model is unchanged.
         InputError: The transform is applied already, or has no such option.
+
+    Example:
+        >>> import plm_core
+        >>> import torch
+        >>> model = plm_core.create_model("test_vit").eval()
+        >>> image = torch.rand(1, 3, 160, 160)
+        >>> logits = model(image)
+        >>> model = plm_core.apply(model, "tome", r=8)  # merges 8 tokens in each block
+        >>> torch.equal(model(image), logits)
+        False
     """
     spec = registry().get(Transform, name)
     applied: list[str] = model.__dict__.get(APPLIED, [])
@@ -62,6 +72,16 @@ def remove(model: M, name: str | None = None) -> M:
 
     Raises:
         InputError: The named transform is not applied, or not the last one applied.
+
+    Example:
+        >>> import plm_core
+        >>> import torch
+        >>> model = plm_core.create_model("test_vit").eval()
+        >>> image = torch.rand(1, 3, 160, 160)
+        >>> logits = model(image)
+        >>> model = plm_core.remove(plm_core.apply(model, "tome", r=8))
+        >>> torch.equal(model(image), logits)
+        True
     """
     applied: list[str] = model.__dict__.get(APPLIED, [])
     if name is not None and applied[-1:] != [name]:

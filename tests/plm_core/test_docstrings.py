@@ -1,0 +1,37 @@
+"""The examples in docstrings of public functions run and print what they say."""
+
+import doctest
+
+import pytest
+
+import plm_core
+from plm_core import weights
+
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in (plm_core, weights)
+    for name in module.__all__
+    if callable(getattr(module, name))
+}
+EXAMPLES = [name for name, function in PUBLIC.items() if ">>>" in (function.__doc__ or "")]
+MOST_USED = (
+    "plm_core.apply",
+    "plm_core.create_model",
+    "plm_core.embed",
+    "plm_core.list_models",
+    "plm_core.remove",
+    "plm_core.transform_for",
+)
+
+
+def test_the_most_used_functions_have_an_example():
+    assert set(MOST_USED) <= set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # an example may write files
+    [example] = doctest.DocTestFinder(recurse=False).find(PUBLIC[name], name, globs={})
+    result = doctest.DocTestRunner().run(example)
+    assert result.attempted > 1
+    assert result.failed == 0, capsys.readouterr().out
