@@ -63,6 +63,7 @@ def test_any_multiple_of_32(size):
     ("call", "said"),
     [
         (lambda: hiera.HieraDet(embed_dim=8, stages=(1, 1, 1, 1), global_att_blocks=(2,)), "block 2 pools"),
+        (lambda: hiera.HieraDet(embed_dim=8, num_heads=3), "stage 1 has 8 channels, which 3 heads do not divide"),
         (lambda: hiera.HieraDet(embed_dim=8, q_stride=(2, 1), device="meta"), "q_stride (2, 1)"),
         (lambda: hiera.FpnNeck(8, [8], fuse="max"), "fuse 'max' is not allowed"),
         (lambda: small()(torch.rand(1, 3, 40, 64)), "height 40, which is not a multiple of 32; pad it to 64"),
