@@ -37,10 +37,10 @@ def apply(
 
     Args:
         model: A vision transformer, or a module that contains some.
-        r: Tokens to merge away: an integer, for every block; (r, inflection) for r on average, rising (1) or falling
-            (-1) linearly; or a list, a range or an array with a number for each block. A float below 1 is a share of
-            FLOPs. At most half of the patch tokens merge in one block; class, distillation and register tokens never
-            merge.
+        r: The number of tokens to merge away in each block. An integer counts for every block. (r, inflection) merges r
+            on average, and rises (1) or falls (-1) linearly from block to block. A list, a range or an array has a
+            number for each block. A float below 1 is a share of FLOPs. At most half of the patch tokens merge in one
+            block. Class, distillation and register tokens never merge.
         flops: Share of the blocks' multiply-adds to leave, instead of r.
         tokens: Share of the patch tokens to leave after the last block, instead of r.
         prop_attn: Proportional attention: a token counts as many times as it has patches. Turn it off for models
@@ -119,7 +119,7 @@ def remove(model: M) -> M:
 
 @contextmanager
 def applied(model: M, *args: Any, **options: Any) -> Iterator[M]:
-    """Apply Token Merging for the duration of a ``with`` block; earlier settings are restored after it.
+    """Apply Token Merging for the duration of a ``with`` block, and restore earlier settings after it.
 
     Args:
         model: A model that `apply` takes.
@@ -162,7 +162,7 @@ def _applied_to_diffusion(model: M, *args: Any, **options: Any) -> Iterator[None
 
 
 def _module(model: object) -> nn.Module:
-    """Return the model itself if it is a module, for type checkers and for users who pass something else."""
+    """Return the model, or raise an error if it is not a module."""
     from torch import nn
 
     if not isinstance(model, nn.Module):

@@ -14,11 +14,11 @@ from plm_core.utils.images import open_image
 
 def paint_tokens(
     image: Annotated[Path, typer.Argument(help="Path of an image.")],
-    model: Annotated[str, typer.Option("--model", help="A model of this family or of timm: NAME or NAME.TAG.")],
+    model: Annotated[str, typer.Option("--model", help="Name of a model from plm list or timm, with or without .TAG.")],
     out: Annotated[Path, typer.Option("--out", help="Path of the picture to write.")] = Path("groups.png"),
     r: Annotated[
         str | None,
-        typer.Option("--r", help="Tokens to merge in each block, such as 8, '(8, -1)' or '[16, 8]'.  [default: 8]"),
+        typer.Option("--r", help="Tokens to merge in each block: 8, '(8, -1)' or '[16, 8]', for example (default: 8)."),
     ] = None,
     flops: Annotated[
         float | None, typer.Option("--flops", help="Share of the multiply-adds to leave, instead of --r.")

@@ -31,10 +31,11 @@ def parse(r: R | float | None, flops: float | None, tokens: float | None, depth:
     """Return the schedule that the arguments of `tome.apply` ask for in a model of ``depth`` blocks.
 
     Args:
-        r: An integer, for every block; or (r, inflection), a linear schedule that merges the same total: at inflection
-            -1 from 2 r in the first block down to 0 in the last, at 0 constant, at 1 from 0 up to 2 r; or a list
-            (a range, an array, a tuple that is not of two) with one number for each block, where missing ones are 0;
-            or a float between 0 and 1, which is short for ``flops``.
+        r: The number of tokens to merge away in each block. An integer counts for every block. (r, inflection) is a
+            linear schedule with the same total as r in every block: inflection -1 falls from 2 r in the first block to
+            0 in the last, 0 is constant, and 1 rises from 0 to 2 r. A list (or a range, an array, a tuple that is not
+            of two) has one number for each block, and missing ones are 0. A float between 0 and 1 is short for
+            ``flops``.
         flops: Share of the blocks' multiply-adds to leave.
         tokens: Share of the patch tokens to leave after the last block.
         depth: Number of blocks.

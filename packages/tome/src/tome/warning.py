@@ -6,7 +6,7 @@ import sys
 import warnings
 
 _BETWEEN = {"tome", "plm_core", "contextlib", "torch", "diffusers", "accelerate"}
-"""Packages that can stand between a user's line and ours; the last three where a call of the model warns."""
+"""Packages whose code can stand between a user's line and ours. The last three call our hooks when a model runs."""
 
 
 def warn_user(message: str) -> None:

@@ -17,8 +17,8 @@ from tome.matching import Matching
 from tome.warning import warn_user
 
 Ratio = float | tuple[float, float] | Callable[[float], float]
-"""A share of tokens; or (first, last), which changes linearly over the denoising; or a function of the progress, which
-is 0 at pure noise and 1 at the image."""
+"""A share of tokens; (first, last) for a share that changes linearly over the denoising; or a function that returns the
+share for the progress of the denoising, which is 0 at pure noise and 1 at the image."""
 
 _MATCHINGS = "tome_matchings"
 """The attribute of a block's input that holds the matchings that were made for it."""

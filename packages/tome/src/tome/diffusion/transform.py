@@ -48,8 +48,8 @@ def apply(
     parts, and reentrant checkpointing, raise an error in backward.
 
     Args:
-        model: A model of diffusers; a module that contains some; or a pipeline, of which the UNet or transformer and
-            the ControlNets are changed.
+        model: A model of diffusers, a module that contains some, or a pipeline. In a pipeline the UNet or transformer
+            and the ControlNets are changed.
         ratio: Share of tokens to merge away, from 0 to 1 - 1 / (sx * sy). (first, last) changes it linearly over the
             denoising. A function gets the progress of the denoising, from 0 to 1, and returns the share. The progress
             is computed from the timesteps.
@@ -69,9 +69,9 @@ def apply(
             if it has the timestep that the last image started with and other latents. With the same latents it is a
             second call for classifier-free guidance.
         share: Let all blocks of a level use the matching of the first of them.
-        seed: Source of random choices: a seed for a CPU generator, which gives the same tokens on every device; a
-            generator, whose state advances; or None for a copy of the device's global generator, made at the first
-            call. The global generator itself does not change.
+        seed: Source of random choices. An integer seeds a CPU generator, so the choices are the same on every device.
+            A generator is used directly, and its state advances. None takes a copy of the device's global generator at
+            the first call; the global generator itself does not change.
 
     Returns:
         The same model. If Token Merging was applied already, the new settings replace the old ones with a warning.

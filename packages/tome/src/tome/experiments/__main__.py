@@ -16,8 +16,8 @@ from plm_core.utils.files import atomic_path, write_text
 from tome.experiments import merging, studies
 from tome.experiments.report import plot_merging, plot_studies, table
 
-STUDIES = {"accuracy": ("digits", "shapes"), "rotary": ("rotary",)}
-"""The studies of each figure."""
+STUDIES_OF = {"accuracy": ("digits", "shapes"), "rotary": ("rotary",)}
+"""The studies that each figure shows; the figure "merging" shows none."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,10 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="Folder for the results.")
     parser.add_argument("--seeds", type=int, default=3, help="Number of seeds for accuracy and rotary (default: 3).")
     options = parser.parse_args(arguments)
-    figures = options.figures or ["merging", *STUDIES]
-    unknown = [name for name in figures if name not in ("merging", *STUDIES)]
+    figures = options.figures or ["merging", *STUDIES_OF]
+    unknown = [name for name in figures if name not in ("merging", *STUDIES_OF)]
     if unknown:
-        parser.error(f"no figure {unknown[0]!r}; there are merging, {' and '.join(STUDIES)}")
+        parser.error(f"no figure {unknown[0]!r}; there are merging, {' and '.join(STUDIES_OF)}")
     options.out.mkdir(parents=True, exist_ok=True)
     for figure in figures:
         if figure == "merging":
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         by_study = {
             name: [row for seed in range(options.seeds) for row in studies.measure(name, seed, options.out)]
-            for name in STUDIES[figure]
+            for name in STUDIES_OF[figure]
         }
         _write(options.out / figure, by_study, plot_studies(by_study))
         for name, rows_of_study in by_study.items():
