@@ -1,4 +1,4 @@
-"""Token Merging in a diffusion UNet: ours against tomesd, same weights, one run; and where our time goes.
+"""Token Merging in a diffusion UNet: our speed against tomesd's with the same weights in one run, and our overhead.
 
 uv run python tests/bench/tome_diffusion.py [--models 64 160] [--latents 64] [--ratio 0.5] [--threads 1]
 uv run python tests/bench/tome_diffusion.py --models sd15 sdxl --latents 128 --device cuda --half
@@ -27,7 +27,7 @@ WAYS = {
 }
 
 
-# the published sizes, with random weights
+# The published sizes, with random weights.
 SD15 = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
 SDXL = {
     "block_out_channels": (320, 640, 1280),
@@ -44,7 +44,7 @@ SDXL = {
 
 
 def unet(model: str, latents: int) -> torch.nn.Module:
-    """A published one, or a small one: attention at the level of the latents only, in 3 blocks with heads of 8."""
+    """Return a UNet of a published size, or a small one: attention at the level of the latents, in 3 blocks."""
     torch.manual_seed(0)
     if model in ("sd15", "sdxl"):
         config = SD15 if model == "sd15" else SDXL
@@ -64,7 +64,7 @@ def unet(model: str, latents: int) -> torch.nn.Module:
 
 @contextmanager
 def timed(spent: dict[str, float], synchronize: Callable[[], None]) -> Iterator[None]:
-    """Add up the time that matching, merging and unmerging take."""
+    """Add up the time of matching, merging and unmerging."""
 
     def clocked(name: str, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def run(*args: object) -> torch.Tensor:
@@ -88,10 +88,12 @@ def timed(spent: dict[str, float], synchronize: Callable[[], None]) -> Iterator[
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", nargs="+", default=["64", "160"], help="sd15, sdxl, or channels of a small one.")
-    parser.add_argument("--max-downsample", type=int, help="Levels to merge at; default: the highest with attention.")
-    parser.add_argument("--latents", type=int, default=64, help="Height and width.")
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument(
+        "--models", nargs="+", default=["64", "160"], help="sd15, sdxl, or the channels of a small one."
+    )
+    parser.add_argument("--max-downsample", type=int, help="Levels to merge at (default: the highest).")
+    parser.add_argument("--latents", type=int, default=64, help="Height and width of the latents.")
+    parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -104,9 +106,9 @@ def main() -> None:
     print(machine("torch", "diffusers", "tomesd", "tome"), f"{args.threads} threads, {args.device}, {dtype}")
     for name in args.models:
         plain = unet(name, args.latents).to(args.device, dtype)
-        sample = torch.randn(args.batch, 4, args.latents, args.latents).to(args.device, dtype)
-        text = torch.randn(args.batch, 77, plain.config.cross_attention_dim).to(args.device, dtype)
-        added = {"text_embeds": torch.randn(args.batch, 1280), "time_ids": torch.ones(args.batch, 6)}
+        sample = torch.randn(args.batch_size, 4, args.latents, args.latents).to(args.device, dtype)
+        text = torch.randn(args.batch_size, 77, plain.config.cross_attention_dim).to(args.device, dtype)
+        added = {"text_embeds": torch.randn(args.batch_size, 1280), "time_ids": torch.ones(args.batch_size, 6)}
         added = {key: value.to(args.device, dtype) for key, value in added.items()}
         models = {
             way: tome.diffusion.apply(copy.deepcopy(plain), args.ratio, max_downsample=args.max_downsample, **options)

@@ -1,4 +1,4 @@
-"""Token Merging against the same timm ViT without it, which runs on fused attention; one run.
+"""A timm ViT with Token Merging against the same ViT without it, which uses fused attention, in one run.
 
 uv run python tests/bench/tome_vit.py [--models base large] [--how mask channel] [--rounds 9] [--threads 2]
 uv run python tests/bench/tome_vit.py --models large_512 huge_518 --device cuda --dtype bfloat16 [--compile]
@@ -13,7 +13,7 @@ from side_by_side import compare, machine
 
 import tome
 
-# the model, its size, batch, and the schedules with the speed that is to be reached, in times of the unpatched model's
+# model, image size, batch size, and for each r the goal: its speed relative to the unpatched model
 CASES = {
     "base": ("vit_base_patch16_224", 224, 4, {0: 0.99, 8: 1.35, 13: 1.70, 16: 2.0, (16, -1): 2.5}),
     "large": ("vit_large_patch16_384", 384, 1, {23: 1.95}),
@@ -23,7 +23,7 @@ CASES = {
 
 
 def linears(model, x):
-    """A call of nothing but the model's linear layers, on the shapes that a forward pass gives them."""
+    """Return a function that calls only the model's linear layers, with inputs of the shapes in a forward pass."""
     calls = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, args: calls.append((layer, torch.rand_like(args[0]))))
@@ -33,7 +33,7 @@ def linears(model, x):
     model(x)
     for hook in hooks:
         hook.remove()
-    return lambda: [layer(given) for layer, given in calls]
+    return lambda: [layer(x) for layer, x in calls]
 
 
 @torch.inference_mode()
@@ -42,9 +42,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["base", "large"], choices=list(CASES))
     parser.add_argument("--how", nargs="+", default=["mask"], choices=["mask", "channel", "none"])
     parser.add_argument(
-        "--linears", action="store_true", help="Time the linear layers alone, which merging cannot beat."
+        "--linears", action="store_true", help="Time only the linear layers, which merging cannot beat."
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile all of them.")
+    parser.add_argument("--compile", action="store_true", help="Compile all models.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=9)
@@ -54,10 +54,10 @@ def main() -> None:
     print(machine("torch", "timm", "tome"), f"{args.threads} threads, {args.dtype}")
     home = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     for case in args.models:
-        name, size, batch, goals = CASES[case]
+        name, size, batch_size, goals = CASES[case]
         torch.manual_seed(0)
         plain = timm.create_model(name, img_size=size).eval().to(**home)
-        x = torch.rand(batch, 3, size, size).to(**home)
+        x = torch.rand(batch_size, 3, size, size).to(**home)
         models = {}
         for r in goals:
             for how in args.how if r else args.how[:1]:
@@ -73,7 +73,7 @@ def main() -> None:
             }
             contenders["unpatched linears"] = linears(plain, x)
         print("goals:", ", ".join(f"r={r}: {1 / goal:.3f}x of the time" for r, goal in goals.items()))
-        compare(f"{name}, {size} px, batch {batch}", contenders, rounds=args.rounds)
+        compare(f"{name}, {size} px, batch size {batch_size}", contenders, rounds=args.rounds)
 
 
 if __name__ == "__main__":

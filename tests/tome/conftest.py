@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 
 
 class Golden:
-    """Inputs, weights and outputs of an original, and the configuration that made them."""
+    """Recorded inputs, weights and outputs of an original implementation, and their configuration."""
 
     def __init__(self, name):
         with safe_open(HERE / "goldens" / f"{name}.safetensors", "pt") as file:
@@ -18,7 +18,7 @@ class Golden:
             setattr(self, group, {k.removeprefix(f"{group}."): v for k, v in tensors.items() if k.startswith(group)})
 
     def of(self, case, group="outputs"):
-        """The tensors of one case, by their own name."""
+        """Return the tensors of one case by name."""
         return {k.removeprefix(f"{case}."): v for k, v in getattr(self, group).items() if k.startswith(f"{case}.")}
 
 

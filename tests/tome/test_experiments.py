@@ -1,4 +1,4 @@
-"""What Token Merging is compared with drops and places the tokens that it says; the measurement runs."""
+"""The methods that Token Merging is compared with drop and place the right tokens, and the measurements run."""
 
 import json
 from dataclasses import replace
@@ -40,8 +40,8 @@ def eva():
     return random_weights(rotary_vit(8, **TINY))
 
 
-def counted(model, x):
-    """Tokens after each block, and the answer."""
+def run_and_count(model, x):
+    """Return the number of tokens after each block, and the output."""
     counts = []
     hooks = [b.register_forward_hook(lambda module, args, y: counts.append(y.shape[1])) for b in model.blocks]
     with torch.no_grad():
@@ -54,23 +54,23 @@ def counted(model, x):
 @pytest.mark.parametrize("way", RIVALS)
 @settings(max_examples=15, deadline=None)
 @given(r=st.integers(0, 12), seed=st.integers(0, 99))
-def test_every_way_leaves_as_many_tokens_and_none_dropped_is_the_model_itself(vit, way, r, seed):
+def test_every_method_leaves_as_many_tokens_and_with_r_0_changes_nothing(vit, way, r, seed):
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-    before = counted(vit, x)[1]
+    before = run_and_count(vit, x)[1]
     with RIVALS[way](vit, r):
-        counts, y = counted(vit, x)
-    patches, wanted = 16, []
+        counts, y = run_and_count(vit, x)
+    patches, expected = 16, []
     for _ in range(3):
         patches -= min(r, patches // 2)
-        wanted.append(1 + patches)
-    assert counts == wanted
+        expected.append(1 + patches)
+    assert counts == expected
     if r == 0:
         torch.testing.assert_close(y, before, atol=1e-5, rtol=1e-5)
-    assert torch.equal(counted(vit, x)[1], before)
+    assert torch.equal(run_and_count(vit, x)[1], before)
     assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
 
 
-def test_the_least_attended_go_and_the_class_token_stays(vit):
+def test_the_least_attended_tokens_are_dropped_and_the_class_token_stays(vit):
     x = torch.rand(3, 3, 16, 16)
     block = vit.blocks[0]
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_the_least_attended_go_and_the_class_token_stays(vit):
     torch.testing.assert_close(out, torch.stack([y[i] for y, i in zip(whole, kept, strict=True)]), atol=1e-5, rtol=1e-5)
 
 
-def test_chance_takes_every_patch_equally_often_and_never_the_class_token(vit):
+def test_random_dropping_takes_every_patch_equally_often_and_never_the_class_token(vit):
     x = torch.rand(1, 3, 16, 16).expand(400, -1, -1, -1)
     torch.manual_seed(0)
     with torch.no_grad(), RIVALS["random dropping"](vit, 4):
@@ -97,20 +97,20 @@ def test_chance_takes_every_patch_equally_often_and_never_the_class_token(vit):
     assert (often[1:] - 12 / 16).abs().max() < 0.12
 
 
-def test_dropped_tokens_take_their_rotary_positions_along(eva):
-    """The second block of what is left is that of all tokens with the others masked out of its attention."""
+def test_rotary_positions_follow_the_tokens_that_are_left(eva):
+    """The second block gives what it gives for all tokens when its attention masks the dropped ones."""
     x = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         t, rope = eva._pos_embed(eva.patch_embed(x))
         with dropping(eva, 20, class_attention):
             left = eva.blocks[0](t, rope=rope)
             kept = blocks.carried_by(left)
-        seen = torch.zeros(2, 65, dtype=torch.bool).scatter(1, kept, True)
-        wanted = eva.blocks[1](eva.blocks[0](t, rope=rope), rope=rope, attn_mask=seen[:, None, None])
+        visible = torch.zeros(2, 65, dtype=torch.bool).scatter(1, kept, True)
+        expected = eva.blocks[1](eva.blocks[0](t, rope=rope), rope=rope, attn_mask=visible[:, None, None])
         with dropping(eva, 0, class_attention):
             setattr(left, blocks._CARRIED, kept)
-            found = eva.blocks[1](left, rope=rope)
-    torch.testing.assert_close(found, wanted.take_along_dim(kept[..., None], 1), atol=1e-5, rtol=1e-5)
+            actual = eva.blocks[1](left, rope=rope)
+    torch.testing.assert_close(actual, expected.take_along_dim(kept[..., None], 1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("way", PLACES)
@@ -118,10 +118,10 @@ def test_placing_changes_positions_only(eva, way):
     x = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         with tome.applied(eva, 10):
-            counts, ours = counted(eva, x)
+            counts, ours = run_and_count(eva, x)
         torch.manual_seed(0)
         with PLACES[way](eva, 10):
-            assert counted(eva, x)[0] == counts
+            assert run_and_count(eva, x)[0] == counts
             theirs = eva(x)
         before = eva(x)
         with PLACES[way](eva, 0):
@@ -130,7 +130,7 @@ def test_placing_changes_positions_only(eva, way):
     assert not any(isinstance(block, blocks.Patched) for block in eva.blocks)
 
 
-def test_positions_of_merged_tokens_are_those_named(eva):
+def test_merged_tokens_get_the_named_positions(eva):
     x = torch.rand(1, 1, 32, 32)
     with torch.no_grad():
         t, rope = eva._pos_embed(eva.patch_embed(x))
@@ -142,15 +142,15 @@ def test_positions_of_merged_tokens_are_those_named(eva):
         for source, into in zip(ours.matching.merged[0].tolist(), ours.matching.into[0].tolist(), strict=True):
             groups[into].append(source)
         for i, sources in groups.items():
-            wanted = sources[0] if sources else ours.place[0, i]
-            assert theirs.place[0, i] == wanted
+            expected = sources[0] if sources else ours.place[0, i]
+            assert theirs.place[0, i] == expected
         with placing(eva, 6, place="mean"):
             merging = blocks.patched_by(eva.blocks[1])
             carried = blocks.carried_by(eva.blocks[0](t, rope=rope))
-            found = merging._averaged({"rope": rope}, carried.place, carried.group)["rope"][0, 0]
+            actual = merging._averaged({"rope": rope}, carried.place, carried.group)["rope"][0, 0]
         for i, sources in list(groups.items())[1:]:
             members = [ours.place[0, i].item(), *sources]
-            torch.testing.assert_close(found[i - 1], rope[torch.tensor(members) - 1].mean(0))
+            torch.testing.assert_close(actual[i - 1], rope[torch.tensor(members) - 1].mean(0))
 
 
 def test_silhouettes_are_bright_on_dark_and_whole():
@@ -164,16 +164,16 @@ def test_silhouettes_are_bright_on_dark_and_whole():
     assert len(data.y.unique()) == 8
 
 
-def test_measurement_runs_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
-    """On next to nothing: files, tables and plots."""
+def test_measurement_of_the_studies_runs_and_continues_where_it_stopped(tmp_path, monkeypatch, capsys):
+    """With tiny data and models: files, tables and plots."""
     for name, study in STUDIES.items():
         model = partial(study.model, **TINY)
         small = replace(study, model=model, epochs=1, num_train=32, num_held_out=20, r=(16,))
         monkeypatch.setitem(STUDIES, name, small)
     main(["accuracy", "rotary", "--out", str(tmp_path), "--seeds", "1"])
-    said = capsys.readouterr().out
-    assert "| r (tokens left) | 0 (65) | 16 (17) |" in said
-    assert all(way in said for way in (*RIVALS, *PLACES))
+    printed = capsys.readouterr().out
+    assert "| r (tokens left) | 0 (65) | 16 (17) |" in printed
+    assert all(way in printed for way in (*RIVALS, *PLACES))
     assert (tmp_path / "accuracy.png").stat().st_size > 5000
     assert (tmp_path / "rotary.png").exists()
     rows = studies.measure("digits", 0, tmp_path)
@@ -185,7 +185,7 @@ def test_measurement_runs_and_goes_on_where_it_stopped(tmp_path, monkeypatch, ca
 
 
 def test_measurement_of_the_shipped_model_runs(tmp_path, monkeypatch):
-    """On next to nothing: the rows, the files and the plot."""
+    """With tiny data: the rows, the files and the plot."""
     for what, few in {"TRAIN": 32, "HELD_OUT": 40, "R": (0, 16), "FINETUNED_R": (16,)}.items():
         monkeypatch.setattr(merging, what, few)
     recipe = replace(merging.FINETUNE_CONFIG.recipe, epochs=1, batch=32, warmup_epochs=0)

@@ -1,4 +1,4 @@
-"""Token Merging on every family that has a block adapter, against a slow reference, and one tome never heard of."""
+"""Token Merging on every family with a block adapter, also one that tome does not know, against a slow reference."""
 
 import copy
 import functools
@@ -11,7 +11,7 @@ from torch import nn
 
 import tome
 from plm_core import NotSupported, blocks
-from plm_core.blocks import examples
+from plm_core.blocks.examples import make, tensor_of
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
 
@@ -39,10 +39,10 @@ VARIANTS = {
 
 
 @functools.cache
-def made(name):
-    """A model in float64 with parameters at which every mistake shows, and a batch of three for it."""
+def make_model(name):
+    """Return a model in float64, with parameters large enough to reveal mistakes, and a batch of three for it."""
     if name in ADAPTERS:
-        model, x = examples.make(ADAPTERS[name])
+        model, x = make(ADAPTERS[name])
         x = torch.cat([x, x[:1].flip(-1)])
     else:
         base, options = VARIANTS[name]
@@ -54,17 +54,17 @@ def made(name):
     return model.double(), x.double()
 
 
-# --- Token Merging told slowly: one sample at a time, in loops; a token of size s is s tokens in attention ---
+# --- a slow reference: one sample at a time, in loops; a token of size s is s tokens in attention ----------------
 
 
 def merged(pairs, r):
-    """The r most similar (similarity, a, b), and the other a from the most similar on."""
+    """Return the r most similar (similarity, a, b), and the a of the others, the most similar first."""
     ranked = sorted(pairs, reverse=True)
     return ranked[:r], [a for _, a, _ in ranked[r:]]
 
 
 def match(keys, r, prefix):
-    """Groups of tokens, as lists of places, in the order of the output; the first of a list is where it stays."""
+    """Return groups of tokens as lists of places, in the order of the output. The first place is the destination."""
     count = len(keys)
     r = min(r, (count - prefix) // 2)
     if r <= 0:
@@ -73,16 +73,18 @@ def match(keys, r, prefix):
     even = [i for i in range(0, count, 2) if i >= prefix]
     odd = [i for i in range(1, count, 2) if i >= prefix]
     pairs = [max((float(unit[a] @ unit[b]), a, b) for b in odd) for a in even]
-    chosen, left = merged(pairs, r)
+    pairs_to_merge, left = merged(pairs, r)
     if prefix:
         left.sort()
     return (
-        [[i] for i in range(prefix)] + [[a] for a in left] + [[b, *(a for _, a, to in chosen if to == b)] for b in odd]
+        [[i] for i in range(prefix)]
+        + [[a] for a in left]
+        + [[b, *(a for _, a, to in pairs_to_merge if to == b)] for b in odd]
     )
 
 
 def attention(q, k, v, sizes, bias):
-    """Of one sample: a key of size s is there s times."""
+    """Attend in one sample, with s copies of each key of size s."""
     times = torch.tensor(sizes).round().long()
     k, v = k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
     logits = q @ k.mT * q.shape[-1] ** -0.5
@@ -91,21 +93,21 @@ def attention(q, k, v, sizes, bias):
     return logits.softmax(-1) @ v
 
 
-def reference(seen, calls, r, prop_attn=True):
-    """Tokens and sizes after the last block, of each sample.
+def reference(model_view, calls, r, prop_attn=True):
+    """Return the tokens and sizes after the last block for each sample.
 
     Args:
-        seen: A ModelView in float64.
-        calls: For each block, what its forward got besides x; and for the first block x.
-        r: For every block.
+        model_view: A ModelView in float64.
+        calls: The input x and the other arguments of each block's forward; only the first x is used.
+        r: Tokens to merge away in every block.
         prop_attn: Whether sizes count in attention.
     """
     x0, _ = calls[0]
     answers = []
     for sample in range(len(x0)):
         x, sizes, places = x0[sample : sample + 1], [1.0] * x0.shape[1], list(range(x0.shape[1]))
-        for view, (_, context) in zip(seen.blocks, calls, strict=True):
-            # positions that differ between samples do not occur here: context is shared or batch-first
+        for view, (_, context) in zip(model_view.blocks, calls, strict=True):
+            # the context is either shared by all samples or has the batch first
             mine = {k: v[sample : sample + 1] if of_batch(v, x0) else v for k, v in context.items()}
             mine = view.select(mine, torch.tensor([places])) if len(places) < x0.shape[1] else mine
             normed = view.normalize(x)
@@ -115,7 +117,7 @@ def reference(seen, calls, r, prop_attn=True):
                 q[0], k[0], v[0], sizes if prop_attn else [1.0] * len(sizes), None if bias is None else bias[0]
             )
             x = view.skip(x, normed) + view.output(y[None], normed)
-            groups = match(view.unrotate(k, **mine)[0].mean(0), r, seen.tokens.prefix)
+            groups = match(view.unrotate(k, **mine)[0].mean(0), r, model_view.tokens.prefix)
             x, sizes, places = (
                 torch.stack([sum(sizes[i] * x[0, i] for i in g) / sum(sizes[i] for i in g) for g in groups])[None],
                 [sum(sizes[i] for i in g) for g in groups],
@@ -127,53 +129,53 @@ def reference(seen, calls, r, prop_attn=True):
 
 
 def of_batch(value, x):
-    """Whether something in the context is there for each sample; in these tests the batch is 3, and nothing else is."""
+    """Return whether a value of the context differs by sample. In these tests only the batch size is 3."""
     return isinstance(value, torch.Tensor) and value.ndim > 2 and value.shape[0] == len(x)
 
 
 def record(model, inputs):
-    """The views of a model and what each block's forward got, in an unpatched run."""
-    (seen,) = blocks.find(model).values()
+    """Return the view of a model, and the arguments of each block's forward in an unpatched run."""
+    (model_view,) = blocks.find(model).values()
     calls = []
 
     def listen(block, args, context):
         names = list(inspect.signature(type(block).forward).parameters)[2:]  # without self and x
         calls.append((args[0], dict(zip(names, args[1:], strict=False)) | context))
 
-    hooks = [view.block.register_forward_pre_hook(listen, with_kwargs=True) for view in seen.blocks]
+    hooks = [view.block.register_forward_pre_hook(listen, with_kwargs=True) for view in model_view.blocks]
     with torch.no_grad():
         model(inputs)
     for hook in hooks:
         hook.remove()
-    return seen, calls
+    return model_view, calls
 
 
-# --- the families ---
+# --- the families ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
 @torch.no_grad()
 def test_without_merging_nothing_changes(name):
-    model, x = copy.deepcopy(made(name))
-    before = examples.tensor_of(model(x))
+    model, x = copy.deepcopy(make_model(name))
+    before = tensor_of(model(x))
     tome.apply(model, r=0)
-    torch.testing.assert_close(examples.tensor_of(model(x)), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tensor_of(model(x)), before, atol=1e-5, rtol=0)
     tome.remove(model)
-    assert torch.equal(examples.tensor_of(model(x)), before)
+    assert torch.equal(tensor_of(model(x)), before)
 
 
 @pytest.mark.parametrize("prop_attn", [True, False], ids=["proportional", "plain"])
 @pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
 @torch.no_grad()
 def test_merging_equals_the_slow_reference(name, prop_attn):
-    model, x = copy.deepcopy(made(name))
-    before = examples.tensor_of(model(x))
-    seen, calls = record(model, x)
-    tokens, sizes = reference(seen, calls, r=11, prop_attn=prop_attn)
+    model, x = copy.deepcopy(make_model(name))
+    before = tensor_of(model(x))
+    model_view, calls = record(model, x)
+    tokens, sizes = reference(model_view, calls, r=11, prop_attn=prop_attn)
     tome.apply(model, r=11, prop_attn=prop_attn)
     last = []
-    hook = seen.blocks[-1].block.register_forward_hook(lambda module, args, out: last.append(out))
-    during = examples.tensor_of(model(x))
+    hook = model_view.blocks[-1].block.register_forward_hook(lambda module, args, out: last.append(out))
+    during = tensor_of(model(x))
     hook.remove()
     torch.testing.assert_close(last[0], tokens, atol=1e-9, rtol=1e-9)
     assert torch.equal(blocks.carried_by(last[0]).size.squeeze(-1), sizes)
@@ -181,34 +183,34 @@ def test_merging_equals_the_slow_reference(name, prop_attn):
     assert not torch.allclose(during, before)
     if during.shape == before.shape:
         tome.apply(tome.remove(model), r=11, prop_attn=prop_attn, unmerge=True)
-        assert examples.tensor_of(model(x)).shape == before.shape
+        assert tensor_of(model(x)).shape == before.shape
     tome.remove(model)
-    assert torch.equal(examples.tensor_of(model(x)), before)
+    assert torch.equal(tensor_of(model(x)), before)
 
 
 @pytest.mark.parametrize("name", ["timm-eva", "DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit"])
 def test_families_compile_in_one_graph(name):
-    model, x = copy.deepcopy(made(name))
+    model, x = copy.deepcopy(make_model(name))
     tome.apply(model, r=7)
     with torch.no_grad():
-        wanted = examples.tensor_of(model(x))
+        expected = tensor_of(model(x))
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="eager")
-        torch.testing.assert_close(examples.tensor_of(compiled(x)), wanted)
+        torch.testing.assert_close(tensor_of(compiled(x)), expected)
 
 
 @pytest.mark.parametrize("name", ["torchvision-vit", "timm-eva", "timm-beit", "transformers-dinov3"])
 @torch.no_grad()
 def test_families_export_with_a_dynamic_batch(name):
-    model, x = copy.deepcopy(made(name))
+    model, x = copy.deepcopy(make_model(name))
     tome.apply(model, r=7)
     program = torch.export.export(model, (x[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
-    torch.testing.assert_close(examples.tensor_of(program(x)), examples.tensor_of(model(x)))
+    torch.testing.assert_close(tensor_of(program(x)), tensor_of(model(x)))
 
 
 @torch.no_grad()
-def test_attention_weights_are_refused_not_left_out():
-    model, x = copy.deepcopy(made("transformers-vit"))
+def test_attention_weights_are_refused():
+    model, x = copy.deepcopy(make_model("transformers-vit"))
     model.set_attn_implementation("eager")
     assert len(model(x, output_attentions=True).attentions) == 2
     tome.apply(model, r=7)
@@ -218,12 +220,12 @@ def test_attention_weights_are_refused_not_left_out():
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_windows_are_refused_with_the_reason(name):
-    model, x = examples.make(ADAPTERS[name])
+    model, x = make(ADAPTERS[name])
     with torch.no_grad():
-        before = examples.tensor_of(model(x))
+        before = tensor_of(model(x))
         with pytest.raises(NotSupported, match=r"window|pool"):
             tome.apply(model, r=2)
-        assert torch.equal(examples.tensor_of(model(x)), before)
+        assert torch.equal(tensor_of(model(x)), before)
 
 
 THROWAWAY = """
@@ -283,7 +285,7 @@ def test_any_family_with_an_adapter_is_covered(plm_registry):
     import throwaway_family
 
     model, x = throwaway_family.Model().double(), torch.rand(3, 14, 8).double()
-    seen, calls = record(model, x)
-    tokens, _ = reference(seen, calls, r=3)
+    model_view, calls = record(model, x)
+    tokens, _ = reference(model_view, calls, r=3)
     tome.apply(model, r=3)
     torch.testing.assert_close(model(x), tokens.mean(1))

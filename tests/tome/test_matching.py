@@ -18,54 +18,54 @@ BIPARTITE = ("even_plain", "even_cls", "odd_plain", "odd_cls", "cls_distill", "c
 @pytest.mark.parametrize("case", BIPARTITE)
 def test_bipartite_matching_of_the_original(golden, case):
     g = golden("bipartite")
-    given, wanted, config = g.of(case, "inputs"), g.of(case), g.config[case]
-    x = given["x"]
+    inputs, expected, config = g.of(case, "inputs"), g.of(case), g.config[case]
+    x = inputs["x"]
     merge, unmerge = tome.bipartite_soft_matching(
-        given["metric"], config["r"], config["class_token"], config["distill_token"]
+        inputs["metric"], config["r"], config["class_token"], config["distill_token"]
     )
     for mode in ("mean", "sum", "amax"):
-        torch.testing.assert_close(merge(x, mode=mode), wanted[f"merge_{mode}"], **EXACT)
-    for sizes, name in ((given["size"], "wavg"), (None, "wavg1")):
+        torch.testing.assert_close(merge(x, mode=mode), expected[f"merge_{mode}"], **EXACT)
+    for sizes, name in ((inputs["size"], "wavg"), (None, "wavg1")):
         merged, size = tome.merge_wavg(merge, x, sizes)
-        torch.testing.assert_close(merged, wanted[f"{name}_x"], **EXACT)
-        torch.testing.assert_close(size, wanted[f"{name}_size"], **EXACT)
-    assert torch.equal(tome.merge_source(merge, x), wanted["source"])
+        torch.testing.assert_close(merged, expected[f"{name}_x"], **EXACT)
+        torch.testing.assert_close(size, expected[f"{name}_size"], **EXACT)
+    assert torch.equal(tome.merge_source(merge, x), expected["source"])
     back = unmerge(merge(x))
-    if case == "cls_distill":  # here the original forgets that it moved the tokens, and stores them in wrong places
-        assert not torch.allclose(back, wanted["unmerge_of_mean"])
-        members = wanted["source"].mT  # [B, T, groups]
-        torch.testing.assert_close(back, members @ wanted["merge_mean"], **EXACT)
+    if case == "cls_distill":  # the original has a bug here: it unmerges tokens that it had moved into wrong places
+        assert not torch.allclose(back, expected["unmerge_of_mean"])
+        members = expected["source"].mT  # [B, T, groups]
+        torch.testing.assert_close(back, members @ expected["merge_mean"], **EXACT)
     else:
-        torch.testing.assert_close(back, wanted["unmerge_of_mean"], **EXACT)
+        torch.testing.assert_close(back, expected["unmerge_of_mean"], **EXACT)
 
 
 @pytest.mark.parametrize("case", ["kth2", "kth3_rem", "kth4"])
 def test_kth_matching_of_the_original(golden, case):
     g = golden("kth_random")
-    given, wanted = g.of(case, "inputs"), g.of(case)
-    merge, unmerge = tome.kth_bipartite_soft_matching(given["metric"], g.config[case]["k"])
+    inputs, expected = g.of(case, "inputs"), g.of(case)
+    merge, unmerge = tome.kth_bipartite_soft_matching(inputs["metric"], g.config[case]["k"])
     for mode in ("mean", "sum"):
-        torch.testing.assert_close(merge(given["x"], mode=mode), wanted[f"merge_{mode}"], **EXACT)
-    torch.testing.assert_close(unmerge(merge(given["x"])), wanted["unmerge_of_mean"], **EXACT)
+        torch.testing.assert_close(merge(inputs["x"], mode=mode), expected[f"merge_{mode}"], **EXACT)
+    torch.testing.assert_close(unmerge(merge(inputs["x"])), expected["unmerge_of_mean"], **EXACT)
 
 
 @pytest.mark.parametrize("case", ["rand5", "rand9"])
 def test_random_matching_of_the_original(golden, case):
     g = golden("kth_random")
-    given, wanted, config = g.of(case, "inputs"), g.of(case), g.config[case]
+    inputs, expected, config = g.of(case, "inputs"), g.of(case), g.config[case]
     torch.manual_seed(config["seed"])
-    if not torch.equal(torch.rand(given["uniform_draw"].shape), given["uniform_draw"]):
+    if not torch.equal(torch.rand(inputs["uniform_draw"].shape), inputs["uniform_draw"]):
         pytest.skip("this torch draws other numbers from the seed")
     torch.manual_seed(config["seed"])
-    merge, unmerge = tome.random_bipartite_soft_matching(given["metric"], config["r"])
+    merge, unmerge = tome.random_bipartite_soft_matching(inputs["metric"], config["r"])
     for mode in ("mean", "sum"):
-        torch.testing.assert_close(merge(given["x"], mode=mode), wanted[f"merge_{mode}"], **EXACT)
-    torch.testing.assert_close(unmerge(merge(given["x"])), wanted["unmerge_of_mean"], **EXACT)
+        torch.testing.assert_close(merge(inputs["x"], mode=mode), expected[f"merge_{mode}"], **EXACT)
+    torch.testing.assert_close(unmerge(merge(inputs["x"])), expected["unmerge_of_mean"], **EXACT)
 
 
 @st.composite
 def matchings(draw, kinds=("bipartite", "kth", "random")):
-    """Tokens, their metric, and functions merge and unmerge of some kind."""
+    """Draw tokens, and the functions merge and unmerge of a random matching of them."""
     batch, tokens, seed = draw(st.integers(1, 3)), draw(st.integers(3, 24)), draw(st.integers(0, 10**6))
     g = torch.Generator().manual_seed(seed)
     metric, x = torch.randn(batch, tokens, 5, generator=g), torch.randn(batch, tokens, 4, generator=g).double()
@@ -115,21 +115,21 @@ def test_the_average_that_models_use_is_the_weighted_one(case, seed):
     if not isinstance(getattr(merge, "__self__", None), Matching):
         return  # nothing to merge
     size = torch.randint(1, 9, (*x.shape[:2], 1), generator=torch.Generator().manual_seed(seed)).double()
-    given = x.clone(), size.clone()
-    for got, wanted in zip(merge.__self__.average(x, size), tome.merge_wavg(merge, x, size), strict=True):
-        torch.testing.assert_close(got, wanted)
-    assert torch.equal(x, given[0])
-    assert torch.equal(size, given[1])
+    originals = x.clone(), size.clone()
+    for got, expected in zip(merge.__self__.average(x, size), tome.merge_wavg(merge, x, size), strict=True):
+        torch.testing.assert_close(got, expected)
+    assert torch.equal(x, originals[0])
+    assert torch.equal(size, originals[1])
 
 
 def test_the_average_keeps_the_precision_of_tokens_and_has_their_gradient():
     g = torch.Generator().manual_seed(0)
     matching = matching_of(torch.randn(2, 9, 4, generator=g), 3, prefix=1, by_place=True)
     x, size = torch.randn(2, 9, 5, generator=g), torch.randint(1, 5, (2, 9, 1), generator=g).float()
-    wanted, _ = matching.average(x, size)
+    expected, _ = matching.average(x, size)
     half, sizes = matching.average(x.bfloat16(), size)
     assert (half.dtype, sizes.dtype) == (torch.bfloat16, torch.float32)
-    torch.testing.assert_close(half.float(), wanted, atol=0.05, rtol=0)
+    torch.testing.assert_close(half.float(), expected, atol=0.05, rtol=0)
     inputs = x.double().requires_grad_(), size.double().requires_grad_()
     assert torch.autograd.gradcheck(matching.average, inputs)
 
@@ -159,7 +159,7 @@ def test_the_order_of_channels_and_of_samples_does_not_matter(seed, r, class_tok
 @given(st.integers(0, 10**6), st.integers(1, 6))
 @settings(max_examples=60, deadline=None)
 def test_tokens_that_swap_places_within_their_half_swap_groups(seed, r):
-    """Permutation equivariance: even places among themselves, and odd ones."""
+    """Matching is equivariant to permutations of the even places among themselves, and of the odd ones."""
     g = torch.Generator().manual_seed(seed)
     metric = torch.randn(1, 12, 6, generator=g).double()
     order = torch.stack([2 * torch.randperm(6, generator=g), 2 * torch.randperm(6, generator=g) + 1], 1).flatten()
@@ -199,10 +199,10 @@ def test_nothing_to_merge_gives_the_tokens_back():
 
 def test_a_zero_vector_is_most_similar_to_all():
     metric = torch.eye(6)[None].clone()
-    metric[0, 2] = 0  # of the even places: the first to merge
+    metric[0, 2] = 0  # at an even place it is the first to merge
     assert tome.bipartite_soft_matching(metric, 1)[0](torch.arange(6.0).view(1, 6, 1)).shape == (1, 5, 1)
     assert 2.0 not in tome.bipartite_soft_matching(metric, 1)[0](torch.arange(6.0).view(1, 6, 1))
-    metric[0, 2, 2], metric[0, 3] = 1, 0  # of the odd places: everything merges into it
+    metric[0, 2, 2], metric[0, 3] = 1, 0  # at an odd place everything merges into it
     merged = tome.bipartite_soft_matching(metric, 3)[0](torch.ones(1, 6, 1), mode="sum")
     assert merged.flatten().tolist() == [1, 4, 1]
 
@@ -211,7 +211,7 @@ def test_only_the_distillation_token_is_special():
     g = torch.Generator().manual_seed(1)
     x = torch.randn(1, 8, 4, generator=g)
     source = tome.merge_source(tome.bipartite_soft_matching(x, 3, distill_token=True)[0], x)
-    assert source[0, 1].tolist() == [0, 1, 0, 0, 0, 0, 0, 0]  # second, as it came, and alone
+    assert source[0, 1].tolist() == [0, 1, 0, 0, 0, 0, 0, 0]  # still second, and alone
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -219,10 +219,10 @@ def test_half_precision_is_matched_in_single(dtype):
     g = torch.Generator().manual_seed(2)
     metric = torch.randn(2, 32, 8, generator=g).to(dtype)
     x = torch.rand(2, 32, 3, generator=g)
-    wanted = tome.bipartite_soft_matching(metric.float(), 9)[0](x)
-    assert torch.equal(tome.bipartite_soft_matching(metric, 9)[0](x), wanted)
+    expected = tome.bipartite_soft_matching(metric.float(), 9)[0](x)
+    assert torch.equal(tome.bipartite_soft_matching(metric, 9)[0](x), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(tome.bipartite_soft_matching(metric.float(), 9)[0](x), wanted)
+        assert torch.equal(tome.bipartite_soft_matching(metric.float(), 9)[0](x), expected)
     assert tome.bipartite_soft_matching(metric, 9)[0](metric).dtype == dtype
 
 

@@ -43,7 +43,7 @@ def test_score_on_held_out_data_is_the_declared_one(trained):
         assert word in card
 
 
-def test_labels_are_the_words_of_the_world():
+def test_labels_are_the_names_of_the_shapes():
     assert plugin.SHAPES == shapes.SHAPES
 
 
@@ -52,7 +52,7 @@ def test_merging_a_third_of_the_tokens_costs_a_trained_model_little(trained, hel
     with tome.applied(trained, 8):
         assert trace(trained, held_out.x[:1]).tokens[-1] == 145 - 6 * 8
         assert accuracy(trained, held_out, batch=200) > before - 3
-    with tome.applied(trained, 40):  # all that can be merged
+    with tome.applied(trained, 40):  # as many as can merge
         assert accuracy(trained, held_out, batch=200) < before - 3
 
 
@@ -88,7 +88,7 @@ def test_recipe_writes_a_file_that_the_name_loads(tmp_path, monkeypatch):
     assert micro_shapes.evaluate(model) == scores
 
 
-def test_the_papers_recipes_are_those_of_the_models_with_merging_beside():
+def test_the_papers_recipes_are_those_of_the_models_without_merging():
     mae = finetuning.PAPER["mae_base_r16"]
     assert mae.base.recipe.lr == 1e-3 * mae.base.recipe.batch / 256
     assert (mae.r, mae.unmerge) == (16, True)

@@ -1,4 +1,4 @@
-"""Pictures of groups: exact by the paper's recipe, crisp, and in colours that stay."""
+"""Pictures of groups: as the paper draws them, sharp, and in colours that do not change."""
 
 import json
 import random
@@ -23,7 +23,7 @@ def picture(height, width, seed=0):
 
 
 def grouping(count, tokens, prefix=0, seed=0):
-    """Groups as merging leaves them: special tokens by themselves, of the other numbers some not used."""
+    """Return groups as merging leaves them: special tokens are alone, and some of the other numbers are unused."""
     group = np.random.default_rng(seed).integers(0, tokens, prefix + count)
     group[:prefix] = np.arange(prefix)
     group[prefix:] += prefix
@@ -31,13 +31,13 @@ def grouping(count, tokens, prefix=0, seed=0):
 
 
 def papers_palette(count):
-    """Three random numbers for each group, by Python's generator of seed 0."""
+    """Return three random numbers for each group, from Python's generator with seed 0."""
     draw = random.Random(0)
     return np.array([[draw.random() for _ in range(3)] for _ in range(count)])
 
 
 def papers_picture(image, group, patch, prefix, colours, border):
-    """The paper's visualisation, one group after another, as levels from 0 to 255 before they are whole."""
+    """Paint the paper's visualisation one group at a time, in levels from 0 to 255 before rounding."""
     height, width = image.shape[:2]
     labels = np.asarray(group)[prefix:].reshape(height // patch[0], width // patch[1])
     canvas = np.zeros(image.shape)
@@ -61,7 +61,7 @@ def papers_picture(image, group, patch, prefix, colours, border):
         ((32, 32), (16, 16), 1, 0),
     ],
 )
-def test_it_is_the_papers_picture(size, patch, prefix, border):
+def test_the_picture_is_that_of_the_paper(size, patch, prefix, border):
     image = picture(*size)
     count = size[0] // patch[0] * (size[1] // patch[1])
     group = grouping(count, max(2, count // 3), prefix)
@@ -89,7 +89,7 @@ def test_a_patch_by_itself():
 def test_kinds_of_input(kind):
     image, group = picture(16, 16), torch.tensor([5, 0, 1, 1, 0])
     grey = image[..., 0]
-    given = {
+    converted = {
         "PIL": Image.fromarray(image),
         "float": image / np.float32(255),
         "grey": grey,
@@ -98,7 +98,7 @@ def test_kinds_of_input(kind):
         "list": image,
     }[kind]
     expected = paint(np.repeat(grey[..., None], 3, -1) if "grey" in kind else image, group, 8, 1)
-    assert paint(given, group.tolist() if kind == "list" else group, 8, 1) == expected
+    assert paint(converted, group.tolist() if kind == "list" else group, 8, 1) == expected
 
 
 def test_scale_enlarges_the_image_not_the_borders():
@@ -120,7 +120,15 @@ def test_palette_is_fixed_and_tells_neighbours_apart():
     colours = palette(1024).astype(int)
     assert (colours[:64] == palette(64)).all()
     assert len(np.unique(colours, axis=0)) > 1000
-    for width in (1, 7, 12, 14, 16, 24, 32):  # patches beside one another, and below in a grid so wide
+    for width in (
+        1,
+        7,
+        12,
+        14,
+        16,
+        24,
+        32,
+    ):  # patches beside one another, and below one another in a grid of this width
         assert np.linalg.norm(colours[width:] - colours[:-width], axis=1).min() > 35
 
 
@@ -129,12 +137,14 @@ def test_palette_is_fixed_and_tells_neighbours_apart():
 
 def test_a_group_looks_the_same_in_every_frame():
     frames = np.stack([picture(8, 12, seed) for seed in range(4)])
-    group = torch.tensor([9, 0, 1, 2, 3, 1, 0, 1, 1, 4, 2, 5, 5])  # special, then 2 steps of 2 x 3 patches
+    group = torch.tensor([9, 0, 1, 2, 3, 1, 0, 1, 1, 4, 2, 5, 5])  # a special token, then 2 time steps of 2 x 3 patches
     painted = [np.asarray(frame) for frame in paint_clip(list(map(Image.fromarray, frames)), group, 4, 1)]
     assert len(painted) == 4
     assert (painted[0] == painted[1]).all()
     assert (painted[2] == painted[3]).all()
-    places = [(t, y * 4, x * 4) for t, (y, x) in ((0, (0, 1)), (0, (1, 1)), (2, (0, 0)), (2, (0, 1)))]  # of group 1
+    places = [
+        (t, y * 4, x * 4) for t, (y, x) in ((0, (0, 1)), (0, (1, 1)), (2, (0, 0)), (2, (0, 1)))
+    ]  # patches of group 1
     pixels = [frames[t + dt, y : y + 4, x : x + 4] for t, y, x in places for dt in (0, 1)]
     mean = np.stack(pixels).reshape(-1, 3).mean(0).round()
     for t, y, x in places:
@@ -153,25 +163,25 @@ def test_one_frame_is_an_image():
 
 def test_sheet_leaves_pictures_as_they_are():
     pictures = [Image.fromarray(picture(20, 30, seed)) for seed in range(5)]
-    made = contact_sheet(pictures, columns=2, gap=3)
-    assert made.size == (63, 66)
+    sheet = contact_sheet(pictures, columns=2, gap=3)
+    assert sheet.size == (63, 66)
     for number, one in enumerate(pictures):
         left, top = number % 2 * 33, number // 2 * 23
-        assert made.crop((left, top, left + 30, top + 20)) == one
-    assert (np.asarray(made)[20:23] == 255).all()
+        assert sheet.crop((left, top, left + 30, top + 20)) == one
+    assert (np.asarray(sheet)[20:23] == 255).all()
 
 
 def test_captions_stand_below():
     pictures = [Image.fromarray(picture(100, 100, seed)) for seed in range(2)]
-    made = np.asarray(contact_sheet(pictures, ["one", "two\nlines"]))
-    assert made.shape[1] == 208
-    below = made[100:]
+    sheet = np.asarray(contact_sheet(pictures, ["one", "two\nlines"]))
+    assert sheet.shape[1] == 208
+    below = sheet[100:]
     assert (below[:, :100] < 128).any()
     assert (below[:, 108:] < 128).any()
     assert (below[-1] == 255).all()
 
 
-# --- of a model -------------------------------------------------------------------------------------------------
+# --- models -----------------------------------------------------------------------------------------------------
 
 
 def merging(r=2, **options):
@@ -182,44 +192,44 @@ def merging(r=2, **options):
 def test_groups_of_a_model():
     model, photo = merging(), Image.fromarray(picture(50, 60))
     preprocess = plm_core.transform_for(model)
-    seen, traced = run_and_trace(model, photo)
-    assert np.abs(seen / 255 - (preprocess(photo) * 0.5 + 0.5).permute(1, 2, 0).numpy()).max() < 0.5 / 255 + 1e-6
-    made = groups(model, photo, scale=2)
-    panels = [made.crop((left, 0, left + 64, 64)) for left in range(0, made.width, 72)]
-    assert panels[0] == Image.fromarray(seen).resize((64, 64), Image.Resampling.NEAREST)
-    expected = [paint(seen, traced.groups[n][0], 8, 1, scale=2) for n in (0, 1, 3)]
+    shown, traced = run_and_trace(model, photo)
+    assert np.abs(shown / 255 - (preprocess(photo) * 0.5 + 0.5).permute(1, 2, 0).numpy()).max() < 0.5 / 255 + 1e-6
+    painted = groups(model, photo, scale=2)
+    panels = [painted.crop((left, 0, left + 64, 64)) for left in range(0, painted.width, 72)]
+    assert panels[0] == Image.fromarray(shown).resize((64, 64), Image.Resampling.NEAREST)
+    expected = [paint(shown, traced.groups[n][0], 8, 1, scale=2) for n in (0, 1, 3)]
     assert panels[1:] == expected
     assert groups(model, photo).height > 224
 
 
 def test_before_the_first_block_every_patch_is_alone():
-    seen, traced = run_and_trace(merging(), Image.fromarray(picture(32, 32)))
-    made = side_by_side(seen, traced, [0], scale=1)
-    assert made.crop((40, 0, 72, 32)) == paint(seen, range(17), 8, 1)
+    shown, traced = run_and_trace(merging(), Image.fromarray(picture(32, 32)))
+    painted = side_by_side(shown, traced, [0], scale=1)
+    assert painted.crop((40, 0, 72, 32)) == paint(shown, range(17), 8, 1)
 
 
 def test_a_greyscale_model():
     model = merging(in_chans=1)
-    seen, _ = run_and_trace(model, Image.fromarray(picture(32, 32)))
-    assert (seen == seen[..., :1]).all()
+    shown, _ = run_and_trace(model, Image.fromarray(picture(32, 32)))
+    assert (shown == shown[..., :1]).all()
     assert groups(model, Image.fromarray(picture(32, 32)))
 
 
-def test_a_preprocessing_of_ones_own():
+def test_a_custom_preprocessing():
     model, pixels = merging(), picture(32, 32)
-    seen, _ = run_and_trace(
+    shown, _ = run_and_trace(
         model, Image.fromarray(pixels), lambda image: torch.from_numpy(np.array(image) / 255).movedim(-1, 0).float()
     )
-    assert (seen == pixels).all()
+    assert (shown == pixels).all()
 
 
-# --- what is refused --------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: paint(IMAGE, [0, 1, 2], 4), "group has 3 tokens, 0 of them special; the rest are not 2 x 2 patches"),
         (lambda: paint(IMAGE, [0, 1, 2, 3], 3), "image is 8 x 8 pixels, no multiple of the patch size 3 x 3"),
@@ -242,8 +252,8 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
         (lambda: groups(merging(patch_size=(8, 4)), Image.new("RGB", (9, 9))), "which are not square"),
     ],
 )
-def test_what_does_not_go_together_is_named(call, said):
-    with pytest.raises(InputError, match=said):
+def test_arguments_that_do_not_match_are_named(call, message):
+    with pytest.raises(InputError, match=message):
         call()
 
 
@@ -285,7 +295,7 @@ def test_plm_paint_tokens(plm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["photo.png", "--model", "vit_tinny"], "no model 'vit_tinny'"),
         (["no.png", "--model", "vit_tiny_patch16_224"], "image 'no.png' cannot be read"),
@@ -296,10 +306,10 @@ def test_plm_paint_tokens(plm, tmp_path):
         (["photo.png", "--model", "hiera_micro_digits"], "Token Merging cannot work on Hiera"),
     ],
 )
-def test_what_plm_paint_tokens_refuses(plm, tmp_path, words, said):
+def test_errors_of_plm_paint_tokens(plm, tmp_path, words, message):
     code, out, err = plm(*words)
     assert (code, out) == (2, "")
     assert err.startswith("plm: error: ")
     assert err.count("\n") == 1
-    assert said in err
+    assert message in err
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]

@@ -1,4 +1,4 @@
-"""How many tokens each block merges away. Needs no torch."""
+"""The number of tokens that each block merges away."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plm_core import InputError
 from tome.schedule import Cost, Target, parse, per_block, solve, token_counts
 
-PAPER = [  # the original's, among them truncations that lose tokens
+PAPER = [  # schedules of the original, some of which lose tokens to truncation
     (8, 12, (8,) * 12),
     ((16, -1), 12, (32, 29, 26, 23, 20, 17, 14, 11, 8, 5, 2, 0)),
     ((16, 1), 12, (0, 2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32)),
@@ -22,10 +22,10 @@ PAPER = [  # the original's, among them truncations that lose tokens
 LISTS = [(3, 0, 7, 0), (3,), range(3), np.array([3, 0, 7]), np.array([9, 1]), np.int64(3), np.float32(0.5), [9, 1]]
 
 
-@pytest.mark.parametrize(("r", "depth", "wanted"), PAPER)
-def test_schedules_of_the_original(r, depth, wanted):
-    assert per_block(r, depth) == wanted
-    assert parse(r, None, None, depth) == wanted
+@pytest.mark.parametrize(("r", "depth", "expected"), PAPER)
+def test_schedules_of_the_original(r, depth, expected):
+    assert per_block(r, depth) == expected
+    assert parse(r, None, None, depth) == expected
 
 
 @pytest.mark.parametrize("r", LISTS, ids=repr)
@@ -34,7 +34,7 @@ def test_other_kinds_of_lists_and_numbers(r):
 
 
 @pytest.mark.parametrize("r", ["34", b"34", {3, 4}, np.array([1.5]), (3, "4", 5), (8, 4)], ids=repr)
-def test_what_is_no_list_of_integers_is_refused_in_one_line(r):
+def test_other_lists_than_of_integers_are_refused_in_one_line(r):
     with pytest.raises(InputError, match=r"^r( is|=).*(it can be|a list has)") as caught:
         parse(r, None, None, 4)
     assert "\n" not in str(caught.value)
@@ -57,10 +57,10 @@ def test_a_target_is_met_as_closely_as_whole_tokens_allow(share, of, tokens, dep
     r = solve(Target(share, of), tokens, prefix, depth, cost)
 
     def left(r):
-        seen = token_counts(r, tokens, prefix)
+        counts = token_counts(r, tokens, prefix)
         if of == "tokens":
-            return (seen[-1] - prefix) / (tokens - prefix)
-        blocks = sum(cost.flops(before, after) for before, after in itertools.pairwise(seen))
+            return (counts[-1] - prefix) / (tokens - prefix)
+        blocks = sum(cost.flops(before, after) for before, after in itertools.pairwise(counts))
         return blocks / (depth * cost.flops(tokens, tokens))
 
     assert max(r) - min(r) <= 1

@@ -1,4 +1,4 @@
-"""The stop on the tour, with a model of random weights: what is shown does not depend on them."""
+"""The tour stop, with random weights: its tables do not depend on them."""
 
 import re
 

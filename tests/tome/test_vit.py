@@ -1,4 +1,4 @@
-"""Token Merging in timm's vision transformers: the original's outputs, every way into a model, and what undoes it."""
+"""Token Merging in timm's vision transformers: outputs of the original, ways to call a model, and removal."""
 
 import copy
 import itertools
@@ -32,29 +32,29 @@ RUNS = {
 }
 
 
-def model_of(g, kind):
-    options = dict(g.config["model"])
+def model_of(recorded, kind):
+    options = dict(recorded.config["model"])
     if options.pop("gp", False):
         options |= {"global_pool": "avg"}
     model = timm.create_model(KINDS[kind], **options).eval()
-    model.load_state_dict(g.weights)
+    model.load_state_dict(recorded.weights)
     return model
 
 
 @pytest.mark.parametrize(("kind", "run"), [(kind, run) for kind, runs in RUNS.items() for run in runs])
 @torch.no_grad()
 def test_outputs_of_the_original(golden, kind, run):
-    g = golden(kind)
-    model, x = model_of(g, kind), g.inputs["image"]
+    recorded = golden(kind)
+    model, x = model_of(recorded, kind), recorded.inputs["image"]
     before = model(x)
-    if "unpatched" in g.outputs:
-        torch.testing.assert_close(before, g.outputs["unpatched"], **CLOSE)
-    config, wanted = g.config["runs"][run], g.of(run)
+    if "unpatched" in recorded.outputs:
+        torch.testing.assert_close(before, recorded.outputs["unpatched"], **CLOSE)
+    config, expected = recorded.config["runs"][run], recorded.of(run)
     r = config["r"] if not isinstance(config["r"], dict) else tuple(config["r"]["pair"])
-    # the original's model for MAE weights pools by size, which is what pooling all tokens does
+    # the original's model for MAE weights pools by size, which is the same as pooling all tokens
     tome.apply(model, r, prop_attn=config["prop_attn"], unmerge=kind == "vit_mae_gap")
-    seen = trace(model, x)
-    torch.testing.assert_close(seen.output, wanted["logits"], **CLOSE)
+    traced = trace(model, x)
+    torch.testing.assert_close(traced.output, expected["logits"], **CLOSE)
     if kind == "vit_mae_gap":
         tome.remove(model)
         tome.apply(model, r, prop_attn=config["prop_attn"])
@@ -62,11 +62,11 @@ def test_outputs_of_the_original(golden, kind, run):
     hook = model.blocks[-1].register_forward_hook(lambda module, args, out: last.append(out))
     model(x)
     hook.remove()
-    torch.testing.assert_close(last[0], wanted["last_block"], **CLOSE)
-    if "size" in wanted:
-        assert torch.equal(seen.sizes[-1], wanted["size"])
-    if "source" in wanted:
-        assert torch.equal(seen.source(), wanted["source"])
+    torch.testing.assert_close(last[0], expected["last_block"], **CLOSE)
+    if "size" in expected:
+        assert torch.equal(traced.sizes[-1], expected["size"])
+    if "source" in expected:
+        assert torch.equal(traced.source(), expected["source"])
     tome.remove(model)
     assert torch.equal(model(x), before)
 
@@ -94,43 +94,43 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def wanted(plain, images):
+def expected(plain, images):
     with torch.no_grad(), tome.applied(copy.deepcopy(plain), r=9) as model:
         return model(images)
 
 
-def test_what_merging_does_is_not_lost_in_copies_and_pickles(vit, images, wanted):
+def test_copies_and_pickles_merge_as_well(vit, images, expected):
     keys = list(vit.state_dict())
     tome.apply(vit, r=9)
     assert list(vit.state_dict()) == keys
     with torch.no_grad():
         for other in (vit, copy.deepcopy(vit), pickle.loads(pickle.dumps(vit))):
-            assert torch.equal(other(images), wanted)
-            assert not torch.equal(tome.remove(other)(images), wanted)
+            assert torch.equal(other(images), expected)
+            assert not torch.equal(tome.remove(other)(images), expected)
             assert type(other) is timm.models.VisionTransformer
 
 
-def test_compiled_in_one_graph(vit, images, wanted):
+def test_compiled_in_one_graph(vit, images, expected):
     tome.apply(vit, r=9)
     compiled = torch.compile(vit, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        torch.testing.assert_close(compiled(images), wanted)
+        torch.testing.assert_close(compiled(images), expected)
     compiled(images).sum().backward()
     assert vit.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
 
 
-def test_exported_with_a_dynamic_batch(vit, images, wanted):
+def test_exported_with_a_dynamic_batch(vit, images, expected):
     tome.apply(vit, r=9)
     program = torch.export.export(vit, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    torch.testing.assert_close(program.module()(images), wanted)
+    torch.testing.assert_close(program.module()(images), expected)
     assert program.module()(torch.cat([images, images[:1]])).shape == (3, 5)
 
 
-def test_threads_do_not_disturb_one_another(vit, images, wanted):
+def test_threads_do_not_disturb_one_another(vit, images, expected):
     tome.apply(vit, r=9)
     other = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        answers = {0: wanted, 1: vit(other)}
+        answers = {0: expected, 1: vit(other)}
     wrong = []
 
     def work(which):
@@ -169,34 +169,34 @@ def test_gradients_are_those_of_the_function(images):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_and_half_precision(vit, images, wanted, dtype):
+def test_autocast_and_half_precision(vit, images, expected, dtype):
     tome.apply(vit, r=2)
     with torch.no_grad():
         single = vit(images)
         with torch.autocast("cpu", dtype=dtype):
-            seen = trace(vit, images)
+            traced = trace(vit, images)
         half = vit.to(dtype)(images.to(dtype))
-    assert all(size.dtype == torch.float32 for size in seen.sizes)
+    assert all(size.dtype == torch.float32 for size in traced.sizes)
     assert half.dtype == dtype
     scale = single.abs().max()
-    assert (seen.output - single).abs().max() < 0.2 * scale  # a pair may be matched otherwise
+    assert (traced.output - single).abs().max() < 0.2 * scale  # some pairs may be matched differently
     assert (half - single).abs().max() < 0.2 * scale
 
 
-def test_maps_are_of_all_tokens_in_their_places(vit, images):
+def test_feature_maps_have_all_tokens_in_their_places(vit, images):
     with torch.no_grad():
         plain_maps = vit.forward_intermediates(images, intermediates_only=True)
         tome.apply(vit, r=9)
-        seen = trace(vit, images)
+        traced = trace(vit, images)
         last, maps = vit.forward_intermediates(images, return_prefix_tokens=True)
-        assert torch.equal(vit(images), seen.output)  # as it was
+        assert torch.equal(vit(images), traced.output)  # unchanged by the call above
         layers = vit.get_intermediate_layers(images, n=[1, 3], reshape=True)
         tome.apply(tome.remove(vit), r=9, unmerge=True)
     assert [m.shape for m, _ in maps] == [m.shape for m in plain_maps]
     assert last.shape == (2, 65, 48)
     for layer, block in zip(layers, (1, 3), strict=True):
         assert torch.equal(layer, maps[block][0])
-    for (grid, prefix), groups in zip(maps, seen.groups, strict=True):
+    for (grid, prefix), groups in zip(maps, traced.groups, strict=True):
         flat = torch.cat([prefix, grid.flatten(2).mT], 1)
         for sample in range(2):
             for group in groups[sample].unique():
@@ -205,10 +205,10 @@ def test_maps_are_of_all_tokens_in_their_places(vit, images):
             assert len(flat[sample].unique(dim=0)) == len(groups[sample].unique())
 
 
-def test_unmerging_blocks_compute_the_same(vit, images, wanted):
+def test_unmerging_blocks_compute_the_same(vit, images, expected):
     tome.apply(vit, r=9, unmerge=True)
     with torch.no_grad():
-        torch.testing.assert_close(vit(images), wanted)
+        torch.testing.assert_close(vit(images), expected)
         assert vit.forward_features(images).shape == (2, 65, 48)
         compiled = torch.compile(vit, fullgraph=True, backend="eager")
         maps = compiled.forward_intermediates(images, intermediates_only=True)
@@ -233,7 +233,7 @@ def test_features_only(images):
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
-def test_maps_of_blocks_deep_inside_a_model_are_of_all_tokens(vit):
+def test_feature_maps_of_nested_blocks_have_all_tokens(vit):
     class Encoder(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -260,7 +260,7 @@ def test_maps_of_blocks_deep_inside_a_model_are_of_all_tokens(vit):
 
 
 def test_poolings_of_all_tokens_weigh_by_size(images):
-    """Average and attention over unmerged tokens are what they are over merged ones with sizes."""
+    """Average and attention pooling over unmerged tokens equal those over merged tokens weighted by size."""
     for pool in ("avg", "map"):
         torch.manual_seed(0)
         model = timm.create_model("vit_tiny_patch16_224", **SIZE, class_token=False, global_pool=pool).eval()
@@ -271,23 +271,23 @@ def test_poolings_of_all_tokens_weigh_by_size(images):
             model(images)
             tokens, size = model.norm(last[0]), blocks.carried_by(last[0]).size
             repeated = [t.repeat_interleave(s.flatten().long(), 0)[None] for t, s in zip(tokens, size, strict=True)]
-            wanted = torch.cat([model.forward_head(t) for t in repeated])
+            expected = torch.cat([model.forward_head(t) for t in repeated])
             tome.apply(tome.remove(model), r=9, unmerge=True)
-            torch.testing.assert_close(model(images), wanted)
+            torch.testing.assert_close(model(images), expected)
 
 
-def test_proportional_attention_by_channel_equals_that_by_mask(vit, images, wanted):
+def test_proportional_attention_by_channel_equals_that_by_mask(vit, images, expected):
     tome.apply(vit, r=9, prop_attn="channel")
     with torch.no_grad():
-        torch.testing.assert_close(vit(images), wanted)
+        torch.testing.assert_close(vit(images), expected)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.35])
 def test_a_share_of_the_work_picks_the_schedule(vit, images, share):
     def flops(counts):
         dim, mlp = 48, 4 * 48
-        seen = [65, *counts]
-        return sum(n * 4 * dim * dim + 2 * n * n * dim + m * 2 * dim * mlp for n, m in itertools.pairwise(seen))
+        around = itertools.pairwise([65, *counts])
+        return sum(n * 4 * dim * dim + 2 * n * n * dim + m * 2 * dim * mlp for n, m in around)
 
     tome.apply(vit, flops=share)
     tokens = trace(vit, images).tokens
@@ -306,47 +306,47 @@ def test_a_share_of_the_work_compiles_without_a_warning(vit, images):
         torch.testing.assert_close(compiled(images), vit(images))
 
 
-def test_as_a_transform_of_the_hub(vit, images, wanted):
+def test_as_a_transform_by_name(vit, images, expected):
     plm_core.apply(vit, "tome", r=9)
     with torch.no_grad():
-        assert torch.equal(vit(images), wanted)
+        assert torch.equal(vit(images), expected)
     plm_core.remove(vit, "tome")
     assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
 
 
-def test_applying_again_replaces_and_says_so(vit, images, wanted):
+def test_applying_again_replaces_and_says_so(vit, images, expected):
     tome.apply(vit, r=3)
     with pytest.warns(UserWarning, match="already; the new settings replace the old") as caught:
         tome.apply(vit, r=9)
     assert caught[0].filename == __file__
     with torch.no_grad():
-        assert torch.equal(vit(images), wanted)
+        assert torch.equal(vit(images), expected)
     tome.remove(vit)
     with pytest.raises(InputError, match="Token Merging is not applied to this VisionTransformer"):
         tome.remove(vit)
 
 
-def test_a_with_block_undoes_even_after_an_error(vit):
+def test_a_with_block_removes_merging_even_after_an_error(vit):
     with pytest.raises(ZeroDivisionError), tome.applied(vit, r=2):
         raise ZeroDivisionError
     assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
 
 
-def test_a_with_block_puts_back_what_was_before(vit, images, wanted):
+def test_a_with_block_restores_earlier_settings(vit, images, expected):
     tome.apply(vit, r=9)
     with torch.no_grad():
         with tome.applied(vit, r=2, unmerge=True):
             assert trace(vit, images).tokens == (63, 61, 59, 57)
-        assert torch.equal(vit(images), wanted)
+        assert torch.equal(vit(images), expected)
         assert vit.forward_intermediates(images, intermediates_only=True)[0].shape == (2, 48, 8, 8)
         with pytest.raises(InputError, match="r is '2'"), tome.applied(vit, r="2"):
             raise AssertionError
-        assert torch.equal(vit(images), wanted)
+        assert torch.equal(vit(images), expected)
     tome.remove(vit)
     assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
 
 
-def test_a_with_block_hides_no_error_of_who_removes_inside(vit):
+def test_an_error_after_removing_inside_a_with_block_is_not_hidden(vit):
     def work():
         with tome.applied(vit, r=2):
             tome.remove(vit)
@@ -357,7 +357,7 @@ def test_a_with_block_hides_no_error_of_who_removes_inside(vit):
     assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
 
 
-def test_nan_tokens_are_not_silent(vit, images):
+def test_nan_tokens_give_nan_logits(vit, images):
     tome.apply(vit, r=9)
     with torch.no_grad():
         answer = vit(images.index_fill(0, torch.tensor([1]), math.nan))
@@ -404,7 +404,7 @@ def test_a_list_longer_than_the_model_is_used_up_to_its_depth(vit, images):
 
 
 @pytest.mark.parametrize("call", [lambda x: tome.apply(x, 8), tome.remove, lambda x: tome.applied(x, 8).__enter__()])
-def test_what_is_no_model_is_refused(call):
+def test_other_objects_than_models_are_refused(call):
     with pytest.raises(InputError, match=r"model is a str; it can be a torch.nn.Module or a pipeline of diffusers"):
         call("vit")
 
@@ -415,7 +415,7 @@ def test_compiled_blocks_are_refused(vit):
         tome.apply(vit, r=2)
 
 
-def test_models_it_cannot_work_on_are_refused_with_the_reason():
+def test_unsupported_models_are_refused_with_the_reason():
     with pytest.raises(NotSupported, match=r"Hiera: blocks.0 attends inside windows"):
         tome.apply(plm_core.create_model("hiera_micro_digits"), r=2)
     with pytest.raises(NotSupported, match=r"no block adapter for timm.models.resnet.ResNet.*there are adapters for: "):

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def slow_groups(metric, w, h, sx, sy, r, choice):
-    """For one sample [N, C]: the destination of each token, itself for those that are not merged."""
+    """Return the destination of each token of one sample [N, C]; a token that does not merge is its own."""
     metric = metric.double()
     windows = [(y, x) for y in range(h // sy) for x in range(w // sx)]
     destinations = [(y * sy + choice[y][x] // sx) * w + x * sx + choice[y][x] % sx for y, x in windows]
@@ -20,7 +20,7 @@ def slow_groups(metric, w, h, sx, sy, r, choice):
 
 
 def slow_merge(x, to):
-    """[N, C] -> the tokens left by place, [n, C], and for each of N its place among them."""
+    """Return the tokens left in order of place, [n, C], and the index among them for each of the N tokens."""
     left = sorted(set(to))
     return torch.stack([x[[i for i, t in enumerate(to) if t == place]].mean(0) for place in left]), [
         left.index(t) for t in to

@@ -15,12 +15,12 @@ RANDOM2D = ["norand_8x8", "rand_8x6", "rand_7x5_nodiv", "rand_8x8_sx4_sy2", "nor
 @pytest.mark.parametrize("case", RANDOM2D)
 def test_recorded_matchings(golden, case):
     recorded = golden("sd_random2d")
-    config, given, expected = recorded.config[case], recorded.of(case, "inputs"), recorded.of(case)
+    config, recorded_inputs, expected = recorded.config[case], recorded.of(case, "inputs"), recorded.of(case)
     generator = torch.Generator().manual_seed(config["generator_seed"])
     sizes = (config[name] for name in ("w", "h", "sx", "sy", "r", "no_rand"))
-    merge, unmerge = tome.diffusion.bipartite_soft_matching_random2d(given["metric"], *sizes, generator)
-    tokens = torch.arange(given["x"].shape[1]).expand(given["x"].shape[0], -1)[..., None]
-    # each output token's place is that of its destination: find it by merging a copy in which sources are nothing
+    merge, unmerge = tome.diffusion.bipartite_soft_matching_random2d(recorded_inputs["metric"], *sizes, generator)
+    tokens = torch.arange(recorded_inputs["x"].shape[1]).expand(recorded_inputs["x"].shape[0], -1)[..., None]
+    # an output token has the place of its destination: find it by merging places in which those of sources are -1
     destinations = expected["dst_sorted"]
     is_destination = torch.isin(tokens, destinations)
     left = tokens.shape[1] - destinations.numel() - min(config["r"], tokens.shape[1] - destinations.numel())
@@ -29,10 +29,10 @@ def test_recorded_matchings(golden, case):
     places = merge(torch.where(is_destination, tokens, -1), mode="amax")[:, left:, 0]
     assert torch.equal(places, destinations.expand_as(places))  # in ascending order, which tomesd leaves open
     for mode in ("mean", "sum"):
-        out = merge(given["x"], mode=mode)
+        out = merge(recorded_inputs["x"], mode=mode)
         canonical = torch.cat([out[:, :left].take_along_dim(merged.argsort(-1)[..., None], 1), out[:, left:]], 1)
         torch.testing.assert_close(canonical, expected[f"merge_{mode}_canon"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(unmerge(merge(given["x"])), expected["unmerge_of_mean"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(unmerge(merge(recorded_inputs["x"])), expected["unmerge_of_mean"], atol=1e-5, rtol=0)
     places = torch.cat([merged, destinations.expand(len(merged), -1).double()], 1)
     assert torch.equal(unmerge(places[..., None])[..., 0].long(), expected["assign"])
 
@@ -63,9 +63,9 @@ def test_half_precision_is_compared_in_float32():
         assert torch.equal(low, high)
 
 
-def test_best_is_max():
+def test_max_in_two_steps_is_max():
     scores = torch.randn(2, 50, 96, generator=torch.Generator().manual_seed(0))
-    scores[0, :20] = scores[0, :20].round()  # ties: the first one counts
+    scores[0, :20] = scores[0, :20].round()  # with ties, the first one counts
     scores[1, 3, 70:] = torch.nan
     scores[1, 4] = torch.nan
     for wide in (scores, scores[..., :50]):

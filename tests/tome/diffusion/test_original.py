@@ -57,8 +57,8 @@ ORACLE = {
 def test_the_original_says_the_same(options, sizes):
     tomesd = pytest.importorskip("tomesd")
     model = unet(**attends(levels=(True, True)))
-    given = inputs(**sizes)
-    steps = [(given[0] * factor, *given[1:]) for factor in (1, 0.8, 0.6)]
+    args = inputs(**sizes)
+    steps = [(args[0] * factor, *args[1:]) for factor in (1, 0.8, 0.6)]
     tomesd.apply_patch(model, **options)
     torch.manual_seed(5)
     theirs = [call(model, *step) for step in steps]

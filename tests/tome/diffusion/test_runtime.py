@@ -11,19 +11,19 @@ import torch
 import tome
 from plm_core.errors import InputError, NotSupported
 
-from .tiny_models import Seen, call, inputs, transformer, unet
+from .tiny_models import TokenCounter, call, inputs, transformer, unet
 
 
 def test_models_whose_forward_was_replaced_are_merged():
-    """As accelerate does for offloading."""
+    """accelerate replaces forwards for offloading."""
     from accelerate.hooks import ModelHook, add_hook_to_module
 
-    model, given = unet(), inputs()
+    model, args = unet(), inputs()
     for module in model.modules():
         add_hook_to_module(module, ModelHook())
-    attention = Seen(model, ".attn1.to_q")
+    attention = TokenCounter(model, ".attn1.to_q")
     tome.diffusion.apply(model, seed=0)
-    assert set(attention.during(lambda: call(model, *given))) == {32}
+    assert set(attention.during(lambda: call(model, *args))) == {32}
 
 
 COPIES = {"deep copy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
@@ -31,27 +31,27 @@ COPIES = {"deep copy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickl
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_copies_merge_by_themselves(copied):
-    model, given = unet(), inputs()
-    plain = call(model, *given)
+    model, args = unet(), inputs()
+    plain = call(model, *args)
     tome.diffusion.apply(model, seed=0, reuse_steps=2)
-    call(model, *given)
+    call(model, *args)
     twin = copied(model)
-    expected = [call(model, *given) for _ in range(3)]
+    expected = [call(model, *args) for _ in range(3)]
     tome.diffusion.remove(model)
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
-    for out in expected:  # with the state of the generator and the matchings of the moment
-        assert torch.equal(call(twin, *given), out)
+    for out in expected:  # the copy has the generator state and the matchings at that moment
+        assert torch.equal(call(twin, *args), out)
     tome.diffusion.remove(twin)
-    assert torch.equal(call(twin, *given), plain)
+    assert torch.equal(call(twin, *args), plain)
 
 
 def test_two_models_in_two_threads():
-    models, given = [unet(0), unet(1)], inputs()
+    models, args = [unet(0), unet(1)], inputs()
 
     def outs(model, seed):
         tome.diffusion.apply(model, seed=seed)
-        return [call(model, *given) for _ in range(5)]
+        return [call(model, *args) for _ in range(5)]
 
     expected = [outs(model, seed) for seed, model in enumerate(models)]
     for model in models:
@@ -70,7 +70,7 @@ def test_two_models_in_two_threads():
     "options", [{"merge_mlp": True}, {"ratio": (0.75, 0), "share": True}, {"reuse_steps": 2}], ids=str
 )
 def test_gradients_are_those_of_recomputed_blocks(options):
-    """Checkpointed blocks are computed a second time, and must merge the tokens of their call then."""
+    """Checkpointed blocks run a second time in backward, and must then merge the tokens of their first call."""
     model, (sample, _, text) = unet(), inputs()
     gradients = []
     for checkpointing in (False, True):
@@ -93,10 +93,10 @@ def test_gradients_are_those_of_recomputed_blocks(options):
 
 @pytest.mark.parametrize("what", ["model", "reentrant", "attention"])
 def test_what_cannot_be_recomputed_is_refused(what):
-    """Better than gradients of other tokens."""
+    """An error is better than gradients of other tokens."""
     from torch.utils.checkpoint import checkpoint
 
-    model, given = unet().train(), inputs()
+    model, args = unet().train(), inputs()
     run = model
     if what == "model":
         message = "UNet2DConditionModel is recomputed in backward"
@@ -111,7 +111,7 @@ def test_what_cannot_be_recomputed_is_refused(what):
         block = model.down_blocks[0].attentions[0].transformer_blocks[0]
         attention = block.attn1
         block.attn1 = Checkpointed(attention)
-    loss = run(*given).sample.sum()
+    loss = run(*args).sample.sum()
     with pytest.raises(NotSupported, match=message):
         loss.backward()
 

@@ -8,25 +8,25 @@ import torch
 import tome
 from plm_core.errors import InputError, NotSupported
 
-from .tiny_models import ARCHITECTURES, Seen, call, inputs, unet
+from .tiny_models import ARCHITECTURES, TokenCounter, call, inputs, unet
 
 diffusers = pytest.importorskip("diffusers")
 
 
 def test_wrapped_models():
-    model, given = unet(), inputs()
-    attention = Seen(model, ".attn1.to_q")
+    model, args = unet(), inputs()
+    attention = TokenCounter(model, ".attn1.to_q")
     vae = diffusers.AutoencoderKL(block_out_channels=[8], norm_num_groups=4)
     for wrapper in (torch.nn.Sequential(model), torch.nn.ModuleList([vae, torch.nn.Sequential(model)])):
         tome.apply(wrapper, ratio=0.5)
-        assert set(attention.during(lambda: call(model, *given))) == {32}
+        assert set(attention.during(lambda: call(model, *args))) == {32}
         tome.remove(wrapper)
-        assert set(attention.during(lambda: call(model, *given))) == {64}
+        assert set(attention.during(lambda: call(model, *args))) == {64}
         with pytest.raises(InputError, match="not applied to this"):
             tome.remove(wrapper)
         with tome.applied(wrapper, ratio=0.5):
-            assert set(attention.during(lambda: call(model, *given))) == {32}
-        assert set(attention.during(lambda: call(model, *given))) == {64}
+            assert set(attention.during(lambda: call(model, *args))) == {32}
+        assert set(attention.during(lambda: call(model, *args))) == {64}
 
 
 def test_a_transformer_beside_a_diffusion_model_keeps_its_own_arguments():
@@ -45,23 +45,23 @@ def test_warnings_point_at_the_line_of_the_user():
     model = unet()
     tome.apply(model, ratio=0.5)
     for apply in (tome.apply, tome.diffusion.apply):
-        with pytest.warns(UserWarning, match="replace the old") as seen:
+        with pytest.warns(UserWarning, match="replace the old") as caught:
             apply(model, ratio=0.5)
-        assert [warning.filename for warning in seen] == [__file__]
-    with pytest.warns(UserWarning, match="odd batch") as seen, torch.no_grad():
+        assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UserWarning, match="odd batch") as caught, torch.no_grad():
         model(*inputs(3))
-    assert [warning.filename for warning in seen] == [__file__]
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_applied_twice_the_new_settings_count():
-    model, given = unet(), inputs()
+    model, args = unet(), inputs()
     tome.diffusion.apply(model, 0.25)
-    attention = Seen(model, ".attn1.to_q")
+    attention = TokenCounter(model, ".attn1.to_q")
     with pytest.warns(UserWarning, match="new settings replace the old"):
         tome.diffusion.apply(model, 0.75, seed=0)
-    assert set(attention.during(lambda: call(model, *given))) == {16}
+    assert set(attention.during(lambda: call(model, *args))) == {16}
     tome.diffusion.remove(model)
-    assert set(attention.during(lambda: call(model, *given))) == {64}
+    assert set(attention.during(lambda: call(model, *args))) == {64}
 
 
 BAD = {
@@ -116,22 +116,22 @@ def test_mistakes_in_calls_of_tome_apply(args, options, message):
         tome.apply(unet(), *args, **options)
 
 
-def test_an_unknown_argument_for_a_transformer_is_no_matter_of_diffusion():
+def test_an_unknown_argument_for_a_transformer_gives_the_same_error():
     with pytest.raises(
         InputError, match=r"foo: no argument of tome\.apply\. Its arguments are r, flops, tokens, prop_attn and un"
     ):
         tome.apply(torch.nn.Linear(1, 1), r=3, foo=1)
 
 
-def test_numbers_of_numpy_and_lists_are_taken():
+def test_numpy_numbers_and_lists_are_accepted():
     np = pytest.importorskip("numpy")
-    model, given = unet(), inputs()
+    model, args = unet(), inputs()
     theirs = {"sx": np.int64(2), "sy": np.int32(2), "reuse_steps": np.int64(1), "max_downsample": np.int64(1)}
     for ratio, same in ((np.float32(0.5), 0.5), ([np.float64(0.6), 0.4], (0.6, 0.4)), (lambda p: np.float32(p), 0.5)):
         outs = []
         for options in ({"ratio": ratio, "seed": np.int64(3)} | theirs, {"ratio": same, "seed": 3}):
             tome.apply(model, **options)
-            outs.append(call(model, *given))
+            outs.append(call(model, *args))
             tome.remove(model)
         assert torch.equal(*outs)
 
@@ -146,7 +146,7 @@ def test_models_without_anything_to_merge():
         tome.diffusion.apply(unet_without_attention())
     with pytest.raises(NotSupported, match="neither a diffusion model nor a pipeline with one"):
         tome.diffusion.apply(SimpleNamespace(unet=None))
-    with pytest.raises(NotSupported, match="Prior"):  # its tokens are no image
+    with pytest.raises(NotSupported, match="Prior"):  # its tokens are not an image
         tome.diffusion.apply(diffusers.PriorTransformer(num_attention_heads=1, attention_head_dim=8, num_layers=1))
     with pytest.raises(NotSupported, match="has none of the parts that are to be merged"):
         tome.diffusion.apply(ARCHITECTURES["SD3"].build(), merge_attn=False, merge_crossattn=True)

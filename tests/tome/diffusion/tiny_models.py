@@ -33,7 +33,7 @@ CAPTIONS = {"cross_attention_dim": 16, "caption_channels": 12}
 
 
 def attends(kind="2D", levels=(True, False), up=True):
-    """Which levels of a UNet have attention; none in the middle."""
+    """Return the block types of a UNet with attention at some levels, and none in the middle."""
     types = {"down_block_types": tuple(f"CrossAttnDownBlock{kind}" if has else f"DownBlock{kind}" for has in levels)}
     if up:
         types["up_block_types"] = tuple(f"CrossAttnUpBlock{kind}" if has else f"UpBlock{kind}" for has in levels[::-1])
@@ -41,32 +41,32 @@ def attends(kind="2D", levels=(True, False), up=True):
 
 
 def ids(h, w):
-    """Flux's (image, row, column) of packed tokens."""
+    """Return Flux's (image, row, column) of packed tokens."""
     rows, columns = torch.meshgrid(torch.arange(float(h)), torch.arange(float(w)), indexing="ij")
     return torch.stack([torch.zeros(h, w), rows, columns], -1).flatten(0, 1)
 
 
 @dataclass
 class Architecture:
-    """A tiny model of diffusers, and what it is called with: shapes of random tensors, or values."""
+    """A tiny model of diffusers and its arguments, which are values or shapes of random tensors."""
 
     model: str
     config: dict
-    inputs: dict
+    arguments: dict
     lengths: tuple = (64,)
-    """Of the sequences in attention that have an image in them which is merged."""
+    """Lengths of the sequences in attention that contain an image whose tokens merge."""
 
     def build(self, **changes):
         torch.manual_seed(0)
         model = getattr(diffusers, self.model)(**self.config | changes).eval()
         for parameter in model.parameters():
-            if not parameter.any():  # what starts at zero, such as the outputs of a ControlNet, would hide the rest
+            if not parameter.any():  # zeros, such as in the outputs of a ControlNet, would hide the rest
                 torch.nn.init.normal_(parameter, std=0.1)
         return model
 
-    def given(self):
+    def inputs(self):
         torch.manual_seed(1)
-        return {k: torch.randn(v) if isinstance(v, tuple) else copy.deepcopy(v) for k, v in self.inputs.items()}
+        return {k: torch.randn(v) if isinstance(v, tuple) else copy.deepcopy(v) for k, v in self.arguments.items()}
 
 
 ARCHITECTURES = {
@@ -208,18 +208,18 @@ def inputs(batch=2, h=8, w=8, seed=0):
 @torch.no_grad()
 def call(model, *args, **kwargs):
     out = model(*args, **kwargs, return_dict=False)[0]
-    return out if torch.is_tensor(out) else out[-1]  # a ControlNet's for its lowest level
+    return out if torch.is_tensor(out) else out[-1]  # a ControlNet's output for its lowest level
 
 
 def transformer(seed=0, **changes):
-    """The smallest model with a block: no convolutions, one BasicTransformerBlock on 6 x 8 tokens, 2 heads of 8."""
+    """Return the smallest model with a block: one BasicTransformerBlock on 6 x 8 tokens, 2 heads of 8 channels."""
     torch.manual_seed(seed)
     config = {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 16, "norm_num_groups": 8}
     return diffusers.Transformer2DModel(**config | {"num_layers": 1, "cross_attention_dim": 12} | changes).eval()
 
 
-class Seen:
-    """How many tokens go through modules, found by the end of their name."""
+class TokenCounter:
+    """A counter of the tokens that enter modules, which are selected by the end of their name."""
 
     def __init__(self, model, *suffixes):
         self.tokens = []
@@ -244,9 +244,9 @@ def pipeline(model, controlnet=None):
     parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
     more = {} if controlnet is None else {"controlnet": controlnet}
     scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
-    made = kind(vae=vae, unet=model, scheduler=scheduler, requires_safety_checker=False, **parts, **more)
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipe = kind(vae=vae, unet=model, scheduler=scheduler, requires_safety_checker=False, **parts, **more)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def generate(pipe, **more):
