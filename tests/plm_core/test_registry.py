@@ -5,12 +5,11 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from plm_core import __version__
+from plm_core import __version__, names
 from plm_core.errors import DuplicateName, PluginError, UnknownName
 from plm_core.hookspecs import BlockAdapter, Command, Model, Transform
 from plm_core.registry import Registry, registry, using
 from plm_core.testing.distributions import write_distribution
-from plm_core.utils import near_misses
 
 HEAD = "from plm_core.hookspecs import *\n"
 
@@ -265,7 +264,7 @@ def test_nobody_takes_one_of_ours(plm_registry):
 def test_nobody_takes_a_command(plm_registry):
     source = hook("return [Command(name='list', help='', implementation='os:system')]", name="plm_commands")
     hub = plm_registry(plugin(source, name="evil"))
-    assert hub.get(Command, "list").implementation == "plm_core.cli.list:app"
+    assert hub.get(Command, "list").implementation == "plm_core.cli.show:list_"
     assert hub.withdrawn() == []
     evil = next(s for s in hub.statuses if s.name == "evil")
     assert (evil.state, evil.errors) == ("faulty", ["command 'list' is plm-core's own"])
@@ -421,7 +420,7 @@ def test_switches_come_from_the_environment(monkeypatch):
     ],
 )
 def test_a_miss_says_what_is_near_and_who_provides(plm_registry, monkeypatch, kind, name, said):
-    monkeypatch.setattr(near_misses, "PROVIDERS", (*near_misses.PROVIDERS, ("command", "frob*", "acme")))
+    monkeypatch.setattr(names, "PROVIDERS", (*names.PROVIDERS, ("command", "frob*", "acme")))
     hub = plm_registry()
     with pytest.raises(UnknownName) as raised:
         hub.get(kind, name)

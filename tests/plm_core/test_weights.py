@@ -22,9 +22,8 @@ from torch import nn
 import hiera
 import plm_core
 from plm_core import InputError, weights
+from plm_core.conversion import convert_file
 from plm_core.errors import MissingDependency, UnknownName, WeightsError
-from plm_core.timm_bridge.checkpoint import timm_filter
-from plm_core.tools.conversion import convert_file
 from plm_core.weights import WeightsMismatch
 
 MICRO = "hiera_micro_digits"
@@ -882,10 +881,10 @@ class Headed(nn.Module):
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_filter_wants_the_head_of_the_file(classes, bias):
     complete = Headed(5, bias).state_dict()
-    assert timm_filter(complete, Headed(classes, bias)).keys() == complete.keys()
+    assert weights.timm_filter(complete, Headed(classes, bias)).keys() == complete.keys()
     for broken in (without("head.weight")(complete), complete | {"head.weight": torch.zeros(2, 4)}):
         with one_line(WeightsMismatch, "headed", "head.weight"):
-            timm_filter(broken, Headed(classes, bias))
+            weights.timm_filter(broken, Headed(classes, bias))
 
 
 # Weights of which a part means nothing

@@ -1,0 +1,34 @@
+"""What acme-models declares. Importing this imports neither torch nor timm."""
+
+from plm_core.hookspecs import Input, Model, Transform, hookimpl
+
+
+@hookimpl
+def plm_models():
+    return [
+        Model(
+            name="acme_vit_micro",
+            family="acme",
+            builder="acme_models.model:AcmeViT",  # imported when the model is first created
+            config={"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3},
+            params=77_146,
+            input=Input(size=(3, 32, 32), fixed=True),
+            num_classes=10,
+            classifier="head",
+            first_conv="patch_embed.proj.0",
+            out_indices=(0, 1),
+            license="MIT",
+        )
+    ]
+
+
+@hookimpl
+def plm_transforms():
+    return [
+        Transform(
+            name="acme_mean",
+            apply="acme_models.transform:apply",
+            remove="acme_models.transform:remove",
+            help="Attention becomes the mean of the values.",
+        )
+    ]
