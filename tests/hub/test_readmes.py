@@ -1,4 +1,7 @@
-"""Every code block of every README runs: python in one namespace per file, plm commands through the command line."""
+"""Every code block of every README runs: python in one namespace per file, plm commands through the command line.
+
+A text block is what the last python block before it prints.
+"""
 
 import re
 import shlex
@@ -23,22 +26,27 @@ def blocks(readme):
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_block_runs(readme, tmp_path, monkeypatch, hub_double):
+def test_every_block_runs(readme, tmp_path, monkeypatch, capsys, hub_double):
     monkeypatch.chdir(tmp_path)
     write_samples(tmp_path)
     namespace = {"__name__": "readme"}
+    printed = None
     for language, code in blocks(readme):
         if language == "python":
+            capsys.readouterr()
             exec(compile(code, f"{readme.name}", "exec"), namespace)
+            printed = capsys.readouterr().out
         elif language == "bash":
             for line in code.splitlines():
                 run(line.partition("#")[0].strip(), monkeypatch)
+        elif language == "text":
+            assert printed == code, f"the python block before this text prints:\n{printed}"
         else:
             pytest.fail(f"a block of {language}: how is it tested?")
 
 
 def write_samples(folder):
-    """The files that the READMEs speak of: a digit, class folders of pictures, a clip."""
+    """Write the files that the READMEs mention: a digit, class folders of pictures, a clip."""
     images, _ = plm_core.samples.digits("heldout")
     images[0].save(folder / "digit.png")
     for split, name in (("train", "train"), ("heldout", "val")):
