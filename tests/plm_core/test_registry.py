@@ -1,4 +1,8 @@
-"""One bad plug-in hurts nothing but itself, says what is wrong, and says how to mend it."""
+"""One bad plug-in hurts nothing but itself, says what is wrong, and says how to mend it.
+
+Each test installs throw-away distributions, `plm_registry(distribution(source), ...)`, and looks at the registry that a
+fresh process would then have. The source is the text of a plug-in module.
+"""
 
 import sys
 from importlib.metadata import entry_points
@@ -8,69 +12,74 @@ import pytest
 from plm_core import __version__, names
 from plm_core.errors import DuplicateName, PluginError, UnknownName
 from plm_core.hookspecs import BlockAdapter, Command, Model, Transform
-from plm_core.registry import Registry, registry, using
+from plm_core.registry import Registry, using
+from plm_core.registry import registry as current_registry
 from plm_core.testing.distributions import write_distribution
 
-HEAD = "from plm_core.hookspecs import *\n"
+PREAMBLE = """
+from functools import partial
+from plm_core.hookspecs import *
+
+DemoModel = partial(Model, family="demo", builder="demo_models:make", params=1)
+"""
 
 
-def hook(body, name="plm_models", args=""):
-    return f"{HEAD}@hookimpl\ndef {name}({args}):\n    {body}\n"
+def plugin_with_hook(body, hook="plm_models", arguments=""):
+    """Return the source of a plug-in whose one hook has this body; in it, `DemoModel(name="x")` declares a model."""
+    return f"{PREAMBLE}\n@hookimpl\ndef {hook}({arguments}):\n    {body}\n"
 
 
-def model(name, **fields):
-    """Source of a declaration; ``fields`` are source too."""
-    more = "".join(f", {key}={value}" for key, value in fields.items())
-    return f"Model(name={name!r}, family='demo', builder='demo_models:make', params=1{more})"
+def plugin_with_models(*names):
+    """Return the source of a plug-in that declares models of these names."""
+    return plugin_with_hook(f"return [{', '.join(f'DemoModel(name={name!r})' for name in names)}]")
 
 
-def returning(name, **fields):
-    return f"return [{model(name, **fields)}]"
+def distribution(source, name="demo", entry_point=None, **metadata):
+    """Return a distribution for `plm_registry` to install, with one plug-in: a module `<name>_plugin` of this source.
 
-
-def declaring(*names):
-    return hook(f"return [{', '.join(map(model, names))}]")
-
-
-def plugin(source, name="demo", point=None, **more):
-    """Keywords for a distribution with one plug-in, whose module is named after the distribution."""
+    The entry point has the name of the distribution unless another is given. `metadata` is `version` and `requires`.
+    """
     module = f"{name.replace('-', '_')}_plugin"
-    return {"name": name, "modules": {f"{module}.py": source}, "entry_points": {point or name: module}, **more}
+    entry_points = {entry_point or name: module}
+    return {"name": name, "modules": {f"{module}.py": source}, "entry_points": entry_points, **metadata}
 
 
-GOOD = plugin(declaring("good_model"), name="good")
+GOOD = distribution(plugin_with_models("good_model"), name="good")
 
 
-def status(hub, distribution="demo"):
-    return next(s for s in hub.statuses if s.distribution == distribution)
+def status_of(registry, name="demo"):
+    """Return what the registry says of a distribution's plug-in."""
+    return next(status for status in registry.statuses if status.distribution == name)
 
 
-def assert_others_work(hub):
-    assert hub.get(Model, "good_model").family == "demo"
-    assert hub.get(Model, "hiera_micro_digits").family == "hiera"
-    assert hub.get(Command, "doctor")
-    assert all(status(hub, name).healthy for name in ("plm-core", "good", "hiera"))
+def assert_others_work(registry):
+    """Check that `GOOD` and what is really installed were not affected by a bad plug-in."""
+    assert registry.get(Model, "good_model").family == "demo"
+    assert registry.get(Model, "hiera_micro_digits").family == "hiera"
+    assert registry.get(Command, "doctor")
+    assert all(status_of(registry, name).healthy for name in ("plm-core", "good", "hiera"))
 
 
 # --- one that works ---------------------------------------------------------------------------------------------
 
 
 def test_healthy_plugin(plm_registry, caplog):
-    hub = plm_registry(plugin(declaring("demo_b", "demo_a"), version="2.3", requires=["plm-core>=0.1,<1"]))
-    found = status(hub)
-    assert (found.state, found.version, found.errors, found.heavy) == ("loaded", "2.3", [], [])
-    assert found.healthy
-    assert found.declares == "2 models"
-    assert hub.all(Model)["demo_a"].distribution == "demo"
-    assert list(hub.all(Model)) == sorted(hub.all(Model))
-    assert registry() is hub
+    source = plugin_with_models("demo_b", "demo_a")
+    registry = plm_registry(distribution(source, version="2.3", requires=["plm-core>=0.1,<1"]))
+    demo = status_of(registry)
+    assert (demo.state, demo.version, demo.errors, demo.heavy) == ("loaded", "2.3", [], [])
+    assert demo.healthy
+    assert demo.declares == "2 models"
+    assert registry.all(Model)["demo_a"].distribution == "demo"
+    assert list(registry.all(Model)) == sorted(registry.all(Model))
+    assert current_registry() is registry
     assert not caplog.records
 
 
 def test_the_process_gets_its_registry_back(plm_registry):
-    hub = plm_registry(GOOD)
-    inner = plm_registry(plugin(declaring("demo_model")))
-    assert registry() is inner is not hub
+    outer = plm_registry(GOOD)
+    inner = plm_registry(distribution(plugin_with_models("demo_model")))
+    assert current_registry() is inner is not outer
     assert_others_work(inner)
 
 
@@ -87,42 +96,46 @@ def test_the_process_gets_its_registry_back(plm_registry):
         ("raise RuntimeError", "RuntimeError: (no message)"),
         ("raise RuntimeError('first\\nsecond')", "RuntimeError: first"),
         ("x = 1", "declares nothing"),
-        (hook("return []", name="plm_model"), "no hook 'plm_model'; did you mean 'plm_models'"),
-        (hook("return []", args="registry"), "Argument(s) {'registry'} are declared in the hookimpl but"),
+        (plugin_with_hook("return []", hook="plm_model"), "no hook 'plm_model'; did you mean 'plm_models'"),
+        (
+            plugin_with_hook("return []", arguments="registry"),
+            "Argument(s) {'registry'} are declared in the hookimpl but",
+        ),
     ],
 )
 def test_broken_at_import(plm_registry, caplog, source, error):
-    hub = plm_registry(plugin(source), GOOD)
-    found = status(hub)
-    assert (found.state, found.declares, found.healthy) == ("failed", "", False)
-    assert len(found.errors) == 1
-    assert error in found.errors[0]
-    assert "\n" not in found.errors[0]
-    assert found.mend == "reinstall or remove demo, or set PLM_DISABLE_PLUGINS=demo"
+    registry = plm_registry(distribution(source), GOOD)
+    demo = status_of(registry)
+    assert (demo.state, demo.declares, demo.healthy) == ("failed", "", False)
+    assert len(demo.errors) == 1
+    assert error in demo.errors[0]
+    assert "\n" not in demo.errors[0]
+    assert demo.mend == "reinstall or remove demo, or set PLM_DISABLE_PLUGINS=demo"
     [record] = caplog.records
     assert "plug-in demo (demo 1.0)" in record.message
     assert error in record.message
     assert "plm doctor" in record.message
-    assert_others_work(hub)
+    assert_others_work(registry)
 
 
 @pytest.mark.parametrize("module", ["demo_plugin:", "no_such_module", "demo plugin"])
 def test_broken_entry_point(plm_registry, module):
-    hub = plm_registry(plugin(declaring("demo_model")) | {"entry_points": {"demo": module}}, GOOD)
-    assert status(hub).state == "failed"
-    assert_others_work(hub)
+    demo = distribution(plugin_with_models("demo_model")) | {"entry_points": {"demo": module}}
+    registry = plm_registry(demo, GOOD)
+    assert status_of(registry).state == "failed"
+    assert_others_work(registry)
 
 
 def test_interrupt_is_not_swallowed(plm_registry):
     with pytest.raises(KeyboardInterrupt):
-        plm_registry(plugin("raise KeyboardInterrupt"))
+        plm_registry(distribution("raise KeyboardInterrupt"))
 
 
 @pytest.mark.parametrize("name", ["demo", "aa-first", "zz-last"])
 def test_every_position_in_the_order_is_isolated(plm_registry, name):
-    hub = plm_registry(plugin("raise RuntimeError", name=name), GOOD)
-    assert status(hub, name).state == "failed"
-    assert_others_work(hub)
+    registry = plm_registry(distribution("raise RuntimeError", name=name), GOOD)
+    assert status_of(registry, name).state == "failed"
+    assert_others_work(registry)
 
 
 # --- failures in a hook -----------------------------------------------------------------------------------------
@@ -136,50 +149,60 @@ def test_every_position_in_the_order_is_isolated(plm_registry, name):
         ("yield 1/0", "ZeroDivisionError"),
         ("pass", "TypeError: returned None; a list was expected"),
         ("return 7", "TypeError: 'int' object is not iterable"),
-        (f"return {model('lonely')}", "TypeError: 'Model' object is not iterable"),
+        ("return DemoModel(name='lonely')", "TypeError: 'Model' object is not iterable"),
         ("return 'abc'", "a Model was expected, a str came"),
         ("return [Scorer(name='x', score='a:b')]", "a Model was expected, a Scorer came"),
         ("return [Model(name='x')]", "missing 3 required keyword-only arguments"),
-        (returning(""), "name '' is not allowed"),
-        (returning("a b"), "name 'a b' is not allowed: letters, digits, '_' and '-' only"),
-        (returning("name.tag"), "name 'name.tag' is not allowed"),
-        (returning("../x"), "name '../x' is not allowed"),
-        (returning(5), "Model.name is 5; str is expected"),
-        (returning("x", num_classes="None"), "Model.num_classes is None; int is expected"),
-        (returning("x", needs="'torch'"), "Model.needs is 'torch'; tuple[str, ...] is expected"),
-        (returning("x", config="[]"), "Model.config is []; Mapping[str, Any] is expected"),
+        ("return [DemoModel(name='')]", "name '' is not allowed"),
+        ("return [DemoModel(name='a b')]", "name 'a b' is not allowed: letters, digits, '_' and '-' only"),
+        ("return [DemoModel(name='name.tag')]", "name 'name.tag' is not allowed"),
+        ("return [DemoModel(name='../x')]", "name '../x' is not allowed"),
+        ("return [DemoModel(name=5)]", "Model.name is 5; str is expected"),
+        ("return [DemoModel(name='x', num_classes=None)]", "Model.num_classes is None; int is expected"),
+        ("return [DemoModel(name='x', needs='torch')]", "Model.needs is 'torch'; tuple[str, ...] is expected"),
+        ("return [DemoModel(name='x', config=[])]", "Model.config is []; Mapping[str, Any] is expected"),
         # the forgotten comma: parentheses alone do not make a tuple
         (
-            returning("x", pretrained="(Pretrained(tag='t', repo='a/b', license='MIT'))"),
+            "return [DemoModel(name='x', pretrained=(Pretrained(tag='t', repo='a/b', license='MIT')))]",
             "tuple[Pretrained, ...] is expected",
         ),
-        (returning("x", pretrained="(Pretrained(tag='t', repo='a/b', license=None),)"), "Pretrained.license is None"),
-        (returning("x", input="Input(size='32')"), "Input.size is '32'; tuple[int, ...] is expected"),
+        (
+            "return [DemoModel(name='x', pretrained=(Pretrained(tag='t', repo='a/b', license=None),))]",
+            "Pretrained.license is None",
+        ),
+        ("return [DemoModel(name='x', input=Input(size='32'))]", "Input.size is '32'; tuple[int, ...] is expected"),
         # one bad declaration takes the good ones of the same hook with it, but not the other hooks
-        (f"return [{model('fine')}, None]", "a Model was expected, a NoneType came"),
+        ("return [DemoModel(name='fine'), None]", "a Model was expected, a NoneType came"),
     ],
 )
 def test_broken_hook(plm_registry, caplog, body, error):
-    source = hook(body) + "@hookimpl\ndef plm_scorers():\n    return [Scorer(name='demo_score', score='a:b')]\n"
-    hub = plm_registry(plugin(source), GOOD)
-    found = status(hub)
-    assert (found.state, found.declares, found.healthy) == ("faulty", "1 scorer", False)
-    assert found.errors[0].startswith("plm_models: ")
-    assert error in found.errors[0]
-    assert found.mend == "report it to the authors of demo"
-    assert len(caplog.records) == len(found.errors) == 1
+    good_hook = "@hookimpl\ndef plm_scorers():\n    return [Scorer(name='demo_score', score='a:b')]\n"
+    source = plugin_with_hook(body) + good_hook
+    registry = plm_registry(distribution(source), GOOD)
+    demo = status_of(registry)
+    assert (demo.state, demo.declares, demo.healthy) == ("faulty", "1 scorer", False)
+    assert demo.errors[0].startswith("plm_models: ")
+    assert error in demo.errors[0]
+    assert demo.mend == "report it to the authors of demo"
+    assert len(caplog.records) == len(demo.errors) == 1
     assert error in caplog.text
-    assert not {"x", "fine", "lonely"} & set(hub.all(Model))
-    assert_others_work(hub)
+    assert not {"x", "fine", "lonely"} & set(registry.all(Model))
+    assert_others_work(registry)
 
 
 @pytest.mark.parametrize("models", ["None", "'torch.nn:Linear'", "('torch.nn:Linear', 3)"])
-@pytest.mark.parametrize("kind", ["WeightLayout(", "BlockAdapter(view='a:b', example=('m', {}), "])
-def test_declarations_by_class_are_checked_too(plm_registry, kind, models):
-    name = "plm_weight_layouts" if kind.startswith("W") else "plm_block_adapters"
-    hub = plm_registry(plugin(hook(f"return [{kind}name='x', models={models})]", name=name)), GOOD)
-    assert "models is" in status(hub).errors[0]
-    assert_others_work(hub)
+@pytest.mark.parametrize(
+    ("hook", "body"),
+    [
+        ("plm_weight_layouts", "return [WeightLayout(name='x', models={})]"),
+        ("plm_block_adapters", "return [BlockAdapter(name='x', models={}, view='a:b', example=('m', {{}}))]"),
+    ],
+)
+def test_declarations_by_class_are_checked_too(plm_registry, hook, body, models):
+    source = plugin_with_hook(body.format(models), hook)
+    registry = plm_registry(distribution(source), GOOD)
+    assert "models is" in status_of(registry).errors[0]
+    assert_others_work(registry)
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------
@@ -187,14 +210,14 @@ def test_declarations_by_class_are_checked_too(plm_registry, kind, models):
 
 @pytest.mark.parametrize("requirement", ["plm-core>=9", "PLM_Core<0.0.1", "plm-core[lm]==7.*"])
 def test_incompatible_is_skipped_before_import(plm_registry, requirement):
-    hub = plm_registry(plugin(declaring("demo_model"), requires=["numpy", requirement]), GOOD)
-    found = status(hub)
-    assert found.state == "incompatible"
-    assert found.errors[0].startswith("needs plm-core ")
-    assert found.errors[0].endswith(f", this is {__version__}")
-    assert found.mend == "install a version of demo that fits"
+    registry = plm_registry(distribution(plugin_with_models("demo_model"), requires=["numpy", requirement]), GOOD)
+    demo = status_of(registry)
+    assert demo.state == "incompatible"
+    assert demo.errors[0].startswith("needs plm-core ")
+    assert demo.errors[0].endswith(f", this is {__version__}")
+    assert demo.mend == "install a version of demo that fits"
     assert "demo_plugin" not in sys.modules
-    assert_others_work(hub)
+    assert_others_work(registry)
 
 
 @pytest.mark.parametrize(
@@ -208,126 +231,127 @@ def test_incompatible_is_skipped_before_import(plm_registry, requirement):
     ],
 )
 def test_requirement_that_does_not_stand_in_the_way(plm_registry, requirement):
-    hub = plm_registry(plugin(declaring("demo_model"), requires=[requirement]), GOOD)
-    assert status(hub).healthy
-    assert hub.get(Model, "demo_model")
+    registry = plm_registry(distribution(plugin_with_models("demo_model"), requires=[requirement]), GOOD)
+    assert status_of(registry).healthy
+    assert registry.get(Model, "demo_model")
 
 
 def test_distribution_without_metadata(plm_registry, tmp_path, monkeypatch):
     info = tmp_path / "ghost-1.0.dist-info"
     info.mkdir()
     (info / "entry_points.txt").write_text("[plm]\nghost = ghost_plugin\n")
-    (tmp_path / "ghost_plugin.py").write_text(declaring("ghost_model"))
+    (tmp_path / "ghost_plugin.py").write_text(plugin_with_models("ghost_model"))
     monkeypatch.syspath_prepend(tmp_path)
-    hub = plm_registry(GOOD)
-    assert status(hub, "(unknown)").as_dict()["version"] == ""
-    assert hub.get(Model, "ghost_model")
-    assert_others_work(hub)
+    registry = plm_registry(GOOD)
+    assert status_of(registry, "(unknown)").as_dict()["version"] == ""
+    assert registry.get(Model, "ghost_model")
+    assert_others_work(registry)
 
 
 # --- names declared twice ---------------------------------------------------------------------------------------
 
-FIRST = plugin(declaring("shared", "only_first"), name="first")
-SECOND = plugin(declaring("shared", "only_second"), name="second", point="two")
+FIRST = distribution(plugin_with_models("shared", "only_first"), name="first")
+SECOND = distribution(plugin_with_models("shared", "only_second"), name="second", entry_point="two")
 
 
 def test_duplicate_is_withdrawn_and_both_are_named(plm_registry, caplog):
-    hub = plm_registry(FIRST, SECOND, GOOD)
+    registry = plm_registry(FIRST, SECOND, GOOD)
     with pytest.raises(DuplicateName) as raised:
-        hub.get(Model, "shared")
+        registry.get(Model, "shared")
     line = str(raised.value)
     assert "model 'shared'" in line
     assert "first (first) and two (second)" in line
     assert line.endswith("set PLM_DISABLE_PLUGINS=first or PLM_DISABLE_PLUGINS=two")
-    assert "shared" not in hub.all(Model)
-    assert {"only_first", "only_second"} <= set(hub.all(Model))
-    assert hub.withdrawn() == [line]
+    assert "shared" not in registry.all(Model)
+    assert {"only_first", "only_second"} <= set(registry.all(Model))
+    assert registry.withdrawn() == [line]
     assert caplog.messages == [line]
-    assert_others_work(hub)
+    assert_others_work(registry)
 
 
 @pytest.mark.parametrize(("switch", "owner"), [("first", "second"), ("two", "first")])
 def test_the_switch_named_mends_it(plm_registry, switch, owner):
-    hub = plm_registry(FIRST, SECOND, GOOD, environ={"PLM_DISABLE_PLUGINS": switch})
-    assert hub.all(Model)["shared"].distribution == owner
-    assert hub.withdrawn() == []
-    assert_others_work(hub)
+    registry = plm_registry(FIRST, SECOND, GOOD, environ={"PLM_DISABLE_PLUGINS": switch})
+    assert registry.all(Model)["shared"].distribution == owner
+    assert registry.withdrawn() == []
+    assert_others_work(registry)
 
 
 def test_nobody_takes_one_of_ours(plm_registry):
-    hub = plm_registry(plugin(declaring("hiera_micro_digits"), name="aa-evil"))
+    registry = plm_registry(distribution(plugin_with_models("hiera_micro_digits"), name="aa-evil"))
     with pytest.raises(DuplicateName, match=r"aa-evil \(aa-evil\) and hiera \(hiera\)"):
-        hub.get(Model, "hiera_micro_digits")
-    assert hub.get(Model, "hiera_image_tiny_224")
+        registry.get(Model, "hiera_micro_digits")
+    assert registry.get(Model, "hiera_image_tiny_224")
 
 
 def test_nobody_takes_a_command(plm_registry):
-    source = hook("return [Command(name='list', help='', implementation='os:system')]", name="plm_commands")
-    hub = plm_registry(plugin(source, name="evil"))
-    assert hub.get(Command, "list").implementation == "plm_core.cli.show:list_"
-    assert hub.withdrawn() == []
-    evil = next(s for s in hub.statuses if s.name == "evil")
+    source = plugin_with_hook("return [Command(name='list', help='', implementation='os:system')]", hook="plm_commands")
+    registry = plm_registry(distribution(source, name="evil"))
+    assert registry.get(Command, "list").implementation == "plm_core.cli.show:list_"
+    assert registry.withdrawn() == []
+    evil = next(s for s in registry.statuses if s.name == "evil")
     assert (evil.state, evil.errors) == ("faulty", ["command 'list' is plm-core's own"])
     assert evil.mend == "evil must use another name"
 
 
 def test_three_of_one_name(plm_registry):
-    hub = plm_registry(FIRST, SECOND, plugin(declaring("shared"), name="third"))
+    registry = plm_registry(FIRST, SECOND, distribution(plugin_with_models("shared"), name="third"))
     with pytest.raises(DuplicateName, match=r"first .* and third .* and two "):
-        hub.get(Model, "shared")
+        registry.get(Model, "shared")
 
 
 def test_same_name_in_two_kinds_is_no_clash(plm_registry):
-    scorer = hook("return [Scorer(name='shared', score='a:b')]", name="plm_scorers")
-    hub = plm_registry(FIRST, plugin(scorer))
-    assert hub.get(Model, "shared")
-    assert hub.withdrawn() == []
+    scorer = plugin_with_hook("return [Scorer(name='shared', score='a:b')]", hook="plm_scorers")
+    registry = plm_registry(FIRST, distribution(scorer))
+    assert registry.get(Model, "shared")
+    assert registry.withdrawn() == []
 
 
 def test_one_plugin_that_declares_a_name_twice(plm_registry):
-    hub = plm_registry(plugin(declaring("twice", "twice", "once")), GOOD)
+    registry = plm_registry(distribution(plugin_with_models("twice", "twice", "once")), GOOD)
     with pytest.raises(DuplicateName, match=r"more than once, by demo \(demo\), and withdrawn; each needs a name"):
-        hub.get(Model, "twice")
-    assert hub.get(Model, "once")
-    assert_others_work(hub)
+        registry.get(Model, "twice")
+    assert registry.get(Model, "once")
+    assert_others_work(registry)
 
 
 # --- plug-ins of one name ---------------------------------------------------------------------------------------
 
 
 def test_entry_points_of_one_name(plm_registry, caplog):
-    hub = plm_registry(
-        plugin(declaring("b_model"), name="bb", point="demo"),
-        plugin(declaring("a_model"), name="aa", point="demo"),
-        GOOD,
-    )
-    assert status(hub, "aa").healthy
-    assert status(hub, "bb").state == "failed"
-    assert status(hub, "bb").errors == ["aa has a plug-in named 'demo' too"]
-    assert status(hub, "bb").mend == "remove bb or aa"
+    b = distribution(plugin_with_models("b_model"), name="bb", entry_point="demo")
+    a = distribution(plugin_with_models("a_model"), name="aa", entry_point="demo")
+    registry = plm_registry(b, a, GOOD)
+    assert status_of(registry, "aa").healthy
+    assert status_of(registry, "bb").state == "failed"
+    assert status_of(registry, "bb").errors == ["aa has a plug-in named 'demo' too"]
+    assert status_of(registry, "bb").mend == "remove bb or aa"
     assert len(caplog.records) == 1
     assert "bb_plugin" not in sys.modules
-    assert_others_work(hub)
+    assert_others_work(registry)
 
 
-@pytest.mark.parametrize("point", ["hiera", "plm-core"])
-def test_nobody_takes_the_name_of_our_plugins(plm_registry, point):
-    hub = plm_registry(plugin(declaring("evil_model"), name="aa-evil", point=point), GOOD)
-    assert status(hub, "aa-evil").state == "failed"
-    assert "evil_model" not in hub.all(Model)
-    assert_others_work(hub)
+@pytest.mark.parametrize("name", ["hiera", "plm-core"])
+def test_nobody_takes_the_name_of_our_plugins(plm_registry, name):
+    evil = distribution(plugin_with_models("evil_model"), name="aa-evil", entry_point=name)
+    registry = plm_registry(evil, GOOD)
+    assert status_of(registry, "aa-evil").state == "failed"
+    assert "evil_model" not in registry.all(Model)
+    assert_others_work(registry)
 
 
-@pytest.mark.parametrize("source", ["1/0", "x = 1", hook("return []", args="registry")])
+@pytest.mark.parametrize("source", ["1/0", "x = 1", plugin_with_hook("return []", arguments="registry")])
 def test_a_plugin_that_failed_does_not_block_its_namesake(plm_registry, source):
-    hub = plm_registry(plugin(source, name="aa", point="demo"), plugin(declaring("b_model"), name="bb", point="demo"))
-    assert hub.get(Model, "b_model")
+    failing = distribution(source, name="aa", entry_point="demo")
+    namesake = distribution(plugin_with_models("b_model"), name="bb", entry_point="demo")
+    registry = plm_registry(failing, namesake)
+    assert registry.get(Model, "b_model")
 
 
 # --- switches ---------------------------------------------------------------------------------------------------
 
 OURS = {point.name for point in entry_points(group="plm")} - {"plm-core"}
-"""The plug-ins of the distributions that are really installed."""
+"""The plug-ins of the distributions that are really installed, without plm-core."""
 
 
 @pytest.mark.parametrize(
@@ -343,27 +367,27 @@ OURS = {point.name for point in entry_points(group="plm")} - {"plm-core"}
     ],
 )
 def test_selection(plm_registry, environ, loaded):
-    hub = plm_registry(plugin(declaring("demo_model")), GOOD, environ=environ)
-    states = {s.name: s.state for s in hub.statuses}
+    registry = plm_registry(distribution(plugin_with_models("demo_model")), GOOD, environ=environ)
+    states = {s.name: s.state for s in registry.statuses}
     assert {name for name, state in states.items() if state == "loaded"} == loaded | {"plm-core"}
     assert states.keys() == {"plm-core", "demo", "good"} | OURS
     assert ("demo_plugin" in sys.modules) == ("demo" in loaded)
-    assert all(s.healthy for s in hub.statuses)
+    assert all(s.healthy for s in registry.statuses)
 
 
 def test_a_broken_plugin_can_be_disabled(plm_registry, caplog):
-    hub = plm_registry(plugin("raise RuntimeError"), GOOD, environ={"PLM_DISABLE_PLUGINS": "demo"})
-    assert status(hub).state == "disabled"
+    registry = plm_registry(distribution("raise RuntimeError"), GOOD, environ={"PLM_DISABLE_PLUGINS": "demo"})
+    assert status_of(registry).state == "disabled"
     assert not caplog.records
-    assert_others_work(hub)
+    assert_others_work(registry)
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        [plugin("raise RuntimeError('boom')")],
-        [plugin(hook("raise RuntimeError('boom')"))],
-        [plugin(declaring("x"), requires=["plm-core>=9"])],
+        [distribution("raise RuntimeError('boom')")],
+        [distribution(plugin_with_hook("raise RuntimeError('boom')"))],
+        [distribution(plugin_with_models("x"), requires=["plm-core>=9"])],
         [FIRST, SECOND],
     ],
 )
@@ -377,8 +401,8 @@ def test_strict_raises_in_one_line(plm_registry, bad):
 
 @pytest.mark.parametrize("value", ["0", ""])
 def test_strict_can_be_off(plm_registry, value):
-    hub = plm_registry(plugin("raise RuntimeError"), GOOD, environ={"PLM_STRICT_PLUGINS": value})
-    assert_others_work(hub)
+    registry = plm_registry(distribution("raise RuntimeError"), GOOD, environ={"PLM_STRICT_PLUGINS": value})
+    assert_others_work(registry)
 
 
 def test_trace_shows_calls_and_results(plm_registry, capsys):
@@ -390,9 +414,10 @@ def test_trace_shows_calls_and_results(plm_registry, capsys):
 
 
 def test_trace_shows_errors_and_stops_nothing(plm_registry, capsys):
-    hub = plm_registry(plugin(hook("raise RuntimeError('boom')")), GOOD, environ={"PLM_TRACE_PLUGINS": "1"})
+    demo = distribution(plugin_with_hook("raise RuntimeError('boom')"))
+    registry = plm_registry(demo, GOOD, environ={"PLM_TRACE_PLUGINS": "1"})
     assert "RuntimeError('boom')" in capsys.readouterr().err
-    assert_others_work(hub)
+    assert_others_work(registry)
 
 
 def test_no_trace_by_default(plm_registry, capsys):
@@ -421,9 +446,9 @@ def test_switches_come_from_the_environment(monkeypatch):
 )
 def test_a_miss_says_what_is_near_and_who_provides(plm_registry, monkeypatch, kind, name, said):
     monkeypatch.setattr(names, "PROVIDERS", (*names.PROVIDERS, ("command", "frob*", "acme")))
-    hub = plm_registry()
+    registry = plm_registry()
     with pytest.raises(UnknownName) as raised:
-        hub.get(kind, name)
+        registry.get(kind, name)
     assert said in str(raised.value)
     assert "pip install" not in str(raised.value)
 
@@ -435,25 +460,25 @@ def test_a_miss_does_not_offer_withdrawn_names(plm_registry):
 
 
 def test_for_class_prefers_the_nearest_class(plm_registry):
-    source = hook(
+    source = plugin_with_hook(
         "return [BlockAdapter(name=n, models=(f'demo_models:{n}',), view='a:b', example=('m', {}))"
         " for n in ('Base', 'Derived')]",
-        name="plm_block_adapters",
+        hook="plm_block_adapters",
     )
-    hub = plm_registry(plugin(source))
+    registry = plm_registry(distribution(source))
     base = type("Base", (), {"__module__": "demo_models"})
     derived = type("Derived", (base,), {"__module__": "demo_models"})
-    assert [a.name for a in hub.for_class(BlockAdapter, derived())] == ["Derived", "Base"]
-    assert [a.name for a in hub.for_class(BlockAdapter, base())] == ["Base"]
-    assert hub.for_class(BlockAdapter, object()) == []
+    assert [a.name for a in registry.for_class(BlockAdapter, derived())] == ["Derived", "Base"]
+    assert [a.name for a in registry.for_class(BlockAdapter, base())] == ["Base"]
+    assert registry.for_class(BlockAdapter, object()) == []
 
 
 def test_a_plugin_may_not_ask_for_the_registry_while_it_loads(tmp_path, monkeypatch, caplog):
-    nosy = plugin("from plm_core.registry import registry\nregistry()\n" + declaring("x"), name="nosy")
+    nosy = distribution("from plm_core.registry import registry\nregistry()\n" + plugin_with_models("x"), name="nosy")
     monkeypatch.syspath_prepend(write_distribution(tmp_path, **nosy))
     with using(None):  # as in a process that has not asked for the registry yet
-        hub = registry()
-        assert registry() is hub
-    assert "ask at first use instead" in status(hub, "nosy").errors[0]
-    assert hub.get(Model, "hiera_micro_digits")
+        registry = current_registry()
+        assert current_registry() is registry
+    assert "ask at first use instead" in status_of(registry, "nosy").errors[0]
+    assert registry.get(Model, "hiera_micro_digits")
     assert len(caplog.records) == 1
