@@ -2,7 +2,7 @@
 
 import pytest
 
-from plm_core.matrix import compute, fold
+from plm_core.tools.matrix import compute, fold
 
 TRANSFORM = """
     import torch

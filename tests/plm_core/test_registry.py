@@ -287,7 +287,7 @@ def test_nobody_takes_one_of_ours(plm_registry):
 def test_nobody_takes_a_command(plm_registry):
     source = plugin_with_hook("return [Command(name='list', help='', implementation='os:system')]", hook="plm_commands")
     registry = plm_registry(distribution(source, name="evil"))
-    assert registry.get(Command, "list").implementation == "plm_core.cli.show:list_"
+    assert registry.get(Command, "list").implementation == "plm_core.cli.list:app"
     assert registry.withdrawn() == []
     evil = next(s for s in registry.statuses if s.name == "evil")
     assert (evil.state, evil.errors) == ("faulty", ["command 'list' is plm-core's own"])

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 import plm_core
 from plm_core import InputError, weights
-from plm_core.conversion import convert_file
 from plm_core.errors import MissingDependency, UnknownName, WeightsError
+from plm_core.tools.conversion import convert_file
 from plm_core.weights import WeightsMismatch
 
 MICRO = "hiera_micro_digits"

@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from plm_core import weights
-from plm_core.conversion import convert_file
 from plm_core.errors import WeightsError
+from plm_core.tools.conversion import convert_file
 
 
 @contextlib.contextmanager
