@@ -94,7 +94,7 @@ def pictures(tmp_path_factory):
 
 def test_the_command_in_two_processes(pictures, tmp_path):
     """Both are needed for the whole batch, and what is printed and written is the main one's."""
-    changes = {"batch": 8, "epochs": 2, "warmup_epochs": 1}
+    changes = {"batch_size": 8, "epochs": 2, "warmup_epochs": 1}
     words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
     command = [PLM, "hiera", "pretrain", pictures, "--out", tmp_path / "out", "--size", "micro", "--fsdp", *words]
     (line,) = torchrun("--no-python", *command).stdout.splitlines()
@@ -119,7 +119,7 @@ def recorder(steps):
 
 def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(pictures, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    changes = {"batch": "16", "epochs": "20", "warmup_epochs": "2"}
+    changes = {"batch_size": "16", "epochs": "20", "warmup_epochs": "2"}
     words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
     command = [PLM, "hiera", "pretrain", pictures, "--out", killed, "--size", "micro", "--save-steps", 4, *words]
     process = subprocess.Popen([str(word) for word in command], env=environment(torch.get_num_threads()))

@@ -151,14 +151,14 @@ def autoencoder():
     return MaskedAutoencoderHiera(**{**configs.MICRO_SHAPES, **configs.MICRO_MAE})
 
 
-SHORT = settings(batch=24, epochs=2, warmup_epochs=0)
+SHORT = settings(batch_size=24, epochs=2, warmup_epochs=0)
 
 
 @pytest.fixture(scope="module")
 def pretrained(pictures, tmp_path_factory):
     """The folder that a short pretraining leaves."""
     out = tmp_path_factory.mktemp("pretrained") / "out"
-    changes = {"epochs": "2", "batch": "24", "warmup_epochs": "0"}
+    changes = {"epochs": "2", "batch_size": "24", "warmup_epochs": "0"}
     folders.pretrain(pictures / "train", out, "micro", changes, seed=0)
     return out
 
@@ -190,7 +190,7 @@ def test_pretraining_and_finetuning_of_pictures(hiera, pictures, tmp_path):
 def test_a_finetuning_starts_from_the_encoder(hiera, pictures, pretrained, tmp_path):
     """With a rate of next to nothing, what comes out is the encoder."""
     words = ["finetune", pictures, "--encoder", pretrained / "encoder.safetensors", "--max-steps", 1]
-    result = hiera(*words, "--out", tmp_path / "out", *settings(batch=24, lr=1e-12, warmup_epochs=0))
+    result = hiera(*words, "--out", tmp_path / "out", *settings(batch_size=24, lr=1e-12, warmup_epochs=0))
     assert result.code == 0, result.err
     encoder, model = load_file(pretrained / "encoder.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     for name, value in encoder.items():
@@ -248,7 +248,7 @@ def test_under_autocast_weights_stay_float32(hiera, pictures, tmp_path, precisio
 
 
 def test_masked_pretraining_learns(hiera, pictures, tmp_path):
-    changes = settings(batch=24, epochs=40, warmup_epochs=4)
+    changes = settings(batch_size=24, epochs=40, warmup_epochs=4)
     result = hiera("pretrain", pictures / "train", "--out", tmp_path, *changes, "--save-steps", 40)
     assert result.code == 0, result.err
     first, last = losses(tmp_path).values()
@@ -256,7 +256,7 @@ def test_masked_pretraining_learns(hiera, pictures, tmp_path):
 
 
 def test_finetuning_learns(hiera, pictures, pretrained, tmp_path):
-    changes = settings(batch=24, epochs=50, warmup_epochs=4, lr=3e-3, smoothing=0, crop="(0.9,1.0)", flip=False)
+    changes = settings(batch_size=24, epochs=50, warmup_epochs=4, lr=3e-3, smoothing=0, scale="(0.9,1.0)", hflip=0.0)
     encoder = pretrained / "encoder.safetensors"
     result = hiera("finetune", pictures, "--out", tmp_path, "--encoder", encoder, *changes)
     assert result.code == 0, result.err
@@ -269,7 +269,7 @@ def test_finetuning_learns(hiera, pictures, pretrained, tmp_path):
 
 def test_pretraining_and_finetuning_of_video(hiera, videos, tmp_path):
     first, then = tmp_path / "mae", tmp_path / "classifier"
-    short = settings(batch=8, epochs=2, warmup_epochs=0)
+    short = settings(batch_size=8, epochs=2, warmup_epochs=0)
     result = hiera("pretrain-video", videos / "train", "--out", first, *short)
     assert result.code == 0, result.err
     weights.load(MaskedAutoencoderHiera(**{**configs.MICRO_MOTIONS, **configs.MICRO_MAE}), first / "mae.safetensors")
@@ -283,7 +283,7 @@ def test_pretraining_and_finetuning_of_video(hiera, videos, tmp_path):
 def test_a_video_that_is_too_short_is_named(hiera, tmp_path):
     clip = shapes.Clips("train", size=32, frames=8, count=1)[0]
     write_video(tmp_path / "data" / "still" / "short.mp4", clip.frames)
-    result = hiera("pretrain-video", tmp_path / "data", "--out", tmp_path / "out", *settings(batch=1))
+    result = hiera("pretrain-video", tmp_path / "data", "--out", tmp_path / "out", *settings(batch_size=1))
     assert_one_line(result, "short.mp4 has 8 frames that can be decoded; 8 frames, stride 4, start 0 need 29")
 
 
@@ -303,7 +303,7 @@ DETECTOR_ENCODER = {
 
 @pytest.mark.parametrize("words", [[], settings(cascade=True)])
 def test_detection(hiera, objects, tmp_path, words):
-    result = hiera("detect", objects, "--out", tmp_path, "--max-steps", 2, *settings(batch=4), *words)
+    result = hiera("detect", objects, "--out", tmp_path, "--max-steps", 2, *settings(batch_size=4), *words)
     assert result.code == 0, result.err
     assert {"training loss", "box mAP@[.5:.95]", "mask mAP@[.5:.95]"} <= result.scores.keys()
     weights.load(micro_detector(cascade=bool(words)), tmp_path / "model.safetensors")
@@ -314,7 +314,7 @@ def test_detection_starts_from_a_hiera(hiera, objects, tmp_path, abs_win):
     encoder = Hiera(**DETECTOR_ENCODER, abs_win_pos_embed=abs_win, global_pos_size=(6, 6))
     weights.save(encoder, tmp_path / "encoder.safetensors")
     words = ["--encoder", tmp_path / "encoder.safetensors", "--max-steps", 1]
-    result = hiera("detect", objects, "--out", tmp_path, *words, *settings(batch=4, lr=1e-12, warmup_epochs=0))
+    result = hiera("detect", objects, "--out", tmp_path, *words, *settings(batch_size=4, lr=1e-12, warmup_epochs=0))
     assert result.code == 0, result.err
     trained = load_file(tmp_path / "model.safetensors")
     for name, value in encoder.state_dict().items():
@@ -348,8 +348,8 @@ def test_the_hiera_of_a_size_fits_the_detectors_trunk(size):
         ("detect", [], "tiny", "size 'tiny' is not allowed here: base, base_plus, large, micro are"),
         ("pretrain", settings(mixup=1), "micro", "'mixup' cannot be set: mask_ratio, drop_path, scale, hflip, epochs,"),
         ("pretrain", settings(recipe=1), "micro", "'recipe' cannot be set"),
-        ("pretrain", settings(batch=1.5), "micro", "batch '1.5' is not allowed: int is expected, as 128"),
-        ("pretrain", settings(batch=True), "micro", "batch 'True' is not allowed: int is expected"),
+        ("pretrain", settings(batch_size=1.5), "micro", "batch_size '1.5' is not allowed: int is expected, as 128"),
+        ("pretrain", settings(batch_size=True), "micro", "batch_size 'True' is not allowed: int is expected"),
         ("pretrain", settings(epochs="ten"), "micro", "epochs 'ten' is not allowed: float is expected, as 20"),
         ("pretrain", settings(lr="nan"), "micro", "lr 'nan' is not allowed: float is expected"),
         ("pretrain", settings(epochs=0), "micro", "epochs must be more than 0, not 0"),
@@ -362,7 +362,7 @@ def test_the_hiera_of_a_size_fits_the_detectors_trunk(size):
         ),
         ("pretrain", settings(optimizer="lion"), "micro", "Literal['adamw', 'sgd'] is expected, as 'adamw'"),
         ("finetune", settings(auto_augment=3), "micro", "auto_augment '3' is not allowed: str | None is expected"),
-        ("finetune", settings(flip=1), "micro", "flip '1' is not allowed: bool is expected, as True"),
+        ("finetune", settings(hflip=True), "micro", "hflip 'True' is not allowed: float is expected, as 0.5"),
         ("pretrain", ["--set", "lr"], "micro", "--set 'lr' is not name=value"),
         ("pretrain", ["--precision", "fp64"], "micro", "--precision 'fp64' is not allowed: fp32, bf16 and fp16 are"),
         ("pretrain", ["--encoder", "x"], "micro", "--encoder is for finetune and detect"),
@@ -389,11 +389,11 @@ def test_settings_that_fit_are_taken():
         "clip_grad": "3",
         "milestones": "(0.5, 0.9, 1)",
     }
-    config = override(recipes.FINETUNE_IMAGE["base"], {**text, "crop": "(0.5, 1)", "auto_augment": "rand-m7"})
+    config = override(recipes.FINETUNE_IMAGE["base"], {**text, "scale": "(0.5, 1)", "auto_augment": "rand-m7"})
     recipe = config.recipe
     assert (recipe.epochs, recipe.lr, recipe.layer_decay, recipe.clip_grad) == (0.5, 1, None, 3)
-    assert (recipe.milestones, config.crop, config.auto_augment) == ((0.5, 0.9, 1), (0.5, 1), "rand-m7")
-    assert (config.mixup, recipe.batch) == (0.8, 1024)
+    assert (recipe.milestones, config.scale, config.auto_augment) == ((0.5, 0.9, 1), (0.5, 1), "rand-m7")
+    assert (config.mixup, recipe.batch_size) == (0.8, 1024)
     assert recipes.FINETUNE_IMAGE["base"].recipe.epochs == 100
 
 
@@ -425,7 +425,7 @@ def test_a_broken_picture_is_named(hiera, pictures, tmp_path, workers):
     whole = next((pictures / "train" / "star").iterdir()).read_bytes()
     (data / "good.png").write_bytes(whole)
     (data / "bad.png").write_bytes(whole[:100])
-    words = ["--num-workers", workers, *settings(batch=2)]
+    words = ["--num-workers", workers, *settings(batch_size=2)]
     result = hiera("pretrain", tmp_path / "data", "--out", tmp_path / "out", *words)
     assert_one_line(result, f"plm: error: image '{data / 'bad.png'}' cannot be read: ")
     assert not list((tmp_path / "out").iterdir())
@@ -454,7 +454,7 @@ def test_a_folder_that_cannot_be_made_is_named(hiera, pictures, tmp_path):
 
 def test_a_batch_larger_than_the_data_is_refused(hiera, pictures, tmp_path):
     result = hiera("pretrain", pictures / "train", "--out", tmp_path / "out")
-    assert_one_line(result, "batch 128 is larger than the data, 48 samples")
+    assert_one_line(result, "batch_size 128 is larger than the data, 48 samples")
 
 
 # --- a Hiera in a HieraDet -------------------------------------------------------------------------------------

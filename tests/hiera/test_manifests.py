@@ -82,7 +82,7 @@ def test_names_and_shapes_both_ways(entry, layout):
     assert sum(p.numel() for p in model.parameters()) == entry["params"]
     state = {key: torch.empty(shape, device="meta") for key, shape in tensors.items()}
     _, report = weights.to_native(model, state)
-    assert report.ok, report.line(entry["variant"])
+    assert report.ok, report.message(entry["variant"])
     # a headless file in the original's names is in timm's too, so only the named layout is sure to be found
     assert weights.to_native(model, state, layout)[1].ok
     assert {key: tuple(value.shape) for key, value in weights.export(model, layout).items()} == tensors

@@ -12,7 +12,7 @@ from hiera import recipes
 from hiera.recipes import PretrainConfig, pretrain_transform
 from plm_core import InputError
 from plm_core.training import Recipe
-from plm_core.training.finetuning import Finetuning, accuracy, finetune_transform, mixer
+from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune_transform, mixer
 from plm_core.training.finetuning import test_transform as eval_transform
 from plm_core.training.micro import InMemory
 
@@ -24,9 +24,9 @@ from plm_core.training.micro import InMemory
     [("tiny", 0), ("small", 0), ("base", 0.2), ("base_plus", 0.2), ("large", 0.2), ("huge", 0.3)],
 )
 def test_pretraining_of_images(size, drop_path):
-    recipe = Recipe(epochs=1600, batch=4096, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40)
+    recipe = Recipe(epochs=1600, batch_size=4096, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40)
     assert recipes.PRETRAIN_IMAGE[size] == PretrainConfig(
-        recipe=recipe, mask_ratio=0.6, drop_path=drop_path, scale=(0.2, 1), hflip=True
+        recipe=recipe, mask_ratio=0.6, drop_path=drop_path, scale=(0.2, 1), hflip=0.5
     )
 
 
@@ -45,7 +45,7 @@ def test_finetuning_of_images(size, epochs, lr, drop_path, layer_decay):
     config = recipes.FINETUNE_IMAGE[size]
     assert config.recipe == Recipe(
         epochs=epochs,
-        batch=1024,
+        batch_size=1024,
         lr=lr,
         betas=(0.9, 0.999),
         weight_decay=0.05,
@@ -62,9 +62,11 @@ def test_finetuning_of_images(size, epochs, lr, drop_path, layer_decay):
     [("base", 8e-4, 0.1), ("base_plus", 8e-4, 0.2), ("large", 8e-4, 0.2), ("huge", 3.2e-4, 0.4)],
 )
 def test_pretraining_of_video(size, lr, drop_path):
-    recipe = Recipe(epochs=3200, batch=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, repeat=4)
+    recipe = Recipe(
+        epochs=3200, batch_size=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, aug_repeats=4
+    )
     assert recipes.PRETRAIN_VIDEO[size] == PretrainConfig(
-        recipe=recipe, mask_ratio=0.9, drop_path=drop_path, scale=(0.5, 1), hflip=True
+        recipe=recipe, mask_ratio=0.9, drop_path=drop_path, scale=(0.5, 1), hflip=0.5
     )
 
 
@@ -81,14 +83,14 @@ def test_finetuning_of_video(size, epochs, lr, drop_path, layer_decay, dropout):
     config = recipes.FINETUNE_VIDEO[size]
     assert config.recipe == Recipe(
         epochs=epochs,
-        batch=256,
+        batch_size=256,
         lr=lr,
         betas=(0.9, 0.999),
         weight_decay=0.05,
         warmup_epochs=10,
         layer_decay=layer_decay,
         clip_grad=5,
-        repeat=2,
+        aug_repeats=2,
     )
     assert (config.drop_path, config.dropout) == (drop_path, dropout)
     assert (config.mixup, config.cutmix, config.smoothing) == (0.8, 1, 0.1)
@@ -109,7 +111,7 @@ def test_finetuning_of_video(size, epochs, lr, drop_path, layer_decay, dropout):
 def test_detection(table, size, lr, drop_path, layer_decay, epochs):
     config, recipe = table[size], table[size].recipe
     assert (recipe.lr, config.drop_path, recipe.layer_decay, recipe.epochs) == (lr, drop_path, layer_decay, epochs)
-    assert (recipe.batch, recipe.weight_decay, recipe.betas, recipe.optimizer) == (64, 0.1, (0.9, 0.999), "adamw")
+    assert (recipe.batch_size, recipe.weight_decay, recipe.betas, recipe.optimizer) == (64, 0.1, (0.9, 0.999), "adamw")
     assert (config.img_size, config.scale, config.cascade) == (1024, (0.1, 2), False)
 
 
@@ -117,7 +119,7 @@ def test_detection(table, size, lr, drop_path, layer_decay, epochs):
 def test_rates_of_detection_by_step(size):
     steps = 184375
     recipe = recipes.DETECT[size].recipe
-    rates = {step: recipe.rate(step, steps) for step in (0, 125, 250, 163888, 163889, 177545, 177546, steps - 1)}
+    rates = {step: recipe.lr_factor(step, steps) for step in (0, 125, 250, 163888, 163889, 177545, 177546, steps - 1)}
     assert list(rates.values()) == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
@@ -131,11 +133,11 @@ def test_sizes_are_those_of_the_paper_and_micro():
 
 # --- mixing ----------------------------------------------------------------------------------------------------
 
-PLAIN = Finetuning(recipe=Recipe(epochs=1, batch=4, lr=1e-3), auto_augment=None, mixup=0.0, cutmix=0.0)
+PLAIN = FinetuneConfig(recipe=Recipe(epochs=1, batch_size=4, lr=1e-3), auto_augment=None, mixup=0.0, cutmix=0.0)
 
 
 def mixing(**changes):
-    return mixer(Finetuning(recipe=PLAIN.recipe, **changes), num_classes=5)
+    return mixer(FinetuneConfig(recipe=PLAIN.recipe, **changes), num_classes=5)
 
 
 def test_no_mixing_when_both_are_0():
@@ -178,7 +180,7 @@ def test_all_frames_of_a_clip_are_mixed_alike(changes):
 
 
 def test_an_odd_batch_is_refused():
-    with pytest.raises(InputError, match="need an even batch, not 3 samples at once: see device_batch"):
+    with pytest.raises(InputError, match="need an even batch, not 3 samples at once: see per_device_batch_size"):
         mixing()(torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 2]))
 
 
@@ -193,9 +195,9 @@ def half(left=255, right=0):
 
 
 PRETRAINING = PretrainConfig(recipe=PLAIN.recipe, scale=(0.9, 1.0))
-FINETUNING = Finetuning(recipe=PLAIN.recipe, auto_augment=None, crop=(0.9, 1.0))
+FINETUNING = FinetuneConfig(recipe=PLAIN.recipe, auto_augment=None, scale=(0.9, 1.0))
 KINDS = [(pretrain_transform, PRETRAINING), (finetune_transform, FINETUNING)]
-FLIPS = [(pretrain_transform, PRETRAINING, "hflip"), (finetune_transform, FINETUNING, "flip")]
+FLIPS = [(pretrain_transform, PRETRAINING), (finetune_transform, FINETUNING)]
 
 
 @pytest.mark.parametrize(("make", "config"), [*KINDS, (finetune_transform, recipes.FINETUNE_IMAGE["base"])])
@@ -208,13 +210,13 @@ def test_transforms_give_normalised_pictures_of_the_size(make, config):
         torch.testing.assert_close(x, expected.view(3, 1, 1).expand_as(x))
 
 
-@pytest.mark.parametrize(("make", "config", "field"), FLIPS)
-@pytest.mark.parametrize("flip", [True, False])
-def test_flips_are_drawn_only_when_asked_for(make, config, field, flip):
-    transform = make((16, 16), replace(config, **{field: flip}), (0.0,) * 3, (1.0,) * 3)
+@pytest.mark.parametrize(("make", "config"), FLIPS)
+@pytest.mark.parametrize("hflip", [0.5, 0.0])
+def test_flips_are_drawn_only_when_asked_for(make, config, hflip):
+    transform = make((16, 16), replace(config, hflip=hflip), (0.0,) * 3, (1.0,) * 3)
     pictures = [transform(half()) for _ in range(32)]
     flipped = [bool(x[:, :, 0].mean() < x[:, :, -1].mean()) for x in pictures]
-    assert any(flipped) == flip
+    assert any(flipped) == bool(hflip)
     assert not all(flipped)
 
 

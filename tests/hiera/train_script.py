@@ -19,7 +19,7 @@ from plm_core.training import Recipe, fit
 from plm_core.training.micro import InMemory
 
 # not AdamW: it makes steps of the sign of gradients that should be zero (of the keys' biases) and are only about
-RECIPE = Recipe(epochs=2, batch=8, lr=0.05, optimizer="sgd", clip_grad=1.0, warmup_epochs=0.5)
+RECIPE = Recipe(epochs=2, batch_size=8, lr=0.05, optimizer="sgd", clip_grad=1.0, warmup_epochs=0.5)
 
 
 def untrained():
@@ -52,7 +52,7 @@ def main(out):
         "sharded": {"fsdp": True},
         "stopped": {"fsdp": True, "out": out / "checkpoints", "max_steps": 3},
         "resumed": {"fsdp": True, "out": out / "checkpoints", "resume": True},
-        "copied": {"device_batch": 2},
+        "copied": {"per_device_batch_size": 2},
     }
     for name, options in runs.items():
         trained, held = finetuned(**options)

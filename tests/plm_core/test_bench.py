@@ -22,7 +22,7 @@ def plm_transforms():
     return [Transform(name="halve", apply="halve:apply", remove="halve:remove")]
 
 def apply(model, every=2):
-    def forward(view, x, carried, **context):
+    def forward(view, x, state, **context):
         return blocks.run_block(view, x, **context)[:, ::every], None
     for view in blocks.view(model).blocks:
         blocks.patch(view, forward)

@@ -56,8 +56,8 @@ def hf_model(name, **options):
 
 
 def only(model):
-    (seen,) = blocks.find(model).values()
-    return seen
+    (view,) = blocks.find(model).values()
+    return view
 
 
 def call_of(model, x, index=1):
@@ -239,8 +239,8 @@ def test_timm_takes_the_rotations_that_are_selected(variant):
     some = torch.cat([torch.arange(prefix).expand(2, -1), KEPT[:, 1:] + prefix - 1], 1)
     for kept in (some, torch.arange(x.shape[1]).expand(2, -1)):
         chosen = view.select(context, kept)
-        heads = view.heads if variant == "rotary, of each head and block" else 1
-        assert chosen["rope"].shape == (2, heads, kept.shape[1] - prefix, 2 * 16)
+        num_heads = view.num_heads if variant == "rotary, of each head and block" else 1
+        assert chosen["rope"].shape == (2, num_heads, kept.shape[1] - prefix, 2 * 16)
         few = x.take_along_dim(kept[:, :, None], 1)
         own = view.block(few, **chosen)
         torch.testing.assert_close(blocks.run_block(view, few, **chosen), own)
@@ -307,7 +307,7 @@ def test_biases_follow_the_tokens_kept():
         assert torch.equal(some[b], full[0][:, KEPT[b]][:, :, KEPT[b]])
     q, k, v = view.qkv(view.normalize(x), **context)
     by_hand = ((q @ k.mT) * 16**-0.5 + full).softmax(-1) @ v
-    torch.testing.assert_close(blocks.attend(q, k, v, **blocks.extras(view, **context)), by_hand)
+    torch.testing.assert_close(blocks.attend(q, k, v, **blocks.attention_kwargs(view, **context)), by_hand)
 
 
 COMPILED = {
@@ -336,10 +336,10 @@ def test_a_view_that_lets_tokens_lose_their_places_is_found_out(monkeypatch, pie
     model, honest = timm_model(name), getattr(timm_adapters, adapter)
 
     def forgetful(model):
-        seen = honest(model)
+        model_view = honest(model)
         shuffled = lambda context, kept: view.select(context, torch.cat([kept[:, :1], kept[:, 1:].flip(1)], 1))  # noqa: E731
-        view = seen.blocks[0]
-        return replace(seen, blocks=(replace(view, select=shuffled), *seen.blocks[1:]))
+        view = model_view.blocks[0]
+        return replace(model_view, blocks=(replace(view, select=shuffled), *model_view.blocks[1:]))
 
     check_blocks(model, IMAGE)
     monkeypatch.setattr(timm_adapters, adapter, forgetful)
@@ -505,9 +505,9 @@ def test_another_release_of_transformers_is_refused():
         blocks.find(model)
 
 
-def count(view, x, carried, **context):
+def count(view, x, state, **context):
     """Weighs in the number of blocks before this one, which is known only from what the tokens carry."""
-    before = 0 if carried is None else carried
+    before = 0 if state is None else state
     y = blocks.run_block(view, x, **context)
     return y + before * y.flip(-1), before + 1
 
@@ -538,9 +538,9 @@ def test_blocks_are_patched_and_restored(name):
 def test_patched_blocks_of_transformers_are_recomputed_and_recorded():
     model, calls = hf_model("ViTModel"), []
 
-    def forward(view, x, carried, **context):
+    def forward(view, x, state, **context):
         calls.append(view.name)
-        return count(view, x, carried, **context)
+        return count(view, x, state, **context)
 
     for view in only(model).blocks:
         blocks.patch(view, forward)

@@ -61,13 +61,13 @@ def test_another_attention_takes_the_place_of_softmax():
     torch.testing.assert_close(mean, model.blocks[0](x))  # no query, no key: attention is the mean
 
 
-def double(view, x, carried, **context):
-    return 2 * blocks.run_block(view, x, **context), carried
+def double(view, x, state, **context):
+    return 2 * blocks.run_block(view, x, **context), state
 
 
-def count(view, x, carried, **context):
+def count(view, x, state, **context):
     """Adds the number of blocks before this one, which is known only from what the tokens carry."""
-    before = 0 if carried is None else carried
+    before = 0 if state is None else state
     return blocks.run_block(view, x, **context) + before, before + 1
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from plm_core import InputError
 from plm_core.training import Recipe, fit, newest_checkpoint, parameter_groups, seeded
 
-RECIPE = Recipe(epochs=4, batch=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
+RECIPE = Recipe(epochs=4, batch_size=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -59,8 +59,8 @@ def same(a, b):
 
 
 def test_cosine_with_warmup():
-    recipe = Recipe(epochs=10, batch=1, lr=1.0, warmup_epochs=2, warmup_start=0.1)
-    rates = [recipe.rate(step, 100) for step in range(101)]
+    recipe = Recipe(epochs=10, batch_size=1, lr=1.0, warmup_epochs=2, warmup_start=0.1)
+    rates = [recipe.lr_factor(step, 100) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10] == pytest.approx(0.55)
     assert rates[20] == 1
@@ -70,28 +70,28 @@ def test_cosine_with_warmup():
 
 
 def test_steps():
-    recipe = Recipe(epochs=10, batch=1, lr=1.0, schedule="steps", milestones=(0.5, 0.9))
-    rates = [recipe.rate(step, 100) for step in (0, 49, 50, 89, 90, 99)]
+    recipe = Recipe(epochs=10, batch_size=1, lr=1.0, schedule="steps", milestones=(0.5, 0.9))
+    rates = [recipe.lr_factor(step, 100) for step in (0, 49, 50, 89, 90, 99)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 @given(st.floats(0, 5), st.integers(1, 1000))
 def test_rate_is_never_above_the_peak(warmup, steps):
-    recipe = Recipe(epochs=5, batch=1, lr=1.0, warmup_epochs=warmup)
-    assert all(0 <= recipe.rate(step, steps) <= 1 + 1e-12 for step in range(steps))
+    recipe = Recipe(epochs=5, batch_size=1, lr=1.0, warmup_epochs=warmup)
+    assert all(0 <= recipe.lr_factor(step, steps) <= 1 + 1e-12 for step in range(steps))
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"lr": -1}, {"batch": 6, "repeat": 4}, {"lr": math.nan}])
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"lr": -1}, {"batch_size": 6, "aug_repeats": 4}, {"lr": math.nan}])
 def test_impossible_recipe_is_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
-        Recipe(**{"epochs": 1, "batch": 8, "lr": 1e-3, **bad})
+        Recipe(**{"epochs": 1, "batch_size": 8, "lr": 1e-3, **bad})
 
 
 def test_layer_decay_and_weight_decay_follow_the_model():
     import plm_core
 
     model = plm_core.create_model("hiera_micro_digits")
-    recipe = Recipe(epochs=1, batch=1, lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    recipe = Recipe(epochs=1, batch_size=1, lr=1.0, layer_decay=0.5, weight_decay=0.1)
     by_name = {id(p): name for name, p in model.named_parameters()}
     found = {by_name[id(p)]: group for group in parameter_groups(model, recipe) for p in group["params"]}
     assert found.keys() == {name for name, _ in model.named_parameters()}
@@ -111,7 +111,7 @@ def test_layer_decay_and_weight_decay_follow_the_model():
 
 def test_layer_decay_needs_a_model_that_knows_its_layers():
     with pytest.raises(InputError, match="group_matcher"):
-        parameter_groups(net(), Recipe(epochs=1, batch=1, lr=1.0, layer_decay=0.5))
+        parameter_groups(net(), Recipe(epochs=1, batch_size=1, lr=1.0, layer_decay=0.5))
 
 
 # --- runs ----------------------------------------------------------------------------------------------------
@@ -122,14 +122,14 @@ def test_it_learns_and_logs_its_parts():
         def __getitem__(self, index):
             return {"x": F.one_hot(torch.tensor(index % 3), 4).float(), "y": torch.tensor(index % 3)}
 
-    _, result = trained(Easy(), Recipe(epochs=30, batch=8, lr=3e-2))
+    _, result = trained(Easy(), Recipe(epochs=30, batch_size=8, lr=3e-2))
     first, last = result.history[0], result.history[-1]
     assert last["loss"] < 0.3 * first["loss"]
     assert last["entropy"] == pytest.approx(last["loss"], rel=1e-5)
 
 
 def test_same_seed_same_weights_whatever_the_number_of_workers(reference):
-    again, _ = trained(workers=1)
+    again, _ = trained(num_workers=1)
     assert same(reference[0], again)
     assert not same(reference[0], trained(seed=1)[0])
 
@@ -201,7 +201,7 @@ def test_accumulated_batches_equal_whole_ones():
         fit(model, Still(), loss, RECIPE, **options)
         return model[0].weight
 
-    torch.testing.assert_close(run(device_batch=2), run(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(run(per_device_batch_size=2), run(), rtol=1e-5, atol=1e-6)
 
 
 def test_repeated_augmentation_puts_several_draws_of_a_sample_into_a_batch():
@@ -211,7 +211,7 @@ def test_repeated_augmentation_puts_several_draws_of_a_sample_into_a_batch():
         seen.append(batch)
         return loss(model, batch)[0]
 
-    fit(net(), Noisy(), spy, Recipe(epochs=2, batch=8, lr=1e-3, repeat=2), max_steps=2)
+    fit(net(), Noisy(), spy, Recipe(epochs=2, batch_size=8, lr=1e-3, aug_repeats=2), max_steps=2)
     for batch in seen:
         assert batch["y"].tolist()[0::2] == batch["y"].tolist()[1::2]
         assert len(batch["y"]) == 8
@@ -256,14 +256,14 @@ def test_a_loss_that_is_not_finite_stops_the_training():
 
 
 def test_batch_larger_than_the_data_is_refused():
-    with pytest.raises(InputError, match="batch 64 is larger than the data, 32 samples"):
-        trained(recipe=Recipe(epochs=1, batch=64, lr=1e-3))
+    with pytest.raises(InputError, match="batch_size 64 is larger than the data, 32 samples"):
+        trained(recipe=Recipe(epochs=1, batch_size=64, lr=1e-3))
 
 
 def test_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(InputError, match="batch 8 does not divide over 3 processes"):
+    with pytest.raises(InputError, match="batch_size 8 does not divide over 3 processes"):
         trained()
     monkeypatch.delenv("WORLD_SIZE")
-    with pytest.raises(InputError, match="device_batch 3"):
-        trained(device_batch=3)
+    with pytest.raises(InputError, match="per_device_batch_size 3"):
+        trained(per_device_batch_size=3)

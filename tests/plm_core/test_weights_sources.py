@@ -27,7 +27,7 @@ def test_load_from_everywhere(kind, micro, state, fresh, source, tmp_path, reque
     }
     assert weights.fingerprint(fresh) != weights.fingerprint(micro)
     report = weights.load(fresh, sources[kind])
-    assert (report.ok, report.layout, report.fitting) == (True, "native", len(state))
+    assert (report.ok, report.layout, report.num_fitting) == (True, "native", len(state))
     assert weights.fingerprint(fresh) == weights.fingerprint(micro)
 
 

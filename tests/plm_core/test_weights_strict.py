@@ -52,7 +52,7 @@ def test_the_report_lists_what_the_line_abbreviates(state, fresh, one_line):
     assert sorted(report.missing) == keys[:20]
     assert report.unexpected == [f"x{i}" for i in range(30)]
     assert report.mismatched == {key: ((1, 2, 3), tuple(state[key].shape)) for key in keys[40:]}
-    assert report.fitting == 20
+    assert report.num_fitting == 20
 
 
 def test_no_tensor_is_taken_in_place_of_another(micro, state, fresh, one_line):

@@ -83,7 +83,7 @@ def test_the_least_attended_tokens_are_dropped_and_the_class_token_stays(vit):
         with dropping(vit, 5, class_attention):
             out = vit.blocks[0](embedded)
     kept = [[0, *(1 + sample[1:].argsort()[5:]).sort().values.tolist()] for sample in attention]
-    assert blocks.carried_by(out).tolist() == kept
+    assert blocks.state_of(out).tolist() == kept
     torch.testing.assert_close(out, torch.stack([y[i] for y, i in zip(whole, kept, strict=True)]), atol=1e-5, rtol=1e-5)
 
 
@@ -91,7 +91,7 @@ def test_random_dropping_takes_every_patch_equally_often_and_never_the_class_tok
     x = torch.rand(1, 3, 16, 16).expand(400, -1, -1, -1)
     torch.manual_seed(0)
     with torch.no_grad(), RIVALS["random dropping"](vit, 4):
-        kept = blocks.carried_by(vit.blocks[0](vit._pos_embed(vit.patch_embed(x))))
+        kept = blocks.state_of(vit.blocks[0](vit._pos_embed(vit.patch_embed(x))))
     often = kept.flatten().bincount(minlength=17) / 400
     assert often[0] == 1
     assert (often[1:] - 12 / 16).abs().max() < 0.12
@@ -104,7 +104,7 @@ def test_rotary_positions_follow_the_tokens_that_are_left(eva):
         t, rope = eva._pos_embed(eva.patch_embed(x))
         with dropping(eva, 20, class_attention):
             left = eva.blocks[0](t, rope=rope)
-            kept = blocks.carried_by(left)
+            kept = blocks.state_of(left)
         visible = torch.zeros(2, 65, dtype=torch.bool).scatter(1, kept, True)
         expected = eva.blocks[1](eva.blocks[0](t, rope=rope), rope=rope, attn_mask=visible[:, None, None])
         with dropping(eva, 0, class_attention):
@@ -135,9 +135,9 @@ def test_merged_tokens_get_the_named_positions(eva):
     with torch.no_grad():
         t, rope = eva._pos_embed(eva.patch_embed(x))
         with placing(eva, 6):
-            ours = blocks.carried_by(eva.blocks[0](t, rope=rope))
+            ours = blocks.state_of(eva.blocks[0](t, rope=rope))
         with placing(eva, 6, place="source"):
-            theirs = blocks.carried_by(eva.blocks[0](t, rope=rope))
+            theirs = blocks.state_of(eva.blocks[0](t, rope=rope))
         groups = {i: [] for i in range(ours.place.shape[1])}
         for source, into in zip(ours.matching.merged[0].tolist(), ours.matching.into[0].tolist(), strict=True):
             groups[into].append(source)
@@ -146,8 +146,8 @@ def test_merged_tokens_get_the_named_positions(eva):
             assert theirs.place[0, i] == expected
         with placing(eva, 6, place="mean"):
             merging = blocks.patched_by(eva.blocks[1])
-            carried = blocks.carried_by(eva.blocks[0](t, rope=rope))
-            actual = merging._averaged({"rope": rope}, carried.place, carried.group)["rope"][0, 0]
+            state = blocks.state_of(eva.blocks[0](t, rope=rope))
+            actual = merging._averaged({"rope": rope}, state.place, state.group)["rope"][0, 0]
         for i, sources in list(groups.items())[1:]:
             members = [ours.place[0, i].item(), *sources]
             torch.testing.assert_close(actual[i - 1], rope[torch.tensor(members) - 1].mean(0))
@@ -188,7 +188,7 @@ def test_measurement_of_the_shipped_model_runs(tmp_path, monkeypatch):
     """With tiny data: the rows, the files and the plot."""
     for what, few in {"TRAIN": 32, "HELD_OUT": 40, "R": (0, 16), "FINETUNED_R": (16,)}.items():
         monkeypatch.setattr(merging, what, few)
-    recipe = replace(merging.FINETUNE_CONFIG.recipe, epochs=1, batch=32, warmup_epochs=0)
+    recipe = replace(merging.FINETUNE_CONFIG.recipe, epochs=1, batch_size=32, warmup_epochs=0)
     monkeypatch.setattr(merging, "FINETUNE_CONFIG", replace(merging.FINETUNE_CONFIG, recipe=recipe))
     main(["merging", "--out", str(tmp_path)])
     none, some = json.loads((tmp_path / "merging.json").read_text())

@@ -116,14 +116,14 @@ def reference(model_view, calls, r, prop_attn=True):
             y = attention(
                 q[0], k[0], v[0], sizes if prop_attn else [1.0] * len(sizes), None if bias is None else bias[0]
             )
-            x = view.skip(x, normed) + view.output(y[None], normed)
+            x = view.residual(x, normed) + view.proj(y[None], normed)
             groups = match(view.unrotate(k, **mine)[0].mean(0), r, model_view.tokens.prefix)
             x, sizes, places = (
                 torch.stack([sum(sizes[i] * x[0, i] for i in g) / sum(sizes[i] for i in g) for g in groups])[None],
                 [sum(sizes[i] for i in g) for g in groups],
                 [places[g[0]] for g in groups],
             )
-            x = view.feed_forward(x)
+            x = view.mlp_residual(x)
         answers.append((x[0], sizes))
     return torch.stack([x for x, _ in answers]), torch.tensor([sizes for _, sizes in answers])
 
@@ -178,7 +178,7 @@ def test_merging_equals_the_slow_reference(name, prop_attn):
     during = tensor_of(model(x))
     hook.remove()
     torch.testing.assert_close(last[0], tokens, atol=1e-9, rtol=1e-9)
-    assert torch.equal(blocks.carried_by(last[0]).size.squeeze(-1), sizes)
+    assert torch.equal(blocks.state_of(last[0]).size.squeeze(-1), sizes)
     assert during.isfinite().all()
     assert not torch.allclose(during, before)
     if during.shape == before.shape:
@@ -256,10 +256,10 @@ class Model(nn.Module):
 
 def _layer(layer, name):
     return blocks.BlockView(
-        block=layer, name=name, heads=1, normalize=lambda x: x,
+        block=layer, name=name, num_heads=1, normalize=lambda x: x,
         qkv=lambda normed: layer.qkv(normed)[:, None].chunk(3, -1),
-        output=lambda attended, normed: layer.out(attended[:, 0]), skip=lambda x, normed: x, feed_forward=torch.tanh,
-        rebind=partial(_layer, name=name),
+        proj=lambda attended, normed: layer.out(attended[:, 0]), residual=lambda x, normed: x, mlp_residual=torch.tanh,
+        view_of=partial(_layer, name=name),
     )
 
 def view(model):

@@ -48,27 +48,27 @@ def test_labels_are_the_names_of_the_shapes():
 
 
 def test_merging_a_third_of_the_tokens_costs_a_trained_model_little(trained, held_out):
-    before = accuracy(trained, held_out, batch=200)
+    before = accuracy(trained, held_out, batch_size=200)
     with tome.applied(trained, 8):
         assert trace(trained, held_out.x[:1]).tokens[-1] == 145 - 6 * 8
-        assert accuracy(trained, held_out, batch=200) > before - 3
+        assert accuracy(trained, held_out, batch_size=200) > before - 3
     with tome.applied(trained, 40):  # as many as can merge
-        assert accuracy(trained, held_out, batch=200) < before - 3
+        assert accuracy(trained, held_out, batch_size=200) < before - 3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_half_precision_merges_as_well(trained, held_out, dtype):
     with tome.applied(trained, 8), torch.autocast("cpu", dtype=dtype):
-        half = accuracy(trained, held_out, batch=200)
+        half = accuracy(trained, held_out, batch_size=200)
     with tome.applied(trained, 8):
-        assert half == pytest.approx(accuracy(trained, held_out, batch=200), abs=1.5)
+        assert half == pytest.approx(accuracy(trained, held_out, batch_size=200), abs=1.5)
 
 
 def test_finetuning_while_merging_learns_and_keeps_merging(held_out):
     torch.manual_seed(0)
     model = plm_core.create_model(NAME, pretrained=True)
     before = [p.clone() for p in model.parameters()]
-    config = replace(FINETUNE_CONFIG, recipe=replace(FINETUNE_CONFIG.recipe, epochs=1, batch=32))
+    config = replace(FINETUNE_CONFIG, recipe=replace(FINETUNE_CONFIG.recipe, epochs=1, batch_size=32))
     data = micro_shapes.scenes("train", 96)
     trained = finetune(model, data, MergedFinetuneConfig(base=config, r=24), 8, seed=0)
     assert trace(model, held_out.x[:1]).tokens[0] == 145 - 24
@@ -90,10 +90,10 @@ def test_recipe_writes_a_file_that_the_name_loads(tmp_path, monkeypatch):
 
 def test_the_papers_recipes_are_those_of_the_models_without_merging():
     mae = finetuning.PAPER["mae_base_r16"]
-    assert mae.base.recipe.lr == 1e-3 * mae.base.recipe.batch / 256
+    assert mae.base.recipe.lr == 1e-3 * mae.base.recipe.batch_size / 256
     assert (mae.r, mae.unmerge) == (16, True)
     deit = finetuning.PAPER["deit_small_r13"]
-    assert deit.base.recipe.lr == 5e-4 * deit.base.recipe.batch / 512
+    assert deit.base.recipe.lr == 5e-4 * deit.base.recipe.batch_size / 512
 
 
 @pytest.mark.slow

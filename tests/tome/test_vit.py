@@ -269,7 +269,7 @@ def test_poolings_of_all_tokens_weigh_by_size(images):
         model.blocks[-1].register_forward_hook(lambda module, args, out, last=last: last.append(out))
         with torch.no_grad():
             model(images)
-            tokens, size = model.norm(last[0]), blocks.carried_by(last[0]).size
+            tokens, size = model.norm(last[0]), blocks.state_of(last[0]).size
             repeated = [t.repeat_interleave(s.flatten().long(), 0)[None] for t, s in zip(tokens, size, strict=True)]
             expected = torch.cat([model.forward_head(t) for t in repeated])
             tome.apply(tome.remove(model), r=9, unmerge=True)

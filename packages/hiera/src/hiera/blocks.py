@@ -23,13 +23,13 @@ def _block(block: Any, name: str) -> BlockView:
     return BlockView(
         block=block,
         name=name,
-        heads=block.attn.num_heads,
+        num_heads=block.attn.num_heads,
         normalize=block.norm1,
         qkv=block.attn.project,
-        output=output,
-        skip=block.residual,
-        rebind=partial(_block, name=name),
-        feed_forward=block.mlp_residual,
+        proj=output,
+        residual=block.residual,
+        view_of=partial(_block, name=name),
+        mlp_residual=block.mlp_residual,
         local=block.attn.local,
         pools=block.attn.q_stride > 1,
     )

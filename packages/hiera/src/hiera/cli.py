@@ -79,7 +79,7 @@ def train(
     from hiera.recipes import folders
 
     arguments: dict[str, Any] = {
-        "device_batch": per_device_batch_size,
+        "per_device_batch_size": per_device_batch_size,
         "workers": num_workers,
         "precision": precision,
         "fsdp": fsdp,

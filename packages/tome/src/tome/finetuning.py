@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from plm_core.training import Recipe, Trained
-from plm_core.training.finetuning import Finetuning
+from plm_core.training import Recipe, TrainResult
+from plm_core.training.finetuning import FinetuneConfig
 from plm_core.training.finetuning import finetune as plain_finetune
 from tome.api import apply
 from tome.schedule import R
@@ -30,19 +30,23 @@ class MergedFinetuneConfig:
         unmerge: The argument ``unmerge`` of `tome.apply`: pool over patches, not over tokens.
     """
 
-    base: Finetuning
+    base: FinetuneConfig
     r: R | float
     unmerge: bool = False
 
 
-def _mae(epochs: int, layer_decay: float, drop_path: float) -> Finetuning:
+def _mae(epochs: int, layer_decay: float, drop_path: float) -> FinetuneConfig:
     """Return the finetuning of masked autoencoders (arXiv 2111.06377, table 9): a base rate of 1e-3 for 256 images."""
-    recipe = Recipe(epochs=epochs, batch=1024, lr=4e-3, weight_decay=0.05, warmup_epochs=5, layer_decay=layer_decay)
-    return Finetuning(recipe=recipe, drop_path=drop_path)
+    recipe = Recipe(
+        epochs=epochs, batch_size=1024, lr=4e-3, weight_decay=0.05, warmup_epochs=5, layer_decay=layer_decay
+    )
+    return FinetuneConfig(recipe=recipe, drop_path=drop_path)
 
 
 # The training of DeiT (arXiv 2012.12877, table 9), which has a base rate of 5e-4 for 512 images.
-_DEIT = Finetuning(recipe=Recipe(epochs=300, batch=1024, lr=1e-3, weight_decay=0.05, warmup_epochs=5), drop_path=0.1)
+_DEIT = FinetuneConfig(
+    recipe=Recipe(epochs=300, batch_size=1024, lr=1e-3, weight_decay=0.05, warmup_epochs=5), drop_path=0.1
+)
 
 PAPER: dict[str, MergedFinetuneConfig] = {
     "deit_tiny_r13": MergedFinetuneConfig(base=_DEIT, r=13),
@@ -57,7 +61,7 @@ autoencoders pool by size, which is what ``unmerge`` does."""
 
 def finetune(
     model: nn.Module, data: Dataset[Any], config: MergedFinetuneConfig, num_classes: int, **options: Any
-) -> Trained:
+) -> TrainResult:
     """Train a classifier in place while its tokens merge. Token Merging stays applied afterwards.
 
     Args:

@@ -53,11 +53,11 @@ def measure(seeds: Sequence[int]) -> Rows:
         models[BUG] = frozen(models[FIX])
         for name, model in models.items():
             row: dict[str, Any] = {"seed": seed, "positions": name}
-            row |= {f"{size} px": accuracy(model, data, batch=90) for size, data in held_out.items()}
+            row |= {f"{size} px": accuracy(model, data, batch_size=90) for size, data in held_out.items()}
             for epochs in FINETUNED:
                 tuned = copy.deepcopy(model)
                 finetune(tuned, larger, finetuning(epochs, 5e-4), 10, seed=seed)
-                row[f"finetuned {epochs:g}"] = accuracy(tuned, held_out[TWICE], batch=90)
+                row[f"finetuned {epochs:g}"] = accuracy(tuned, held_out[TWICE], batch_size=90)
             rows.append(row)
     return rows
 

@@ -33,7 +33,7 @@ def measure(seeds: Sequence[int]) -> Rows:
         starts = {SCRATCH: masked_autoencoder(seed), PRETRAINED: pretrained(x, seed)}
         for few in LABELLED:
             top1 = {
-                name: accuracy(finetuned(mae, x[:few], y[:few], seed), held_out, batch=250)
+                name: accuracy(finetuned(mae, x[:few], y[:few], seed), held_out, batch_size=250)
                 for name, mae in starts.items()
             }
             rows.append({"seed": seed, "labelled": few, **top1})

@@ -24,8 +24,8 @@ from hiera.model import Hiera
 from hiera.recipes import FINETUNE_IMAGE
 from plm_core import samples
 from plm_core.training import seeded
-from plm_core.training.finetuning import Finetuning, accuracy, finetune
-from plm_core.training.micro import save
+from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune
+from plm_core.training.micro import save_micro
 
 NAME, PLAIN_NAME = "hiera_micro_abswin", "hiera_micro_plain"
 TRAINED, TWICE = 32, 64  # sides of the canvas in training and in the second score, in pixels
@@ -94,16 +94,16 @@ def train(out: Path, seed: int = 0, epochs: float = EPOCHS, abs_win: bool = True
     facts = {
         "Data": f"scikit-learn's digits (every fifth of 1797 held out) at {SMALLEST} to {LARGEST} px, at random places "
         f"of a canvas of {TRAINED} px.",
-        "Recipe": f"`plm retrain {name} --seed {seed}` (module `hiera.micro.abswin`): {epochs:g} epochs, batch "
-        f"{config.recipe.batch}, AdamW lr {LR}, weight decay {config.recipe.weight_decay}, cosine, label smoothing "
-        f"{config.smoothing}; no pretraining.",
+        "Recipe": f"`plm retrain {name} --seed {seed}` (module `hiera.micro.abswin`): {epochs:g} epochs, "
+        f"batch {config.recipe.batch_size}, AdamW lr {LR}, weight decay {config.recipe.weight_decay}, cosine, "
+        f"label smoothing {config.smoothing}; no pretraining.",
         "Held-out top-1": f"{scores[OWN]:.2f} % at {TRAINED} px; {scores[LARGER]:.2f} % on canvases of {TWICE} px, "
         "which it was not trained on.",
     }
     positions = "Absolute Win positions (arXiv 2311.05613)" if abs_win else "a plain position embedding"
     what = f"with {positions}, trained from scratch to read digits anywhere on a canvas"
     kind = f"Hiera ({configs.PAPER})"
-    save(model, kind=kind, name=name, out=out, task="image-classification", what=what, facts=facts)
+    save_micro(model, kind=kind, name=name, out=out, task="image-classification", what=what, facts=facts)
     return scores
 
 
@@ -115,12 +115,12 @@ def train_plain(out: Path, seed: int = 0, epochs: float = EPOCHS) -> Mapping[str
 def evaluate(model: nn.Module) -> Mapping[str, float]:
     """Return the top-1 accuracy in % of a classifier of digits on the 360 held-out ones, on canvases of both sizes."""
     return {
-        name: accuracy(model, Placed("heldout", size, fixed=True), batch=90)
+        name: accuracy(model, Placed("heldout", size, fixed=True), batch_size=90)
         for name, size in ((OWN, TRAINED), (LARGER, TWICE))
     }
 
 
-def finetuning(epochs: float, lr: float) -> Finetuning:
+def finetuning(epochs: float, lr: float) -> FinetuneConfig:
     """Return the configuration of a training of these epochs at a peak rate."""
     recipe = replace(FINETUNE_IMAGE["micro"].recipe, clip_grad=None, epochs=epochs, warmup_epochs=epochs / 10, lr=lr)
     return replace(FINETUNE_IMAGE["micro"], recipe=recipe)

@@ -17,7 +17,7 @@ from hiera import coco, recipes
 from hiera.configs import PAPER
 from hiera.detection import micro_detector
 from plm_core.shapes import SHAPES
-from plm_core.training.micro import save
+from plm_core.training.micro import save_micro
 
 NAME = "hiera_micro_detector"
 SCENES, HELD_OUT = 3000, 500
@@ -46,12 +46,13 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
     facts = {
         "Data": f"{count} scenes of `plm_core.shapes.Images` (96 px, 1 to 4 shapes in clutter); {HELD_OUT} held-out "
         f"scenes. Classes: {', '.join(SHAPES)}.",
-        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.detector`): {epochs:g} epochs, batch "
-        f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, flips; no pretraining.",
+        "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.detector`): {epochs:g} epochs, "
+        f"batch {recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, flips; "
+        "no pretraining.",
         "Held-out mAP@[.5:.95]": f"boxes {scores[BOX]:.3f}, masks {scores[MASK]:.3f} (pycocotools)",
     }
     what = "as the trunk of a Mask R-CNN, trained from scratch to find shapes"
-    save(model, kind=f"Hiera ({PAPER})", name=NAME, out=out, task="object-detection", what=what, facts=facts)
+    save_micro(model, kind=f"Hiera ({PAPER})", name=NAME, out=out, task="object-detection", what=what, facts=facts)
     return scores
 
 

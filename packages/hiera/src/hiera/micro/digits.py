@@ -21,10 +21,10 @@ from hiera.recipes import plain_finetuning
 from plm_core import samples
 from plm_core.training import Recipe
 from plm_core.training.finetuning import accuracy, finetune
-from plm_core.training.micro import InMemory, save
+from plm_core.training.micro import InMemory, save_micro
 
 NAME = "hiera_micro_digits"
-CONFIG = plain_finetuning(Recipe(epochs=40, batch=64, lr=2e-3, weight_decay=0.05, warmup_epochs=4))
+CONFIG = plain_finetuning(Recipe(epochs=40, batch_size=64, lr=2e-3, weight_decay=0.05, warmup_epochs=4))
 TOP1 = "held-out digits top-1 %"
 
 
@@ -64,11 +64,11 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs) -> Map
         "Data": "the 1797 8x8 digits of scikit-learn (UCI optical recognition of handwritten digits); every fifth "
         "image held out (360). Writers are in both splits.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.digits`): {epochs:g} epochs, batch "
-        f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
+        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{CONFIG.smoothing}, small affine augmentation; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
-    save(
+    save_micro(
         model,
         kind=f"Hiera ({PAPER})",
         name=NAME,
@@ -82,4 +82,4 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs) -> Map
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
     """Return the top-1 accuracy in % of a classifier of digits on the 360 held-out ones."""
-    return {TOP1: accuracy(model, InMemory(*digits(model, "heldout")), batch=360)}
+    return {TOP1: accuracy(model, InMemory(*digits(model, "heldout")), batch_size=360)}

@@ -19,7 +19,7 @@ from hiera.recipes import FINETUNE_VIDEO
 from plm_core import shapes
 from plm_core.shapes import MOTIONS
 from plm_core.training.finetuning import accuracy, finetune
-from plm_core.training.micro import InMemory, save
+from plm_core.training.micro import InMemory, save_micro
 from plm_core.utils.progress import track
 
 NAME = "hiera_micro_motions"
@@ -70,11 +70,11 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
         "Data": f"{count} clips of `plm_core.shapes.Clips` (8 frames of 32 px, one shape on grey, motions: "
         f"{', '.join(MOTIONS)}); 1000 held-out clips.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.motions`): {epochs:g} epochs, batch "
-        f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
+        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{CONFIG.smoothing}, small shifts and permuted colour channels; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
-    save(
+    save_micro(
         model,
         kind=f"Hiera ({configs.PAPER})",
         name=NAME,
@@ -88,4 +88,4 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
 
 def evaluate(model: torch.nn.Module) -> Mapping[str, float]:
     """Return the top-1 accuracy in % of a classifier of motions on 1000 held-out clips."""
-    return {TOP1: accuracy(model, InMemory(*clips("heldout", 1000)), batch=250)}
+    return {TOP1: accuracy(model, InMemory(*clips("heldout", 1000)), batch_size=250)}

@@ -24,14 +24,15 @@ from plm_core import shapes
 from plm_core.shapes import SHAPES
 from plm_core.training import Recipe
 from plm_core.training.finetuning import accuracy, finetune
-from plm_core.training.micro import InMemory, save
+from plm_core.training.micro import InMemory, save_micro
 from plm_core.utils.progress import track
 
 NAME = "hiera_micro_shapes"
 TOP1 = "held-out grey shapes top-1 %"
 UNLABELLED, LABELLED, HELD_OUT = 8000, 1000, 2000  # scenes; the labelled ones are among the unlabelled
 PRETRAINING = PretrainConfig(
-    mask_ratio=0.5, recipe=Recipe(epochs=64, batch=64, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=1)
+    mask_ratio=0.5,
+    recipe=Recipe(epochs=64, batch_size=64, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=1),
 )
 FINETUNING = FINETUNE_IMAGE["micro"]
 
@@ -100,17 +101,17 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
         f"labelled; {HELD_OUT} of the held-out split for the score.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.shapes`): "
         f"{pretraining.epochs:g} epochs of masked pretraining on the scenes without labels, mask ratio "
-        f"{PRETRAINING.mask_ratio}, batch {pretraining.batch}, AdamW lr {pretraining.lr}; {finetuning.epochs:g} epochs "
-        f"of finetuning on the labelled ones, batch {finetuning.batch}, AdamW lr {finetuning.lr}; cosine, weight decay "
-        f"{finetuning.weight_decay}; scenes moved and flipped.",
+        f"{PRETRAINING.mask_ratio}, batch {pretraining.batch_size}, AdamW lr {pretraining.lr}; "
+        f"{finetuning.epochs:g} epochs of finetuning on the labelled ones, batch {finetuning.batch_size}, AdamW lr "
+        f"{finetuning.lr}; cosine, weight decay {finetuning.weight_decay}; scenes moved and flipped.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
     what = "pretrained as a masked autoencoder and finetuned to tell eight shapes apart"
     kind = f"Hiera ({configs.PAPER})"
-    save(model, kind=kind, name=NAME, out=out, task="image-classification", what=what, facts=facts)
+    save_micro(model, kind=kind, name=NAME, out=out, task="image-classification", what=what, facts=facts)
     return scores
 
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
     """Return the top-1 accuracy in % on held-out scenes."""
-    return {TOP1: accuracy(model, InMemory(*scenes("heldout", HELD_OUT)), batch=250)}
+    return {TOP1: accuracy(model, InMemory(*scenes("heldout", HELD_OUT)), batch_size=250)}

@@ -2,7 +2,7 @@
 
     trained = pretrain(model, data, PRETRAIN_IMAGE["base"])        # an autoencoder on a dataset of (input, anything)
 
-A configuration is data, and the loop is `plm_core.training.fit`. `plm_core.training.finetuning` has the training of classifiers;
+A configuration is data, and the loop is `plm_core.training.fit`. `plm_core.training.finetuning` trains classifiers.
 `hiera.recipes.folders` runs whole trainings from a folder, as ``plm hiera`` does.
 """
 

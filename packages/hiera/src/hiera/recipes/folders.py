@@ -19,8 +19,8 @@ from hiera.recipes.overrides import choose, override
 from hiera.video import VideoFolder, per_clip
 from plm_core import InputError, weights
 from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD
-from plm_core.training import Trained
-from plm_core.training.finetuning import accuracy, finetune_transform, test_transform
+from plm_core.training import TrainResult
+from plm_core.training.finetuning import accuracy, eval_transform, finetune_transform
 from plm_core.training.finetuning import finetune as finetune_classifier
 
 Config = dict[str, Any]
@@ -68,7 +68,7 @@ def finetune(
     if encoder is not None:
         load_encoder(model, encoder)
     augmented = finetune_transform(model.input_size[-2:], config, *_statistics(video))
-    plain = test_transform(model.input_size[-2:], *_statistics(video))
+    plain = eval_transform(model.input_size[-2:], *_statistics(video))
     train, val = _folder(data / "train", model, augmented), _folder(data / "val", model, plain, training=False)
     _same(train.classes, val.classes)
     trained = finetune_classifier(model, train, config, classes, out=out, **options)
@@ -76,7 +76,7 @@ def finetune(
     if trained.main:
         model = _whole(Hiera(**keywords), trained)
         weights.save(model, out / "model.safetensors")
-        scores["val top-1 %"] = accuracy(model, val, workers=options.get("workers", 0))
+        scores["val top-1 %"] = accuracy(model, val, num_workers=options.get("num_workers", 0))
     return scores
 
 
@@ -117,7 +117,7 @@ def detect(
     if trained.main:
         model = _whole(build(), trained)
         weights.save(model, out / "model.safetensors")
-        scores |= coco.evaluate(model, val, num_workers=options.get("workers", 0))
+        scores |= coco.evaluate(model, val, num_workers=options.get("num_workers", 0))
     return scores
 
 
@@ -192,12 +192,12 @@ def _picture(path: str) -> Any:
         raise InputError(f"image {path!r} cannot be read: {e}") from e
 
 
-def _whole(model: Any, trained: Trained) -> Any:
+def _whole(model: Any, trained: TrainResult) -> Any:
     """Load the trained weights into a new model (the trained one may be sharded), on a GPU if there is one."""
     model.load_state_dict(trained.state)
     return model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
 
 
-def _last(trained: Trained) -> dict[str, float]:
+def _last(trained: TrainResult) -> dict[str, float]:
     """Return the last logged loss in the process that reports, else nothing."""
     return {"training loss": trained.history[-1]["loss"]} if trained.main and trained.history else {}

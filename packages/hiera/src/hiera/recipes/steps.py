@@ -1,4 +1,4 @@
-"""Masked pretraining and the training of detectors, in place; `plm_core.training.finetuning` has that of classifiers."""
+"""Masked pretraining and the training of detectors; `plm_core.training.finetuning` trains classifiers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.recipes.tables import DetectConfig, PretrainConfig
-from plm_core.training import Trained, fit
-from plm_core.training.finetuning import Finetuning, finetune_transform
+from plm_core.training import TrainResult, fit
+from plm_core.training.finetuning import FinetuneConfig, finetune_transform
 
 
-def pretrain(model: MaskedAutoencoderHiera, data: Dataset[Any], config: PretrainConfig, **options: Any) -> Trained:
+def pretrain(model: MaskedAutoencoderHiera, data: Dataset[Any], config: PretrainConfig, **options: Any) -> TrainResult:
     """Pretrain a masked autoencoder in place.
 
     Args:
@@ -32,7 +32,7 @@ def pretrain(model: MaskedAutoencoderHiera, data: Dataset[Any], config: Pretrain
     return fit(model, data, loss, config.recipe, **options)
 
 
-def detect(model: nn.Module, data: Dataset[Any], config: DetectConfig, **options: Any) -> Trained:
+def detect(model: nn.Module, data: Dataset[Any], config: DetectConfig, **options: Any) -> TrainResult:
     """Train a detector in place.
 
     Args:
@@ -48,5 +48,5 @@ def detect(model: nn.Module, data: Dataset[Any], config: DetectConfig, **options
 
 def pretrain_transform(size: Sequence[int], config: PretrainConfig, mean: Sequence[float], std: Sequence[float]) -> Any:
     """Return the preprocessing PIL image -> float [3, height, width]: random crop and flip, normalised."""
-    plain = Finetuning(recipe=config.recipe, auto_augment=None, crop=config.scale, flip=config.hflip)
+    plain = FinetuneConfig(recipe=config.recipe, auto_augment=None, scale=config.scale, hflip=config.hflip)
     return finetune_transform(size, plain, mean, std)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hiera.configs import SIZES, VIDEO_SIZES
 from plm_core.training import Recipe
-from plm_core.training.finetuning import Finetuning
+from plm_core.training.finetuning import FinetuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +25,14 @@ class PretrainConfig:
         drop_path: Drop path rate of the encoder's last block. Unlike ViT, Hiera needs it from base upwards
             (section 4.1).
         scale: Smallest and largest area of the random crops, as fractions of the image.
-        hflip: Whether half of the images are mirrored.
+        hflip: Probability that an image is mirrored.
     """
 
     recipe: Recipe
     mask_ratio: float = 0.6
     drop_path: float = 0.0
     scale: tuple[float, float] = (0.2, 1.0)
-    hflip: bool = True
+    hflip: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,9 @@ class DetectConfig:
     cascade: bool = False
 
 
-def plain_finetuning(recipe: Recipe) -> Finetuning:
+def plain_finetuning(recipe: Recipe) -> FinetuneConfig:
     """Return a finetuning without drop path, augmentation policy and mixed labels, for models too small for them."""
-    return Finetuning(recipe=recipe, drop_path=0.0, auto_augment=None, mixup=0.0, cutmix=0.0)
+    return FinetuneConfig(recipe=recipe, drop_path=0.0, auto_augment=None, mixup=0.0, cutmix=0.0)
 
 
 def _by_size(sizes: Iterable[str], *values: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _by_size(sizes: Iterable[str], *values: Any) -> dict[str, Any]:
 _PRETRAIN_IMAGE = _by_size(SIZES, 0.0, 0.0, 0.2, 0.2, 0.2, 0.3)
 PRETRAIN_IMAGE: dict[str, PretrainConfig] = {
     size: PretrainConfig(
-        recipe=Recipe(epochs=1600, batch=4096, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40),
+        recipe=Recipe(epochs=1600, batch_size=4096, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=40),
         drop_path=drop_path,
     )
     for size, drop_path in _PRETRAIN_IMAGE.items()
@@ -83,9 +83,9 @@ _FINETUNE_IMAGE = _by_size(
     (50, 1e-3, 0.1, 0.85),
     (50, 1e-3, 0.3, 0.85),
 )
-FINETUNE_IMAGE: dict[str, Finetuning] = {
-    size: Finetuning(
-        recipe=Recipe(epochs=epochs, batch=1024, lr=lr, weight_decay=0.05, warmup_epochs=5, layer_decay=decay),
+FINETUNE_IMAGE: dict[str, FinetuneConfig] = {
+    size: FinetuneConfig(
+        recipe=Recipe(epochs=epochs, batch_size=1024, lr=lr, weight_decay=0.05, warmup_epochs=5, layer_decay=decay),
         drop_path=drop_path,
     )
     for size, (epochs, lr, drop_path, decay) in _FINETUNE_IMAGE.items()
@@ -95,7 +95,9 @@ FINETUNE_IMAGE: dict[str, Finetuning] = {
 _PRETRAIN_VIDEO = _by_size(VIDEO_SIZES, (8e-4, 0.1), (8e-4, 0.2), (8e-4, 0.2), (3.2e-4, 0.4))
 PRETRAIN_VIDEO: dict[str, PretrainConfig] = {
     size: PretrainConfig(
-        recipe=Recipe(epochs=3200, batch=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, repeat=4),
+        recipe=Recipe(
+            epochs=3200, batch_size=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, aug_repeats=4
+        ),
         mask_ratio=0.9,
         drop_path=drop_path,
         scale=(0.5, 1.0),
@@ -112,17 +114,17 @@ _FINETUNE_VIDEO = _by_size(
     (100, 8e-4, 0.2, 0.875, 0.5),
     (100, 4e-4, 0.3, 0.875, 0.5),
 )
-FINETUNE_VIDEO: dict[str, Finetuning] = {
-    size: Finetuning(
+FINETUNE_VIDEO: dict[str, FinetuneConfig] = {
+    size: FinetuneConfig(
         recipe=Recipe(
             epochs=epochs,
-            batch=256,
+            batch_size=256,
             lr=lr,
             weight_decay=0.05,
             warmup_epochs=10,
             layer_decay=decay,
             clip_grad=5.0,
-            repeat=2,
+            aug_repeats=2,
         ),
         drop_path=drop_path,
         dropout=dropout,
@@ -135,7 +137,7 @@ FINETUNE_VIDEO: dict[str, Finetuning] = {
 # them and again after 177546.
 _COCO: dict[str, Any] = {
     "epochs": 100,
-    "batch": 64,
+    "batch_size": 64,
     "weight_decay": 0.1,
     "schedule": "steps",
     "milestones": (163889 / 184375, 177546 / 184375),
@@ -153,17 +155,17 @@ DETECT_VIT: dict[str, DetectConfig] = {
 }
 
 # The micro models take minutes on two cores.
-_MICRO_PRETRAIN = Recipe(epochs=20, batch=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
+_MICRO_PRETRAIN = Recipe(epochs=20, batch_size=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
 PRETRAIN_IMAGE["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN)
 PRETRAIN_VIDEO["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, scale=(0.5, 1.0))
 FINETUNE_IMAGE["micro"] = plain_finetuning(
-    Recipe(epochs=20, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0)
+    Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0)
 )
 FINETUNE_VIDEO["micro"] = plain_finetuning(
-    Recipe(epochs=16, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0)
+    Recipe(epochs=16, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0)
 )
 DETECT["micro"] = DetectConfig(
-    recipe=Recipe(epochs=5, batch=8, lr=2e-3, weight_decay=0.05, warmup_epochs=0.3, clip_grad=1.0),
+    recipe=Recipe(epochs=5, batch_size=8, lr=2e-3, weight_decay=0.05, warmup_epochs=0.3, clip_grad=1.0),
     img_size=96,
     scale=(0.8, 1.25),
     drop_path=0.0,

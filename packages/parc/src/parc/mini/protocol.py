@@ -124,7 +124,7 @@ def truth(model: nn.Module, micro: Micro, name: str) -> NDArray[np.float64]:
         classes=split.classes,
         lr=LR,
         epochs=EPOCHS,
-        batch=BATCH,
+        batch_size=BATCH,
         seeds=seeds,
     )
 

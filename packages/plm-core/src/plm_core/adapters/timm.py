@@ -29,11 +29,11 @@ def vision_transformer(model: VisionTransformer) -> ModelView:
     Raises:
         NotSupported: The blocks are not timm's standard pre-norm ones.
     """
-    seen = _blocks(model, _vit_block, {Block}, {Attention})
+    blocks = _blocks(model, _vit_block, {Block}, {Attention})
     distill = int(isinstance(model, VisionTransformerDistilled))
     class_tokens = int(model.cls_token is not None)
     registers = model.num_prefix_tokens - class_tokens - distill
-    return ModelView(model, seen, Tokens(class_tokens, distill, registers))
+    return ModelView(model, blocks, Tokens(class_tokens, distill, registers))
 
 
 def eva(model: Eva) -> ModelView:
@@ -42,10 +42,10 @@ def eva(model: Eva) -> ModelView:
     Raises:
         NotSupported: The blocks are not timm's own.
     """
-    seen = _blocks(model, _eva_block, {EvaBlock, EvaBlockPostNorm}, {EvaAttention, AttentionRope})
+    blocks = _blocks(model, _eva_block, {EvaBlock, EvaBlockPostNorm}, {EvaAttention, AttentionRope})
     class_tokens = int(model.cls_token is not None)
     positions = "absolute" if model.rope is None else "rotary"
-    return ModelView(model, seen, Tokens(class_tokens, 0, model.num_prefix_tokens - class_tokens, positions))
+    return ModelView(model, blocks, Tokens(class_tokens, 0, model.num_prefix_tokens - class_tokens, positions))
 
 
 def beit(model: Beit) -> ModelView:
@@ -54,11 +54,11 @@ def beit(model: Beit) -> ModelView:
     Raises:
         NotSupported: The blocks are not timm's own.
     """
-    seen = _blocks(model, _beit_block, {timm_beit.Block}, {timm_beit.Attention})
+    blocks = _blocks(model, _beit_block, {timm_beit.Block}, {timm_beit.Attention})
     relative = model.rel_pos_bias is not None or any(
         block.attn.relative_position_bias_table is not None for block in model.blocks
     )
-    return ModelView(model, seen, Tokens(class_tokens=1, positions="bias" if relative else "absolute"))
+    return ModelView(model, blocks, Tokens(class_tokens=1, positions="bias" if relative else "absolute"))
 
 
 def _blocks(
@@ -88,13 +88,13 @@ def _vit_block(block: Any, name: str) -> BlockView:
     return BlockView(
         block=block,
         name=name,
-        heads=attn.num_heads,
+        num_heads=attn.num_heads,
         normalize=block.norm1,
         qkv=qkv,
-        output=lambda attended, normed: block.drop_path1(block.ls1(_projected(attn, attended, normed))),
-        skip=lambda x, normed: x,
-        rebind=partial(_vit_block, name=name),
-        feed_forward=lambda x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
+        proj=lambda attended, normed: block.drop_path1(block.ls1(_projected(attn, attended, normed))),
+        residual=lambda x, normed: x,
+        view_of=partial(_vit_block, name=name),
+        mlp_residual=lambda x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
         bias=partial(_mask, block),
         select=_without_mask,
         dropout=_dropout(attn),
@@ -118,11 +118,11 @@ def _eva_block(block: Any, name: str) -> BlockView:
     def unrotate(key: Tensor, rope: Tensor | None = None, **context: Any) -> Tensor:
         return key if rope is None else rotate(key, rope, attn.rotate_half, back=True)
 
-    def output(attended: Tensor, normed: Tensor) -> Tensor:
+    def proj(attended: Tensor, normed: Tensor) -> Tensor:
         y = _projected(attn, attended, normed)
         return block.drop_path1(block.norm1(y) if post_norm else _scaled(block.gamma_1, y))
 
-    def feed_forward(x: Tensor) -> Tensor:
+    def mlp_residual(x: Tensor) -> Tensor:
         y = block.norm2(block.mlp(x)) if post_norm else _scaled(block.gamma_2, block.mlp(block.norm2(x)))
         return x + block.drop_path2(y)
 
@@ -133,13 +133,13 @@ def _eva_block(block: Any, name: str) -> BlockView:
     return BlockView(
         block=block,
         name=name,
-        heads=attn.num_heads,
+        num_heads=attn.num_heads,
         normalize=identity if post_norm else block.norm1,
         qkv=qkv,
-        output=output,
-        skip=lambda x, normed: x,
-        rebind=partial(_eva_block, name=name),
-        feed_forward=feed_forward,
+        proj=proj,
+        residual=lambda x, normed: x,
+        view_of=partial(_eva_block, name=name),
+        mlp_residual=mlp_residual,
         bias=partial(_mask, block),
         select=select,
         dropout=_dropout(attn),
@@ -162,15 +162,15 @@ def _beit_block(block: Any, name: str) -> BlockView:
     return BlockView(
         block=block,
         name=name,
-        heads=attn.num_heads,
+        num_heads=attn.num_heads,
         normalize=block.norm1,
         qkv=lambda normed, **context: _fused(attn, normed),
-        output=lambda attended, normed: block.drop_path1(
+        proj=lambda attended, normed: block.drop_path1(
             _scaled(block.gamma_1, attn.proj_drop(attn.proj(join_heads(attended))))
         ),
-        skip=lambda x, normed: x,
-        rebind=partial(_beit_block, name=name),
-        feed_forward=lambda x: x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x)))),
+        residual=lambda x, normed: x,
+        view_of=partial(_beit_block, name=name),
+        mlp_residual=lambda x: x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x)))),
         bias=bias,
         select=lambda context, kept: {**context, "kept": kept},  # the bias is the block's, so it has to pick its rows
         dropout=_dropout(attn),

@@ -20,15 +20,15 @@ def vision_transformer(model: VisionTransformer) -> ModelView:
     Raises:
         NotSupported: The blocks, or their attention, are not torchvision's own.
     """
-    seen = []
+    blocks = []
     for name, block in model.encoder.layers.named_children():
         if original_class(block) is not EncoderBlock or type(block.self_attention) is not nn.MultiheadAttention:
             raise NotSupported(
                 f"blocks of kind {original_class(block).__name__} with attention {type(block.self_attention).__name__} "
                 "have no view yet; torchvision's EncoderBlock with MultiheadAttention has"
             )
-        seen.append(_block(block, f"encoder.layers.{name}"))
-    return ModelView(model, tuple(seen), Tokens(class_tokens=1))
+        blocks.append(_block(block, f"encoder.layers.{name}"))
+    return ModelView(model, tuple(blocks), Tokens(class_tokens=1))
 
 
 def _block(block: Any, name: str) -> BlockView:
@@ -41,12 +41,12 @@ def _block(block: Any, name: str) -> BlockView:
     return BlockView(
         block=block,
         name=name,
-        heads=attn.num_heads,
+        num_heads=attn.num_heads,
         normalize=block.ln_1,
         qkv=qkv,
-        output=lambda attended, normed: block.dropout(attn.out_proj(join_heads(attended))),
-        skip=lambda x, normed: x,
-        rebind=partial(_block, name=name),
-        feed_forward=lambda x: x + block.mlp(block.ln_2(x)),
+        proj=lambda attended, normed: block.dropout(attn.out_proj(join_heads(attended))),
+        residual=lambda x, normed: x,
+        view_of=partial(_block, name=name),
+        mlp_residual=lambda x: x + block.mlp(block.ln_2(x)),
         dropout=attn.dropout if attn.training else 0.0,
     )

@@ -28,13 +28,13 @@ class Names:
     layers: str
     norms: tuple[str, str]
     attention: str = "attention"
-    output: str = "o_proj"
+    proj: str = "o_proj"
     dropout: str = "attention_dropout"
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Modules that a layer has to have."""
-        inside = (f"{self.attention}.{part}" for part in ("q_proj", "k_proj", "v_proj", self.output))
+        inside = (f"{self.attention}.{part}" for part in ("q_proj", "k_proj", "v_proj", self.proj))
         return (*self.norms, "mlp", *inside)
 
 
@@ -43,7 +43,7 @@ TOWER = Names(
     "encoder.layers",
     norms=("layer_norm1", "layer_norm2"),
     attention="self_attn",
-    output="out_proj",
+    proj="out_proj",
     dropout="dropout",
 )
 DINOV2 = Names("encoder.layer", norms=("norm1", "norm2"))
@@ -95,8 +95,8 @@ def example(model: str, **options: Any) -> nn.Module:
 
 def _model(model: Any, names: Names, positions: str = "absolute") -> ModelView:
     layers, tokens = _layers(model, names.layers, names.parts), _tokens(model, positions)
-    seen = tuple(_block(layer, name, names, tokens.prefix) for name, layer in layers.items())
-    return ModelView(model, seen, tokens)
+    blocks = tuple(_block(layer, name, names, tokens.prefix) for name, layer in layers.items())
+    return ModelView(model, blocks, tokens)
 
 
 def _layers(model: Any, path: str, parts: tuple[str, ...]) -> dict[str, Any]:
@@ -124,7 +124,8 @@ def _has(module: nn.Module, name: str) -> bool:
 
 
 def _block(layer: Any, name: str, names: Names, prefix: int) -> BlockView:
-    attn, heads = getattr(layer, names.attention), _heads(getattr(layer, names.attention))
+    attn = getattr(layer, names.attention)
+    num_heads = _num_heads(attn)
     norm1, norm2 = (getattr(layer, norm) for norm in names.norms)
     dropout, drop_path = (getattr(layer, part, identity) for part in ("dropout", "drop_path"))
     scale1, scale2 = (getattr(layer, part, identity) for part in ("layer_scale1", "layer_scale2"))
@@ -132,7 +133,7 @@ def _block(layer: Any, name: str, names: Names, prefix: int) -> BlockView:
     def qkv(
         normed: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None, **context: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part(normed), heads) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
+        q, k, v = (split_heads(part(normed), num_heads) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
         if position_embeddings is not None:
             table = _table(position_embeddings)
             q, k = rotate(q, table, half=True), rotate(k, table, half=True)
@@ -141,19 +142,19 @@ def _block(layer: Any, name: str, names: Names, prefix: int) -> BlockView:
     def unrotate(key: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None, **context: Any) -> Tensor:
         return key if position_embeddings is None else rotate(key, _table(position_embeddings), half=True, back=True)
 
-    def output(attended: Tensor, normed: Tensor) -> Tensor:
-        return drop_path(dropout(scale1(getattr(attn, names.output)(join_heads(attended)))))
+    def proj(attended: Tensor, normed: Tensor) -> Tensor:
+        return drop_path(dropout(scale1(getattr(attn, names.proj)(join_heads(attended)))))
 
     return BlockView(
         block=layer,
         name=name,
-        heads=heads,
+        num_heads=num_heads,
         normalize=norm1,
         qkv=qkv,
-        output=output,
-        skip=lambda x, normed: x,
-        rebind=partial(_block, name=name, names=names, prefix=prefix),
-        feed_forward=lambda x: x + drop_path(dropout(scale2(layer.mlp(norm2(x))))),
+        proj=proj,
+        residual=lambda x, normed: x,
+        view_of=partial(_block, name=name, names=names, prefix=prefix),
+        mlp_residual=lambda x: x + drop_path(dropout(scale2(layer.mlp(norm2(x))))),
         bias=partial(_mask, layer),
         select=partial(_select, prefix),
         dropout=getattr(attn, names.dropout) if layer.training else 0.0,
@@ -162,27 +163,28 @@ def _block(layer: Any, name: str, names: Names, prefix: int) -> BlockView:
 
 
 def _videomae_block(layer: Any, name: str) -> BlockView:
-    attn, heads = layer.attention.attention, _heads(layer.attention.attention)
+    attn = layer.attention.attention
+    num_heads = _num_heads(attn)
 
     def qkv(normed: Tensor, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part(normed), heads) for part in (attn.query, attn.key, attn.value))
+        q, k, v = (split_heads(part(normed), num_heads) for part in (attn.query, attn.key, attn.value))
         return q, k, v
 
     return BlockView(
         block=layer,
         name=name,
-        heads=heads,
+        num_heads=num_heads,
         normalize=layer.layernorm_before,
         qkv=qkv,
-        output=lambda attended, normed: layer.attention.output(join_heads(attended), normed),
-        skip=lambda x, normed: x,
-        rebind=partial(_videomae_block, name=name),
-        feed_forward=lambda x: layer.output(layer.intermediate(layer.layernorm_after(x)), x),
+        proj=lambda attended, normed: layer.attention.output(join_heads(attended), normed),
+        residual=lambda x, normed: x,
+        view_of=partial(_videomae_block, name=name),
+        mlp_residual=lambda x: layer.output(layer.intermediate(layer.layernorm_after(x)), x),
         dropout=attn.dropout_prob if layer.training else 0.0,
     )
 
 
-def _heads(attn: Any) -> int:
+def _num_heads(attn: Any) -> int:
     return int(attn.config.num_attention_heads)
 
 

@@ -14,9 +14,9 @@ attention itself, Token Merging what happens between attention and MLP.
 """
 
 from plm_core.blocks.lookup import find, view
-from plm_core.blocks.patching import Forward, Patched, carried_by, patch, patched_by, unpatch
+from plm_core.blocks.patching import Forward, Patched, patch, patched_by, state_of, unpatch
 from plm_core.blocks.swapping import Swapped, original_class, swap, swap_back
-from plm_core.blocks.views import Attend, BlockView, ModelView, Tokens, attend, extras, run_block
+from plm_core.blocks.views import Attend, BlockView, ModelView, Tokens, attend, attention_kwargs, run_block
 
 __all__ = [
     "Attend",
@@ -27,13 +27,13 @@ __all__ = [
     "Swapped",
     "Tokens",
     "attend",
-    "carried_by",
-    "extras",
+    "attention_kwargs",
     "find",
     "original_class",
     "patch",
     "patched_by",
     "run_block",
+    "state_of",
     "swap",
     "swap_back",
     "unpatch",

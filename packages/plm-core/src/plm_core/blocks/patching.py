@@ -13,18 +13,18 @@ from plm_core.blocks.views import BlockView
 from plm_core.errors import NotSupported
 
 Forward = Callable[..., tuple[Tensor, Any]]
-"""(view, x, carried, **context) -> y, carried: what a patched block does instead of its own forward.
+"""(view, x, state, **context) -> y, state: what a patched block does instead of its own forward.
 
-``carried`` is what the block before gave; None for the first. It travels as an attribute of the token tensor, so there
+``state`` is what the block before gave; None for the first. It travels as an attribute of the token tensor, so there
 is no state on the model: calls in several threads, recomputed checkpoints and compiled graphs each see their own."""
 
-_CARRIED = "_plm_carried"
+_STATE = "_plm_state"
 
 
 @dataclass(frozen=True)
 class _Patch:
     forward: Forward
-    rebind: Callable[[nn.Module], BlockView]
+    view_of: Callable[[nn.Module], BlockView]
 
 
 class Patched(Swapped):
@@ -34,27 +34,27 @@ class Patched(Swapped):
 
     def __call__(self, x: Tensor, *args: Any, **context: Any) -> Tensor:
         """As nn.Module's; what ``x`` carries becomes an argument, since hooks (FSDP's) may replace ``x``."""
-        carried = carried_by(x)
-        if carried is not None:
-            context["carried"] = carried
+        state = state_of(x)
+        if state is not None:
+            context["state"] = state
         y: Tensor = super().__call__(x, *args, **context)  # type: ignore[misc]
         return y
 
-    def forward(self, x: Tensor, *args: Any, carried: Any = None, **context: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, state: Any = None, **context: Any) -> Tensor:
         """The last patch's forward."""
         patch: _Patch = self.__dict__["plm_patches"][-1]
         context |= zip(self.context_names, args, strict=False)
         if context.get("output_attentions"):  # transformers collects them from modules that a patch does not call
             raise NotSupported("output_attentions: a block that a transform has patched computes no attention weights")
-        y, carried = patch.forward(patch.rebind(self), x, carried, **context)  # type: ignore[arg-type]
-        if carried is not None:
-            setattr(y, _CARRIED, carried)
+        y, state = patch.forward(patch.view_of(self), x, state, **context)  # type: ignore[arg-type]
+        if state is not None:
+            setattr(y, _STATE, state)
         return y
 
 
-def carried_by(x: Tensor) -> Any:
+def state_of(x: Tensor) -> Any:
     """What the tokens that a patched block gave carry, see `Forward`; None for any other tensor."""
-    return getattr(x, _CARRIED, None)
+    return getattr(x, _STATE, None)
 
 
 def patch(view: BlockView, forward: Forward) -> None:
@@ -63,7 +63,7 @@ def patch(view: BlockView, forward: Forward) -> None:
     The block's class changes, as by `swap`. A pickle of the model needs a ``forward`` that pickles.
     """
     block = view.block
-    block.__dict__["plm_patches"] = (*block.__dict__.get("plm_patches", ()), _Patch(forward, view.rebind))
+    block.__dict__["plm_patches"] = (*block.__dict__.get("plm_patches", ()), _Patch(forward, view.view_of))
     swap(block, Patched)
 
 

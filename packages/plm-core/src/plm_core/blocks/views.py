@@ -39,19 +39,19 @@ class BlockView:
     block: nn.Module
     name: str
     """Dotted path inside the model, ``blocks.3``."""
-    heads: int
+    num_heads: int
     normalize: Callable[[Tensor], Tensor]
     """x -> the input of the attention."""
     qkv: Callable[..., tuple[Tensor, Tensor, Tensor]]
     """(normalized x, **context) -> q, k, v, each [G, H, n, D] with q and k normed; G = B, or B times the number of
     windows. The context is what the block's forward gets besides x, such as the ``rope`` of rotary families."""
-    output: Callable[[Tensor, Tensor], Tensor]
+    proj: Callable[[Tensor, Tensor], Tensor]
     """(attended [G, H, n, D], normalized x) -> the attention branch, as it is added to the skip."""
-    skip: Callable[[Tensor, Tensor], Tensor]
+    residual: Callable[[Tensor, Tensor], Tensor]
     """(x, normalized x) -> what the attention branch is added to; x itself unless the block pools or widens."""
-    feed_forward: Callable[[Tensor], Tensor]
+    mlp_residual: Callable[[Tensor], Tensor]
     """x after attention -> x after the MLP, its skip included."""
-    rebind: Callable[[nn.Module], BlockView]
+    view_of: Callable[[nn.Module], BlockView]
     """The view of another block of the kind, such as a copy of this one."""
     local: bool = False
     """Attention inside windows only: tokens cannot be merged or dropped freely."""
@@ -86,17 +86,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout:
 
 def run_block(view: BlockView, x: Tensor, attention: Attend = attend, **context: Any) -> Tensor:
     """A block's forward from its pieces, with another attention if asked."""
-    return view.feed_forward(_attended(view, x, attention, context))
+    return view.mlp_residual(_attended(view, x, attention, context))
 
 
 def _attended(view: BlockView, x: Tensor, attention: Attend, context: Mapping[str, Any]) -> Tensor:
     """Apart from the MLP, so that nothing of the attention is in memory any more when that runs."""
     normed = view.normalize(x)
-    y = view.output(attention(*view.qkv(normed, **context), **extras(view, **context)), normed)
-    return view.skip(x, normed) + y
+    y = view.proj(attention(*view.qkv(normed, **context), **attention_kwargs(view, **context)), normed)
+    return view.residual(x, normed) + y
 
 
-def extras(view: BlockView, **context: Any) -> dict[str, Any]:
+def attention_kwargs(view: BlockView, **context: Any) -> dict[str, Any]:
     """What the attention of a block gets besides q, k and v: its bias and its dropout, where it has them."""
     bias = view.bias(**context)
     return ({} if bias is None else {"bias": bias}) | ({"dropout": view.dropout} if view.dropout else {})

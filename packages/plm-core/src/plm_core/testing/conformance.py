@@ -206,7 +206,7 @@ def check_layouts(model: Any) -> None:
             model.reset_classifier(0)
             own, tensors = model.state_dict(), weights.export(model, name)
         back, report = weights.to_native(model, tensors, name)
-        assert report.ok, f"layout {name!r} does not come back: {report.line(type(model).__name__)}"
+        assert report.ok, f"layout {name!r} does not come back: {report.message(type(model).__name__)}"
         for key, value in own.items():
             _same(back[key], value, f"{key} after a round trip through layout {name!r}", exact=True)
 
@@ -218,8 +218,8 @@ def check_blocks(model: nn.Module, x: Tensor) -> None:
         model: A model, or one around it, that has an adapter; in eval mode.
         x: What the model eats.
     """
-    for path, seen in blocks.find(model).items():
-        assert seen.blocks, f"the adapter of {class_paths(seen.model)[0]} shows no blocks"
+    for path, view in blocks.find(model).items():
+        assert view.blocks, f"the adapter of {class_paths(view.model)[0]} shows no blocks"
         calls: dict[nn.Module, tuple[Tensor, Mapping[str, Any], Tensor]] = {}
 
         def listen(
@@ -232,19 +232,19 @@ def check_blocks(model: nn.Module, x: Tensor) -> None:
             names = tuple(inspect.signature(blocks.original_class(block).forward).parameters)[2:]  # without self and x
             calls[block] = args[0], {**context, **dict(zip(names, args[1:], strict=False))}, y
 
-        hooks = [b.block.register_forward_hook(listen, with_kwargs=True) for b in seen.blocks]
+        hooks = [b.block.register_forward_hook(listen, with_kwargs=True) for b in view.blocks]
         with torch.no_grad():
             model(x)
             for hook in hooks:
                 hook.remove()
-            for b in seen.blocks:
+            for b in view.blocks:
                 name = f"{path}.{b.name}" if path else b.name
                 assert model.get_submodule(name) is b.block, f"the adapter calls a block {name!r} that is elsewhere"
                 before, context, after = calls[b.block]
                 _same(blocks.run_block(b, before, **context), after, f"{name} from its pieces and its own forward")
                 assert b.pools or before.shape[-2] == after.shape[-2], f"{name} pools, its view says it does not"
                 if not (b.local or b.pools) and before.ndim == 3:
-                    check_selection(b, before, context, seen.tokens.prefix)
+                    check_selection(b, before, context, view.tokens.prefix)
 
 
 def check_selection(view: blocks.BlockView, x: Tensor, context: Mapping[str, Any], prefix: int) -> None:
@@ -269,10 +269,10 @@ def check_selection(view: blocks.BlockView, x: Tensor, context: Mapping[str, Any
     if bias is not None:
         bias = bias.take_along_dim(kept[:, None, :, None], 2).take_along_dim(kept[:, None, None, :], 3)
     normed = view.normalize(some)
-    by_hand = view.skip(some, normed) + view.output(blocks.attend(q, k, v, bias), normed)
+    by_hand = view.residual(some, normed) + view.proj(blocks.attend(q, k, v, bias), normed)
     _same(
         blocks.run_block(view, some, **chosen),
-        view.feed_forward(by_hand),
+        view.mlp_residual(by_hand),
         f"{view.name} on some tokens with the context that its view selects, and attention among these tokens",
     )
 

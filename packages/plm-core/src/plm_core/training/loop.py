@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """What a training leaves.
 
     Attributes:
@@ -53,14 +53,14 @@ def fit(
     save_steps: int = 1000,
     seed: int = 0,
     collate: Callable[[list[Any]], Any] = default_collate,
-    workers: int = 0,
-    device_batch: int | None = None,
+    num_workers: int = 0,
+    per_device_batch_size: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     max_steps: int | None = None,
     log_steps: int = 50,
     fsdp: bool = False,
     callbacks: Sequence[Any] = (),
-) -> Trained:
+) -> TrainResult:
     """Train a model in place.
 
     Args:
@@ -75,9 +75,9 @@ def fit(
         save_steps: Optimiser steps between checkpoints.
         seed: Of everything random.
         collate: Makes a batch of samples.
-        workers: Processes that load data.
-        device_batch: Samples that a device takes at once; smaller than its share of ``recipe.batch``, gradients are
-            accumulated.
+        num_workers: Processes that load data.
+        per_device_batch_size: Samples that a device takes at once. Where that is fewer than its share of
+            ``recipe.batch_size``, gradients are accumulated.
         precision: "bf16" and "fp16" train under autocast.
         max_steps: Stop after this many optimiser steps (the schedule stays that of the whole training).
         log_steps: Steps between logged values.
@@ -95,12 +95,12 @@ def fit(
         from transformers import TrainingArguments
     except ModuleNotFoundError as e:
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
-    from plm_core.training.trainer import HubTrainer
+    from plm_core.training.trainer import RecipeTrainer
 
     with _folder(out, resume) as folder:
         arguments = TrainingArguments(
             output_dir=str(folder),
-            num_train_epochs=recipe.epochs / recipe.repeat,
+            num_train_epochs=recipe.epochs / recipe.aug_repeats,
             learning_rate=recipe.lr,
             max_grad_norm=recipe.clip_grad or 0.0,
             bf16=precision == "bf16",
@@ -113,7 +113,7 @@ def fit(
             logging_steps=log_steps,
             report_to=[],
             disable_tqdm=not interactive(),
-            dataloader_num_workers=workers,
+            dataloader_num_workers=num_workers,
             dataloader_drop_last=True,
             dataloader_pin_memory=torch.cuda.is_available(),
             remove_unused_columns=False,
@@ -121,14 +121,14 @@ def fit(
             fsdp_config=_units(model) if fsdp else None,
             ddp_find_unused_parameters=False,
             use_cpu=not torch.accelerator.is_available(),
-            **_shares(recipe, device_batch),
+            **_shares(recipe, per_device_batch_size),
         )
         # several GPUs without torchrun would become nn.DataParallel, with a batch as many times larger
         arguments._n_gpu = min(arguments.n_gpu, 1)
-        samples = Seeded(data, seed, recipe.repeat)
-        if len(samples) * recipe.repeat < recipe.batch:
-            raise InputError(f"batch {recipe.batch} is larger than the data, {len(samples)} samples")
-        trainer = HubTrainer(
+        samples = Seeded(data, seed, recipe.aug_repeats)
+        if len(samples) * recipe.aug_repeats < recipe.batch_size:
+            raise InputError(f"batch_size {recipe.batch_size} is larger than the data, {len(samples)} samples")
+        trainer = RecipeTrainer(
             model=model,
             args=arguments,
             train_dataset=samples,
@@ -152,7 +152,7 @@ def fit(
     main = trainer.is_world_process_zero()
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     whole = {k: v.detach().to("cpu", copy=True) for k, v in state.items()} if main else {}
-    return Trained(whole, history, main)
+    return TrainResult(whole, history, main)
 
 
 def _leave() -> None:
@@ -206,15 +206,15 @@ def _units(model: nn.Module) -> dict[str, Any]:
     return {"transformer_layer_cls_to_wrap": names} if names else {}
 
 
-def _shares(recipe: Recipe, device_batch: int | None) -> dict[str, int]:
+def _shares(recipe: Recipe, per_device_batch_size: int | None) -> dict[str, int]:
     """What one process takes at once, and how often, for the recipe's batch; in samples before repetition."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's; the Trainer starts its processes' group later
-    whole = recipe.batch // recipe.repeat
+    whole = recipe.batch_size // recipe.aug_repeats
     share, rest = divmod(whole, processes)
-    at_once = min(share, max((device_batch or recipe.batch) // recipe.repeat, 1))
+    at_once = min(share, max((per_device_batch_size or recipe.batch_size) // recipe.aug_repeats, 1))
     if rest or not share or share % at_once:
         raise InputError(
-            f"batch {recipe.batch} does not divide over {processes} processes, repeat {recipe.repeat} and "
-            f"device_batch {device_batch}"
+            f"batch_size {recipe.batch_size} does not divide over {processes} processes, aug_repeats "
+            f"{recipe.aug_repeats} and per_device_batch_size {per_device_batch_size}"
         )
     return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once}

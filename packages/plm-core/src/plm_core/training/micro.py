@@ -45,7 +45,7 @@ class InMemory(Dataset[tuple[Tensor, Tensor]]):
         return (x if self.augment is None else self.augment(x)), self.y[index]
 
 
-def save(model: nn.Module, kind: str, name: str, out: Path, task: str, what: str, facts: dict[str, Any]) -> None:
+def save_micro(model: nn.Module, kind: str, name: str, out: Path, task: str, what: str, facts: dict[str, Any]) -> None:
     """Write ``name.safetensors`` and its model card into a folder.
 
     Args:

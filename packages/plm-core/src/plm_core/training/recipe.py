@@ -19,8 +19,8 @@ class Recipe:
     """How a training optimises, in the terms of the papers' tables. Rates are absolute, batches are whole.
 
     Attributes:
-        epochs: Passes over the data; with ``repeat`` they count each repetition.
-        batch: Samples per optimiser step, over all processes, accumulation steps and repetitions.
+        epochs: Passes over the data; with ``aug_repeats`` they count each repetition.
+        batch_size: Samples per optimiser step, over all processes, accumulation steps and repetitions.
         lr: Peak learning rate.
         optimizer: "adamw" or "sgd" (with momentum ``betas[0]``).
         betas: Of AdamW.
@@ -31,11 +31,11 @@ class Recipe:
         milestones: As fractions of the whole training.
         layer_decay: Factor on the rate from each layer to the one below (by ``model.group_matcher``); None for none.
         clip_grad: Largest norm of the gradient; None for no limit.
-        repeat: Augmentations of each sample that are in a batch together (repeated augmentation).
+        aug_repeats: Augmentations of each sample that are in a batch together (repeated augmentation).
     """
 
     epochs: float
-    batch: int
+    batch_size: int
     lr: float
     optimizer: Literal["adamw", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -46,20 +46,20 @@ class Recipe:
     milestones: tuple[float, ...] = ()
     layer_decay: float | None = None
     clip_grad: float | None = None
-    repeat: int = 1
+    aug_repeats: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "lr", "repeat"):
+        for name in ("epochs", "batch_size", "lr", "aug_repeats"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be more than 0, not {getattr(self, name)!r}")
         if self.warmup_epochs > self.epochs:
             raise InputError(
                 f"warmup_epochs {self.warmup_epochs} is more than epochs {self.epochs}: lr is never reached"
             )
-        if self.batch % self.repeat:
-            raise InputError(f"batch {self.batch} is not a multiple of repeat {self.repeat}")
+        if self.batch_size % self.aug_repeats:
+            raise InputError(f"batch_size {self.batch_size} is not a multiple of aug_repeats {self.aug_repeats}")
 
-    def rate(self, step: int, steps: int) -> float:
+    def lr_factor(self, step: int, steps: int) -> float:
         """The learning rate of a step, as a fraction of ``lr``."""
         done = step / max(steps, 1)
         warmup = self.warmup_epochs / self.epochs

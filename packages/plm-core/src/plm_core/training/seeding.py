@@ -32,12 +32,12 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 class Seeded(Dataset[Any]):
-    """A dataset whose items draw from a random stream of their own; gives (index, [item] * repeat)."""
+    """A dataset whose items draw from a random stream of their own; gives (index, [item] * aug_repeats)."""
 
-    def __init__(self, data: Dataset[Any], seed: int, repeat: int) -> None:
+    def __init__(self, data: Dataset[Any], seed: int, aug_repeats: int) -> None:
         self.data = data
         self.seed = seed
-        self.repeat = repeat
+        self.aug_repeats = aug_repeats
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -45,8 +45,8 @@ class Seeded(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[int, list[Any]]:
         items = []
-        for turn in range(self.repeat):
-            with seeded(self.seed, self.epoch * self.repeat + turn, index):
+        for turn in range(self.aug_repeats):
+            with seeded(self.seed, self.epoch * self.aug_repeats + turn, index):
                 items.append(self.data[index])
         return index, items
 
@@ -58,7 +58,7 @@ class Collate:
         self.collate = collate
 
     def __call__(self, items: list[tuple[int, list[Any]]]) -> dict[str, Any]:
-        """Collate the samples of (index, [sample] * repeat); raise InputError for values that are not finite."""
+        """Collate the samples of (index, [sample] * aug_repeats); raise InputError for values that are not finite."""
         indices = [index for index, _ in items]
         for index, samples in items:
             for name, value in _tensors(samples):

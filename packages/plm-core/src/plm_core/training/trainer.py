@@ -15,7 +15,7 @@ from plm_core.errors import InputError
 from plm_core.training import Loss, Recipe, parameter_groups
 
 
-class HubTrainer(Trainer):
+class RecipeTrainer(Trainer):
     """The Trainer with a loss function, and optimiser and schedule by recipe."""
 
     def __init__(self, *args: Any, loss: Loss, recipe: Recipe, max_steps: int | None, **kwargs: Any) -> None:
@@ -52,7 +52,7 @@ class HubTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The recipe's rate by step."""
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer, lambda step: self.recipe.rate(step, num_training_steps)
+            optimizer or self.optimizer, lambda step: self.recipe.lr_factor(step, num_training_steps)
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler

@@ -31,7 +31,7 @@ class Report:
     """The layout that fits better, where another one was asked for."""
     unmapped: list[str] = field(default_factory=list)
     """Keys of the source that the layout has no place for; ``unexpected`` lists them too."""
-    fitting: int = 0
+    num_fitting: int = 0
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Report:
         """Whether everything fits."""
         return not (self.missing or self.unexpected or self.mismatched)
 
-    def line(self, what: str) -> str:
+    def message(self, what: str) -> str:
         """One line that says what does not fit."""
         faults = []
         if self.missing:
@@ -54,7 +54,7 @@ class Report:
                 f"{k} is {list(a)} in the source and {list(b)} in the model" for k, (a, b) in self.mismatched.items()
             ]
             faults.append(f"wrong shape: {_some(shapes)}")
-        layout = f"layout {self.layout!r}, {self.fitting} tensors fit"
+        layout = f"layout {self.layout!r}, {self.num_fitting} tensors fit"
         if self.closest:
             layout += f", the closest layout is {self.closest!r}"
         return f"weights do not fit {what} ({layout}); {'; '.join(faults)}"
@@ -128,7 +128,10 @@ def to_native(model: nn.Module, state: State, layout: str | None = None) -> tupl
         mapped, left = convert(state, rules, to="native")
         report = compare(candidate.name, mapped, left, wanted)
         # a layout that knows every key beats one that fits as many tensors but leaves some over
-        if best is None or (report.fitting, -len(report.unexpected)) > (best[1].fitting, -len(best[1].unexpected)):
+        if best is None or (report.num_fitting, -len(report.unexpected)) > (
+            best[1].num_fitting,
+            -len(best[1].unexpected),
+        ):
             best = mapped, report
         if report.ok:
             break
@@ -150,7 +153,7 @@ def compare(layout: str, mapped: State, unmapped: list[str], expected: Mapping[s
     for key, shape in expected.items():
         if key in mapped:
             if tuple(mapped[key].shape) == shape:
-                report.fitting += 1
+                report.num_fitting += 1
             else:
                 report.mismatched[key] = (tuple(mapped[key].shape), shape)
     return report
@@ -159,6 +162,6 @@ def compare(layout: str, mapped: State, unmapped: list[str], expected: Mapping[s
 def mismatch(report: Report, what: str, model: nn.Module, state: State) -> WeightsMismatch:
     """The error that says how ``state`` does not fit, and which layout it is closest to if that was not the one."""
     best = to_native(model, state)[1]
-    if best.fitting > report.fitting:
+    if best.num_fitting > report.num_fitting:
         report.closest = best.layout
-    return WeightsMismatch(report.line(what), report)
+    return WeightsMismatch(report.message(what), report)

@@ -35,11 +35,11 @@ def measure(seed: int = 0) -> list[dict[str, float]]:
         row: dict[str, float] = {"r": r}
         for name, prop_attn in (("off the shelf", True), ("without proportional attention", False)):
             with applied(model, r, prop_attn=prop_attn):
-                row[name] = accuracy(model, held_out, batch=250)
+                row[name] = accuracy(model, held_out, batch_size=250)
                 row["tokens"] = trace(model, held_out.x[:1]).tokens[-1]
         if r in FINETUNED_R:
             finetuned = copy.deepcopy(model)
             finetune(finetuned, data, MergedFinetuneConfig(base=FINETUNE_CONFIG, r=r), len(SHAPES), seed=seed)
-            row["finetuned while merging"] = accuracy(finetuned, held_out, batch=250)
+            row["finetuned while merging"] = accuracy(finetuned, held_out, batch_size=250)
         rows.append(row)
     return rows

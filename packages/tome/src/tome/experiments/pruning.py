@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plm_core import blocks
-from plm_core.blocks import BlockView, attend, extras
+from plm_core.blocks import BlockView, attend, attention_kwargs
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Dropping:
             context = dict(view.select(context, places))
         normed = view.normalize(x)
         q, k, v = view.qkv(normed, **context)
-        x = view.skip(x, normed) + view.output(attend(q, k, v, **extras(view, **context)), normed)
+        x = view.residual(x, normed) + view.proj(attend(q, k, v, **attention_kwargs(view, **context)), normed)
         r = min(self.r, (x.shape[1] - self.prefix) // 2)  # at most half, as in Token Merging
         if r > 0:
             kept = self._kept(q, k, x.shape[1] - r)
             x = x.take_along_dim(kept[..., None], 1)
             places = kept if places is None else places.gather(1, kept)
-        return view.feed_forward(x), places
+        return view.mlp_residual(x), places
 
     def _kept(self, q: Tensor, k: Tensor, count: int) -> Tensor:
         """Return the ``count`` tokens to keep, [B, count] in order of place."""

@@ -119,14 +119,14 @@ def measure(name: str, seed: int, out: Path) -> list[Row]:
         study = STUDIES[name]
         model = load_or_train(study, seed, out / f"{name}_{seed}.safetensors")
         held_out = study.data("heldout", study.num_held_out)
-        unchanged = {"study": name, "seed": seed, "r": 0, "top1": accuracy(model, held_out, batch=200)}
+        unchanged = {"study": name, "seed": seed, "r": 0, "top1": accuracy(model, held_out, batch_size=200)}
         unchanged["tokens"] = count_tokens(model, held_out.x[:1])
         rows = []
         for method, apply in study.methods.items():
             rows.append({**unchanged, "way": method})
             for r in study.r:
                 with seeded(seed, r), apply(model, r):
-                    top1 = accuracy(model, held_out, batch=200)
+                    top1 = accuracy(model, held_out, batch_size=200)
                     left = count_tokens(model, held_out.x[:1])
                 rows.append({**unchanged, "way": method, "r": r, "tokens": left, "top1": top1})
         write_text(file, json.dumps(rows, indent=1))
@@ -148,7 +148,7 @@ def load_or_train(study: Study, seed: int, file: Path) -> nn.Module:
         model.load_state_dict(weights.read(file))
     else:
         warmup = study.epochs / 20
-        recipe = replace(CONFIG.recipe, epochs=study.epochs, batch=study.batch_size, lr=2e-3, warmup_epochs=warmup)
+        recipe = replace(CONFIG.recipe, epochs=study.epochs, batch_size=study.batch_size, lr=2e-3, warmup_epochs=warmup)
         data = study.data("train", study.num_train)
         finetune(model, data, replace(CONFIG, recipe=recipe), study.num_classes, seed=seed)
         weights.write(model.state_dict(), file)

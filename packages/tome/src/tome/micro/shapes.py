@@ -18,8 +18,8 @@ import plm_core
 from plm_core import shapes
 from plm_core.shapes import SHAPES
 from plm_core.training import Recipe
-from plm_core.training.finetuning import Finetuning, accuracy, finetune
-from plm_core.training.micro import InMemory, save
+from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune
+from plm_core.training.micro import InMemory, save_micro
 from plm_core.utils.progress import track
 
 NAME = "tome_micro_shapes"
@@ -27,8 +27,8 @@ TOP1 = "held-out shapes top-1 %"
 SIZE = 48
 TRAIN = 6000
 HELD_OUT = 2000
-CONFIG = Finetuning(
-    recipe=Recipe(epochs=20, batch=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0),
+CONFIG = FinetuneConfig(
+    recipe=Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0),
     drop_path=0.0,
     auto_augment=None,
     mixup=0.0,
@@ -79,16 +79,16 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
         "Data": f"{TRAIN} scenes of {SIZE} px with one large shape from plm_core.shapes; {HELD_OUT} of the held-out "
         "split for the score.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `tome.micro.shapes`): {recipe.epochs:g} epochs, batch "
-        f"{recipe.batch}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
+        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{CONFIG.smoothing}; scenes shifted and flipped; no merging.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
     what = "trained from scratch to tell eight shapes apart, as a model to try Token Merging on"
     kind = "plain vision transformer from timm (arXiv 2010.11929)"
-    save(model, kind=kind, name=NAME, out=out, task="image-classification", what=what, facts=facts)
+    save_micro(model, kind=kind, name=NAME, out=out, task="image-classification", what=what, facts=facts)
     return scores
 
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
     """Return the top-1 accuracy in % on held-out scenes."""
-    return {TOP1: accuracy(model, scenes("heldout", HELD_OUT), batch=250)}
+    return {TOP1: accuracy(model, scenes("heldout", HELD_OUT), batch_size=250)}

@@ -79,7 +79,7 @@ class MergingBlock:
             context = dict(view.select(context, state.place))
         x, metric = self._attend(view, x, state, context)
         x, state = self._merge(x, metric, state, unmerge)
-        x = view.feed_forward(x)
+        x = view.mlp_residual(x)
         if unmerge and state.group is not None:
             x = take_tokens(x, state.group)
         return x, state
@@ -94,9 +94,9 @@ class MergingBlock:
         normed = view.normalize(x)
         q, k, v = view.qkv(normed, **context)
         size = state.size if self.prop_attn else None
-        y = view.output(proportional(q, k, v, size, view.bias(**context), view.dropout, self.prop_attn), normed)
+        y = view.proj(proportional(q, k, v, size, view.bias(**context), view.dropout, self.prop_attn), normed)
         metric = view.unrotate(k, **context).mean(1) if state.r[self.index] > 0 else None
-        return view.skip(x, normed) + y, metric
+        return view.residual(x, normed) + y, metric
 
     def _first_state(self, x: Tensor) -> MergeState:
         if self.index:

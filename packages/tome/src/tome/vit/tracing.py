@@ -59,7 +59,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
         raise InputError(f"Token Merging is not applied to this {type(model).__name__}: tome.apply(model, r=...) first")
     calls: list[tuple[Tensor, MergeState]] = []
     hooks = [
-        block.register_forward_hook(lambda _, args, out: calls.append((args[0], blocks.carried_by(out))))
+        block.register_forward_hook(lambda _, args, out: calls.append((args[0], blocks.state_of(out))))
         for block in merging
     ]
     try:

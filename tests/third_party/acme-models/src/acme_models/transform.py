@@ -8,9 +8,9 @@ def mean_of_values(q, k, v):
     return v.mean(2, keepdim=True).expand_as(q)
 
 
-def forward(block, x, carried, **context):
-    """Run a block on tokens [B, N, C] with another attention; hand on what the previous block carried."""
-    return run_block(block, x, attention=mean_of_values, **context), carried
+def forward(block, x, state, **context):
+    """Run a block on tokens [B, N, C] with another attention; hand on the state of the previous block."""
+    return run_block(block, x, attention=mean_of_values, **context), state
 
 
 def apply(model):
