@@ -16,7 +16,7 @@ from torch import nn
 from plm_core import MissingDependency, NotSupported, blocks
 from plm_core.adapters import timm as timm_adapters
 from plm_core.adapters import transformers as transformers_adapters
-from plm_core.adapters.common import rows
+from plm_core.adapters.common import kept_rows
 from plm_core.blocks import examples
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
@@ -261,8 +261,8 @@ def test_rows_of_a_table(table):
     table = torch.rand(table)
     full = table.expand(2, 3, 16, 8)
     by_hand = torch.stack([full[b][:, KEPT[b, 1:] - 1] for b in range(2)])
-    found = rows(table, KEPT, prefix=1)
-    assert torch.equal(found.expand(2, 3, 5, 8), by_hand)
+    few = kept_rows(table, KEPT, prefix=1)
+    assert torch.equal(few.expand(2, 3, 5, 8), by_hand)
 
 
 @pytest.mark.parametrize("variant", [*ROTARY, "rotary, attention of timm.layers", "multimodal rotary"])

@@ -130,6 +130,26 @@ def test_patches_stack_and_are_undone_in_order():
         assert "plm_patches" not in vars(block.block)
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3), (2, 4, 5, 3), (2, 1, 4, 5, 3)], ids=str)
+def test_rows_are_taken_from_each_sample(shape):
+    x, index = torch.rand(shape), torch.tensor([[4, 0, 0], [1, 2, 3]])
+    dim = shape.index(5)
+    by_hand = torch.stack([sample.index_select(dim - 1, places) for sample, places in zip(x, index, strict=True)])
+    assert torch.equal(blocks.take_rows(x, index, dim), by_hand)
+
+
+def test_rows_are_taken_from_a_batch_that_is_dynamic_in_an_export():
+    class Take(nn.Module):
+        def forward(self, x, index):
+            return blocks.take_rows(x, index, dim=2)
+
+    x, index = torch.rand(3, 4, 5, 2), torch.randint(5, (3, 3))
+    dynamic = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(Take(), (x, index), dynamic_shapes=(dynamic, dynamic))
+    more, indices = torch.rand(7, 4, 5, 2), torch.randint(5, (7, 3))
+    assert torch.equal(program.module()(more, indices), blocks.take_rows(more, indices, dim=2))
+
+
 def test_a_model_inside_another_is_found():
     features = timm.create_model("vit_tiny_patch16_224", **{**SIZE, "depth": 3}, features_only=True)
     assert list(blocks.find(features)) == ["model"]

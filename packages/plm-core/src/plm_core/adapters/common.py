@@ -12,6 +12,7 @@ import torch
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor
 
+from plm_core.blocks import take_rows
 from plm_core.errors import NotSupported
 
 
@@ -65,7 +66,7 @@ def rotate(x: Tensor, table: Tensor, half: bool, back: bool = False) -> Tensor:
     return torch.cat([x[:, :, :prefix], apply_rot_embed_cat(x[:, :, prefix:], table, half=half)], 2)
 
 
-def rows(table: Tensor, kept: Tensor, prefix: int) -> Tensor:
+def kept_rows(table: Tensor, kept: Tensor, prefix: int) -> Tensor:
     """The rows of the tokens that are kept, of a table of patches: [..., P, D] -> [B, H or 1, n - prefix, D].
 
     Args:
@@ -73,7 +74,5 @@ def rows(table: Tensor, kept: Tensor, prefix: int) -> Tensor:
         kept: [B, n], places among all N tokens; those of the prefix are all there, and first.
         prefix: Number of tokens without a row.
     """
-    table, places = with_dimensions(table), kept[:, None, prefix:, None] - prefix
-    # not take_along_dim, which fixes a batch that is dynamic in an export
-    table = table.expand(kept.shape[0], -1, -1, -1)
-    return table.gather(2, places.expand(-1, table.shape[1], -1, table.shape[3]))
+    table = with_dimensions(table).expand(kept.shape[0], -1, -1, -1)
+    return take_rows(table, kept[:, prefix:] - prefix, dim=2)

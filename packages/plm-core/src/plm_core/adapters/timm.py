@@ -18,7 +18,7 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from plm_core.adapters.common import additive, identity, join_heads, refuse_masks, rotate, rows, split_heads
+from plm_core.adapters.common import additive, identity, join_heads, kept_rows, refuse_masks, rotate, split_heads
 from plm_core.blocks import BlockView, ModelView, Tokens, original_class
 from plm_core.errors import NotSupported
 
@@ -128,7 +128,7 @@ def _eva_block(block: Any, name: str) -> BlockView:
 
     def select(context: Mapping[str, Any], kept: Tensor) -> Mapping[str, Any]:
         context, rope = _without_mask(context, kept), context.get("rope")
-        return context if rope is None else {**context, "rope": rows(rope, kept, attn.num_prefix_tokens)}
+        return context if rope is None else {**context, "rope": kept_rows(rope, kept, attn.num_prefix_tokens)}
 
     return BlockView(
         block=block,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core.adapters.common import additive, identity, join_heads, refuse_masks, rotate, rows, split_heads
+from plm_core.adapters.common import additive, identity, join_heads, kept_rows, refuse_masks, rotate, split_heads
 from plm_core.blocks import BlockView, ModelView, Tokens
 from plm_core.errors import NotSupported
 from plm_core.utils.references import resolve
@@ -209,4 +209,4 @@ def _select(prefix: int, context: Mapping[str, Any], kept: Tensor) -> Mapping[st
     places = context.get("position_embeddings")
     if places is None:
         return context
-    return {**context, "position_embeddings": tuple(rows(part, kept, prefix) for part in places)}
+    return {**context, "position_embeddings": tuple(kept_rows(part, kept, prefix) for part in places)}

@@ -10,9 +10,11 @@ attention itself, Token Merging what happens between attention and MLP.
 - ``lookup``: from a model to its view.
 - ``patching``: a block's forward replaced, and restored.
 - ``swapping``: the class change that patching rests on.
+- ``gathering``: take some rows of each sample, such as the kept tokens.
 - ``examples``: a small model of each family, on which pieces are tried.
 """
 
+from plm_core.blocks.gathering import take_rows
 from plm_core.blocks.lookup import find, view
 from plm_core.blocks.patching import Forward, Patched, patch, patched_by, state_of, unpatch
 from plm_core.blocks.swapping import Swapped, original_class, swap, swap_back
@@ -36,6 +38,7 @@ __all__ = [
     "state_of",
     "swap",
     "swap_back",
+    "take_rows",
     "unpatch",
     "view",
 ]
