@@ -11,17 +11,20 @@ is the model's own keys and exists for every model.
 - ``files``: tensors read from and written to files.
 - ``mapping``: state dicts mapped between layouts, and the report on how they fit.
 - ``loading``: weights loaded into a model.
+- ``digests``: hash tensors, to compare models and files.
 - ``publishing``: weights and model folders written out.
 """
 
+from plm_core.weights.digests import digest, fingerprint
 from plm_core.weights.files import read, write
 from plm_core.weights.loading import load
 from plm_core.weights.mapping import Report, WeightsMismatch, export, layouts_for, mismatch, to_native
-from plm_core.weights.publishing import fingerprint, save, save_pretrained
+from plm_core.weights.publishing import save, save_pretrained
 
 __all__ = [
     "Report",
     "WeightsMismatch",
+    "digest",
     "export",
     "fingerprint",
     "layouts_for",

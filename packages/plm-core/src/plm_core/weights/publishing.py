@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from plm_core.errors import InputError
@@ -16,16 +14,6 @@ from plm_core.registry import registry
 from plm_core.utils.files import atomic_path, write_text
 from plm_core.weights.files import write
 from plm_core.weights.mapping import export
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of a model's tensors, as hex; the same on every device."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}|".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    return digest.hexdigest()
 
 
 def save(model: nn.Module, path: str | Path, layout: str | None = None) -> None:

@@ -1,0 +1,25 @@
+"""Digests of named tensors, by which two models or two files are compared."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from plm_core.layouts import State
+
+
+def digest(tensors: State) -> str:
+    """Compute SHA-256 over the names, dtypes, shapes and bytes of tensors, sorted by name, as hex."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        sha.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return sha.hexdigest()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Compute the `digest` of a model's state dict. It is the same on every device."""
+    return digest(model.state_dict())
