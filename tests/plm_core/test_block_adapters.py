@@ -1,4 +1,4 @@
-"""Block adapters of timm, torchvision and transformers: pieces make up the blocks, and follow the tokens kept."""
+"""Block adapters for timm, torchvision and transformers: pieces make up the blocks and follow the kept tokens."""
 
 import copy
 import inspect
@@ -40,7 +40,7 @@ HF = {
 
 
 def shaken(model):
-    """With parameters under which a scale, a norm or a bias left out would show."""
+    """Randomise the parameters, so that a scale, a norm or a bias that is left out would show."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
@@ -61,7 +61,7 @@ def only(model):
 
 
 def call_of(model, x, index=1):
-    """What a block gets and gives when the model runs: (view, tokens, context, output)."""
+    """Run a model and return the view of one block, with its tokens, context and output in this run."""
     view, calls = only(model).blocks[index], []
     arguments = tuple(inspect.signature(type(view.block).forward).parameters)[2:]
     hook = view.block.register_forward_hook(
@@ -74,17 +74,17 @@ def call_of(model, x, index=1):
     return view, *calls[0]
 
 
-# --- what is declared -------------------------------------------------------------------------------------------
+# --- declarations -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
-def test_adapters_name_what_there_is(name):
+def test_adapters_name_existing_objects(name):
     for reference in (*ADAPTERS[name].models, ADAPTERS[name].view):
         assert callable(resolve(reference))
 
 
 @pytest.mark.parametrize("name", GLOBAL)
-def test_examples_are_tiny_and_hold(name):
+def test_examples_are_tiny_and_pass_the_check(name):
     model, x = examples.make(ADAPTERS[name])
     with torch.no_grad():
         answer = examples.tensor_of(model(x))
@@ -92,7 +92,7 @@ def test_examples_are_tiny_and_hold(name):
         again, same_x = examples.make(ADAPTERS[name])
         assert torch.equal(examples.tensor_of(again(same_x)), answer)
     assert sum(p.numel() for p in model.parameters()) < 200_000
-    assert not torch.equal(answer[0], answer[1])  # no part of it is left at zero
+    assert not torch.equal(answer[0], answer[1])  # no layer is left at zero
     check_blocks(shaken(model), x)
 
 
@@ -224,10 +224,10 @@ def test_other_attention_of_timm_is_refused():
         blocks.find(model)
 
 
-# --- positions of the tokens kept -------------------------------------------------------------------------------
+# --- positions of the kept tokens -------------------------------------------------------------------------------
 
 ROTARY = ["rotary", "rotary, of each head and block", "DINOv3", "PE core", "fewer heads for keys", "rotary, registers"]
-KEPT = torch.tensor([[0, 2, 3, 7, 12, 16], [0, 1, 4, 9, 10, 15]])  # of a class token and 16 patches
+KEPT = torch.tensor([[0, 2, 3, 7, 12, 16], [0, 1, 4, 9, 10, 15]])  # among a class token and 16 patches
 
 
 @pytest.mark.parametrize("variant", ROTARY)
@@ -244,11 +244,11 @@ def test_timm_takes_the_rotations_that_are_selected(variant):
         few = x.take_along_dim(kept[:, :, None], 1)
         own = view.block(few, **chosen)
         torch.testing.assert_close(blocks.run_block(view, few, **chosen), own)
-    torch.testing.assert_close(own, y)  # all of them were selected last
-    assert context["rope"] is not chosen["rope"]  # the model's own is left alone
+    torch.testing.assert_close(own, y)  # the last selection is all tokens
+    assert context["rope"] is not chosen["rope"]  # the model's own table is unchanged
 
 
-def test_rotations_follow_patches_that_timm_dropped():
+def test_rotations_follow_the_patches_after_timm_dropped_some():
     for name in ("eva02_tiny_patch14_224", "vit_small_patch16_rope_mixed_224"):
         model = timm_model(name, patch_drop_rate=0.5)
         model.patch_drop.train()
@@ -319,7 +319,7 @@ COMPILED = {
 
 
 @pytest.mark.parametrize("make", COMPILED.values(), ids=COMPILED)
-def test_what_is_selected_compiles(make):
+def test_selection_compiles(make):
     view, x, context, _ = call_of(make(), IMAGE)
 
     def run(x, kept):
@@ -331,7 +331,7 @@ def test_what_is_selected_compiles(make):
 
 
 @pytest.mark.parametrize("piece", ["rope", "bias"])
-def test_a_view_that_lets_tokens_lose_their_places_is_found_out(monkeypatch, piece):
+def test_a_view_that_lets_tokens_lose_their_places_is_detected(monkeypatch, piece):
     name, adapter = {"rope": ("eva02_tiny_patch14_224", "eva"), "bias": ("beit_base_patch16_224", "beit")}[piece]
     model, honest = timm_model(name), getattr(timm_adapters, adapter)
 
@@ -366,7 +366,7 @@ def test_masks_of_timm(name, mask):
         torch.testing.assert_close(blocks.run_block(view, x, **masked), own)
         assert view.bias(**masked).dtype == x.dtype
         assert view.bias(**masked).ndim == 4
-        with pytest.raises(NotSupported, match="attention with attn_mask cannot be told"):
+        with pytest.raises(NotSupported, match="attention with attn_mask cannot be restricted"):
             view.select(masked, KEPT)
     causal = {**context, "attn_mask": None, "is_causal": True}
     with pytest.raises(NotSupported, match="is_causal"):
@@ -377,7 +377,7 @@ def test_masks_of_timm(name, mask):
 
 
 class Masked(nn.Module):
-    """Calls a model of transformers as for padded input."""
+    """A model of transformers, called as for padded input."""
 
     def __init__(self, model):
         super().__init__()
@@ -397,7 +397,7 @@ def test_masks_of_transformers(attention):
     check_blocks(Masked(model), IMAGE)
     view, x, context, _ = call_of(Masked(model), IMAGE)
     assert context["attention_mask"] is not None
-    with pytest.raises(NotSupported, match="attention with attention_mask cannot be told"):
+    with pytest.raises(NotSupported, match="attention with attention_mask cannot be restricted"):
         view.select(context, KEPT)
     with pytest.raises(NotSupported, match=r"an attention_mask of kind Tensor is for another attention implementation"):
         blocks.run_block(view, x, attention_mask=torch.ones(2, 17))
@@ -482,9 +482,9 @@ def test_towers_are_found_inside():
     text = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     for name in ("CLIP", "Siglip"):
         config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=HF)
-        found = blocks.find(getattr(transformers, f"{name}Model")(config))
-        assert list(found) == ["vision_model"]  # the text tower has none
-        assert len(found["vision_model"].blocks) == 2
+        views = blocks.find(getattr(transformers, f"{name}Model")(config))
+        assert list(views) == ["vision_model"]  # the text tower has none
+        assert len(views["vision_model"].blocks) == 2
     config = transformers.CLIPConfig(text_config=text, vision_config=HF)
     check_blocks(shaken(transformers.CLIPForImageClassification(config)), IMAGE)
     teacher = transformers_adapters.example("DeiTForImageClassificationWithTeacher", **HF)
@@ -496,17 +496,17 @@ def test_another_release_of_transformers_is_refused():
     model.encoder = nn.Module()
     model.encoder.layer = model.layers
     del model.layers
-    with pytest.raises(NotSupported, match=r"ViTModel of transformers \S+ is built otherwise than that of 5.24"):
+    with pytest.raises(NotSupported, match=r"ViTModel of transformers \S+ is not built as in 5.24"):
         blocks.find(model)
     model = hf_model("Dinov2Model")
     model.encoder.layer[0].attention.query = model.encoder.layer[0].attention.q_proj
     del model.encoder.layer[0].attention.q_proj
-    with pytest.raises(NotSupported, match="built otherwise"):
+    with pytest.raises(NotSupported, match="is not built as in"):
         blocks.find(model)
 
 
 def count(view, x, state, **context):
-    """Weighs in the number of blocks before this one, which is known only from what the tokens carry."""
+    """Count the blocks before this one, known only from the state of the tokens, and weigh the count in."""
     before = 0 if state is None else state
     y = blocks.run_block(view, x, **context)
     return y + before * y.flip(-1), before + 1
@@ -566,7 +566,7 @@ def test_the_tensor_of_an_answer():
     assert examples.tensor_of({"last_hidden_state": hidden, "pooler_output": None}) is hidden
     assert examples.tensor_of({"last_hidden_state": hidden, "pooler_output": pooled}) is pooled
     assert examples.tensor_of({"loss": None, "pooler_output": pooled, "logits": logits}) is logits
-    with pytest.raises(NotSupported, match="the answer is a list with none of logits"):
+    with pytest.raises(NotSupported, match="the output is a list with none of the tensors logits"):
         examples.tensor_of([hidden])
 
 

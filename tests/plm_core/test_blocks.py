@@ -1,4 +1,4 @@
-"""Block adapters: taking a block apart and putting it together gives the block, for everything timm's ViT can have."""
+"""Views, patches and copies of blocks: the pieces of every variant of timm's ViT make up the block again."""
 
 import copy
 import pickle
@@ -29,7 +29,7 @@ VARIANTS = {
 def test_pieces_make_up_the_block(name, options):
     torch.manual_seed(0)
     model = timm.create_model(name, **{**SIZE, **options}).eval()
-    for parameter in model.parameters():  # layer scale and others start where an error would not show
+    for parameter in model.parameters():  # layer scale and others start at values that would hide an error
         nn.init.normal_(parameter, std=0.2)
     check_blocks(model, torch.rand(2, 3, 32, 32))
 
@@ -66,7 +66,7 @@ def double(view, x, state, **context):
 
 
 def count(view, x, state, **context):
-    """Adds the number of blocks before this one, which is known only from what the tokens carry."""
+    """Count the blocks before this one, known only from the state of the tokens, and add the count."""
     before = 0 if state is None else state
     return blocks.run_block(view, x, **context) + before, before + 1
 
@@ -96,7 +96,7 @@ def test_a_patched_block_survives_a_copy_and_is_undone(name, copied):
         assert torch.equal(twin.forward_features(x), before)
 
 
-def test_what_tokens_carry_reaches_the_next_block_and_no_other_call():
+def test_the_state_of_tokens_reaches_the_next_block_and_no_other_call():
     model = timm.create_model("vit_tiny_patch16_224", **{**SIZE, "depth": 3}).eval()
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_what_tokens_carry_reaches_the_next_block_and_no_other_call():
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled.forward_features(x), model.norm(tokens))
     model.set_grad_checkpointing()
-    model.forward_features(x).sum().backward()  # recomputed blocks see what they saw before, or torch objects
+    model.forward_features(x).sum().backward()  # torch raises unless recomputed blocks see the same tensors
 
 
 def test_patches_stack_and_are_undone_in_order():

@@ -1,1 +1,1 @@
-"""The block adapters of other libraries' families: timm, torchvision, transformers."""
+"""Block adapters for the model families of other libraries: timm, torchvision and transformers."""

@@ -1,6 +1,6 @@
-"""What block adapters have in common: heads, masks, rotations, and the rows of tables for the tokens that are kept.
+"""Helpers that block adapters share: heads, masks, rotations, and the table rows of the kept tokens.
 
-Shapes as in `plm_core.blocks`; P is the number of patches, the tokens without the prefix.
+Shapes as in `plm_core.blocks`; P is the number of patches, that is, of the tokens after the prefix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plm_core.errors import NotSupported
 
 
 def identity(x: Tensor) -> Tensor:
-    """``x``: the normalisation of blocks that have it elsewhere, a layer scale that is not there."""
+    """Return ``x``. It stands for a norm that the block applies elsewhere, or a layer scale that it does not have."""
     return x
 
 
@@ -32,32 +32,32 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask, boolean (True attends) or additive, as what is added to the logits, with all four dimensions."""
+    """Convert a mask, boolean (True attends) or additive, to a bias of four dimensions to add to the logits."""
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
     return with_dimensions(mask)
 
 
 def with_dimensions(x: Tensor, number: int = 4) -> Tensor:
-    """``x`` with dimensions of one in front, as broadcasting would add them."""
+    """Add dimensions of size one in front of ``x`` until it has ``number`` of them, as broadcasting would."""
     return x.reshape((1,) * (number - x.ndim) + x.shape)
 
 
 def refuse_masks(context: Mapping[str, Any], *names: str) -> None:
-    """Raise NotSupported when one of these is in the context: a mask of all tokens says nothing about merged ones."""
+    """Raise NotSupported if the context has one of these masks: a mask of all tokens does not apply to merged ones."""
     for name in names:
         if context.get(name) is not None and context[name] is not False:
-            raise NotSupported(f"attention with {name} cannot be told for the tokens that are kept only")
+            raise NotSupported(f"attention with {name} cannot be restricted to the tokens that are kept")
 
 
 def rotate(x: Tensor, table: Tensor, half: bool, back: bool = False) -> Tensor:
-    """Rotate the patch tokens of q or k, which are the last ones; the prefix has no place.
+    """Rotate the patch tokens of q or k, which are the last ones. The prefix tokens have no position.
 
     Args:
-        x: [B, H, N, D].
+        x: q or k, [B, H, N, D].
         table: Sines, then cosines; [P, 2 D], or anything that broadcasts to [B, H, P, 2 D].
-        half: Pairs are channels d and d + D / 2, else 2 d and 2 d + 1.
-        back: The other way round.
+        half: Whether channel d pairs with d + D / 2; otherwise 2 d pairs with 2 d + 1.
+        back: Rotate in the opposite direction.
     """
     if back:
         sin, cos = table.chunk(2, -1)
@@ -67,12 +67,12 @@ def rotate(x: Tensor, table: Tensor, half: bool, back: bool = False) -> Tensor:
 
 
 def kept_rows(table: Tensor, kept: Tensor, prefix: int) -> Tensor:
-    """The rows of the tokens that are kept, of a table of patches: [..., P, D] -> [B, H or 1, n - prefix, D].
+    """Take the rows of the kept tokens from a table of all patches: [..., P, D] -> [B, H or 1, n - prefix, D].
 
     Args:
         table: [P, D], [H, P, D] or [B, H or 1, P, D].
-        kept: [B, n], places among all N tokens; those of the prefix are all there, and first.
-        prefix: Number of tokens without a row.
+        kept: Indices of the kept tokens among all N, [B, n]. It begins with all the prefix tokens.
+        prefix: Number of prefix tokens, which have no row in the table.
     """
     table = with_dimensions(table).expand(kept.shape[0], -1, -1, -1)
     return take_rows(table, kept[:, prefix:] - prefix, dim=2)

@@ -1,7 +1,7 @@
-"""The block adapters of families that no distribution of ours owns, as data; imports nothing heavy.
+"""The declarations of block adapters for timm, torchvision and transformers. This module imports nothing heavy.
 
-Each names the class that holds the blocks, in the module where it is defined; `plm_core.blocks.find` reaches it inside
-whatever is built around it. The examples are tiny, with 64 patches or so.
+Each declaration names the class that holds the blocks, by the module that defines it. `plm_core.blocks.find` reaches
+that class inside any model built around it. The examples are tiny and have about 64 patches.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from typing import Any
 
 from plm_core.hookspecs import BlockAdapter
 
-IMAGE, SPECTROGRAM, CLIP = (3, 64, 64), (128, 32), (8, 3, 32, 32)
+IMAGE = (3, 64, 64)  # channels, height, width
+SPECTROGRAM = (128, 32)  # frames, mel bins
+CLIP = (8, 3, 32, 32)  # frames, channels, height, width
 Options = Mapping[str, Any]
 
 
 def block_adapters() -> list[BlockAdapter]:
-    """Of timm, torchvision and transformers; those of families without a view say why there is none."""
+    """Return all block adapters for timm, torchvision and transformers.
+
+    For a family that cannot be supported, the view function raises NotSupported with the reason.
+    """
     return [*_timm(), *_torchvision(), *_transformers()]
 
 
@@ -103,11 +108,11 @@ def _transformers() -> list[BlockAdapter]:
         example: str,
         options: Options,
         input_size: tuple[int, ...] = IMAGE,
-        *others: str,
+        *other_models: str,
     ) -> BlockAdapter:
         return BlockAdapter(
             name=f"transformers-{name}",
-            models=tuple(f"transformers.models.{path}" for path in (model, *others)),
+            models=tuple(f"transformers.models.{path}" for path in (model, *other_models)),
             view=f"plm_core.adapters.{view}",
             example=("plm_core.adapters.transformers:example", {"model": example, **options}),
             input_size=input_size,

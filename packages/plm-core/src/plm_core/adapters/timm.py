@@ -1,6 +1,6 @@
-"""Block adapters of timm's transformers of one width: VisionTransformer, Eva, Beit.
+"""Block adapters for the timm transformers that have one width throughout: VisionTransformer, Eva and Beit.
 
-They cover ViT, DeiT, DINOv2, CLIP and SigLIP towers; EVA, EVA-02, DINOv3, Perception Encoder and rotary ViTs; BEiT.
+These cover ViT, DeiT, DINOv2, CLIP and SigLIP towers; EVA, EVA-02, DINOv3, Perception Encoder and rotary ViTs; BEiT.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from plm_core.errors import NotSupported
 
 
 def vision_transformer(model: VisionTransformer) -> ModelView:
-    """View of a timm VisionTransformer.
+    """Return the view of a timm VisionTransformer.
 
     Raises:
-        NotSupported: The blocks are not timm's standard pre-norm ones.
+        NotSupported: The blocks are not timm's standard pre-norm blocks.
     """
     blocks = _blocks(model, _vit_block, {Block}, {Attention})
     distill = int(isinstance(model, VisionTransformerDistilled))
@@ -37,10 +37,10 @@ def vision_transformer(model: VisionTransformer) -> ModelView:
 
 
 def eva(model: Eva) -> ModelView:
-    """View of a timm Eva; where it has rotary positions, blocks take them as ``rope``.
+    """Return the view of a timm Eva. Rotary positions, where the model has them, are the context ``rope`` of a block.
 
     Raises:
-        NotSupported: The blocks are not timm's own.
+        NotSupported: The blocks are not timm's own blocks.
     """
     blocks = _blocks(model, _eva_block, {EvaBlock, EvaBlockPostNorm}, {EvaAttention, AttentionRope})
     class_tokens = int(model.cls_token is not None)
@@ -49,10 +49,10 @@ def eva(model: Eva) -> ModelView:
 
 
 def beit(model: Beit) -> ModelView:
-    """View of a timm Beit; relative positions, of each block or shared, are in ``bias``.
+    """Return the view of a timm Beit. Its ``bias`` holds the relative positions, both those of a block and shared ones.
 
     Raises:
-        NotSupported: The blocks are not timm's own.
+        NotSupported: The blocks are not timm's own blocks.
     """
     blocks = _blocks(model, _beit_block, {timm_beit.Block}, {timm_beit.Attention})
     relative = model.rel_pos_bias is not None or any(
@@ -69,7 +69,7 @@ def _blocks(
             raise NotSupported(
                 f"blocks of kind {original_class(block).__name__} with attention "
                 f"{type(getattr(block, 'attn', None)).__name__} have no view yet; timm's "
-                f"{_either(known)} with {_either(attentions)} has"
+                f"{_either(known)} with {_either(attentions)} has one"
             )
     return tuple(view(block, f"blocks.{index}") for index, block in enumerate(model.blocks))
 
@@ -150,14 +150,16 @@ def _eva_block(block: Any, name: str) -> BlockView:
 def _beit_block(block: Any, name: str) -> BlockView:
     attn = block.attn
 
-    def bias(shared_rel_pos_bias: Tensor | None = None, kept: Tensor | None = None, **context: Any) -> Tensor | None:
-        found = shared_rel_pos_bias
+    def relative_bias(
+        shared_rel_pos_bias: Tensor | None = None, kept: Tensor | None = None, **context: Any
+    ) -> Tensor | None:
+        bias = shared_rel_pos_bias
         if attn.relative_position_bias_table is not None:
             own = attn.relative_position_bias_table[attn.relative_position_index].permute(2, 0, 1)
-            found = own if found is None else found + own
-        if found is None:
+            bias = own if bias is None else bias + own
+        if bias is None:
             return None
-        return found[None] if kept is None else found[:, kept[:, :, None], kept[:, None]].transpose(0, 1)
+        return bias[None] if kept is None else bias[:, kept[:, :, None], kept[:, None]].transpose(0, 1)
 
     return BlockView(
         block=block,
@@ -171,23 +173,23 @@ def _beit_block(block: Any, name: str) -> BlockView:
         residual=lambda x, normed: x,
         view_of=partial(_beit_block, name=name),
         mlp_residual=lambda x: x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x)))),
-        bias=bias,
-        select=lambda context, kept: {**context, "kept": kept},  # the bias is the block's, so it has to pick its rows
+        bias=relative_bias,
+        select=lambda context, kept: {**context, "kept": kept},  # the block computes the bias, so it selects rows there
         dropout=_dropout(attn),
     )
 
 
 def _fused(attn: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v of one projection; BEiT and EVA learn no bias for k, and add theirs to the projection."""
-    together = attn.qkv(normed)
+    """Compute q, k and v with one projection. BEiT and EVA learn no bias for k, and add theirs after the projection."""
+    qkv = attn.qkv(normed)
     if getattr(attn, "q_bias", None) is not None:
-        together = together + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias)).to(together.dtype)
-    q, k, v = together.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = qkv + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias)).to(qkv.dtype)
+    q, k, v = qkv.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return q, k, v
 
 
 def _unfused(attn: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v of a projection each; k and v may have fewer heads than q."""
+    """Compute q, k and v with three projections; k and v may have fewer heads than q."""
     kv_heads = getattr(attn, "num_kv_heads", attn.num_heads)
     return (
         split_heads(attn.q_proj(normed), attn.num_heads),
@@ -197,7 +199,7 @@ def _unfused(attn: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _projected(attn: Any, attended: Tensor, normed: Tensor) -> Tensor:
-    """What timm's attention modules do with the heads' answers."""
+    """Normalise, gate and project the output of the heads, as timm's attention modules do."""
     y = attn.norm(join_heads(attended))
     if attn.gate is not None:
         y = y * attn.gate(normed).sigmoid()
@@ -214,7 +216,7 @@ def _dropout(attn: Any) -> float:
 
 def _mask(block: nn.Module, attn_mask: Tensor | None = None, is_causal: bool = False, **context: Any) -> Tensor | None:
     if is_causal:
-        raise NotSupported("causal attention (is_causal=True) has no view; give it as attn_mask")
+        raise NotSupported("causal attention (is_causal=True) has no view; pass the mask as attn_mask")
     return None if attn_mask is None else additive(attn_mask, next(block.parameters()).dtype)
 
 

@@ -1,4 +1,4 @@
-"""Block adapter of torchvision's VisionTransformer."""
+"""Block adapter for torchvision's VisionTransformer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from plm_core.errors import NotSupported
 
 
 def vision_transformer(model: VisionTransformer) -> ModelView:
-    """View of a torchvision VisionTransformer.
+    """Return the view of a torchvision VisionTransformer.
 
     Raises:
-        NotSupported: The blocks, or their attention, are not torchvision's own.
+        NotSupported: The blocks or their attention are not torchvision's own classes.
     """
     blocks = []
     for name, block in model.encoder.layers.named_children():
         if original_class(block) is not EncoderBlock or type(block.self_attention) is not nn.MultiheadAttention:
             raise NotSupported(
                 f"blocks of kind {original_class(block).__name__} with attention {type(block.self_attention).__name__} "
-                "have no view yet; torchvision's EncoderBlock with MultiheadAttention has"
+                "have no view yet; torchvision's EncoderBlock with MultiheadAttention has one"
             )
         blocks.append(_block(block, f"encoder.layers.{name}"))
     return ModelView(model, tuple(blocks), Tokens(class_tokens=1))

@@ -1,7 +1,7 @@
-"""Block adapters of vision (and audio) transformers in Hugging Face transformers.
+"""Block adapters for the vision and audio models of Hugging Face transformers.
 
-Written for the module names of transformers 5.24; a release that has others is refused, not guessed at. Nothing of
-transformers is imported but by `example`: a view is asked for by whoever has a model.
+They are written for the module names of transformers 5.24. A release with other names is refused rather than guessed
+at. Only `example` imports transformers: anyone who asks for a view has imported it already, to make the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from plm_core.utils.references import resolve
 
 @dataclass(frozen=True)
 class Names:
-    """What a family calls the parts of its layers."""
+    """The names of the parts of a layer in one family."""
 
     layers: str
     norms: tuple[str, str]
@@ -33,7 +33,7 @@ class Names:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Modules that a layer has to have."""
+        """The modules that a layer must have."""
         inside = (f"{self.attention}.{part}" for part in ("q_proj", "k_proj", "v_proj", self.proj))
         return (*self.norms, "mlp", *inside)
 
@@ -57,40 +57,40 @@ VIDEOMAE_PARTS = (
 
 
 def vit(model: Any) -> ModelView:
-    """View of a ViTModel, DeiTModel, ASTModel or VivitModel."""
+    """Return the view of a ViTModel, DeiTModel, ASTModel or VivitModel."""
     return _model(model, VIT)
 
 
 def tower(model: Any) -> ModelView:
-    """View of a CLIPVisionModel or SiglipVisionModel."""
+    """Return the view of a CLIPVisionModel or SiglipVisionModel."""
     return _model(model, TOWER)
 
 
 def dinov2(model: Any) -> ModelView:
-    """View of a Dinov2Model, with registers or without."""
+    """Return the view of a Dinov2Model, with or without registers."""
     return _model(model, DINOV2)
 
 
 def dinov3(model: Any) -> ModelView:
-    """View of a DINOv3ViTModel, whose blocks take ``position_embeddings``."""
+    """Return the view of a DINOv3ViTModel. Its blocks take rotary positions as ``position_embeddings``."""
     return _model(model, DINOV3, positions="rotary")
 
 
 def videomae(model: Any) -> ModelView:
-    """View of a VideoMAEModel: joint attention over space and time, no special tokens."""
+    """Return the view of a VideoMAEModel, which attends over space and time at once and has no special tokens."""
     layers = _layers(model, VIDEOMAE, VIDEOMAE_PARTS)
     return ModelView(model, tuple(_videomae_block(layer, name) for name, layer in layers.items()), _tokens(model))
 
 
 def example(model: str, **options: Any) -> nn.Module:
-    """A model by its class in transformers, of a configuration with these options; random weights.
+    """Build a model with random weights from the name of its class in transformers and options of its configuration.
 
     Raises:
         MissingDependency: transformers is not installed.
     """
     cls = resolve(f"transformers:{model}")
-    made: nn.Module = cls(cls.config_class(**options))
-    return made
+    instance: nn.Module = cls(cls.config_class(**options))
+    return instance
 
 
 def _model(model: Any, names: Names, positions: str = "absolute") -> ModelView:
@@ -107,16 +107,16 @@ def _layers(model: Any, path: str, parts: tuple[str, ...]) -> dict[str, Any]:
                 layer.get_submodule(part)
     except AttributeError as e:
         raise NotSupported(
-            f"{type(model).__name__} of transformers {metadata.version('transformers')} is built otherwise than that "
-            f"of 5.24, for which there is a view: {e}"
+            f"{type(model).__name__} of transformers {metadata.version('transformers')} is not built as in 5.24, "
+            f"for which the view is written: {e}"
         ) from e
     return layers
 
 
 def _tokens(model: Any, positions: str = "absolute") -> Tokens:
-    has = {name for name in ("cls_token", "class_embedding", "distillation_token") if _has(model.embeddings, name)}
+    names = {name for name in ("cls_token", "class_embedding", "distillation_token") if _has(model.embeddings, name)}
     registers = model.config.num_register_tokens if _has(model.embeddings, "register_tokens") else 0
-    return Tokens(len(has - {"distillation_token"}), int("distillation_token" in has), registers, positions)
+    return Tokens(len(names - {"distillation_token"}), int("distillation_token" in names), registers, positions)
 
 
 def _has(module: nn.Module, name: str) -> bool:
@@ -206,7 +206,7 @@ def _mask(layer: nn.Module, attention_mask: Any = None, **context: Any) -> Tenso
 
 def _select(prefix: int, context: Mapping[str, Any], kept: Tensor) -> Mapping[str, Any]:
     refuse_masks(context, "attention_mask")
-    places = context.get("position_embeddings")
-    if places is None:
+    tables = context.get("position_embeddings")
+    if tables is None:
         return context
-    return {**context, "position_embeddings": tuple(kept_rows(part, kept, prefix) for part in places)}
+    return {**context, "position_embeddings": tuple(kept_rows(table, kept, prefix) for table in tables)}

@@ -1,4 +1,4 @@
-"""Families that need their tokens on a grid and have no view: the reason, for whoever asks."""
+"""Families whose windows need every token on a grid. Their view functions raise NotSupported with this reason."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from plm_core.errors import NotSupported
 
 
 def swin(model: nn.Module) -> ModelView:
-    """Raise NotSupported: of Swin there is no view."""
+    """Raise NotSupported, since the shifted windows of Swin need every token."""
     raise NotSupported(
-        f"windowed attention: {type(model).__name__} cuts its tokens, as a grid, into shifted windows and joins "
+        f"windowed attention: {type(model).__name__} cuts its grid of tokens into shifted windows and joins "
         "neighbours between stages, so every token is needed in its place"
     )
 
 
 def hiera(model: nn.Module) -> ModelView:
-    """Raise NotSupported: of timm's and transformers' Hiera there is no view, of ours there is."""
+    """Raise NotSupported for the Hiera of timm and of transformers. The models of our package hiera have a view."""
     raise NotSupported(
         f"windowed attention: {type(model).__name__} of {type(model).__module__.partition('.')[0]} attends inside mask "
-        "units and pools between stages; the hub's own hiera_* models have a view"
+        "units and pools between stages; the hiera_* models of the package hiera have a view"
     )

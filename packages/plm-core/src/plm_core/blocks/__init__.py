@@ -1,17 +1,17 @@
-"""How transforms reach into a model: its blocks taken apart, its special tokens, its positions.
+"""The way for a transform to reach into a model: its blocks taken apart, its special tokens, its positions.
 
 The package that owns a model family declares a `BlockAdapter` whose ``view`` function returns a `ModelView`. A
-transform asks `view(model)` and works on the pieces it gets, so it neither guesses attribute names nor imports the
-family's package. The pieces of a block are chosen such that `run_block` with plain attention equals the block's own
-forward (``plm_core.testing.check_blocks`` holds every adapter to that). A transform swaps one piece: Hydra the
-attention itself, Token Merging what happens between attention and MLP.
+transform calls `view(model)` and works on the pieces, so it neither guesses attribute names nor imports the family's
+package. `run_block` puts the pieces of a block together again. With plain attention it gives the block's own output,
+which ``plm_core.testing.check_blocks`` verifies for every adapter. A transform replaces one piece: Hydra Attention
+replaces the attention, and Token Merging adds a step between the attention and the MLP.
 
 - ``views``: a block and a model as transforms see them.
-- ``lookup``: from a model to its view.
-- ``patching``: a block's forward replaced, and restored.
-- ``swapping``: the class change that patching rests on.
+- ``lookup``: find the view of a model.
+- ``patching``: replace the forward of a block, and restore it.
+- ``swapping``: change the class of a module, which patching builds on.
 - ``gathering``: take some rows of each sample, such as the kept tokens.
-- ``examples``: a small model of each family, on which pieces are tried.
+- ``examples``: a small model of each family, for trying the pieces.
 """
 
 from plm_core.blocks.gathering import take_rows

@@ -12,10 +12,10 @@ from plm_core.utils.references import class_paths, resolve
 
 
 def view(model: nn.Module) -> ModelView:
-    """The view of a model through the adapter declared for its class.
+    """Return the view of a model, made by the adapter that is declared for its class.
 
     Raises:
-        NotSupported: No adapter for the class, or the adapter declines this instance and says why.
+        NotSupported: No adapter is declared for the class, or the adapter refuses this instance and gives the reason.
     """
     adapters = registry().for_class(BlockAdapter, model)
     if not adapters:
@@ -27,32 +27,36 @@ def view(model: nn.Module) -> ModelView:
         compiled = [name for name, child in part.named_children() if "_orig_mod" in child._modules]
         if compiled and isinstance(part, nn.ModuleList | nn.Sequential):
             raise NotSupported(f"block {path}.{compiled[0]} is compiled already: apply transforms first, then compile")
-    found: ModelView = resolve(adapters[0].view)(model)
-    return found
+    model_view: ModelView = resolve(adapters[0].view)(model)
+    return model_view
 
 
 def find(model: nn.Module) -> dict[str, ModelView]:
-    """Views of a model, or of the outermost models inside it that have one, by their dotted path ("" for itself).
+    """Find the view of a model, or the views of the outermost models inside it that have one.
 
-    Reaches a vision tower inside a larger model, and what a wrapper such as timm's ``features_only`` holds.
+    This reaches a vision tower inside a larger model, and the model inside a wrapper such as timm's ``features_only``.
+
+    Returns:
+        The views by dotted path; the path of ``model`` itself is "".
 
     Raises:
-        NotSupported: There is none; says what was found and what has adapters. Or an adapter declines.
+        NotSupported: Neither the model nor anything inside it has an adapter, or an adapter refuses its model. The
+            message names the class, and the adapters that there are.
     """
-    found: dict[str, ModelView] = {}
+    views: dict[str, ModelView] = {}
 
     def search(module: nn.Module, path: str) -> None:
         if registry().for_class(BlockAdapter, module):
-            found[path] = view(module)
+            views[path] = view(module)
         else:
             for name, child in module.named_children():
                 search(child, f"{path}.{name}" if path else name)
 
     search(model, "")
-    if not found:
+    if not views:
         known = sorted({entry.declaration.name for entry in registry().all(BlockAdapter).values()})
         raise NotSupported(
             f"no block adapter for {class_paths(model)[0].replace(':', '.')} nor for a model inside it; "
             f"there are adapters for: {', '.join(known)}; the package that owns a model can declare one"
         )
-    return found
+    return views

@@ -1,4 +1,4 @@
-"""A block's forward replaced, and restored."""
+"""Replacing the forward of a block, and restoring it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from plm_core.blocks.views import BlockView
 from plm_core.errors import NotSupported
 
 Forward = Callable[..., tuple[Tensor, Any]]
-"""(view, x, state, **context) -> y, state: what a patched block does instead of its own forward.
+"""The forward of a patched block: (view, x, state, **context) -> (y, state).
 
-``state`` is what the block before gave; None for the first. It travels as an attribute of the token tensor, so there
-is no state on the model: calls in several threads, recomputed checkpoints and compiled graphs each see their own."""
+``state`` is the value that the block before returned, and None for the first block. It travels as an attribute of the
+token tensor, and the model itself holds no state. So concurrent calls in several threads, recomputed checkpoints and
+compiled graphs each have their own."""
 
 _STATE = "_plm_state"
 
@@ -28,12 +29,12 @@ class _Patch:
 
 
 class Patched(Swapped):
-    """Mixed into the class of a patched block."""
+    """A mixin for the class of a patched block."""
 
     context_names: tuple[str, ...]
 
     def __call__(self, x: Tensor, *args: Any, **context: Any) -> Tensor:
-        """As nn.Module's; what ``x`` carries becomes an argument, since hooks (FSDP's) may replace ``x``."""
+        """Call the module, with the state of ``x`` as an argument, since hooks (those of FSDP) may replace ``x``."""
         state = state_of(x)
         if state is not None:
             context["state"] = state
@@ -41,7 +42,7 @@ class Patched(Swapped):
         return y
 
     def forward(self, x: Tensor, *args: Any, state: Any = None, **context: Any) -> Tensor:
-        """The last patch's forward."""
+        """Run the forward of the last patch, and attach the state that it returns to the tokens."""
         patch: _Patch = self.__dict__["plm_patches"][-1]
         context |= zip(self.context_names, args, strict=False)
         if context.get("output_attentions"):  # transformers collects them from modules that a patch does not call
@@ -53,14 +54,14 @@ class Patched(Swapped):
 
 
 def state_of(x: Tensor) -> Any:
-    """What the tokens that a patched block gave carry, see `Forward`; None for any other tensor."""
+    """Return the state that a patched block attached to its output tokens, see `Forward`; None for other tensors."""
     return getattr(x, _STATE, None)
 
 
 def patch(view: BlockView, forward: Forward) -> None:
-    """Replace a block's forward, see `Forward`; undone by `unpatch`. The last patch is the one that counts.
+    """Replace the forward of a block, see `Forward`; `unpatch` restores it. When patches stack, only the last one runs.
 
-    The block's class changes, as by `swap`. A pickle of the model needs a ``forward`` that pickles.
+    The class of the block changes, as with `swap`. To pickle the model, ``forward`` must be picklable.
     """
     block = view.block
     block.__dict__["plm_patches"] = (*block.__dict__.get("plm_patches", ()), _Patch(forward, view.view_of))
@@ -77,6 +78,6 @@ def unpatch(block: nn.Module) -> None:
 
 
 def patched_by(block: nn.Module) -> Forward | None:
-    """The forward of a block's last `patch`; None for a block as it was made."""
+    """Return the forward of the last `patch` of a block; None for a block that is not patched."""
     patches = block.__dict__.get("plm_patches")
     return patches[-1].forward if patches else None

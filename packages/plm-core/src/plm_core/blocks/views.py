@@ -1,4 +1,4 @@
-"""A block taken apart into pieces, and the block's own forward put together from them again.
+"""The views of a block and of a model: pieces, and `run_block`, which puts the pieces together again.
 
 Shapes: B batch, N tokens, C channels, H heads, D channels per head.
 """
@@ -13,61 +13,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Attend = Callable[..., Tensor]
-"""(q, k, v) -> attended, all [G, H, n, D]; also ``bias=`` and ``dropout=`` where a block has them, see `attend`."""
+"""An attention function: (q, k, v) -> attended, all [G, H, n, D]. It also gets ``bias=`` and ``dropout=`` from a block
+that has them, see `attend`."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens that stand before the patch tokens, in this order, and what marks a patch's place."""
+    """The numbers of special tokens, which stand before the patch tokens in this order, and the kind of positions."""
 
     class_tokens: int = 0
     distill_tokens: int = 0
     register_tokens: int = 0
     positions: str = "absolute"
-    """``absolute`` (added to the input), ``rotary`` (passed to each block) or ``bias`` (inside the attention)."""
+    """The kind: ``absolute`` (added to the input), ``rotary`` (passed to each block) or ``bias`` (in the attention)."""
 
     @property
     def prefix(self) -> int:
-        """Number of tokens that are not patches."""
+        """The number of tokens that are not patches."""
         return self.class_tokens + self.distill_tokens + self.register_tokens
 
 
 @dataclass(frozen=True)
 class BlockView:
-    """One block taken apart. ``x`` is whatever the block's own forward takes, [B, N, C] unless the family says so."""
+    """The pieces of one block. ``x`` is the input of the block's own forward, [B, N, C] unless the family differs."""
 
     block: nn.Module
     name: str
-    """Dotted path inside the model, ``blocks.3``."""
+    """The dotted path inside the model, such as ``blocks.3``."""
     num_heads: int
     normalize: Callable[[Tensor], Tensor]
     """x -> the input of the attention."""
     qkv: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    """(normalized x, **context) -> q, k, v, each [G, H, n, D] with q and k normed; G = B, or B times the number of
-    windows. The context is what the block's forward gets besides x, such as the ``rope`` of rotary families."""
+    """(normalized x, **context) -> q, k, v, each [G, H, n, D], with q and k normalized where the block does that. G is
+    B, or B times the number of windows. The context holds the other arguments of the block's forward, such as the
+    ``rope`` of rotary families."""
     proj: Callable[[Tensor, Tensor], Tensor]
-    """(attended [G, H, n, D], normalized x) -> the attention branch, as it is added to the skip."""
+    """(attended [G, H, n, D], normalized x) -> the output of the attention branch, which is added to the residual."""
     residual: Callable[[Tensor, Tensor], Tensor]
-    """(x, normalized x) -> what the attention branch is added to; x itself unless the block pools or widens."""
+    """(x, normalized x) -> the tensor that the branch is added to: x itself, unless the block pools or widens."""
     mlp_residual: Callable[[Tensor], Tensor]
-    """x after attention -> x after the MLP, its skip included."""
+    """x after the attention -> x after the MLP, including the residual connection."""
     view_of: Callable[[nn.Module], BlockView]
-    """The view of another block of the kind, such as a copy of this one."""
+    """block -> its view, for another block of the same kind, such as a copy of this one."""
     local: bool = False
-    """Attention inside windows only: tokens cannot be merged or dropped freely."""
+    """Whether the attention stays inside windows. If so, tokens cannot be merged or dropped freely."""
     pools: bool = False
-    """The block reduces the number of tokens itself."""
+    """Whether the block itself reduces the number of tokens."""
     bias: Callable[..., Tensor | None] = lambda **context: None
-    """(**context) -> what is added to the attention's logits, [G or 1, H or 1, N, N], such as BEiT's relative
-    positions; or None."""
+    """(**context) -> the bias that is added to the attention logits, [G or 1, H or 1, N, N], such as the relative
+    positions of BEiT; or None."""
     select: Callable[[Mapping[str, Any], Tensor], Mapping[str, Any]] = lambda context, kept: context
-    """(context, kept [B, n]) -> the context for the tokens kept only, by their places among all N; such as the rows of
-    ``rope``. Raises NotSupported when the context has what cannot follow, such as a mask."""
+    """(context, kept [B, n]) -> the context for the kept tokens only, such as their rows of ``rope``. ``kept`` holds
+    their indices among all N tokens. It raises NotSupported when something in the context cannot be selected, such as a
+    mask."""
     dropout: float = 0.0
-    """Rate of attention dropout, 0 in eval mode."""
+    """The rate of attention dropout, 0 in eval mode."""
     unrotate: Callable[..., Tensor] = lambda key, **context: key
-    """(k as ``qkv`` gives it, **context) -> k without the rotation of rotary families: what a token is, wherever it
-    stands."""
+    """(k from ``qkv``, **context) -> k without its rotary position, so that it depends on the content of the token
+    only."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +83,26 @@ class ModelView:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Softmax attention on torch's fused kernel; [G, H, n, D] in and out, a bias that broadcasts to [G, H, n, n]."""
+    """Compute softmax attention with torch's fused kernel.
+
+    Inputs and output are [G, H, n, D]; the bias broadcasts to [G, H, n, n].
+    """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
 def run_block(view: BlockView, x: Tensor, attention: Attend = attend, **context: Any) -> Tensor:
-    """A block's forward from its pieces, with another attention if asked."""
+    """Run a block from its pieces, optionally with another attention function."""
     return view.mlp_residual(_attended(view, x, attention, context))
 
 
 def _attended(view: BlockView, x: Tensor, attention: Attend, context: Mapping[str, Any]) -> Tensor:
-    """Apart from the MLP, so that nothing of the attention is in memory any more when that runs."""
+    """Run the part before the MLP. It is a function of its own so that its tensors are freed before the MLP runs."""
     normed = view.normalize(x)
     y = view.proj(attention(*view.qkv(normed, **context), **attention_kwargs(view, **context)), normed)
     return view.residual(x, normed) + y
 
 
 def attention_kwargs(view: BlockView, **context: Any) -> dict[str, Any]:
-    """What the attention of a block gets besides q, k and v: its bias and its dropout, where it has them."""
+    """Return the keyword arguments of a block's attention besides q, k and v: bias and dropout, where it has them."""
     bias = view.bias(**context)
     return ({} if bias is None else {"bias": bias}) | ({"dropout": view.dropout} if view.dropout else {})
