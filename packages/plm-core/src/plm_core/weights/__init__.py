@@ -1,18 +1,20 @@
-"""Weights in and out: safetensors, any known layout, strict, nothing half-loaded.
+"""Weights into and out of models: safetensors files, any known layout, and strict loading.
+
+A load that does not fit raises an error and leaves the model unchanged.
 
     load(model, "hf-hub:facebook/hiera_tiny_224.mae_in1k_ft_in1k")     # the layout is recognised
     load(model, "checkpoint.safetensors", layout="transformers")
     tensors = export(model, "official")
     save(model, "mine.safetensors", layout="timm")
 
-A layout's name is looked up among those declared for the model's class (``layouts_for(model)``). The layout ``native``
-is the model's own keys and exists for every model.
+A layout is the naming of tensors in one code base. The layouts of a model are those declared for its class
+(``layouts_for(model)``), and ``native``, its own keys, which every model has.
 
-- ``files``: tensors read from and written to files.
-- ``mapping``: state dicts mapped between layouts, and the report on how they fit.
-- ``loading``: weights loaded into a model.
+- ``files``: read and write the tensors of a file.
+- ``mapping``: map state dicts between layouts, and report how they fit.
+- ``loading``: load weights into a model.
 - ``digests``: hash tensors, to compare models and files.
-- ``publishing``: weights and model folders written out.
+- ``publishing``: write the weights of a model, or a folder for the Hub.
 """
 
 from plm_core.weights.digests import digest, fingerprint

@@ -1,4 +1,4 @@
-"""Tensors read from and written to files: safetensors, or pickles that can run no code, whole or not at all."""
+"""Reading and writing the tensors of a file: safetensors, or pickles with tensors only, which can run no code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plm_core.registry import registry
 from plm_core.utils.files import atomic_path
 from plm_core.utils.licenses import announce_repo
 
-# Wrappers around the state dict in checkpoints: Hiera, SAM 2, Lightning and others, MAE, timm's training script.
+# Keys under which checkpoints hold the state dict: Hiera; SAM 2 and MAE; Lightning and others; timm's training script.
 WRAPPERS = ("model_state", "model", "state_dict", "state_dict_ema")
 
 
@@ -26,11 +26,12 @@ def read(source: str | Path | State, allow_pickle: bool = False) -> dict[str, Te
     """Read the tensors of a file, of a folder with model.safetensors, or of a repository on the Hub.
 
     Args:
-        source: A path, ``[hf-hub:]org/name[@revision]`` (an existing path wins), or a dict of tensors, which is copied.
-        allow_pickle: Also read .bin, .pt and .pth, with torch's ``weights_only=True``: nothing in them is executed.
+        source: A path, ``[hf-hub:]org/name[@revision]`` (an existing path takes precedence), or a dict of tensors, of
+            which a shallow copy is returned.
+        allow_pickle: Also read .bin, .pt and .pth files, with torch's ``weights_only=True``, which runs no code.
 
     Raises:
-        WeightsError: Not there, corrupt, a pickle, or a pickle that wants to run code.
+        WeightsError: The file does not exist, is corrupt, is a pickle, or is a pickle that would run code.
     """
     if isinstance(source, Mapping):
         return check_state(dict(source), "the dict")
@@ -58,12 +59,12 @@ def _locate(source: str | Path) -> Path:
             raise WeightsError(f"folder {str(source)!r} has no {WEIGHTS_FILE}")
     if path.is_file():
         return path
-    where = HubFile.parse(source) if isinstance(source, str) else None
-    if where is not None:
-        announce_repo(where.repo, registry().declared(Model))
-    if where is None or str(source).endswith((".safetensors", *PICKLES)):
+    hub_file = HubFile.parse(source) if isinstance(source, str) else None
+    if hub_file is not None:
+        announce_repo(hub_file.repo, registry().declared(Model))
+    if hub_file is None or str(source).endswith((".safetensors", *PICKLES)):
         raise WeightsError(f"source {str(source)!r} is neither a file nor a repository 'org/name[@revision]'")
-    return fetch(where)
+    return fetch(hub_file)
 
 
 def _read_pickle(path: Path) -> Any:
@@ -72,15 +73,15 @@ def _read_pickle(path: Path) -> Any:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        if wanted := re.search(r"GLOBAL (\S+)", str(e)):
+        if global_name := re.search(r"GLOBAL (\S+)", str(e)):
             raise WeightsError(
-                f"{path} is refused: it holds more than tensors ({wanted[1]}) and could run code when read"
+                f"{path} is refused: it holds more than tensors ({global_name[1]}) and could run code when read"
             ) from e
         detail = re.search(r"WeightsUnpickler error:\s*(.+)", str(e))
         raise WeightsError(
             f"{path} cannot be read as a pickle of tensors only" + (f": {detail[1]}" if detail else "")
         ) from e
-    except Exception as e:  # torch raises RuntimeError, EOFError, KeyError ... on files that are cut or not its own
+    except Exception as e:  # torch raises RuntimeError, EOFError, KeyError and others on truncated or foreign files
         raise WeightsError(f"{path} cannot be read as a torch checkpoint: {type(e).__name__}") from e
     for wrapper in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
@@ -89,7 +90,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def check_state(state: Any, what: str) -> dict[str, Tensor]:
-    """Return ``state`` as a dict; raise WeightsError, naming ``what``, unless it is one of tensors by name."""
+    """Return ``state`` as a dict, or raise a WeightsError that names ``what`` unless it maps names to tensors."""
     wrong = "not a dict" if not isinstance(state, dict) else None
     if wrong is None:
         wrong = next((repr(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))), None)
@@ -99,11 +100,16 @@ def check_state(state: Any, what: str) -> dict[str, Tensor]:
 
 
 def write(state: State, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all; dtypes are kept, views are made contiguous.
+    """Write tensors to a safetensors file, whole or not at all. Dtypes are kept, and views become contiguous.
+
+    Args:
+        state: Tensors by name.
+        path: A path that ends in .safetensors.
+        metadata: Further entries for the header of the file.
 
     Raises:
         InputError: The path does not end in .safetensors.
-        WeightsError: It cannot be written; what stood there before is untouched.
+        WeightsError: The file cannot be written. A file that was there before is unchanged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -112,9 +118,9 @@ def write(state: State, path: str | Path, metadata: Mapping[str, str] | None = N
     if path.suffix != ".safetensors":
         raise InputError(f"path {str(path)!r} must end in .safetensors")
     try:
-        # clone: views of one storage (a split projection) are separate tensors in a file
+        # clone, since views of one storage (a split projection) must become separate tensors in the file
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         with atomic_path(path) as part:
             save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
-    except (SafetensorError, OSError, ValueError, RuntimeError) as e:  # the latter two for sparse and meta tensors
+    except (SafetensorError, OSError, ValueError, RuntimeError) as e:  # the last two are for sparse and meta tensors
         raise WeightsError(str(e) if isinstance(e, FileError) else f"cannot write {path}: {e}") from e

@@ -1,4 +1,4 @@
-"""Weights loaded into a model, all or nothing."""
+"""Loading weights into a model, all or nothing."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _log = logging.getLogger("plm_core")
 def load(model: nn.Module, source: str | Path | State, layout: str | None = None) -> Report:
     """Load weights into a model, all or nothing.
 
-    A model with a method ``resample(key, tensor) -> tensor`` may bring tensors for another input size (position tables)
-    to its own; a logged line names them.
+    A model with a method ``resample(key, tensor) -> tensor`` may resize tensors that are for another input size
+    (position tables) to its own. A logged line names them.
 
     Args:
-        model: Any model; one on the meta device takes the tensors as they are (dtype included), others copy them.
-        source: See `read`.
-        layout: Name of the layout of the source; recognised when None.
+        model: Any model. One on the meta device takes the tensors unchanged, with their dtypes. Others copy the values.
+        source: A file, a folder, a repository on the Hub or a dict of tensors, see `read`.
+        layout: Name of the layout of the source (default: the layout that fits best).
 
     Returns:
-        The report, whose ``layout`` says which one it was.
+        A report whose ``layout`` names the layout of the source.
 
     Raises:
-        WeightsMismatch: Something is missing, unexpected or of another shape; the model is unchanged.
+        WeightsMismatch: Tensors are missing, unexpected or of another shape. The model is unchanged.
         WeightsError: The source cannot be read.
-        InputError: No such layout for this model.
+        InputError: The model has no such layout.
     """
     state = read(source)
     mapped, report = to_native(model, state, layout)
@@ -47,22 +47,32 @@ def load(model: nn.Module, source: str | Path | State, layout: str | None = None
             raise WeightsError(f"{key} is {value.dtype} in the source and {own[key].dtype} in the model")
     on_meta = any(p.is_meta for p in own.values())
     if on_meta and isinstance(source, Mapping):
-        mapped = {key: value.clone() for key, value in mapped.items()}  # assigning the caller's would share them
+        mapped = {key: value.clone() for key, value in mapped.items()}  # assign would share the caller's tensors
     model.load_state_dict(mapped, strict=True, assign=on_meta)
     return report
 
 
 def resampled(
-    model: nn.Module, mapped: dict[str, Tensor], report: Report, wanted: Mapping[str, tuple[int, ...]]
+    model: nn.Module, mapped: dict[str, Tensor], report: Report, expected: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Tensor], Report]:
-    """Let the model bring tensors of another shape to its own; says so only if then everything fits."""
+    """Let the model resize tensors of another shape. The result counts, and is logged, only if everything then fits.
+
+    Args:
+        model: A model that may have a method ``resample``.
+        mapped: Tensors by the model's own keys.
+        report: How they fit.
+        expected: Shapes by the model's own keys.
+
+    Returns:
+        The tensors and the report, with the resized tensors or unchanged.
+    """
     resample = getattr(model, "resample", None)
     if resample is None:
         return mapped, report
     changed = {key: resample(key, mapped[key]) for key in report.mismatched}
-    again = compare(report.layout, mapped | changed, report.unmapped, wanted)
-    if not again.ok:
+    new_report = compare(report.layout, mapped | changed, report.unmapped, expected)
+    if not new_report.ok:
         return mapped, report
     shapes = (f"{key} {list(mapped[key].shape)} to {list(value.shape)}" for key, value in changed.items())
     _log.warning("resampled for another input size, which costs accuracy until finetuned: %s", ", ".join(shapes))
-    return mapped | changed, again
+    return mapped | changed, new_report

@@ -1,8 +1,7 @@
-"""State dicts mapped between the layouts of code bases, with a report on how they fit a model."""
+"""Mapping state dicts between the layouts of code bases, with a report on how they fit a model."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,24 +17,24 @@ from plm_core.utils.references import resolve
 NATIVE = WeightLayout(name="native", models=(), help="the model's own keys")
 
 SHOWN = 4
-
-_log = logging.getLogger("plm_core")
+"""The number of keys that a message names before it only counts the rest."""
 
 
 @dataclass
 class Report:
-    """How a state dict fits a model. Keys are the model's own."""
+    """A report on how a state dict fits a model. Keys are the model's own."""
 
     layout: str
     closest: str | None = None
-    """The layout that fits better, where another one was asked for."""
+    """The layout that fits better than the requested one, if there is one."""
     unmapped: list[str] = field(default_factory=list)
-    """Keys of the source that the layout has no place for; ``unexpected`` lists them too."""
+    """The keys of the source that the layout has no place for; ``unexpected`` lists them too."""
     num_fitting: int = 0
+    """The number of tensors that fit."""
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    """Key -> (shape in the source, shape in the model)."""
+    """The two shapes of each key: (in the source, in the model)."""
 
     @property
     def ok(self) -> bool:
@@ -43,7 +42,7 @@ class Report:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def message(self, what: str) -> str:
-        """One line that says what does not fit."""
+        """Return the message of one line that names ``what`` (the model) and all that does not fit."""
         faults = []
         if self.missing:
             faults.append(f"missing: {_some(self.missing)}")
@@ -66,7 +65,7 @@ def _some(items: list[str]) -> str:
 
 
 class WeightsMismatch(WeightsError):
-    """Weights do not fit; ``report`` lists everything that the message abbreviates."""
+    """The error for weights that do not fit a model; ``report`` lists everything that the message abbreviates."""
 
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
@@ -74,8 +73,8 @@ class WeightsMismatch(WeightsError):
 
 
 def layouts_for(model: nn.Module) -> dict[str, WeightLayout]:
-    """The layouts known for a model's class by name, ``native`` first."""
-    # nearest class last, so that its layouts take the place of the same names of its bases
+    """Return the layouts declared for a model's class by name, with ``native`` first."""
+    # the nearest class comes last, so that its layouts replace those of the same name of its bases
     return {layout.name: layout for layout in (NATIVE, *reversed(registry().for_class(WeightLayout, model)))}
 
 
@@ -91,16 +90,20 @@ def _rules(model: nn.Module, layout: WeightLayout) -> tuple[Rule, ...]:
 
 
 def export(model: nn.Module, layout: str | None = None) -> dict[str, Tensor]:
-    """The model's tensors under the names and shapes of a layout (the model's own when None).
+    """Return the tensors of a model under the names and in the shapes of a layout.
+
+    Args:
+        model: Any model.
+        layout: Name of the layout (default: the model's own keys).
 
     Raises:
-        InputError: No such layout for this model.
+        InputError: The model has no such layout.
         NotSupported: The other code base has no such variant of the model.
         WeightsError: The layout has no place for some of the model's tensors.
     """
-    mapped, left = convert(model.state_dict(), _rules(model, _layout(model, layout or "native")), to="foreign")
-    if left:
-        raise WeightsError(f"layout {layout!r} has no place for {_some(left)} of {type(model).__name__}")
+    mapped, unmapped = convert(model.state_dict(), _rules(model, _layout(model, layout or "native")), to="foreign")
+    if unmapped:
+        raise WeightsError(f"layout {layout!r} has no place for {_some(unmapped)} of {type(model).__name__}")
     return mapped
 
 
@@ -108,15 +111,19 @@ def to_native(model: nn.Module, state: State, layout: str | None = None) -> tupl
     """Map a state dict to the model's own keys.
 
     Args:
-        model: Decides which layouts are known and what is expected; may be on the meta device.
+        model: The model that the tensors are for; it may be on the meta device.
         state: Tensors in some layout.
-        layout: The layout's name; the one that fits best when None.
+        layout: Name of the layout (default: the layout that fits best).
 
     Returns:
-        The mapped tensors and how they fit.
+        The mapped tensors, and a report on how they fit.
+
+    Raises:
+        InputError: The model has no such layout.
+        NotSupported: The other code base has no such variant of the model.
     """
     layouts = list(layouts_for(model).values()) if layout is None else [_layout(model, layout)]
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     best: tuple[dict[str, Tensor], Report] | None = None
     for candidate in layouts:
         try:
@@ -125,8 +132,8 @@ def to_native(model: nn.Module, state: State, layout: str | None = None) -> tupl
             if layout is not None:
                 raise
             continue
-        mapped, left = convert(state, rules, to="native")
-        report = compare(candidate.name, mapped, left, wanted)
+        mapped, unmapped = convert(state, rules, to="native")
+        report = compare(candidate.name, mapped, unmapped, expected)
         # a layout that knows every key beats one that fits as many tensors but leaves some over
         if best is None or (report.num_fitting, -len(report.unexpected)) > (
             best[1].num_fitting,
@@ -143,7 +150,7 @@ def compare(layout: str, mapped: State, unmapped: list[str], expected: Mapping[s
     """Report how mapped tensors fit the shapes that a model expects.
 
     Args:
-        layout: Name of the layout that they were mapped from.
+        layout: Name of the layout that the tensors were mapped from.
         mapped: Tensors by the model's own keys.
         unmapped: Keys of the source that the layout has no place for.
         expected: Shapes by the model's own keys.
@@ -160,7 +167,7 @@ def compare(layout: str, mapped: State, unmapped: list[str], expected: Mapping[s
 
 
 def mismatch(report: Report, what: str, model: nn.Module, state: State) -> WeightsMismatch:
-    """The error that says how ``state`` does not fit, and which layout it is closest to if that was not the one."""
+    """Return the error that says how ``state`` does not fit, and names the closest layout if another was requested."""
     best = to_native(model, state)[1]
     if best.num_fitting > report.num_fitting:
         report.closest = best.layout

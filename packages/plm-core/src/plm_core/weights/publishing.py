@@ -1,4 +1,4 @@
-"""Weights written out: one file, or a folder for the Hugging Face Hub."""
+"""Writing the weights of a model: one file, or a folder for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -17,34 +17,52 @@ from plm_core.weights.mapping import export
 
 
 def save(model: nn.Module, path: str | Path, layout: str | None = None) -> None:
-    """Write a model's weights as safetensors in a layout (the model's own when None), whole or not at all."""
+    """Write the weights of a model to a safetensors file, whole or not at all.
+
+    Args:
+        model: Any model.
+        path: A path that ends in .safetensors.
+        layout: The layout to write (default: the model's own keys).
+
+    Raises:
+        InputError: The path does not end in .safetensors, or the model has no such layout.
+        NotSupported: The other code base has no such variant of the model.
+        WeightsError: The layout has no place for some of the tensors, or the file cannot be written.
+    """
     write(export(model, layout), path, {"layout": layout or "native"})
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, license: str, card: str = "") -> None:
-    """Write a folder for the Hub: model.safetensors, timm's config.json and README.md with the weights' license.
+    """Write a folder for the Hub: model.safetensors, timm's config.json, and README.md with the license of the weights.
 
-    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and, after `plm_core.hub.push`, ``hf-hub:org/name``
-    read it back.
+    Both ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and, after `plm_core.hub.push`,
+    ``timm.create_model("hf-hub:org/name", pretrained=True)`` read it back.
 
     Args:
-        model: A model made by ``create_model``.
-        folder: Where to; made when absent.
-        license: SPDX identifier of the weights.
+        model: A model from ``create_model``.
+        folder: The folder to write to. It is created if it does not exist.
+        license: SPDX identifier of the license of the weights.
         card: Text of the model card below its front matter.
+
+    Raises:
+        InputError: The model cannot be created by name again, or the license is empty.
+        FileError: A file cannot be written.
+        WeightsError: The weights cannot be written.
     """
     from timm.models._hub import save_config_for_hf
 
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if not name or not hasattr(model, "num_classes"):
-        raise InputError("model is none that can be made again: make it with plm_core.create_model, not features_only")
+        raise InputError(
+            "model cannot be created again by name: create it with plm_core.create_model, without features_only"
+        )
     if not license:
         raise InputError("license is empty: name the SPDX identifier of the weights")
-    license = license.lower()  # as the Hub spells SPDX identifiers
+    license = license.lower()  # the Hub's spelling of SPDX identifiers
     folder = Path(folder)
     save(model, folder / WEIGHTS_FILE)
     with atomic_path(folder / "config.json") as part:
-        # what timm kept of the weights that the model may once have started from is not about these
+        # timm's configuration still describes the weights that the model may have started from, not these
         save_config_for_hf(model, part, {"pretrained_cfg": {"license": license, "description": None}})
     declared = registry().all(Model).get(name)
     task = [declared.declaration.task] if declared else []
