@@ -1,7 +1,7 @@
-"""Supervised training of classifiers, as the papers of the hub have it: what is mixed, smoothed and augmented.
+"""Supervised training of classifiers as in the papers: with mixup and cutmix, label smoothing and augmentation.
 
-A config is data, so that a change is ``dataclasses.replace``; the loop is `plm_core.training.fit`. It needs the extra
-``plm-core[train]``.
+A config is data, and `dataclasses.replace` makes a changed one. The loop is `plm_core.training.fit`. Training needs the
+extra ``plm-core[train]``.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from plm_core.training import Recipe, TrainResult, fit
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """A supervised training of a classifier, from pretrained weights or from scratch.
+    """The settings of a supervised training of a classifier, from pretrained weights or from scratch.
 
     Attributes:
         recipe: The optimisation.
-        drop_path: Rate of the last block.
-        dropout: Before the classifier.
-        auto_augment: timm's name for RandAugment; None for none.
-        mixup: Alpha of mixup; 0 for none.
-        cutmix: Alpha of cutmix; 0 for none.
+        drop_path: Drop-path rate of the last block.
+        dropout: Dropout rate before the classifier.
+        auto_augment: RandAugment policy, as timm spells it; None for no RandAugment.
+        mixup: Alpha of mixup; 0 for no mixup.
+        cutmix: Alpha of cutmix; 0 for no cutmix.
         smoothing: Label smoothing.
-        scale: Area of the random crops, as fractions of the picture's.
-        hflip: Probability of a horizontal flip; 0 where left and right are not the same to the labels.
+        scale: Smallest and largest area of a random crop, as fractions of the image.
+        hflip: Probability of a horizontal flip; 0 if a flip can change the label.
     """
 
     recipe: Recipe
@@ -50,14 +50,14 @@ class FinetuneConfig:
 def finetune(
     model: nn.Module, data: Dataset[Any], config: FinetuneConfig, num_classes: int, **options: Any
 ) -> TrainResult:
-    """Supervised training in place, as `plm_core.training.fit`.
+    """Train a classifier in place with `plm_core.training.fit`.
 
     Args:
-        model: Answers with logits [B, num_classes] in training mode, as any timm model does.
-        data: Gives (input, label), as `finetune_transform` and a folder dataset make them.
-        config: Drop path and dropout are the model's own; make it with them.
+        model: A model that returns logits [B, num_classes] in training mode, as any timm model does.
+        data: A dataset of (input, label), such as a folder dataset with `finetune_transform`.
+        config: The settings. Drop path and dropout belong to the model, so create it with these rates.
         num_classes: Number of classes.
-        **options: Of `fit`.
+        **options: Options of `fit`.
     """
     mix = mixer(config, num_classes)
     criterion = SoftTargetCrossEntropy() if mix else nn.CrossEntropyLoss(label_smoothing=config.smoothing)
@@ -71,12 +71,13 @@ def finetune(
 
 
 def mixer(config: FinetuneConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Timm's mixup and cutmix of a batch (inputs, labels) -> (inputs, soft labels); of clips, all frames alike.
+    """Return timm's mixup and cutmix as a function (inputs, labels) -> (inputs, soft labels).
 
-    None when the config has neither. The first of a batch is mixed with the last, and so on.
+    It mixes the first sample of a batch with the last, the second with the last but one, and so on. All frames of a
+    clip are mixed alike. It raises InputError for an odd batch, which timm refuses.
 
-    Raises:
-        InputError: When called with an odd batch, which timm refuses.
+    Returns:
+        The function, or None if the config has neither mixup nor cutmix.
     """
     if not (config.mixup or config.cutmix):
         return None
@@ -87,15 +88,18 @@ def mixer(config: FinetuneConfig, num_classes: int) -> Callable[[Tensor, Tensor]
             raise InputError(
                 f"mixup and cutmix need an even batch, not {len(x)} samples at once: see per_device_batch_size"
             )
-        pictures = x.flatten(1, 2).clone() if x.ndim == 5 else x.clone()  # timm mixes in place, and four dimensions
-        pictures, soft = mixup(pictures, y)
-        return pictures.view_as(x), soft
+        images = x.flatten(1, 2).clone() if x.ndim == 5 else x.clone()  # timm mixes in place, and takes 4 dimensions
+        images, soft = mixup(images, y)
+        return images.view_as(x), soft
 
     return mix
 
 
 def finetune_transform(size: Sequence[int], config: FinetuneConfig, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """PIL image -> float [3, height, width]: random crop and flip, RandAugment, normalised."""
+    """Return the training preprocessing, PIL image -> float [3, height, width].
+
+    The image is cropped and flipped at random, augmented with RandAugment, and normalised.
+    """
     return create_transform(
         (3, *size),
         is_training=True,
@@ -110,17 +114,20 @@ def finetune_transform(size: Sequence[int], config: FinetuneConfig, mean: Sequen
 
 
 def eval_transform(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> Any:
-    """PIL image -> float [3, height, width]: resized by 8 / 7, cut from the centre, normalised."""
+    """Return the evaluation preprocessing, PIL image -> float [3, height, width].
+
+    The image is resized to 8 / 7 of the size, cropped at the centre, and normalised.
+    """
     return create_transform((3, *size), interpolation="bicubic", crop_pct=0.875, mean=tuple(mean), std=tuple(std))
 
 
 def accuracy(model: nn.Module, data: Dataset[Any], batch_size: int = 64, num_workers: int = 0) -> float:
-    """Top-1 in % of a classifier on a dataset of (input, label)."""
+    """Compute the top-1 accuracy of a classifier in percent, on a dataset of (input, label)."""
     model.eval()
-    right = total = 0
+    correct = total = 0
     device = next(model.parameters()).device
     with torch.inference_mode():
         for x, y in torch.utils.data.DataLoader(data, batch_size, num_workers=num_workers):
-            right += int((model(x.to(device)).argmax(1).cpu() == y).sum())
+            correct += int((model(x.to(device)).argmax(1).cpu() == y).sum())
             total += len(y)
-    return 100 * right / total
+    return 100 * correct / total

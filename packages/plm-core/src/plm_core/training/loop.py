@@ -1,4 +1,4 @@
-"""One way to train any model: a recipe, a loss and data, driven by transformers' Trainer."""
+"""`fit`, which trains a model by a recipe with transformers' Trainer, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training leaves.
+    """The result of a training.
 
     Attributes:
-        state: The whole state dict on the CPU, also where the model was sharded; empty but on the main process.
+        state: The whole state dict on the CPU, also if the model was sharded. It is empty except on the main process.
         history: Logged values by step.
-        main: Whether this process is the one that should write results.
+        main: Whether this is the main process, which should write the results.
     """
 
     state: dict[str, Tensor]
@@ -64,30 +64,32 @@ def fit(
     """Train a model in place.
 
     Args:
-        model: What to train. Its ``no_weight_decay()`` and ``group_matcher()`` are honoured where it has them.
-        data: Map-style dataset. What it draws from the random generators of Python, NumPy
-            and torch is seeded by seed, epoch and index.
-        loss: ``loss(model, batch)``, a scalar or a scalar and named parts to log. It must call the model that it is
-            given, which may be wrapped.
-        recipe: How to optimise.
-        out: Folder for checkpoints, each ``save_steps`` and at the end, the last two kept; None for none.
-        resume: Go on from the newest complete checkpoint in ``out``; start anew where there is none.
+        model: The model to train. Its ``no_weight_decay()`` and ``group_matcher()`` are used if it has them.
+        data: A map-style dataset. The random generators of Python, NumPy and torch are seeded for each sample, by
+            seed, epoch and index.
+        loss: A function ``loss(model, batch)`` that returns a scalar, or a scalar and named parts to log. It must call
+            the model of its argument, which may be a wrapper.
+        recipe: The optimisation.
+        out: Folder for checkpoints, written each ``save_steps`` and at the end. The last two are kept. None for no
+            checkpoints.
+        resume: Whether to continue from the newest complete checkpoint in ``out``, if there is one.
         save_steps: Optimiser steps between checkpoints.
-        seed: Of everything random.
-        collate: Makes a batch of samples.
+        seed: Random seed.
+        collate: A function that makes a batch from a list of samples.
         num_workers: Processes that load data.
-        per_device_batch_size: Samples that a device takes at once. Where that is fewer than its share of
-            ``recipe.batch_size``, gradients are accumulated.
-        precision: "bf16" and "fp16" train under autocast.
-        max_steps: Stop after this many optimiser steps (the schedule stays that of the whole training).
+        per_device_batch_size: Samples per forward pass on one device (default: the device's share of
+            ``recipe.batch_size``). If it is smaller than that share, gradients are accumulated.
+        precision: "fp32", or "bf16" or "fp16" to train under autocast.
+        max_steps: Stop after this many optimiser steps. The schedule is still that of the whole training.
         log_steps: Steps between logged values.
-        fsdp: Shard parameters over the processes (FSDP) instead of copying them (DDP).
-        callbacks: Of transformers (TrainerCallback).
+        fsdp: Whether to shard the parameters over the processes (FSDP) instead of copying them (DDP).
+        callbacks: Callbacks of transformers (TrainerCallback).
 
     Raises:
-        InputError: The batch does not divide over the processes, or is larger than the data; checkpoints in ``out``
-            without ``resume``; samples with NaN or infinite values, or a loss that is, with the samples named.
-        FileError: The folder cannot be made.
+        InputError: The batch size does not divide over the processes or is larger than the data; ``out`` has
+            checkpoints and ``resume`` is False; a sample or the loss is NaN or infinite, in which case the message
+            names the samples.
+        FileError: The folder cannot be created.
         MissingDependency: The extra plm-core[train] is not installed.
     """
     try:
@@ -123,7 +125,7 @@ def fit(
             use_cpu=not torch.accelerator.is_available(),
             **_shares(recipe, per_device_batch_size),
         )
-        # several GPUs without torchrun would become nn.DataParallel, with a batch as many times larger
+        # without torchrun, several GPUs would become nn.DataParallel, with a batch that many times larger
         arguments._n_gpu = min(arguments.n_gpu, 1)
         samples = Seeded(data, seed, recipe.aug_repeats)
         if len(samples) * recipe.aug_repeats < recipe.batch_size:
@@ -138,14 +140,14 @@ def fit(
             recipe=recipe,
             max_steps=max_steps,
         )
-        # the Trainer gave all processes one seed, for equal weights; from here on their draws should differ
+        # the Trainer seeded all processes alike, for equal weights; from here on their random numbers should differ
         torch.manual_seed(seed + arguments.process_index)
         np.random.seed(seed + arguments.process_index)
         newest = newest_checkpoint(folder) if resume else None
         with _one_line():
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        # mixed precision left its wrapper around the caller's model.forward
+        # mixed precision leaves a wrapper around the forward of the caller's model
         extract_model_from_parallel(trainer.model_wrapped, keep_fp32_wrapper=False)
         if torch.distributed.is_initialized():
             atexit.register(_leave)
@@ -156,20 +158,19 @@ def fit(
 
 
 def _leave() -> None:
-    """Leave the processes' group, once however many trainings there were."""
+    """Leave the process group. This runs once, however many trainings there were."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder that was written to its end; the Trainer writes its state last."""
-    named = (path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
-    found = sorted(named, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
-    for checkpoint in found:
+    """Return the newest complete checkpoint in a folder, or None. The Trainer writes the state file last."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
         try:
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            _log.warning("%s is not complete and is passed over", checkpoint)
+            _log.warning("%s is not complete and is skipped", checkpoint)
         else:
             return checkpoint
     return None
@@ -185,14 +186,14 @@ def _folder(out: Path | None, resume: bool) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise FileError(f"cannot make the folder {out}: {e.strerror}") from e
-    if not resume and any(out.glob("checkpoint-*")):  # later a resume would not know whose they are
+    if not resume and any(out.glob("checkpoint-*")):  # a later resume could not tell the two trainings apart
         raise InputError(f"out {str(out)!r} has checkpoints of another training: resume it, or choose another folder")
     yield out
 
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """An error in a worker that loads data comes with the worker's traceback as its message."""
+    """Re-raise an InputError with its message only: the message of one from a worker is the whole traceback."""
     try:
         yield
     except InputError as e:
@@ -200,15 +201,15 @@ def _one_line() -> Iterator[None]:
 
 
 def _units(model: nn.Module) -> dict[str, Any]:
-    """The units that FSDP shards: a model's blocks, or all of it where there are none."""
+    """Return the FSDP setting that shards a model block by block; empty if it has no blocks, to shard it as a whole."""
     blocks = (module for name, module in model.named_modules() if re.search(r"blocks\.\d+$", name))
     names = sorted({type(block).__name__ for block in blocks})
     return {"transformer_layer_cls_to_wrap": names} if names else {}
 
 
 def _shares(recipe: Recipe, per_device_batch_size: int | None) -> dict[str, int]:
-    """What one process takes at once, and how often, for the recipe's batch; in samples before repetition."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's; the Trainer starts its processes' group later
+    """Return the Trainer's batch size per device and its accumulation steps, counted in samples before repetition."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun; the Trainer starts the process group later
     whole = recipe.batch_size // recipe.aug_repeats
     share, rest = divmod(whole, processes)
     at_once = min(share, max((per_device_batch_size or recipe.batch_size) // recipe.aug_repeats, 1))

@@ -1,4 +1,4 @@
-"""What the recipes of micro models share: data in memory, and the two files that are shipped."""
+"""The shared parts of the recipes of micro models: data in memory, and the two files that are shipped."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ tags: [{family}, plm]
 
 {facts}
 """
-SHIPPED = "It is shipped so that the hub can be tried and tested without a download; it is not a model of general use."
+SHIPPED = (
+    "It is shipped so that this family of packages can be tried and tested without a download; it is not a model for "
+    "general use."
+)
 
 
 class InMemory(Dataset[tuple[Tensor, Tensor]]):
-    """Inputs [N, ...] and labels [N], with an augmentation of the single input."""
+    """A dataset of inputs [N, ...] and labels [N], with an optional augmentation of each input."""
 
     def __init__(self, x: Tensor, y: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> None:
         self.x = x
@@ -49,13 +52,13 @@ def save_micro(model: nn.Module, kind: str, name: str, out: Path, task: str, wha
     """Write ``name.safetensors`` and its model card into a folder.
 
     Args:
-        model: The trained model.
-        kind: What it is one of, "Hiera (arXiv 2306.00989)".
-        name: As `create_model` knows it; the part before the first "_" is its family.
+        model: The trained model. It is moved to the CPU.
+        kind: The architecture, such as "Hiera (arXiv 2306.00989)".
+        name: The name for `create_model`; the part before the first "_" is the family.
         out: The folder.
-        task: The Hugging Face Hub's word for it.
-        what: What it was trained to do, as in "trained from scratch to read handwritten digits".
-        facts: The card's rows, such as its data, recipe and score.
+        task: The task as the Hugging Face Hub calls it.
+        what: The training in words, such as "trained from scratch to read handwritten digits".
+        facts: The rows of the card, such as data, recipe and score.
     """
     weights.save(model.cpu(), out / f"{name}.safetensors")
     params = sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""How a training optimises, in the terms of the papers' tables, and the parameter groups that follow from it."""
+"""The recipe of a training, in the terms of the tables in papers, and the parameter groups that follow from it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from torch import Tensor, nn
 from plm_core.errors import InputError
 
 Loss = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
+"""A loss function: (model, batch) -> a scalar, or a scalar and its named parts, which are logged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a training optimises, in the terms of the papers' tables. Rates are absolute, batches are whole.
+    """The optimisation of a training, in the terms of the tables in papers.
 
     Attributes:
-        epochs: Passes over the data; with ``aug_repeats`` they count each repetition.
+        epochs: Passes over the data. With ``aug_repeats``, each repetition counts as a pass.
         batch_size: Samples per optimiser step, over all processes, accumulation steps and repetitions.
-        lr: Peak learning rate.
+        lr: Peak learning rate. It is absolute, not relative to the batch size.
         optimizer: "adamw" or "sgd" (with momentum ``betas[0]``).
-        betas: Of AdamW.
-        weight_decay: Of matrices; vectors and what ``model.no_weight_decay()`` names have none.
-        warmup_epochs: Epochs in which the rate rises linearly.
-        warmup_start: Where it starts, as a fraction of ``lr``.
-        schedule: "cosine" to zero; or "steps", a tenth after each of ``milestones``.
-        milestones: As fractions of the whole training.
-        layer_decay: Factor on the rate from each layer to the one below (by ``model.group_matcher``); None for none.
+        betas: Coefficients of AdamW.
+        weight_decay: Weight decay of matrices. Vectors and the parameters in ``model.no_weight_decay()`` have none.
+        warmup_epochs: Epochs in which the learning rate rises linearly.
+        warmup_start: Learning rate at the first step, as a fraction of ``lr``.
+        schedule: "cosine" decays to zero; "steps" divides the learning rate by ten at each of ``milestones``.
+        milestones: Fractions of the whole training.
+        layer_decay: Factor on the learning rate from each layer to the one below it, by ``model.group_matcher``; None
+            for equal rates.
         clip_grad: Largest norm of the gradient; None for no limit.
-        aug_repeats: Augmentations of each sample that are in a batch together (repeated augmentation).
+        aug_repeats: Augmentations of the same sample in one batch (repeated augmentation).
     """
 
     epochs: float
@@ -60,22 +62,26 @@ class Recipe:
             raise InputError(f"batch_size {self.batch_size} is not a multiple of aug_repeats {self.aug_repeats}")
 
     def lr_factor(self, step: int, steps: int) -> float:
-        """The learning rate of a step, as a fraction of ``lr``."""
-        done = step / max(steps, 1)
+        """Return the learning rate at a step, of ``steps`` in all, as a fraction of ``lr``."""
+        progress = step / max(steps, 1)
         warmup = self.warmup_epochs / self.epochs
-        if done < warmup:
-            return self.warmup_start + (1 - self.warmup_start) * done / warmup
+        if progress < warmup:
+            return self.warmup_start + (1 - self.warmup_start) * progress / warmup
         if self.schedule == "steps":
-            return 0.1 ** sum(done >= milestone for milestone in self.milestones)
-        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1 - warmup, 1e-12)))
+            return 0.1 ** sum(progress >= milestone for milestone in self.milestones)
+        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-12)))
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimiser groups: weight decay on matrices only, the rate of each layer under ``recipe.layer_decay``."""
+    """Return the optimiser's parameter groups: weight decay on matrices only, and learning rates by ``layer_decay``.
+
+    Raises:
+        InputError: The recipe has ``layer_decay``, and the model has no ``group_matcher``.
+    """
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
-    named: Any = getattr(model, "no_weight_decay", set)
-    exempt = set(named())
+    no_weight_decay: Any = getattr(model, "no_weight_decay", set)
+    exempt = set(no_weight_decay())
     if recipe.layer_decay is None:
         groups: list[dict[str, Any]] = param_groups_weight_decay(model, recipe.weight_decay, exempt)
         return [{**group, "lr": recipe.lr} for group in groups]

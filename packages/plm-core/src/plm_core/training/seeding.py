@@ -1,4 +1,4 @@
-"""Samples that draw from a random stream of their own, whichever process loads them and whenever."""
+"""Random streams for samples: a sample is the same whichever process loads it, and whenever."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from plm_core.errors import InputError
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed the generators of Python, NumPy and torch (CPU) by a key of whole numbers, and put them back afterwards."""
+    """Seed the generators of Python, NumPy and torch (CPU) with integers, and restore their states at the end."""
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     a, b, c, d = (int(n) for n in np.random.SeedSequence(list(key)).generate_state(4))
     random.seed(a)
     np.random.seed(b)
-    torch.default_generator.manual_seed(c << 32 | d)  # torch.manual_seed would seed the GPUs too, for good
+    torch.default_generator.manual_seed(c << 32 | d)  # torch.manual_seed would also seed the GPUs, and not be undone
     try:
         yield
     finally:
@@ -32,7 +32,7 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 class Seeded(Dataset[Any]):
-    """A dataset whose items draw from a random stream of their own; gives (index, [item] * aug_repeats)."""
+    """A dataset of (index, items): ``aug_repeats`` random versions of one sample, each from its own random stream."""
 
     def __init__(self, data: Dataset[Any], seed: int, aug_repeats: int) -> None:
         self.data = data
@@ -45,20 +45,24 @@ class Seeded(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[int, list[Any]]:
         items = []
-        for turn in range(self.aug_repeats):
-            with seeded(self.seed, self.epoch * self.aug_repeats + turn, index):
+        for repeat in range(self.aug_repeats):
+            with seeded(self.seed, self.epoch * self.aug_repeats + repeat, index):
                 items.append(self.data[index])
         return index, items
 
 
 class Collate:
-    """Collate samples and keep their indices, so that an error can name them."""
+    """A collate function that keeps the indices of the samples, so that an error can name them."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
 
     def __call__(self, items: list[tuple[int, list[Any]]]) -> dict[str, Any]:
-        """Collate the samples of (index, [sample] * aug_repeats); raise InputError for values that are not finite."""
+        """Collate the samples of a batch of (index, samples) pairs.
+
+        Raises:
+            InputError: A sample has NaN or infinite values.
+        """
         indices = [index for index, _ in items]
         for index, samples in items:
             for name, value in _tensors(samples):

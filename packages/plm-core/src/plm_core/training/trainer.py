@@ -1,4 +1,4 @@
-"""transformers' Trainer under a `plm_core.training.Recipe`; imports transformers, so it is imported late."""
+"""The Trainer of transformers, driven by a `Recipe`. Import it late, since it imports transformers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from plm_core.training import Loss, Recipe, parameter_groups
 
 
 class RecipeTrainer(Trainer):
-    """The Trainer with a loss function, and optimiser and schedule by recipe."""
+    """A Trainer that takes a loss function, and its optimiser and schedule from a recipe."""
 
     def __init__(self, *args: Any, loss: Loss, recipe: Recipe, max_steps: int | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss = loss
         self.recipe = recipe
         self.parts: dict[str, list[Tensor]] = {}
-        self.model_accepts_loss_kwargs = False  # so that accumulated losses are averaged
-        self.remove_callback(PrinterCallback)  # values are in the history; a progress bar is enough to look at
+        self.model_accepts_loss_kwargs = False  # accumulated losses are then averaged
+        self.remove_callback(PrinterCallback)  # the values are in the history, and a progress bar is shown
         self.add_callback(_Epochs(self.train_dataset, max_steps))
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Let FSDP run on CPUs too: torch's does (over gloo), accelerate falls back to DDP without a word."""
+        """Let FSDP run on CPUs too. torch supports that (over gloo), but accelerate silently falls back to DDP."""
         super().create_accelerator_and_postprocess()
         state = self.accelerator.state
         if self.args.fsdp and state.distributed_type == DistributedType.MULTI_CPU:
@@ -37,7 +37,7 @@ class RecipeTrainer(Trainer):
             self.is_fsdp_enabled = True
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW or SGD over the recipe's parameter groups."""
+        """Create AdamW or SGD over the parameter groups of the recipe."""
         groups = parameter_groups(model if model is not None else self.model, self.recipe)
         optimizer: torch.optim.Optimizer
         if self.recipe.optimizer == "sgd":
@@ -50,7 +50,7 @@ class RecipeTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The recipe's rate by step."""
+        """Create the schedule that follows the learning-rate factor of the recipe."""
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer or self.optimizer, lambda step: self.recipe.lr_factor(step, num_training_steps)
         )
@@ -60,27 +60,31 @@ class RecipeTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, None]:
-        """The loss function's value; a value that is not finite stops the training."""
+        """Compute the loss.
+
+        Raises:
+            InputError: The loss is not finite.
+        """
         result = self.loss(model, inputs["batch"])
         value, parts = result if isinstance(result, tuple) else (result, {})
         if not bool(torch.isfinite(value)):
             raise InputError(
                 f"the loss is {value.item()} at step {self.state.global_step}, samples {inputs['indices']}: lower the "
-                "learning rate, or look at these samples"
+                "learning rate, or check these samples"
             )
         for name, part in parts.items():
             self.parts.setdefault(name, []).append(part.detach())
         return (value, None) if return_outputs else value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """What the Trainer logs, with the means of the loss's parts."""
+        """Log the values of the Trainer together with the mean of each part of the loss."""
         means: Mapping[str, float] = {name: torch.stack(parts).mean().item() for name, parts in self.parts.items()}
         self.parts.clear()
         super().log({**logs, **means}, start_time)
 
 
 class _Epochs(TrainerCallback):
-    """Tell the data which epoch it is, stop early when asked to, and log the end."""
+    """A callback that tells the dataset the epoch, stops after ``max_steps``, and logs at the end."""
 
     def __init__(self, data: Any, max_steps: int | None) -> None:
         self.data = data
@@ -94,4 +98,4 @@ class _Epochs(TrainerCallback):
             control.should_training_stop = True
             control.should_save = args.save_strategy != "no"
         if control.should_training_stop or state.global_step >= state.max_steps:
-            control.should_log = True  # also what is left after the last whole log_steps
+            control.should_log = True  # also the steps after the last multiple of log_steps
