@@ -1,4 +1,4 @@
-"""The renderer: signed distances to pixels, each sprite inside its own window of the canvas."""
+"""The renderer. It turns signed distances into pixels, and draws each sprite inside its own window of the canvas."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ STAR = np.array([(math.sin(k * math.tau / 5), -math.cos(k * math.tau / 5)) for k
 
 
 def paint_backdrop(backdrop: Backdrop, size: int) -> Canvas:
-    """The backdrop without its grain, as float32 levels [size, size, 3]."""
+    """Paint a backdrop without its grain, as float32 levels [size, size, 3]."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     ramp = 0.5 + 0.7 * (axis * math.cos(backdrop.angle) + axis[:, None] * math.sin(backdrop.angle))
     start, end = (np.array(rgb, np.float32) for rgb in (backdrop.start, backdrop.end))
@@ -31,11 +31,11 @@ def paint(canvas: Canvas, sprites: Sequence[Sprite]) -> Masks:
 
     Args:
         canvas: Levels, float32 [H, W, 3].
-        sprites: What to draw; later sprites cover earlier ones.
+        sprites: The sprites to draw. Later sprites cover earlier ones.
 
     Returns:
-        What is seen of each sprite, bool [N, H, W]: the pixels of which it, rather than anything later, covers at
-        least half. No two masks share a pixel; the mask of an invisible sprite is empty.
+        The visible mask of each sprite, bool [N, H, W]: the pixels that it covers at least by half, and that no later
+        sprite does. No two masks share a pixel, and the mask of an invisible sprite is empty.
     """
     height, width, _ = canvas.shape
     owner = np.full((height, width), -1, np.int16)
@@ -50,7 +50,7 @@ def paint(canvas: Canvas, sprites: Sequence[Sprite]) -> Masks:
 
 
 def coverage(sprite: Sprite, height: int, width: int) -> tuple[slice, slice, Canvas]:
-    """The window of the canvas that a sprite touches, as rows and columns, and how much of each pixel it covers."""
+    """Return the rows and columns of the window that a sprite touches, and the share of each pixel that it covers."""
     reach = sprite.radius + 1
     rows = slice(max(0, int(sprite.y - reach)), min(height, math.ceil(sprite.y + reach)))
     columns = slice(max(0, int(sprite.x - reach)), min(width, math.ceil(sprite.x + reach)))
@@ -63,14 +63,14 @@ def coverage(sprite: Sprite, height: int, width: int) -> tuple[slice, slice, Can
 
 
 def expose(canvas: Canvas, grain: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The canvas as uint8 levels of the same shape, with up to `grain` levels of noise on every pixel."""
+    """Convert a canvas to uint8 levels of the same shape, with up to ``grain`` levels of noise on every pixel."""
     noise = (rng.random(canvas.shape[:-1], np.float32) * 2 - 1) * np.float32(grain)
     levels = np.minimum(np.maximum(canvas + noise[..., None], 0), 255)
     return (levels + 0.5).astype(np.uint8)
 
 
 def boxes(masks: Masks) -> NDArray[np.float32]:
-    """The tight boxes of masks [..., H, W], as float32 [..., 4]: x0, y0, x1, y1; all zero where a mask is empty."""
+    """Return the tight boxes (x0, y0, x1, y1) of masks [..., H, W], float32 [..., 4]; zeros for an empty mask."""
     columns: Masks = np.logical_or.reduce(masks, -2)
     rows: Masks = np.logical_or.reduce(masks, -1)
     x1 = columns.shape[-1] - columns[..., ::-1].argmax(-1)
@@ -92,7 +92,7 @@ def _triangle(x: Floats, y: Floats) -> Floats:
 
 
 def _star(x: Floats, y: Floats) -> Floats:
-    """A point is in a pentagram when at most one of the five lines has it outside: the second farthest counts."""
+    """Use the second farthest of five lines: a point is in a pentagram if it is outside of at most one of them."""
     distances = x * STAR[:, :1, None] + y * STAR[:, 1:, None]
     second: Floats = np.partition(distances, 3, axis=0)[3]
     return second - math.cos(math.tau / 5)
@@ -108,7 +108,7 @@ def _ring(x: Floats, y: Floats) -> Floats:
 
 
 def _heart(x: Floats, y: Floats) -> Floats:
-    """A square on its corner, with a disc on each of its two upper sides."""
+    """Join a square that stands on its corner with a disc on each of its two upper sides."""
     side, x, y = 0.56, np.abs(x), y - 0.2
     middle = side * math.sqrt(0.5)
     return np.minimum((x + np.abs(y)) * math.sqrt(0.5), np.hypot(x - middle, y + middle)) - side
@@ -123,8 +123,8 @@ def _stroke(x: Floats, y: Floats) -> Floats:
     return np.maximum(np.abs(x) - 0.95, np.abs(y) - 0.12)
 
 
-# Signed distances, negative inside, to outlines that fit the unit disc; y points down. Near an edge they are true
-# distances, which is all that anti-aliasing needs.
+# Signed distances to outlines that fit the unit disc. They are negative inside, and y points down. They are exact only
+# near an edge, which is enough for anti-aliasing.
 OUTLINES: Mapping[str, Callable[[Floats, Floats], Floats]] = {
     "circle": _circle,
     "square": _square,

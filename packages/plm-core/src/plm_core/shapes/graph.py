@@ -1,7 +1,7 @@
-"""The scene graph: what is in a picture or a clip and how it moves, decided before a pixel is drawn.
+"""The scene graph: the objects of a picture or clip and their motions, decided before any pixel is drawn.
 
-Every random choice is made from `Generator.random`, the one draw whose mapping from the bit stream is trivial, so
-that scenes stay the same when NumPy revises its other distributions.
+Every random choice comes from `Generator.random`, whose mapping from the bit stream is trivial. So scenes stay the same
+when NumPy revises its other distributions.
 """
 
 import math
@@ -36,20 +36,20 @@ SIZES = ("small", "large")
 MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink")
 BACKGROUNDS = ("plain", "gradient", "clutter")
 
-RADII = {"small": (0.10, 0.12), "large": (0.18, 0.22)}  # as fractions of the image's side
+RADII = {"small": (0.10, 0.12), "large": (0.18, 0.22)}  # fractions of the image's side
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 ROUND = ("circle", "ring")  # these look the same at every angle
-TILT = math.radians(15)  # the most a shape leans when nothing turns it
-TUCK = 0.8  # how deep two discs may overlap, as a fraction of the smaller radius
-SHADE = 10.0  # how far one object's colour strays from the palette, in levels of 255
-TRAVEL = 0.45  # the longest way an object goes, as a fraction of the image's side
-DARTS = 20  # throws per object before a crowded layout is given up
-GROWTH = 0.75  # the slowest growth, in pixels of radius per frame; less would seldom show in a mask
+TILT = math.radians(15)  # the largest tilt of a shape that does not spin
+TUCK = 0.8  # the deepest overlap of two discs, as a fraction of the smaller radius
+SHADE = 10.0  # the largest deviation of an object's colour from the palette, in levels of 255
+TRAVEL = 0.45  # the longest path of an object, as a fraction of the image's side
+ATTEMPTS = 20  # attempts per object before a crowded layout is dropped
+GROWTH = 0.75  # the slowest growth, in pixels of radius per frame; a slower one would seldom change a mask
 
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """One shape in one pose; lengths are in pixels, the angle in radians, clockwise as y points down."""
+    """One shape in one pose. Lengths are in pixels. The angle is in radians, and clockwise since y points down."""
 
     shape: str
     colour: str
@@ -63,13 +63,13 @@ class Sprite:
 
     @property
     def name(self) -> str:
-        """Its words, for example "small red circle"."""
+        """The words for the sprite, for example "small red circle"."""
         return f"{self.size} {self.colour} {self.shape}"
 
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """What a sprite does in the frames [start, end), as a constant change per frame."""
+    """The motion of a sprite in the frames [start, end), as a constant change per frame."""
 
     name: str
     start: int
@@ -81,19 +81,19 @@ class Motion:
 
     @property
     def steps(self) -> int:
-        """The number of changes: one fewer than the frames that show them."""
+        """The number of changes, one fewer than the number of frames that show them."""
         return self.end - self.start - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A sprite as it is in the first frame, and its motion."""
+    """A sprite in its first pose, and its motion."""
 
     sprite: Sprite
     motion: Motion
 
     def at(self, frame: int) -> Sprite:
-        """The sprite's pose in a frame: at rest before its motion starts and after it ends."""
+        """Return the pose of the sprite in a frame. It is at rest before its motion starts and after it ends."""
         motion, sprite = self.motion, self.sprite
         step = min(max(frame - motion.start, 0), motion.steps)
         return replace(
@@ -106,7 +106,7 @@ class Actor:
         )
 
     def extent(self) -> tuple[float, float, float, float]:
-        """The box (x0, y0, x1, y1) that holds the sprite's disc in every frame."""
+        """Return the box (x0, y0, x1, y1) that contains the disc of the sprite in every frame."""
         ends = self.at(self.motion.start), self.at(self.motion.end - 1)
         return (
             min(s.x - s.radius for s in ends),
@@ -118,7 +118,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Backdrop:
-    """A wash from one grey to another along an angle, faint strokes over it, and grain (in levels) over all."""
+    """A gradient from one grey to another along an angle, with faint strokes on it, and grain (in levels) over all."""
 
     start: RGB
     end: RGB
@@ -128,7 +128,7 @@ class Backdrop:
 
 
 def sample_sprites(rng: np.random.Generator, size: int, objects: tuple[int, int]) -> list[Sprite]:
-    """Sprites for a picture, in drawing order; each may be tucked a little under at most one other."""
+    """Sample the sprites of a picture, in drawing order. Each may overlap a little with at most one other."""
     identities = _identities(rng, objects)
 
     def propose(identity: tuple[str, str]) -> Sprite:
@@ -141,7 +141,7 @@ def sample_sprites(rng: np.random.Generator, size: int, objects: tuple[int, int]
 
 
 def sample_actors(rng: np.random.Generator, size: int, frames: int, objects: tuple[int, int]) -> list[Actor]:
-    """Actors for a clip; their paths never meet, so that no event is hidden."""
+    """Sample the actors of a clip. Their paths never meet, so no event is hidden."""
     identities = _identities(rng, objects)
 
     def plan() -> list[tuple[tuple[str, str], str]]:
@@ -161,7 +161,7 @@ def sample_actors(rng: np.random.Generator, size: int, frames: int, objects: tup
 
 
 def sample_backdrop(rng: np.random.Generator, size: int, background: str, sprites: Sequence[Sprite]) -> Backdrop:
-    """A backdrop against which the sprites stand out: of six greys, the one farthest from their colours."""
+    """Sample a backdrop from which the sprites stand out: of six greys, the one farthest from their colours."""
     flat = background == "plain"
     washes = [_wash(rng, flat) for _ in range(6)]
     start, end = max(washes, key=lambda wash: min(math.dist(rgb, s.rgb) for rgb in wash for s in sprites))
@@ -173,7 +173,7 @@ def sample_backdrop(rng: np.random.Generator, size: int, background: str, sprite
 
 
 def describe_sprites(sprites: Sequence[Sprite]) -> str:
-    """One object is named, two are related, more are listed in drawing order."""
+    """Describe a picture: one object by its name, two by their relation, and more as a list in drawing order."""
     names = [f"a {sprite.name}" for sprite in sprites]
     if len(sprites) == 2:
         return f"{names[0]} {_relation(*sprites)} {names[1]}"
@@ -181,7 +181,7 @@ def describe_sprites(sprites: Sequence[Sprite]) -> str:
 
 
 def describe_actors(actors: Sequence[Actor]) -> str:
-    """What each object does, for example "a small red circle moves left while a large blue star spins"."""
+    """Describe a clip, for example "a small red circle moves left while a large blue star spins"."""
     clauses = [f"a {actor.sprite.name} {_verb(actor.motion.name)}" for actor in actors]
     return " while ".join(clauses) if len(clauses) == 2 else _listed(clauses)
 
@@ -195,7 +195,7 @@ def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 
 
 def _identities(rng: np.random.Generator, objects: tuple[int, int]) -> list[tuple[str, str]]:
-    """Distinct (shape, colour) pairs, so that "the red circle" always means one object."""
+    """Sample distinct (shape, colour) pairs, so that "the red circle" always means one object."""
     count = _pick(rng, range(objects[0], objects[1] + 1))
     drawn = np.argsort(rng.random(len(SHAPES) * len(COLOURS)))[:count].tolist()
     return [(SHAPES[pair // len(COLOURS)], COLOURS[pair % len(COLOURS)]) for pair in drawn]
@@ -204,22 +204,22 @@ def _identities(rng: np.random.Generator, objects: tuple[int, int]) -> list[tupl
 def _scatter(
     plan: Callable[[], Sequence[Plan]], propose: Callable[[Plan], T], fits: Callable[[T, list[T]], bool]
 ) -> list[T]:
-    """Throw darts until each part of a plan has a place, with a new plan whenever a layout has no room left."""
+    """Propose places until each part of a plan has one, and make a new plan whenever no room is left."""
     while True:
         parts = plan()
-        kept: list[T] = []
-        for _ in range(DARTS * len(parts)):
-            candidate = propose(parts[len(kept)])
-            if fits(candidate, kept):
-                kept.append(candidate)
-            if len(kept) == len(parts):
-                return kept
+        placed: list[T] = []
+        for _ in range(ATTEMPTS * len(parts)):
+            candidate = propose(parts[len(placed)])
+            if fits(candidate, placed):
+                placed.append(candidate)
+            if len(placed) == len(parts):
+                return placed
 
 
 def _tucks(sprite: Sprite, others: list[Sprite]) -> bool:
-    """Whether a sprite may lie on the others: over one at most, not deep, and never over its own colour.
+    """Return whether a sprite may lie on the others: over at most one, not deep, and never over its own colour.
 
-    One overlap per object keeps more than half of it in sight even where its outline is thin.
+    With one overlap per object, more than half of it stays visible even if its outline is thin.
     """
     under = [other for other in others if _depth(sprite, other) > 0]
     if not under:
@@ -234,12 +234,12 @@ def _tucks(sprite: Sprite, others: list[Sprite]) -> bool:
 
 
 def _depth(a: Sprite, b: Sprite) -> float:
-    """How deep the discs of two sprites overlap, with a pixel to spare; not positive where they are apart."""
+    """Return the depth of the overlap of two discs, plus a pixel of margin; not positive if they are apart."""
     return a.radius + b.radius + 1 - math.hypot(a.x - b.x, a.y - b.y)
 
 
 def _clear(actor: Actor, others: list[Actor]) -> bool:
-    """Whether an actor's path stays a pixel clear of the others'."""
+    """Return whether the path of an actor stays at least a pixel away from those of the others."""
     x0, y0, x1, y1 = actor.extent()
     boxes = (other.extent() for other in others)
     return all(x1 + 1 < a0 or a1 + 1 < x0 or y1 + 1 < b0 or b1 + 1 < y0 for a0, b0, a1, b1 in boxes)
@@ -257,7 +257,7 @@ def _sprite(
 
 
 def _possible(shape: str, frames: int) -> list[str]:
-    """The motions that can be seen on a shape in so many frames; a blink is on, off and on again."""
+    """Return the motions that are visible on a shape within so many frames. A blink is on, off and on again."""
     return [
         motion
         for motion in MOTIONS
@@ -267,10 +267,10 @@ def _possible(shape: str, frames: int) -> list[str]:
 
 
 def _motion(rng: np.random.Generator, name: str, radius: float, size: int, frames: int) -> Motion:
-    """A motion of random pace that fills at least half of the clip, or of the frames there is room for."""
+    """Sample a motion of random pace that fills at least half of the clip, or of the frames it has room for."""
     if name == "still":
         return Motion(name, 0, frames)
-    speed = 1 + int(rng.random() * size / 24)  # whole pixels, so that a box moves exactly as its object does
+    speed = 1 + int(rng.random() * size / 24)  # whole pixels, so that a box moves exactly as its object
     target = _between(rng, *RADII["large" if name == "grow" else "small"]) * size
     longest = frames
     if name in DIRECTIONS:
@@ -279,7 +279,7 @@ def _motion(rng: np.random.Generator, name: str, radius: float, size: int, frame
         longest = min(frames, 1 + int(abs(target - radius) / GROWTH))
     length = _pick(rng, range(max(2, longest // 2), longest + 1))
     if name == "blink":
-        length = max(3, length - 1 + length % 2)  # odd, so that it ends in sight
+        length = max(3, length - 1 + length % 2)  # odd, so that it ends visible
     start = int(rng.random() * (frames - length + 1))
     dx, dy = DIRECTIONS.get(name, (0, 0))
     growth = (target - radius) / (length - 1) if name in ("grow", "shrink") else 0.0
@@ -288,7 +288,7 @@ def _motion(rng: np.random.Generator, name: str, radius: float, size: int, frame
 
 
 def _room(size: int, pad: float, travel: float) -> tuple[float, float]:
-    """The first and last coordinate a centre may start from to stay `pad` pixels inside while it travels."""
+    """Return the range of start coordinates for a centre that stays ``pad`` pixels inside while it travels."""
     return pad - min(travel, 0), size - pad - max(travel, 0)
 
 
@@ -300,7 +300,7 @@ def _wash(rng: np.random.Generator, flat: bool) -> tuple[RGB, RGB]:
 
 
 def _stroke(rng: np.random.Generator, size: int, ground: RGB) -> Sprite:
-    """A faint line of the backdrop's own hue: clutter that no colour or shape word fits."""
+    """Sample a faint line in the hue of the backdrop: clutter that no colour word and no shape word describes."""
     lift = _between(rng, 12, 26) * _pick(rng, (-1, 1))
     rgb = (ground[0] + lift, ground[1] + lift, ground[2] + lift)
     x, y = _between(rng, 0, size), _between(rng, 0, size)
@@ -308,7 +308,7 @@ def _stroke(rng: np.random.Generator, size: int, ground: RGB) -> Sprite:
 
 
 def _relation(a: Sprite, b: Sprite) -> str:
-    """Where `a` is as seen from `b`, along the axis that separates them more."""
+    """Return the position of ``a`` relative to ``b``, along the axis that separates them more."""
     if abs(a.x - b.x) >= abs(a.y - b.y):
         return "left of" if a.x < b.x else "right of"
     return "above" if a.y < b.y else "below"

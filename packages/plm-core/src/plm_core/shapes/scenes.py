@@ -1,4 +1,4 @@
-"""Scenes and clips as datasets: sampled as a graph first, drawn second, each item a pure function of its index."""
+"""The datasets of scenes and clips. Each item is a pure function of its index and of the options."""
 
 import operator
 from abc import ABC, abstractmethod
@@ -25,8 +25,8 @@ class Object:
         shape: One of `SHAPES`.
         colour: One of `COLOURS`.
         size: One of `SIZES`.
-        box: The pixel edges (x0, y0, x1, y1) tight around the mask; x1 and y1 are one past the last column and row.
-        mask: The visible part, bool [H, W]; the masks of a scene share no pixel.
+        box: The pixel edges (x0, y0, x1, y1), tight around the mask; x1 and y1 are one past the last column and row.
+        mask: The visible part, bool [H, W]. The masks of a scene share no pixel.
     """
 
     shape: str
@@ -42,8 +42,8 @@ class Scene:
 
     Attributes:
         image: Red, green and blue levels, uint8 [H, W, 3].
-        caption: What is in it, for example "a small red circle left of a large blue star".
-        objects: Its objects in drawing order. Later ones may hide less than half of an earlier one; no two have both
+        caption: A description, for example "a small red circle left of a large blue star".
+        objects: The objects in drawing order. Later ones may hide less than half of an earlier one. No two have both
             the same shape and the same colour.
     """
 
@@ -53,14 +53,14 @@ class Scene:
 
 
 class Event(NamedTuple):
-    """What one object of a clip does, and when.
+    """The motion of one object of a clip, in a span of frames.
 
     Attributes:
-        object: The index into the clip's objects.
-        motion: One of `MOTIONS`. Moves are by the same whole number of pixels, and turns, growth and shrinkage by the
-            same amount, from each frame of the span to the next; a blink hides every second frame of its span.
+        object: The index into the objects of the clip.
+        motion: One of `MOTIONS`. From each frame of the span to the next, a move covers the same whole number of
+            pixels, and a spin, growth or shrinkage the same amount. A blink hides every second frame of its span.
         start: The first frame of the span.
-        end: One past its last frame.
+        end: One past the last frame of the span.
     """
 
     object: int
@@ -76,9 +76,10 @@ class Track:
     Attributes:
         shape: One of `SHAPES`.
         colour: One of `COLOURS`.
-        size: One of `SIZES`, as it is in the first frame.
-        boxes: Per frame, the pixel edges x0, y0, x1, y1 as in `Object`, float32 [T, 4]; zeros where a blink hides it.
-        masks: Per frame, its pixels, bool [T, H, W]; empty where a blink hides it.
+        size: One of `SIZES`, in the first frame.
+        boxes: The pixel edges x0, y0, x1, y1 in each frame as in `Object`, float32 [T, 4]; zeros while a blink hides
+            the object.
+        masks: The visible part in each frame, bool [T, H, W]; empty while a blink hides the object.
     """
 
     shape: str
@@ -93,10 +94,10 @@ class Clip:
     """One moving scene.
 
     Attributes:
-        frames: Red, green and blue levels, uint8 [T, H, W, 3]. Grain is fresh in each frame, the rest holds still.
-        caption: What happens, for example "a small red circle moves left while a large blue star spins".
-        objects: Its objects; they never overlap, and no two have both the same shape and the same colour.
-        events: What they do, by object and then by time. The events of one object tile the clip: it is still before
+        frames: Red, green and blue levels, uint8 [T, H, W, 3]. Each frame has its own grain; the backdrop is the same.
+        caption: A description, for example "a small red circle moves left while a large blue star spins".
+        objects: The objects. They never overlap, and no two have both the same shape and the same colour.
+        events: The motions, by object and then by time. The events of one object cover the clip: it is still before
             and after its one motion.
     """
 
@@ -108,7 +109,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class _World(ABC, Generic[Item]):
-    """What `Images` and `Clips` share: checked options, indexing and one random stream per item."""
+    """The base of `Images` and `Clips`: checked options, indexing, and one random stream per item."""
 
     split: str = "train"
     _: KW_ONLY
@@ -144,24 +145,24 @@ class _World(ABC, Generic[Item]):
 
     @abstractmethod
     def _make(self, rng: np.random.Generator) -> Item:
-        """Sample and draw one item, all of it from one stream."""
+        """Sample and draw one item from one random stream."""
 
 
 @dataclass(frozen=True)
 class Images(_World[Scene]):
-    """Still scenes: a sequence of `Scene`, made when asked for.
+    """A sequence of still scenes. Each `Scene` is drawn when it is indexed.
 
     Args:
         split: "train" or "heldout".
         size: Height and width in pixels, at least 32; below 48, small shapes are hard to tell apart.
-        count: How many scenes there are, at least 1.
-        seed: Which world to draw from, at least 0.
-        objects: The fewest and the most objects in a scene, from 1 to 6.
+        count: Number of scenes, at least 1.
+        seed: Random seed, at least 0.
+        objects: Smallest and largest number of objects in a scene, from 1 to 6.
         background: "plain" (one grey), "gradient" (two greys and grain) or "clutter" (faint strokes as well).
 
     Raises:
-        ValueError: An argument is out of range; the line names it.
-        IndexError: On indexing, where there is no such item.
+        ValueError: An argument is out of range. The message names it.
+        IndexError: The index is out of range.
     """
 
     _: KW_ONLY
@@ -184,20 +185,20 @@ class Images(_World[Scene]):
 
 @dataclass(frozen=True)
 class Clips(_World[Clip]):
-    """Moving scenes: a sequence of `Clip`, made when asked for.
+    """A sequence of moving scenes. Each `Clip` is drawn when it is indexed.
 
     Args:
         split: "train" or "heldout".
         size: Height and width in pixels, at least 32; below 48, small shapes are hard to tell apart.
         frames: Frames in a clip, at least 1; a single frame shows nothing move, and a blink needs three.
-        count: How many clips there are, at least 1.
-        seed: Which world to draw from, at least 0.
-        objects: The fewest and the most objects in a clip, from 1 to 4.
+        count: Number of clips, at least 1.
+        seed: Random seed, at least 0.
+        objects: Smallest and largest number of objects in a clip, from 1 to 4.
         background: "plain" (one grey), "gradient" (two greys and grain) or "clutter" (faint strokes as well).
 
     Raises:
-        ValueError: An argument is out of range; the line names it.
-        IndexError: On indexing, where there is no such item.
+        ValueError: An argument is out of range. The message names it.
+        IndexError: The index is out of range.
     """
 
     _: KW_ONLY
@@ -225,7 +226,7 @@ class Clips(_World[Clip]):
 
 
 def _events(index: int, actor: graph.Actor, frames: int) -> list[Event]:
-    """An actor's motion, and stillness in the frames around it."""
+    """Return the motion of an actor, and the stillness in the frames before and after it."""
     motion = actor.motion
     spans = [("still", 0, motion.start), (motion.name, motion.start, motion.end), ("still", motion.end, frames)]
     return [Event(index, name, start, end) for name, start, end in spans if start < end]
