@@ -1,7 +1,11 @@
-"""For authors of plug-ins: the conformance check, the double of the Hugging Face Hub, throw-away distributions.
+"""Test helpers for authors of plug-ins.
 
-The pytest fixtures ``plm_registry``, ``hub_double`` and ``tiny_weights`` are there wherever plm-core is installed;
-``check_model(name)`` is the test of a registered model.
+- ``conformance``: `check_model(name)` tests a registered model, and `check_blocks` a block adapter.
+- ``distributions``: write temporary distributions, to test plug-ins.
+- ``fixtures``: the pytest fixtures ``plm_registry``, ``hub_double`` and ``tiny_weights``, which pytest offers wherever
+  plm-core is installed.
+- ``hub_double``: a double of the Hugging Face Hub.
+- ``hub_client``: settings of its client `huggingface_hub`.
 """
 
 from __future__ import annotations

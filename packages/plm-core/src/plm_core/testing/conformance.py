@@ -1,4 +1,4 @@
-"""What every model of the hub must be able to do. ``check_model(name)`` is the test plan of a registration."""
+"""The conformance checks of models and block adapters. ``check_model(name)`` is the test plan of a registration."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from plm_core.timm_bridge.build import build
 from plm_core.utils.references import class_paths
 from plm_core.utils.text import as_tuple
 
-# Above this many parameters a model is only built on the meta device: shapes are checked, values are not.
 BIG = 5_000_000
+"""Number of parameters above which a model is built on the meta device, so that only shapes are checked."""
 TOLERANCE = 1e-5
+"""Largest difference between two outputs that should be equal, relative to the largest value above one."""
 INTERFACE = (
     "forward_features",
     "forward_head",
@@ -32,21 +33,23 @@ INTERFACE = (
     "num_classes",
     "num_features",
 )
+"""The attributes of timm's interface that a model must have."""
 
 
 def check_model(name: str) -> None:
-    """Hold a registered model to timm's interface and the hub's promises.
+    """Check that a registered model has timm's interface and keeps the promises of this family.
 
-    Checked are: declared facts; classifier and channels on request; the feature interface; strict loading, also with
-    another head; every weight layout both ways; the block adapter; ``torch.compile(fullgraph=True)``; ``torch.export``
-    with a dynamic batch. Models of more than five million parameters are built on the meta device. Of an object
-    detector, whose interface is torchvision's, the facts, the loading and the form of its answers are checked.
+    The checks cover the declared facts; other numbers of classes and channels; the feature interface; strict loading,
+    also with another head; every weight layout in both directions; the block adapter;
+    ``torch.compile(fullgraph=True)``; and ``torch.export`` with a dynamic batch. A model of more than five million
+    parameters is built on the meta device. For an object detector, which has torchvision's interface, the checks cover
+    the facts, the loading and the form of the detections.
 
     Args:
-        name: A model of the registry.
+        name: Name of a model in the registry.
 
     Raises:
-        AssertionError: Says what does not hold.
+        AssertionError: A check fails. The message says which.
     """
     spec = registry().get(Model, name)
     check_declaration(spec)
@@ -67,13 +70,13 @@ def check_model(name: str) -> None:
         check_layouts(model)
         if registry().for_class(BlockAdapter, model):
             check_blocks(model, x)
-    # outside: the compiler of torch 2.9 stumbles over the device context
+    # outside of the device context, with which the compiler of torch 2.9 has trouble
     check_compile(model, x)
     check_export(model, x)
 
 
 def check_declaration(spec: Model) -> None:
-    """What is declared agrees with what is built and with what timm knows."""
+    """Check that the declaration agrees with the model that is built and with timm's tables."""
     import timm.data
 
     with torch.device("meta"):
@@ -87,29 +90,29 @@ def check_declaration(spec: Model) -> None:
         assert f"{layer}.weight" in keys, f"{spec.name} has no layer {layer!r}, which is declared"
     config = timm.data.resolve_model_data_config(model)
     default = (spec.pretrained[0].input if spec.pretrained else None) or spec.input
-    for key, wanted in {"input_size": default.size, "mean": default.mean, "std": default.std}.items():
-        assert tuple(config[key]) == tuple(wanted), f"timm's {key} is {config[key]}, {wanted} is declared"
+    for key, declared in {"input_size": default.size, "mean": default.mean, "std": default.std}.items():
+        assert tuple(config[key]) == tuple(declared), f"timm's {key} is {config[key]}, {declared} is declared"
     listed = list_models(f"{spec.name}.*", pretrained=True)
     assert sorted(listed) == sorted(f"{spec.name}.{p.tag}" for p in spec.pretrained), f"timm lists {listed}"
 
 
 def check_heads(spec: Model, model: Any, x: Tensor) -> None:
-    """Logits; features plus head equal the whole; another number of classes, none, other channels."""
+    """Check the logits, the head on the features, other numbers of classes (also none), and other channels."""
     with torch.no_grad():
         out = model(x)
         assert out.shape == (2, spec.num_classes), f"forward gives {list(out.shape)}"
         features = model.forward_features(x)
         _same(model.forward_head(features), out, "forward_head(forward_features(x)) and forward(x)")
         pooled = model.forward_head(features, pre_logits=True)
-        wanted = (2, getattr(model, "head_hidden_size", model.num_features))
-        assert pooled.shape == wanted, (
-            f"forward_head(pre_logits=True) gives {list(pooled.shape)}, {list(wanted)} expected"
+        pooled_shape = (2, getattr(model, "head_hidden_size", model.num_features))
+        assert pooled.shape == pooled_shape, (
+            f"forward_head(pre_logits=True) gives {list(pooled.shape)}, {list(pooled_shape)} is expected"
         )
         for classes in (0, 7):
             other = create_model(spec.name, num_classes=classes).eval()
-            got, expected = list(other(x).shape), [2, classes or wanted[1]]
+            shape, expected = list(other(x).shape), [2, classes or pooled_shape[1]]
             hint = "" if classes else " (without classes the head's classifier is an identity)"
-            assert got == expected, f"num_classes={classes} gives {got}, {expected} is expected{hint}"
+            assert shape == expected, f"num_classes={classes} gives {shape}, {expected} is expected{hint}"
             assert other.num_classes == classes, f"num_classes={classes} leaves {other.num_classes}"
             reset = copy.deepcopy(model)
             reset.reset_classifier(classes)
@@ -120,22 +123,22 @@ def check_heads(spec: Model, model: Any, x: Tensor) -> None:
 
 
 def check_features(spec: Model, model: Any, x: Tensor) -> None:
-    """``features_only`` and ``forward_intermediates`` give the same maps, in the declared shapes."""
+    """Check that ``features_only`` and ``forward_intermediates`` return the same maps, in the declared shapes."""
     backbone: Any = create_model(spec.name, features_only=True).eval()
     with torch.no_grad():
         maps = backbone(x)
         channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
-        wanted = [(2, c, *(side // r for side in x.shape[-2:])) for c, r in zip(channels, reductions, strict=True)]
-        got = [(*m.shape[:2], *m.shape[-2:]) for m in maps]  # of video, time is reduced as the model likes
-        assert got == wanted, f"features_only gives {[list(m.shape) for m in maps]}"
+        expected = [(2, c, *(side // r for side in x.shape[-2:])) for c, r in zip(channels, reductions, strict=True)]
+        shapes = [(*m.shape[:2], *m.shape[-2:]) for m in maps]  # a video model may also reduce time
+        assert shapes == expected, f"features_only gives {[list(m.shape) for m in maps]}"
         both = model.forward_intermediates(x)
-        assert isinstance(both, tuple), "forward_intermediates(x) must give (final, [maps])"
+        assert isinstance(both, tuple), "forward_intermediates(x) must return (final, [maps])"
         final, all_maps = both
         _same(model.forward_head(final), model(x), "the head on forward_intermediates' last output and forward(x)")
         early = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
-        asked = "forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)"
-        assert isinstance(early, list), f"{asked} must give a list of maps"
-        assert len(early) == 1, f"{asked} gives {len(early)} maps"
+        call = "forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)"
+        assert isinstance(early, list), f"{call} must return a list of maps"
+        assert len(early) == 1, f"{call} returns {len(early)} maps"
         _same(early[0], all_maps[0], "a map with and without stop_early")
         last = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]
         assert last.shape == all_maps[-1].shape, f"norm=True gives {list(last.shape)}"
@@ -145,22 +148,22 @@ def check_features(spec: Model, model: Any, x: Tensor) -> None:
 
 
 def check_detections(model: nn.Module, x: Tensor) -> None:
-    """Images in, torchvision's dicts out, best first; an image's answer does not hang on its neighbours."""
+    """Check that a detector returns torchvision's dicts, best scores first, and treats each image on its own."""
     with torch.no_grad():
-        found, alone = model(list(x)), model([x[0]])[0]
-    assert len(found) == len(x), f"{len(found)} answers to {len(x)} images"
-    for answer in found:
-        lacking = {"boxes", "labels", "scores"} - answer.keys()
-        assert not lacking, f"an answer lacks {', '.join(sorted(lacking))}"
-        n = len(answer["scores"])
-        shapes = {key: list(answer[key].shape) for key in ("boxes", "labels")}
+        detections, alone = model(list(x)), model([x[0]])[0]
+    assert len(detections) == len(x), f"{len(detections)} results for {len(x)} images"
+    for result in detections:
+        lacking = {"boxes", "labels", "scores"} - result.keys()
+        assert not lacking, f"a result lacks {', '.join(sorted(lacking))}"
+        n = len(result["scores"])
+        shapes = {key: list(result[key].shape) for key in ("boxes", "labels")}
         assert shapes == {"boxes": [n, 4], "labels": [n]}, f"{n} scores come with {shapes}"
-        assert bool((answer["scores"].diff() <= 0).all()), "scores do not fall"
-    _same(found[0]["boxes"], alone["boxes"], "boxes of an image in a batch and alone")
+        assert bool((result["scores"].diff() <= 0).all()), "the scores are not in descending order"
+    _same(detections[0]["boxes"], alone["boxes"], "boxes of an image in a batch and alone")
 
 
 def check_strict_loading(spec: Model, model: nn.Module) -> None:
-    """A complete state dict loads; one with a tensor missing, left over or misshapen does not, whatever was asked."""
+    """Check that a state dict loads only if no tensor is missing, left over or misshapen, also with another head."""
     state = dict(model.state_dict())
     head = {f"{layer}.{part}" for layer in as_tuple(spec.classifier) for part in ("weight", "bias")}
     body = [key for key in state if key not in head]
@@ -182,8 +185,8 @@ def check_strict_loading(spec: Model, model: nn.Module) -> None:
         try:
             _load(spec, bad, options)
         except WeightsError as e:
-            named = victim in str(e) or "not.of.this.model" in str(e)
-            assert named, f"the error does not name the tensor: {e}"  # noqa: PT017
+            names_tensor = victim in str(e) or "not.of.this.model" in str(e)
+            assert names_tensor, f"the error does not name the tensor: {e}"  # noqa: PT017
         else:
             raise AssertionError(f"weights with a tensor {what} were loaded with {options}")
 
@@ -194,7 +197,7 @@ def _load(spec: Model, state: Mapping[str, Tensor], options: Mapping[str, Any]) 
 
 
 def check_layouts(model: Any) -> None:
-    """Every layout known for the class gives the model's tensors back."""
+    """Check that every layout declared for the class returns the model's tensors after a round trip."""
     own = model.state_dict()
     for name in weights.layouts_for(model):
         try:
@@ -212,11 +215,14 @@ def check_layouts(model: Any) -> None:
 
 
 def check_blocks(model: nn.Module, x: Tensor) -> None:
-    """The pieces that the block adapter hands out make up each block again, of all its tokens and of some.
+    """Check that the adapter's pieces, put together, give each block's own output, for all tokens and for a subset.
 
     Args:
-        model: A model, or one around it, that has an adapter; in eval mode.
-        x: What the model eats.
+        model: A model in eval mode that has an adapter, or that contains such a model.
+        x: An input of the model.
+
+    Raises:
+        AssertionError: A block differs. The message names it.
     """
     for path, view in blocks.find(model).items():
         assert view.blocks, f"the adapter of {class_paths(view.model)[0]} shows no blocks"
@@ -248,37 +254,37 @@ def check_blocks(model: nn.Module, x: Tensor) -> None:
 
 
 def check_selection(view: blocks.BlockView, x: Tensor, context: Mapping[str, Any], prefix: int) -> None:
-    """A block run on some of its tokens, with the context selected for them, is attention among them in their places.
+    """Check that a block, run on a subset of tokens with the context selected for them, attends among these tokens.
 
     Args:
-        view: A block without windows.
-        x: Its tokens, [B, N, C].
-        context: What its forward got besides.
-        prefix: Number of tokens that are not patches; they are always kept.
+        view: The view of a block without windows.
+        x: The tokens of the block, [B, N, C].
+        context: The other arguments of its forward.
+        prefix: Number of tokens that are not patches. They are always kept.
     """
     first, patches = torch.arange(prefix, device=x.device), torch.arange(prefix, x.shape[1], device=x.device)
-    # half of the patches, others for each sample, and not in their order
+    # half of the patches, others in each sample, and not in order
     kept = torch.stack([torch.cat([first, patches.roll(i).flip(0)[: (len(patches) + 1) // 2]]) for i in range(len(x))])
     try:
-        chosen = view.select(context, kept)
+        selected = view.select(context, kept)
     except NotSupported:
         return
-    some = x.take_along_dim(kept[:, :, None], 1)
+    subset = x.take_along_dim(kept[:, :, None], 1)
     q, k, v = (t.take_along_dim(kept[:, None, :, None], 2) for t in view.qkv(view.normalize(x), **context))
     bias = view.bias(**context)
     if bias is not None:
         bias = bias.take_along_dim(kept[:, None, :, None], 2).take_along_dim(kept[:, None, None, :], 3)
-    normed = view.normalize(some)
-    by_hand = view.residual(some, normed) + view.proj(blocks.attend(q, k, v, bias), normed)
+    normed = view.normalize(subset)
+    by_hand = view.residual(subset, normed) + view.proj(blocks.attend(q, k, v, bias), normed)
     _same(
-        blocks.run_block(view, some, **chosen),
+        blocks.run_block(view, subset, **selected),
         view.mlp_residual(by_hand),
         f"{view.name} on some tokens with the context that its view selects, and attention among these tokens",
     )
 
 
 def check_compile(model: nn.Module, x: Tensor) -> None:
-    """One graph without breaks, and the same answer."""
+    """Check that the model compiles into one graph without breaks, with the same output."""
     torch._dynamo.reset()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -288,7 +294,7 @@ def check_compile(model: nn.Module, x: Tensor) -> None:
 
 
 def check_export(model: nn.Module, x: Tensor) -> None:
-    """``torch.export`` with a dynamic batch, run at another batch size."""
+    """Check that the model exports with a dynamic batch, and runs with another batch size."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))

@@ -1,4 +1,4 @@
-"""Pytest fixtures for plug-in authors, loaded through the `pytest11` entry point; keep the imports light."""
+"""Pytest fixtures for authors of plug-ins. pytest loads this module everywhere, so its imports must stay light."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def hub_double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-    """A running `HubDouble` that `huggingface_hub` talks to, with an empty cache, until the test ends."""
-    with HubDouble() as hub:
-        hub.activate(monkeypatch, tmp_path / "hf_home")
-        yield hub
+    """Run a `HubDouble` that `huggingface_hub` talks to, with an empty cache, until the test ends."""
+    with HubDouble() as double:
+        double.activate(monkeypatch, tmp_path / "hf_home")
+        yield double
 
 
 @pytest.fixture
 def plm_registry(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Registry]]:
-    """Install throw-away distributions and get the registry that a fresh process would have.
+    """Install temporary distributions and return the registry that a new process would have.
 
-    Call it with any number of keyword dicts for `write_distribution` (all but ``folder``), and ``environ`` for the
-    PLM_* switches; the result is the registry of this process until the test ends, and timm knows its models.
+    Call the fixture with keyword dicts for `write_distribution` (all but ``folder``), one for each distribution, and
+    with ``environ`` for the PLM_* switches. Until the test ends, the result is the registry of this process, and timm
+    knows its models.
 
         def test_mine(plm_registry):
             demo = {"name": "demo", "modules": {"demo_plugin.py": SOURCE}, "entry_points": {"demo": "demo_plugin"}}
-            hub = plm_registry(demo)
-            assert hub.statuses[-1].healthy
+            registry = plm_registry(demo)
+            assert registry.statuses[-1].healthy
     """
     from plm_core.registry import Registry, using
     from plm_core.testing.distributions import write_distribution
@@ -46,25 +47,25 @@ def plm_registry(
     def make(*distributions: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Registry:
         for distribution in distributions:
             monkeypatch.syspath_prepend(write_distribution(tmp_path_factory.mktemp("distribution"), **distribution))
-        hub = Registry(environ=environ or {})
-        contexts.append(using(hub))
+        registry = Registry(environ=environ or {})
+        contexts.append(using(registry))
         contexts[-1].__enter__()
-        _register_anew()
-        return hub
+        _reset_timm_registry()
+        return registry
 
     yield make
     for context in reversed(contexts):
         context.__exit__(None, None, None)
-    _register_anew()
-    ours = {Path(str(p)) for p in sys.path}
+    _reset_timm_registry()
+    folders = {Path(str(p)) for p in sys.path}
     for name in set(sys.modules) - modules_before:
         origin = getattr(sys.modules[name], "__file__", None) or ""
-        if any(str(folder) in origin for folder in ours if "distribution" in folder.name):
+        if any(str(folder) in origin for folder in folders if "distribution" in folder.name):
             del sys.modules[name]
 
 
-def _register_anew() -> None:
-    """Leave in timm's registry exactly the current registry's models; timm has no public function to take one out."""
+def _reset_timm_registry() -> None:
+    """Make timm's registry hold the models of our current registry. timm has no public function to remove a model."""
     from plm_core import timm_bridge
 
     timm_registry: Any = sys.modules.get("timm.models._registry")
@@ -79,7 +80,7 @@ def _register_anew() -> None:
 
 @pytest.fixture
 def tiny_weights(tmp_path: Path) -> Callable[..., Path]:
-    """Write a model's random weights as safetensors and get the path: ``tiny_weights(model, layout="official")``."""
+    """Write the weights of a model to a file and return its path: ``tiny_weights(model, layout="official")``."""
 
     def make(model: Any, layout: str | None = None, name: str = "model.safetensors") -> Path:
         from plm_core import weights

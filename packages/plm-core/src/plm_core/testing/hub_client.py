@@ -1,6 +1,6 @@
-"""Settings of `huggingface_hub` in this process, changed after it was imported and put back afterwards.
+"""Changing the settings of `huggingface_hub` in this process after it was imported, and restoring them.
 
-The client reads its environment once, at import; a test that talks to a `HubDouble` comes later than that.
+The client reads its environment once, at import. A test that talks to a `HubDouble` may run later than that.
 """
 
 import importlib.util
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class _Client:
-    """The constants of `huggingface_hub` in this process, wherever its loaded modules keep them, as one attribute.
+    """The constants of `huggingface_hub` in this process, as one attribute for all modules that hold copies of them.
 
-    The client reads its environment once, at import. Assigning here does what an import would do now: it changes
-    `huggingface_hub.constants`, the copies in other modules and what these derived from the endpoint. The undo of
-    monkeypatch is an assignment too, so it reaches modules that were not loaded yet when the patch was made.
+    An assignment does what an import would do now: it changes `huggingface_hub.constants`, the copies in other modules,
+    and the values that these derived from the endpoint. monkeypatch undoes it by an assignment too, so the undo also
+    reaches modules that were not loaded when the patch was made.
     """
 
     @property
@@ -42,16 +42,16 @@ _CLIENT = _Client()
 
 
 def offline(monkeypatch: "pytest.MonkeyPatch") -> None:
-    """Switch the offline mode of `huggingface_hub` on until the undo.
+    """Switch on the offline mode of `huggingface_hub`, until monkeypatch undoes it.
 
-    For a part of a test: `with monkeypatch.context() as patch: offline(patch)`.
+    To do so in a part of a test, use ``with monkeypatch.context() as patch: offline(patch)``.
     """
     monkeypatch.setattr(_CLIENT, "constants", _CLIENT.constants | {"HF_HUB_OFFLINE": True})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def set_environment(monkeypatch: "pytest.MonkeyPatch", variables: Mapping[str, str | None]) -> None:
-    """Set environment variables (None: unset), and everything that `huggingface_hub` took from them."""
+    """Set environment variables (None: unset), and all values that `huggingface_hub` derived from them."""
 
     def apply(patch: "pytest.MonkeyPatch") -> None:
         for name, value in variables.items():
@@ -63,13 +63,13 @@ def set_environment(monkeypatch: "pytest.MonkeyPatch", variables: Mapping[str, s
     with monkeypatch.context() as trial:
         apply(trial)
         constants = _computed_constants()
-    # Constants first: while the client is not loaded, what to go back to is computed from the environment as it is.
+    # Constants first: if the client is not loaded, the values to restore are computed from the unchanged environment.
     monkeypatch.setattr(_CLIENT, "constants", constants)
     apply(monkeypatch)
 
 
 def _computed_constants() -> dict[str, Any]:
-    """Return what `huggingface_hub.constants` would hold if it were imported now, without importing it."""
+    """Return the values that `huggingface_hub.constants` would hold if it were imported now, without importing it."""
     spec = importlib.util.find_spec("huggingface_hub")
     assert spec is not None
     assert spec.origin is not None
@@ -81,17 +81,17 @@ def _is_client(module_name: str) -> bool:
 
 
 def _without_functions(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    # A function is another one after each run, and takes no value from the environment.
+    # Functions differ after each run, and hold no value from the environment.
     return {name: value for name, value in namespace.items() if not name.startswith("__") and not callable(value)}
 
 
 def _move_endpoint(old: str, new: str) -> None:
-    """Change what loaded modules derived from the endpoint: the API behind the module functions, the HTTP client."""
+    """Update the values that loaded modules derived from the endpoint: the default API object and the HTTP client."""
     hf_api: Any = sys.modules.get("huggingface_hub.hf_api")
     if hf_api and hf_api.api.endpoint == old:
         hf_api.api.endpoint = new
     http: Any = sys.modules.get("huggingface_hub.utils._http")
     if http:
-        if hasattr(http, "_HUB_ORIGINS"):  # hosts that may see the token
+        if hasattr(http, "_HUB_ORIGINS"):  # hosts that may receive the token
             http._HUB_ORIGINS = http._HUB_ORIGINS - {http._url_origin(old)} | {http._url_origin(new)}
-        http.close_session()  # an open client knows the proxies of the past
+        http.close_session()  # an open client keeps the old proxies

@@ -1,8 +1,9 @@
-"""A double of the Hugging Face Hub: its HTTP protocol over loopback, served from memory.
+"""A double of the Hugging Face Hub, which serves its HTTP protocol over loopback from memory.
 
-Real `huggingface_hub` calls (and what is built on them: `PyTorchModelHubMixin`, timm's `hf-hub:` names) run end to
-end against it, so a test sees the client's own cache, retries and error classes. Model repositories only; uploads go
-inline (no LFS, no Xet). Nothing here imports `huggingface_hub`: a test may be the first to do so.
+Real calls of `huggingface_hub`, and of code built on it (`PyTorchModelHubMixin`, timm's `hf-hub:` names), run end to
+end against it. So a test exercises the client's own cache, retries and error classes. The double has model repositories
+only, and takes uploads inline (no LFS, no Xet). It does not import `huggingface_hub`, so a test may be the first to do
+so.
 
     def test_config_is_cached(hub_double):
         hub_double.add("org/model", {"config.json": b"{}"})
@@ -38,7 +39,7 @@ HOST = "127.0.0.1"
 
 
 class Request(NamedTuple):
-    """One request as the client sent it; `headers` is looked up without regard to case."""
+    """One request of the client. The keys of `headers` are case-insensitive."""
 
     method: str
     path: str
@@ -47,7 +48,7 @@ class Request(NamedTuple):
 
 
 class Refusal(Exception):
-    """An answer that is an error; the client tells errors apart by the `X-Error-Code` header."""
+    """An error response. The client tells errors apart by the `X-Error-Code` header."""
 
     def __init__(self, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"{status} {code}")
@@ -56,36 +57,36 @@ class Refusal(Exception):
 
 @dataclass
 class Repo:
-    """One repository: refs point at commits, a commit holds all its files."""
+    """One repository. Refs point at commits, and a commit holds all its files."""
 
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: bool = False
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]]:
-        """Return the commit that a branch or a full sha means, and its files."""
+        """Return the commit that a branch or a full sha names, and the files of that commit."""
         sha = self.refs.get(revision, revision)
         if sha not in self.commits:
             raise Refusal(404, "RevisionNotFound")
         return sha, self.commits[sha]
 
     def commit(self, revision: str, files: dict[str, bytes]) -> str:
-        """Make `files` the whole content of a new commit that `revision` points at."""
+        """Create a commit whose whole content is `files`, let `revision` point at it, and return its sha."""
         tree = "".join(f"{_blob_oid(content)} {path}\n" for path, content in sorted(files.items()))
-        # The count makes each commit new even where its content is not, as the date does in git.
+        # With the count in it, each sha is new even if the content is not, as with the date in git.
         sha = hashlib.sha1(f"{len(self.commits)}\n{tree}".encode(), usedforsecurity=False).hexdigest()
         self.commits[sha], self.refs[revision] = files, sha
         return sha
 
 
 class HubDouble:
-    """A Hub of its own on a free loopback port, running while its `with` block does.
+    """A double of the Hub on a free loopback port, which runs inside its `with` block.
 
     Attributes:
-        token: The only token that may write; `activate` hands it to the client.
-        repos: The store, repository id to `Repo`, for whatever `add` and `files` do not reach.
-        requests: Every request since the start or the last `requests.clear()`.
-        delay: Seconds to wait between the head and the body of each answer.
+        token: The only token that may write. `activate` hands it to the client.
+        repos: The repositories by id, for changes that `add` and `files` do not cover.
+        requests: All requests since the start or the last `requests.clear()`.
+        delay: Seconds to wait between the head and the body of each response.
     """
 
     def __init__(self) -> None:
@@ -103,36 +104,36 @@ class HubDouble:
         self.stop()
 
     def start(self) -> None:
-        """Listen, on the port of the last time if there was one."""
+        """Listen on a free port, or on the previous port after a `stop`."""
         self._server = _Server((HOST, self._port), _Handler)
         self._server.hub = self
         self._port = self._server.server_port
-        # stop() waits for one poll: the default of half a second would add up over a test suite.
+        # stop() waits for one poll, and the default of half a second would add up over a test suite
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Refuse connections; the store stays, for `start` to serve again."""
+        """Refuse connections. The repositories are kept, and `start` serves them again."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     @property
     def endpoint(self) -> str:
-        """The URL to give as `HF_ENDPOINT`."""
+        """The URL for `HF_ENDPOINT`."""
         return f"http://{HOST}:{self._port}"
 
     @property
     def calls(self) -> list[str]:
-        """The logged requests as `"METHOD /path"`, the shape that tests compare."""
+        """The logged requests as `"METHOD /path"`, the form that tests compare."""
         return [f"{request.method} {request.path}" for request in self.requests]
 
     def activate(self, monkeypatch: "pytest.MonkeyPatch", home: Path) -> None:
-        """Make `huggingface_hub` of this process and of its children talk to this double until the undo.
+        """Make `huggingface_hub` talk to this double, in this process and its children, until monkeypatch undoes it.
 
         Args:
-            monkeypatch: Undoes everything, also in modules that are first imported in between.
-            home: The client's `HF_HOME`: a new folder gives an empty cache.
+            monkeypatch: The pytest fixture. Its undo also reaches modules that are first imported in between.
+            home: The `HF_HOME` of the client. A new folder means an empty cache.
         """
         bypass = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), HOST)))
         inherited = [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "HUGGING_FACE_"))]
@@ -146,34 +147,34 @@ class HubDouble:
         disabled = {f"HF_HUB_DISABLE_{what}": "1" for what in ("PROGRESS_BARS", "TELEMETRY", "UPDATE_CHECK", "XET")}
         set_environment(monkeypatch, dict.fromkeys([*inherited, "TRANSFORMERS_OFFLINE"]) | client | disabled)
 
-    # The store
+    # --- repositories -------------------------------------------------------------------------------------------
 
     def add(self, repo: str, files: Mapping[str, bytes | Path], revision: str = "main", gated: bool = False) -> str:
-        """Commit files on top of those that `revision` holds, creating repository and branch as needed.
+        """Commit files on top of those in `revision`. The repository and the branch are created as needed.
 
         Args:
             repo: Repository id, such as `"org/model"`.
-            files: Path in the repository to content, or to a file to read it from.
-            revision: Branch to move; a new one starts empty.
-            gated: Whether the repository's files are refused to everybody from now on.
+            files: Content, or a file to read it from, by path in the repository.
+            revision: The branch to commit to. A new branch starts empty.
+            gated: Whether to refuse the files of the repository to everybody from now on.
 
         Returns:
             The sha of the new commit.
         """
         stored = self.repos.setdefault(repo, Repo())
         stored.gated = gated
-        held = stored.commits.get(stored.refs.get(revision, ""), {})
-        read = {path: data.read_bytes() if isinstance(data, Path) else data for path, data in files.items()}
-        return stored.commit(revision, held | read)
+        present = stored.commits.get(stored.refs.get(revision, ""), {})
+        added = {path: data.read_bytes() if isinstance(data, Path) else data for path, data in files.items()}
+        return stored.commit(revision, present | added)
 
     def files(self, repo: str, revision: str = "main") -> dict[str, bytes]:
-        """Return what a revision holds, path to content."""
+        """Return the content of the files in a revision, by path."""
         return dict(self._find(repo).at(revision)[1])
 
-    # The faults
+    # --- faults -------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Take back every fault but `stop` and a gated repository."""
+        """End all faults except `stop` and a gated repository."""
         self._failure: tuple[Iterator[bool], int] = _strikes(0), 0
         self._cuts: dict[str, tuple[Iterator[bool], int, bool]] = {}
         self.delay = 0.0
@@ -181,8 +182,8 @@ class HubDouble:
     def fail(self, status: int = 503, times: int | None = None) -> None:
         """Answer the next `times` requests (None: all until `heal`) with an error status.
 
-        Where nothing is cached the client repeats after a 5xx: the second time at once, then with pauses, which the
-        answer's `Retry-After` keeps at a second each.
+        With an empty cache, the client retries after a 5xx status: once immediately, and then after pauses, which the
+        `Retry-After` of the response limits to a second each.
         """
         self._failure = _strikes(times), status
 
@@ -190,28 +191,29 @@ class HubDouble:
         """Cut downloads of a file short.
 
         Args:
-            path: Path in the repository, in whichever repository.
-            after: Position in the file at which its bytes stop.
-            times: How many downloads to cut; None: all until `heal`.
-            silent: Announce the cut length as right, so that only the size in the HEAD answer tells; the client then
-                refuses at once. Otherwise the connection drops, and the client asks again after a second: by `Range`
-                if it holds a whole `DOWNLOAD_CHUNK_SIZE` (10 MiB; patch it in `huggingface_hub.constants`) by then.
+            path: Path of the file, in any repository.
+            after: Position in the file after which no bytes are sent.
+            times: Number of downloads to cut (None: all until `heal`).
+            silent: Whether to announce the cut length as the length. Only the size in the HEAD response then shows the
+                fault, and the client fails immediately. Otherwise the connection drops, and the client retries after a
+                second, by `Range` if it already has a whole `DOWNLOAD_CHUNK_SIZE` (10 MiB; patch it in
+                `huggingface_hub.constants`).
         """
         self._cuts[path] = _strikes(times), after, silent
 
     @contextmanager
     def gone(self) -> Iterator[None]:
-        """Refuse connections inside the `with` block; with nothing cached the client insists for 23 seconds."""
+        """Refuse connections inside the `with` block. With an empty cache, the client retries for 23 seconds."""
         self.stop()
         try:
             yield
         finally:
             self.start()
 
-    # The protocol: what each route answers, the named parts of its path as keyword arguments
+    # --- routes: each method answers one, and gets the named parts of the path as keyword arguments ---------------
 
     def reply(self, request: Request) -> "_Reply":
-        """Answer a request, faults included."""
+        """Answer a request, or fail if a fault is set."""
         strikes, status = self._failure
         if next(strikes, False):
             return _Reply(b"", status, {"Retry-After": "0"})
@@ -238,7 +240,7 @@ class HubDouble:
         if stored.gated:
             raise Refusal(403, "GatedRepo")
         sha, files = stored.at(rev)
-        headers = {"X-Repo-Commit": sha}  # on a missing file too: the client then caches the absence
+        headers = {"X-Repo-Commit": sha}  # also for a missing file, whose absence the client then caches
         if path not in files:
             raise Refusal(404, "EntryNotFound", headers)
         content = files[path]
@@ -269,8 +271,8 @@ class HubDouble:
 
     def _create(self, request: Request) -> "_Reply":
         self._authorize(request)
-        wanted = json.loads(request.body)
-        repo = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        options = json.loads(request.body)
+        repo = f"{options.get('organization') or 'me'}/{options['name']}"
         exists = repo in self.repos
         if not exists:
             self.add(repo, {})
@@ -281,10 +283,10 @@ class HubDouble:
 
     def _preupload(self, request: Request, repo: str, rev: str) -> "_Reply":
         self._authorize(request)
-        held = self._find(repo).at(rev)[1]
+        present = self._find(repo).at(rev)[1]
         paths = [file["path"] for file in json.loads(request.body)["files"]]
-        # The oid lets the client drop unchanged files from the commit.
-        oids = {path: _blob_oid(held[path]) if path in held else None for path in paths}
+        # with the oid, the client leaves unchanged files out of the commit
+        oids = {path: _blob_oid(present[path]) if path in present else None for path in paths}
         plan = {"uploadMode": "regular", "shouldIgnore": False}
         return _json({"files": [{"path": path, "oid": oid} | plan for path, oid in oids.items()]})
 
@@ -331,18 +333,18 @@ def _json(value: Any, status: int = 200) -> _Reply:
 
 
 def _strikes(times: int | None) -> Iterator[bool]:
-    # An iterator is a counter that the server's threads can share without a lock.
+    # an iterator is a counter that the threads of the server can share without a lock
     return repeat(True) if times is None else repeat(True, times)
 
 
 def _blob_oid(content: bytes) -> str:
-    # As git names a blob: the client computes the same, to compare.
+    # git's name of a blob, which the client computes too, to compare
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _apply(operations: bytes, held: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files held, changed by the operations in the body of a commit request."""
-    files = dict(held)
+def _apply(operations: bytes, present: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the present files, changed by the operations in the body of a commit request."""
+    files = dict(present)
     for line in operations.splitlines():
         operation = json.loads(line)
         value = operation["value"]
@@ -376,10 +378,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(request)
         reply = hub.reply(request)
         self.send_response(reply.status)
-        # One request per connection: a kept connection would outlive stop().
+        # one request per connection, since a kept connection would outlive stop()
         for name, value in {"Connection": "close", "Content-Length": str(len(reply.body)), **reply.headers}.items():
             self.send_header(name, value)
-        with suppress(ConnectionError):  # of a client that did not wait
+        with suppress(ConnectionError):  # from a client that did not wait
             self.end_headers()
             if self.command != "HEAD":
                 time.sleep(hub.delay)
