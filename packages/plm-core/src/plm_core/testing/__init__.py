@@ -4,6 +4,7 @@
 - ``distributions``: write temporary distributions, to test plug-ins.
 - ``fixtures``: the pytest fixtures ``plm_registry``, ``hub_double`` and ``tiny_weights``, which pytest offers wherever
   plm-core is installed.
+- ``goldens``: read the outputs of original implementations, to compare ours with.
 - ``hub_double``: a double of the Hugging Face Hub.
 - ``hub_client``: settings of its client `huggingface_hub`.
 """
@@ -13,10 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 from plm_core.testing.distributions import write_distribution
+from plm_core.testing.goldens import Golden, goldens_in
 from plm_core.testing.hub_client import offline
 from plm_core.testing.hub_double import HubDouble
 
-__all__ = ["HubDouble", "check_blocks", "check_model", "offline", "write_distribution"]
+__all__ = ["Golden", "HubDouble", "check_blocks", "check_model", "goldens_in", "offline", "write_distribution"]
 
 
 def __getattr__(name: str) -> Any:
