@@ -21,5 +21,16 @@ def digest(tensors: State) -> str:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Compute the `digest` of a model's state dict. It is the same on every device."""
+    """Compute the `digest` of a model's state dict. It is the same on every device.
+
+    Example:
+        >>> import timm
+        >>> from plm_core import weights
+        >>> model, other = timm.create_model("test_vit"), timm.create_model("test_vit")
+        >>> weights.fingerprint(model) == weights.fingerprint(other)  # two random initialisations
+        False
+        >>> report = weights.load(other, model.state_dict())
+        >>> weights.fingerprint(model) == weights.fingerprint(other)
+        True
+    """
     return digest(model.state_dict())

@@ -32,6 +32,14 @@ def read(source: str | Path | State, allow_pickle: bool = False) -> dict[str, Te
 
     Raises:
         WeightsError: The file does not exist, is corrupt, is a pickle, or is a pickle that would run code.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from plm_core import weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     weights.write({"scale": torch.ones(2)}, f"{folder}/scale.safetensors")
+        ...     weights.read(f"{folder}/scale.safetensors")
+        {'scale': tensor([1., 1.])}
     """
     if isinstance(source, Mapping):
         return check_state(dict(source), "the dict")

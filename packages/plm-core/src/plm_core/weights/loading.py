@@ -34,6 +34,19 @@ def load(model: nn.Module, source: str | Path | State, layout: str | None = None
         WeightsMismatch: Tensors are missing, unexpected or of another shape. The model is unchanged.
         WeightsError: The source cannot be read.
         InputError: The model has no such layout.
+
+    Example:
+        >>> import timm
+        >>> from plm_core import weights
+        >>> model, other = timm.create_model("test_vit"), timm.create_model("test_vit")
+        >>> report = weights.load(other, model.state_dict())
+        >>> report.ok, report.layout, report.num_fitting
+        (True, 'native', 80)
+        >>> try:
+        ...     weights.load(timm.create_model("test_vit", num_classes=10), model.state_dict())
+        ... except weights.WeightsMismatch as error:
+        ...     print(error.report.num_fitting, error.report.mismatched["head.bias"])
+        78 ((1000,), (10,))
     """
     state = read(source)
     mapped, report = to_native(model, state, layout)

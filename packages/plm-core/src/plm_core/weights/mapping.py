@@ -100,6 +100,15 @@ def export(model: nn.Module, layout: str | None = None) -> dict[str, Tensor]:
         InputError: The model has no such layout.
         NotSupported: The other code base has no such variant of the model.
         WeightsError: The layout has no place for some of the model's tensors.
+
+    Example:
+        >>> import plm_core
+        >>> from plm_core import weights
+        >>> model = plm_core.create_model("hiera_micro_digits")
+        >>> [key for key in weights.export(model) if key.startswith("head.fc")]
+        ['head.fc.weight', 'head.fc.bias']
+        >>> [key for key in weights.export(model, "transformers") if key.startswith("classifier")]
+        ['classifier.weight', 'classifier.bias']
     """
     mapped, unmapped = convert(model.state_dict(), _rules(model, _layout(model, layout or "native")), to="foreign")
     if unmapped:

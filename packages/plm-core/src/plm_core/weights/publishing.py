@@ -28,6 +28,15 @@ def save(model: nn.Module, path: str | Path, layout: str | None = None) -> None:
         InputError: The path does not end in .safetensors, or the model has no such layout.
         NotSupported: The other code base has no such variant of the model.
         WeightsError: The layout has no place for some of the tensors, or the file cannot be written.
+
+    Example:
+        >>> import tempfile, timm
+        >>> from plm_core import weights
+        >>> model = timm.create_model("test_vit")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     weights.save(model, f"{folder}/vit.safetensors")
+        ...     len(weights.read(f"{folder}/vit.safetensors"))
+        80
     """
     write(export(model, layout), path, {"layout": layout or "native"})
 
@@ -48,6 +57,16 @@ def save_pretrained(model: nn.Module, folder: str | Path, license: str, card: st
         InputError: The model cannot be created by name again, or the license is empty.
         FileError: A file cannot be written.
         WeightsError: The weights cannot be written.
+
+    Example:
+        >>> import tempfile, plm_core
+        >>> from plm_core import weights
+        >>> model = plm_core.create_model("test_vit")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     weights.save_pretrained(model, folder, license="apache-2.0", card="Random weights, for a test.")
+        ...     again = plm_core.create_model(f"local-dir:{folder}", pretrained=True)
+        >>> weights.fingerprint(again) == weights.fingerprint(model)
+        True
     """
     from timm.models._hub import save_config_for_hf
 
