@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from plm_core import InputError
+from plm_core import InputError, shapes
 from plm_core.training import Recipe, fit, newest_checkpoint, parameter_groups, seeded
+from plm_core.training.finetuning import FinetuneConfig
+from plm_core.training.micro import FlipAndShift, large_shapes
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
 
@@ -267,3 +269,29 @@ def test_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(InputError, match="per_device_batch_size 3"):
         trained(per_device_batch_size=3)
+
+
+# --- micro models --------------------------------------------------------------------------------------------
+
+
+def test_a_plain_config_leaves_out_what_small_models_cannot_use():
+    config = FinetuneConfig.plain(RECIPE)
+    assert (config.drop_path, config.auto_augment, config.mixup, config.cutmix) == (0, None, 0, 0)
+    assert (config.recipe, config.smoothing, config.hflip) == (RECIPE, 0.1, 0.5)
+
+
+def test_large_shapes_are_the_scenes_of_one_large_shape():
+    images, labels = large_shapes("heldout", size=32, count=4)
+    world = shapes.Images("heldout", size=32, count=32, objects=(1, 1), background="plain")
+    large = [scene for scene in world if scene.objects[0].size == "large"][:4]
+    assert torch.equal(images, torch.stack([torch.from_numpy(scene.image).permute(2, 0, 1) for scene in large]))
+    assert [shapes.SHAPES[label] for label in labels] == [scene.objects[0].shape for scene in large]
+
+
+def test_flip_and_shift_moves_pixels_around_the_edges():
+    x = torch.arange(2 * 6 * 6).view(2, 6, 6)
+    torch.manual_seed(0)
+    augmented = [FlipAndShift(1)(x) for _ in range(300)]
+    shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    possible = [y.roll(shift, (-2, -1)) for y in (x, x.flip(-1)) for shift in shifts]
+    assert {next(i for i, y in enumerate(possible) if torch.equal(y, z)) for z in augmented} == set(range(18))

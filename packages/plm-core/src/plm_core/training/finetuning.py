@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from timm.data import Mixup, create_transform
@@ -45,6 +45,11 @@ class FinetuneConfig:
     smoothing: float = 0.1
     scale: tuple[float, float] = (0.08, 1.0)
     hflip: float = 0.5
+
+    @classmethod
+    def plain(cls, recipe: Recipe) -> Self:
+        """Return the settings for a model too small for drop path, RandAugment, mixup and cutmix: without them."""
+        return cls(recipe=recipe, drop_path=0.0, auto_augment=None, mixup=0.0, cutmix=0.0)
 
 
 def finetune(

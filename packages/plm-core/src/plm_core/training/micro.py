@@ -1,17 +1,21 @@
-"""The shared parts of the recipes of micro models: data in memory, and the two files that are shipped."""
+"""The shared parts of the recipes of micro models: data, an augmentation, and the two files that are shipped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from plm_core import weights
+from plm_core import shapes, weights
 from plm_core.utils.files import write_text
+from plm_core.utils.progress import track
 
 CARD = """---
 license: apache-2.0
@@ -46,6 +50,42 @@ class InMemory(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         x = self.x[index]
         return (x if self.augment is None else self.augment(x)), self.y[index]
+
+
+@dataclass(frozen=True)
+class FlipAndShift:
+    """An augmentation of an image [C, H, W]: flip it with probability one half, and shift it around the edges.
+
+    Args:
+        pixels: The largest shift in each direction.
+    """
+
+    pixels: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Augment one image."""
+        down, right = torch.randint(-self.pixels, self.pixels + 1, (2,)).tolist()
+        return (x.flip(-1) if torch.rand(()) < 0.5 else x).roll((down, right), (-2, -1))
+
+
+def large_shapes(split: str, size: int, count: int) -> tuple[Tensor, Tensor]:
+    """Draw scenes of one large shape on plain grey.
+
+    Args:
+        split: "train" or "heldout".
+        size: Height and width in pixels.
+        count: Number of scenes.
+
+    Returns:
+        The images, uint8 [count, 3, size, size], and the numbers of their shapes, int64 [count].
+    """
+    world = shapes.Images(split, size=size, count=8 * count, objects=(1, 1), background="plain")
+    large = islice((scene for scene in world if scene.objects[0].size == "large"), count)
+    images, labels = torch.empty(count, 3, size, size, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
+    for i, scene in enumerate(track(large, f"drawing {split} scenes", count)):
+        images[i] = torch.from_numpy(scene.image).permute(2, 0, 1)
+        labels[i] = shapes.SHAPES.index(scene.objects[0].shape)
+    return images, labels
 
 
 def save_micro(model: nn.Module, kind: str, name: str, out: Path, task: str, what: str, facts: dict[str, Any]) -> None:
