@@ -1,4 +1,4 @@
-"""The procedural world: its labels are true of its pixels, and its items depend on nothing but their arguments."""
+"""The procedural world: its labels agree with its pixels, and its items depend only on their arguments."""
 
 import math
 import re
@@ -97,7 +97,7 @@ class FirstDrawOfClips(shapes.Clips):
 
 
 def test_splits_seeds_and_datasets_share_no_stream():
-    """The first draw of each stream stands for the stream; two alike of 240 would be no chance."""
+    """Compare the first random number of each stream; two equal ones among 240 would be no coincidence."""
     firsts = [
         draw
         for dataset in (FirstDrawOfImages, FirstDrawOfClips)
@@ -110,13 +110,17 @@ def test_splits_seeds_and_datasets_share_no_stream():
 
 
 def test_splits_show_different_scenes():
-    seen = [{scene.image.tobytes() for scene in shapes.Images(split, count=50)} for split in shapes.SPLITS]
-    assert [len(images) for images in seen] == [50, 50]
-    assert not seen[0] & seen[1]
+    images = [{scene.image.tobytes() for scene in shapes.Images(split, count=50)} for split in shapes.SPLITS]
+    assert [len(split) for split in images] == [50, 50]
+    assert not images[0] & images[1]
 
 
-def test_importing_it_does_not_import_torch():
-    check = "import sys, plm_core.shapes; print(*{'torch', 'timm', 'torchvision'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [("from plm_core.shapes import Images", "torch timm torchvision"), ("from plm_core.shapes import SHAPES", "numpy")],
+)
+def test_imports_stay_light(statement, heavy):
+    check = f"import sys; {statement}; print(*set({heavy.split()}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
@@ -198,14 +202,14 @@ def test_every_word_is_used(scenes):
 
 
 def test_relations_hold():
-    seen = set()
+    relations = set()
     for scene in shapes.Images(count=100, objects=(2, 2), background="plain"):
         relation = NAME.sub("", scene.caption).strip()
         (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = (thing.box for thing in scene.objects)
         dx, dy = (ax0 + ax1 - bx0 - bx1) / 2, (ay0 + ay1 - by0 - by1) / 2
         assert {"left of": dx < 0, "right of": dx > 0, "above": dy < 0, "below": dy > 0}[relation], scene.caption
-        seen.add(relation)
-    assert len(seen) == 4
+        relations.add(relation)
+    assert len(relations) == 4
 
 
 def test_captions_of_one_and_of_many(scenes):
@@ -231,7 +235,7 @@ def test_objects_stand_out_from_what_is_behind_them(scenes):
 
 
 def test_sizes_mean_what_they_say(scenes):
-    """A thin shape can have few pixels and a tilt can stretch a box, so only the extremes are compared."""
+    """Compare only the extremes, since a thin shape can have few pixels and a tilt can stretch a box."""
     extents = {word: [] for word in shapes.SIZES}
     for scene in scenes:
         for thing in scene.objects:
@@ -251,7 +255,7 @@ def test_at_least_half_of_every_object_is_visible():
             assert not (visible & ~alone).any()
             assert visible.sum() >= alone.sum() / 2
             partly += visible.sum() < alone.sum()
-    assert partly > 50  # otherwise there is no occlusion to speak of
+    assert partly > 50  # otherwise occlusion is hardly tested
 
 
 # --- The renderer ---
@@ -279,7 +283,7 @@ def test_coverage_adds_up_to_the_area(shape, area, angle):
 
 @pytest.mark.parametrize("shape", shapes.SHAPES)
 def test_shapes_fit_their_disc_and_nearly_fill_it(shape):
-    """Placement reasons with discs, so no outline may leave its own."""
+    """Check that no outline leaves its disc, since scenes are laid out by discs."""
     sprite = graph.Sprite(shape, "red", "large", (255, 0, 0), x=32, y=32, radius=30, angle=0.1)
     (mask,) = draw.paint(np.zeros((64, 64, 3), np.float32), [sprite])
     farthest = np.hypot(*(np.argwhere(mask) + 0.5 - 32).T).max()
@@ -300,9 +304,9 @@ def test_boxes_are_tight(seed, density):
 def test_objects_keep_inside_the_picture(scenes, clips):
     for clip in clips:
         for track in clip.objects:
-            seen = track.boxes[track.masks.any((1, 2))]
-            assert seen.min() > 0
-            assert seen.max() < 64
+            visible = track.boxes[track.masks.any((1, 2))]
+            assert visible.min() > 0
+            assert visible.max() < 64
     assert all(min(thing.box) > 0 and max(thing.box) < 64 for scene in scenes for thing in scene.objects)
 
 

@@ -17,13 +17,20 @@ can learn, not that it can see.
 
 The package needs NumPy only.
 
+- ``words``: the names of shapes, colours and motions, without NumPy.
 - ``scenes``: the datasets `Images` and `Clips`, and their items.
 - ``graph``: the plan of a scene, sampled first.
 - ``draw``: the pixels of a plan, drawn second.
 """
 
-from plm_core.shapes.graph import BACKGROUNDS, COLOURS, MOTIONS, PALETTE, SHAPES, SIZES
-from plm_core.shapes.scenes import SPLITS, Clip, Clips, Event, Images, Object, Scene, Track
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from plm_core.shapes.words import BACKGROUNDS, COLOURS, MOTIONS, PALETTE, SHAPES, SIZES, SPLITS
+
+if TYPE_CHECKING:
+    from plm_core.shapes.scenes import Clip, Clips, Event, Images, Object, Scene, Track
 
 __all__ = [
     "BACKGROUNDS",
@@ -41,3 +48,11 @@ __all__ = [
     "Scene",
     "Track",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # the datasets import NumPy, and the words do not
+        from plm_core.shapes import scenes
+
+        return getattr(scenes, name)
+    raise AttributeError(f"module 'plm_core.shapes' has no attribute {name!r}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph import Backdrop, Sprite
+from plm_core.shapes.graph import Backdrop, Sprite
 
 Floats = NDArray[np.float64]
 Canvas = NDArray[np.float32]

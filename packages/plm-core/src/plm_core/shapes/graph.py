@@ -5,36 +5,16 @@ when NumPy revises its other distributions.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
 
-RGB = tuple[float, float, float]
+from plm_core.shapes.words import COLOURS, MOTIONS, PALETTE, RGB, SHAPES, SIZES
+
 T = TypeVar("T")
 Plan = TypeVar("Plan")
-
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
-PALETTE: Mapping[str, RGB] = MappingProxyType(
-    {
-        "red": (212, 35, 40),
-        "orange": (245, 135, 25),
-        "yellow": (245, 220, 50),
-        "green": (40, 155, 65),
-        "cyan": (70, 215, 225),
-        "blue": (40, 80, 215),
-        "purple": (125, 45, 175),
-        "pink": (250, 150, 200),
-        "white": (245, 245, 245),
-        "black": (15, 15, 15),
-    }
-)
-COLOURS = tuple(PALETTE)
-SIZES = ("small", "large")
-MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink")
-BACKGROUNDS = ("plain", "gradient", "clutter")
 
 RADII = {"small": (0.10, 0.12), "large": (0.18, 0.22)}  # fractions of the image's side
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plm_core.shapes import draw, graph
-from plm_core.shapes.graph import BACKGROUNDS
-
-SPLITS = ("train", "heldout")
+from plm_core.shapes.words import BACKGROUNDS, SPLITS
 
 Item = TypeVar("Item", covariant=True)
 
