@@ -238,14 +238,14 @@ def test_timm_takes_the_rotations_that_are_selected(variant):
     prefix = model.num_prefix_tokens
     some = torch.cat([torch.arange(prefix).expand(2, -1), KEPT[:, 1:] + prefix - 1], 1)
     for kept in (some, torch.arange(x.shape[1]).expand(2, -1)):
-        chosen = view.select(context, kept)
+        selected = view.select(context, kept)
         num_heads = view.num_heads if variant == "rotary, of each head and block" else 1
-        assert chosen["rope"].shape == (2, num_heads, kept.shape[1] - prefix, 2 * 16)
+        assert selected["rope"].shape == (2, num_heads, kept.shape[1] - prefix, 2 * 16)
         few = x.take_along_dim(kept[:, :, None], 1)
-        own = view.block(few, **chosen)
-        torch.testing.assert_close(blocks.run_block(view, few, **chosen), own)
+        own = view.block(few, **selected)
+        torch.testing.assert_close(blocks.run_block(view, few, **selected), own)
     torch.testing.assert_close(own, y)  # the last selection is all tokens
-    assert context["rope"] is not chosen["rope"]  # the model's own table is unchanged
+    assert context["rope"] is not selected["rope"]  # the model's own table is unchanged
 
 
 def test_rotations_follow_the_patches_after_timm_dropped_some():
@@ -294,9 +294,9 @@ def test_keys_that_are_not_rotated_stay():
 
 def test_transformers_takes_the_rotations_that_are_selected():
     view, x, context, _ = call_of(hf_model("DINOv3ViTModel", num_register_tokens=0), IMAGE)
-    chosen = view.select(context, KEPT)
+    selected = view.select(context, KEPT)
     few = x.take_along_dim(KEPT[:, :, None], 1)
-    torch.testing.assert_close(blocks.run_block(view, few, **chosen), view.block(few, **chosen))
+    torch.testing.assert_close(blocks.run_block(view, few, **selected), view.block(few, **selected))
 
 
 def test_biases_follow_the_tokens_kept():

@@ -1,4 +1,4 @@
-"""The shared training: recipes as papers state them, runs that are a function of their seed."""
+"""Training: recipes in the terms of papers, and runs that depend only on their seed."""
 
 import json
 import math
@@ -22,7 +22,7 @@ RECIPE = Recipe(epochs=4, batch_size=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
 
 
 class Noisy(torch.utils.data.Dataset):
-    """Draws from all three generators, as augmentations do."""
+    """A dataset that draws from all three generators, as augmentations do."""
 
     def __len__(self):
         return 32
@@ -95,8 +95,8 @@ def test_layer_decay_and_weight_decay_follow_the_model():
     model = plm_core.create_model("hiera_micro_digits")
     recipe = Recipe(epochs=1, batch_size=1, lr=1.0, layer_decay=0.5, weight_decay=0.1)
     by_name = {id(p): name for name, p in model.named_parameters()}
-    found = {by_name[id(p)]: group for group in parameter_groups(model, recipe) for p in group["params"]}
-    assert found.keys() == {name for name, _ in model.named_parameters()}
+    groups = {by_name[id(p)]: group for group in parameter_groups(model, recipe) for p in group["params"]}
+    assert groups.keys() == {name for name, _ in model.named_parameters()}
     depth = len(model.blocks)
     expected = {
         "pos_embed": depth + 1,
@@ -105,8 +105,8 @@ def test_layer_decay_and_weight_decay_follow_the_model():
         "head.norm.weight": 0,
     }
     expected |= {f"blocks.{i}.mlp.fc1.weight": depth - i for i in range(depth)}
-    assert {name: found[name]["lr"] for name in expected} == {name: 0.5**k for name, k in expected.items()}
-    for name, group in found.items():
+    assert {name: groups[name]["lr"] for name in expected} == {name: 0.5**k for name, k in expected.items()}
+    for name, group in groups.items():
         decayed = name.endswith("weight") and "norm" not in name
         assert group["weight_decay"] == (0.1 if decayed else 0.0), name
 
@@ -141,21 +141,21 @@ class Kill(BaseException):
 
 
 class Steps:
-    """Notes which steps were taken."""
+    """Record the optimiser steps of a training."""
 
     def __init__(self):
-        self.seen = []
+        self.steps = []
 
     def callback(self):
         from transformers import TrainerCallback
 
-        seen = self.seen
+        steps = self.steps
 
-        class Note(TrainerCallback):
+        class Record(TrainerCallback):
             def on_step_end(self, args, state, control, **_):
-                seen.append(state.global_step)
+                steps.append(state.global_step)
 
-        return Note()
+        return Record()
 
 
 def killer(step):
@@ -173,11 +173,11 @@ def killer(step):
 def test_killed_and_resumed_equals_an_undisturbed_run(reference, tmp_path, step):
     with pytest.raises(Kill):
         trained(out=tmp_path, save_steps=3, callbacks=[killer(step)])
-    (tmp_path / "checkpoint-99").mkdir()  # what a kill in the middle of writing leaves
+    (tmp_path / "checkpoint-99").mkdir()  # as after a kill in the middle of writing
     (tmp_path / "checkpoint-99" / "trainer_state.json").write_text('{"global_st')
     taken = Steps()
     resumed, result = trained(out=tmp_path, save_steps=3, resume=True, callbacks=[taken.callback()])
-    assert taken.seen == list(range(3 * (step // 3) + 1, 17))
+    assert taken.steps == list(range(3 * (step // 3) + 1, 17))
     assert same(reference[0], resumed)
     assert [entry["step"] for entry in result.history] == [entry["step"] for entry in reference[1].history]
 
@@ -207,14 +207,14 @@ def test_accumulated_batches_equal_whole_ones():
 
 
 def test_repeated_augmentation_puts_several_draws_of_a_sample_into_a_batch():
-    seen = []
+    batches = []
 
     def spy(model, batch):
-        seen.append(batch)
+        batches.append(batch)
         return loss(model, batch)[0]
 
     fit(net(), Noisy(), spy, Recipe(epochs=2, batch_size=8, lr=1e-3, aug_repeats=2), max_steps=2)
-    for batch in seen:
+    for batch in batches:
         assert batch["y"].tolist()[0::2] == batch["y"].tolist()[1::2]
         assert len(batch["y"]) == 8
         assert not torch.equal(batch["x"][0::2], batch["x"][1::2])
