@@ -141,7 +141,7 @@ def sample_actors(rng: np.random.Generator, size: int, frames: int, objects: tup
 
 
 def sample_backdrop(rng: np.random.Generator, size: int, background: str, sprites: Sequence[Sprite]) -> Backdrop:
-    """Sample a backdrop from which the sprites stand out: of six greys, the one farthest from their colours."""
+    """Sample a backdrop from which the sprites stand out: the one of six greys that is farthest from their colours."""
     flat = background == "plain"
     washes = [_wash(rng, flat) for _ in range(6)]
     start, end = max(washes, key=lambda wash: min(math.dist(rgb, s.rgb) for rgb in wash for s in sprites))

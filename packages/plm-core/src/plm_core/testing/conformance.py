@@ -100,23 +100,23 @@ def check_heads(spec: Model, model: Any, x: Tensor) -> None:
     """Check the logits, the head on the features, other numbers of classes (also none), and other channels."""
     with torch.no_grad():
         out = model(x)
-        assert out.shape == (2, spec.num_classes), f"forward gives {list(out.shape)}"
+        assert out.shape == (2, spec.num_classes), f"forward returns {list(out.shape)}"
         features = model.forward_features(x)
         _same(model.forward_head(features), out, "forward_head(forward_features(x)) and forward(x)")
         pooled = model.forward_head(features, pre_logits=True)
         pooled_shape = (2, getattr(model, "head_hidden_size", model.num_features))
         assert pooled.shape == pooled_shape, (
-            f"forward_head(pre_logits=True) gives {list(pooled.shape)}, {list(pooled_shape)} is expected"
+            f"forward_head(pre_logits=True) returns {list(pooled.shape)}, {list(pooled_shape)} is expected"
         )
         for classes in (0, 7):
             other = create_model(spec.name, num_classes=classes).eval()
             shape, expected = list(other(x).shape), [2, classes or pooled_shape[1]]
             hint = "" if classes else " (without classes the head's classifier is an identity)"
-            assert shape == expected, f"num_classes={classes} gives {shape}, {expected} is expected{hint}"
+            assert shape == expected, f"num_classes={classes} returns {shape}, {expected} is expected{hint}"
             assert other.num_classes == classes, f"num_classes={classes} leaves {other.num_classes}"
             reset = copy.deepcopy(model)
             reset.reset_classifier(classes)
-            assert reset(x).shape == other(x).shape, f"reset_classifier({classes}) gives {list(reset(x).shape)}"
+            assert reset(x).shape == other(x).shape, f"reset_classifier({classes}) returns {list(reset(x).shape)}"
         channels = x.shape[1] + 1
         wider = torch.rand(x.shape[0], channels, *x.shape[2:])
         assert create_model(spec.name, in_chans=channels).eval()(wider).shape == out.shape, "in_chans is not honoured"
@@ -130,7 +130,7 @@ def check_features(spec: Model, model: Any, x: Tensor) -> None:
         channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
         expected = [(2, c, *(side // r for side in x.shape[-2:])) for c, r in zip(channels, reductions, strict=True)]
         shapes = [(*m.shape[:2], *m.shape[-2:]) for m in maps]  # a video model may also reduce time
-        assert shapes == expected, f"features_only gives {[list(m.shape) for m in maps]}"
+        assert shapes == expected, f"features_only returns {[list(m.shape) for m in maps]}"
         both = model.forward_intermediates(x)
         assert isinstance(both, tuple), "forward_intermediates(x) must return (final, [maps])"
         final, all_maps = both
@@ -141,7 +141,7 @@ def check_features(spec: Model, model: Any, x: Tensor) -> None:
         assert len(early) == 1, f"{call} returns {len(early)} maps"
         _same(early[0], all_maps[0], "a map with and without stop_early")
         last = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]
-        assert last.shape == all_maps[-1].shape, f"norm=True gives {list(last.shape)}"
+        assert last.shape == all_maps[-1].shape, f"norm=True returns {list(last.shape)}"
         backbone.model.load_state_dict(model.state_dict(), strict=False)
         for here, there in zip(backbone(x), [all_maps[i] for i in spec.out_indices], strict=True):
             _same(here, there, "a map of features_only and of forward_intermediates")
