@@ -384,7 +384,7 @@ KEYS = {"architecture": ["resnet50", "resnet18"], "source": ["imagenet"] * 2, "t
         ({**KEYS, "m": [1.0, 2.0], "architecture": ["resnet50"] * 2}, {}, "two rows for resnet50 / imagenet / cifar10"),
         ({**KEYS, "m": [1.0, 2.0]}, {"constants": ["run"]}, "constants has 'run'"),
         ({**KEYS, "m": [1.0, 2.0]}, {"constants": ["target", "architecture"]}, "no two rows"),
-        ({**KEYS, "m": [1.0, 2.0]}, {"oracle": "half"}, "bank is 'half'"),
+        ({**KEYS, "m": [1.0, 2.0]}, {"oracle": "half"}, "oracle is 'half'"),
         ({**KEYS, "m": [1.0, 2.0]}, {"bootstraps": -1}, "bootstraps is -1"),
         ({**KEYS, "m": [1.0, 2.0]}, {"plasticity": 1, "plasticity_over": "run"}, "plasticity_over is 'run'"),
         ({**KEYS, "m": [1.0, 2.0]}, {"plasticity": 1, "layers": {"resnet50": 50}}, "layers has no entry for resnet18"),

@@ -273,5 +273,5 @@ def test_resampler_of_all_images_is_the_score(name, multilabel):
 def test_resampler_is_for_pairs_only(monkeypatch):
     x, y = sample(30, 4)
     assert pairwise.resampler("knn", x, y) is None
-    monkeypatch.setattr(pairwise, "MOST", 29)
+    monkeypatch.setattr(pairwise, "MAX_MATRIX", 29)
     assert pairwise.resampler("parc", x, y) is None

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parc.scores.pca import parse_pca, principal, reduce, standardize
+from parc.scores.linalg import standardize
+from parc.scores.pca import parse_pca, principal, reduce
 from plm_core.errors import InputError
 
 GOLDENS = ("scores_n500_d64_c5", "scores_n500_d512_c50", "scores_n200_d300_c10_wide")

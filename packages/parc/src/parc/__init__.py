@@ -2,10 +2,10 @@
 
     import parc
 
-    parc.score("parc", features, labels, pca=32)   # one model; the higher, the more its features suit the labels
-    parc.rank("photos/", ["resnet*", "pe_*"])      # a bank of models on a folder of images; also `plm rank`
+    parc.score("parc", features, labels, pca=32)   # one model: the higher, the better its features suit the labels
+    parc.rank("photos/", ["resnet*", "pe_*"])      # many models on a folder of images; also `plm rank`
 
-Importing this imports neither torch nor timm.
+Importing this package imports neither torch nor timm.
 """
 
 from __future__ import annotations

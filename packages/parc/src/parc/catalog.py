@@ -1,7 +1,6 @@
-"""The scores by name: which there are, and what a text like ``knn:k=5`` means.
+"""The scores by name, and the meaning of a text like ``knn:k=5``.
 
-They are those of the hub's registry, ours first. Case, "-" and "_" do not matter in a name, and `ALIASES` are a few
-other names.
+Case, "-" and "_" do not matter in a name, and `ALIASES` holds a few other names.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from parc.plugin import plm_scorers
 from parc.scores.inputs import Array, kind_of
 from parc.scores.pca import parse_pca
 from plm_core import transforms
@@ -25,7 +25,7 @@ ALIASES = {"cka": "dds", "auc": "parc-auc", "lda": "lda-loo", "ridge": "ridge-pr
 
 @dataclass(frozen=True)
 class Method:
-    """A scorer with its options."""
+    """A score with its options."""
 
     scorer: Scorer
     function: Callable[..., float]
@@ -34,29 +34,35 @@ class Method:
 
 
 def methods() -> list[str]:
-    """Names of all scores, ours first, then those of other distributions."""
+    """Return the names of all scores: those of parc first, then those of other distributions.
+
+    Example:
+        >>> import parc
+        >>> parc.methods()[:4]
+        ['parc', 'parc-auc', 'rsa', 'dds']
+    """
     return list(_scorers())
 
 
 def parse_method(text: str, pca: int | str | None = None, **options: Any) -> Method:
-    """Read ``"knn"``, ``"K-NN"`` or ``"knn:k=5,metric=cosine"``.
+    """Parse ``"knn"``, ``"K-NN"`` or ``"knn:k=5,metric=cosine"``.
 
     Args:
-        text: The method. Its own options win over ``options``.
-        pca: Reduction of the features, unless the text has one.
+        text: The method. Options in the text override ``options``.
+        pca: Reduction of the features, unless the text has its own.
         **options: Options of the score.
 
     Raises:
-        UnknownName: No such score; says what is near.
-        InputError: Not of this form, or an option that the score does not take.
+        UnknownName: There is no such score. The message names similar ones.
+        InputError: The text has another form, or the score does not take an option.
     """
     name, _, rest = text.partition(":")
     if rest:
         try:
-            name, given = transforms.parse(text)
+            name, own_options = transforms.parse(text)
         except InputError as e:
             raise InputError(str(e).replace("transform", "method", 1)) from None
-        options |= given
+        options |= own_options
     scorer = _find(name)
     pca = options.pop("pca", pca)
     pca = None if str(pca).lower() == "none" else pca
@@ -68,8 +74,11 @@ def parse_method(text: str, pca: int | str | None = None, **options: Any) -> Met
 
 
 def _scorers() -> dict[str, Scorer]:
-    from parc.plugin import plm_scorers
+    """Return all scores by name.
 
+    The scores of parc come from its plug-in module and not from the registry. `parc.score` must work when the plug-in
+    is disabled, and no other distribution may replace a score of parc.
+    """
     ours = {scorer.name: scorer for scorer in plm_scorers()}
     others = {name: entry.declaration for name, entry in registry().all(Scorer).items()}
     return ours | {name: scorer for name, scorer in others.items() if name not in ours}
@@ -95,15 +104,19 @@ def _check_options(scorer: Scorer, function: Callable[..., float], options: Mapp
     parameters = list(inspect.signature(function).parameters.values())[2:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    taken = [p.name for p in parameters if p.name not in scorer.needs]
+    allowed = [p.name for p in parameters if p.name not in scorer.needs]
     for option in options:
-        if option not in taken:
-            which = f"it takes {', '.join([*taken, 'pca'])}"
+        if option not in allowed:
+            which = f"it takes {', '.join([*allowed, 'pca'])}"
             raise InputError(f"{scorer.name} takes no option {option!r}; {which}")
 
 
 def check_kind(scorer: Scorer, labels: Array) -> None:
-    """Refuse labels of a kind that a scorer cannot do, naming those that can."""
+    """Check that a score can use labels of this kind.
+
+    Raises:
+        NotSupported: It cannot. The message names the scores that can.
+    """
     kind = kind_of(labels)
     if kind not in scorer.targets:
         able = [name for name, other in _scorers().items() if kind in other.targets]

@@ -1,4 +1,4 @@
-"""The probe: which few images of a dataset the models are judged on (paper 3.3; the sampler as published)."""
+"""The images of a dataset on which models are scored, chosen as in the benchmark (section 3.3 of the paper)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,37 @@ from numpy.typing import NDArray
 
 from plm_core.errors import InputError
 
+# Seed of the first run and its increment per run, as published
 SEED, SEED_STEP = 2020, 3037
-MIN_PER_CLASS = 2  # a class with one image in the probe has no same-class pair
+MIN_PER_CLASS = 2  # a class with one image in the probe has no pair within the class
 
 
 def sample_probe(labels: Any, budget: int = 500, run: int = 0, num_classes: int | None = None) -> NDArray[np.int64]:
-    """Choose the images of a probe as the benchmark does: class by class in turns, deterministic by run.
+    """Choose the images of a probe as the published benchmark does: class by class in turns, deterministic by run.
 
-    Class labels: each class's images are shuffled, then every class gives one image per round until the budget is
-    spent or the images are. So the first half of a probe is as balanced as the whole. When there are too many classes
-    for two images each, ``budget // 2`` of them are drawn. Other labels: a plain random sample. Python's and numpy's
-    global random states are neither read nor changed.
+    The images of each class are shuffled. Then every class gives one image per round, until the budget or the images
+    are used up. The first half of a probe is therefore as balanced as the whole. If there are too many classes for two
+    images each, ``budget // 2`` of them are drawn. If the labels are not classes, the probe is a plain random sample.
+    The global random states of Python and NumPy are neither read nor changed.
+
+    Example:
+        >>> import parc
+        >>> parc.sample_probe([0, 0, 0, 0, 1, 1], budget=4, run=0).tolist()
+        [1, 5, 2, 4]
 
     Args:
-        labels: Integers [N], any values (classes); or [N, C] or floats [N] (multi-hot and regression).
-        budget: Number of images, at least 2; fewer come back when there are fewer.
-        run: Number of the probe; the benchmark uses 0..4.
-        num_classes: Nominal class count, which decides whether classes are drawn; default, the classes that occur.
+        labels: Integers [N] of any value (classes), [N, C] (multi-hot), or floats [N] (regression).
+        budget: Number of images, at least 2. The probe is smaller if the dataset is.
+        run: Number of the probe. The published benchmark uses 0 to 4.
+        num_classes: Nominal number of classes, which decides whether classes are drawn; None for the number of classes
+            that occur.
 
     Returns:
-        Indices into ``labels``, int64 [min(budget, N)] (fewer when classes were drawn), in the published order.
+        Indices into ``labels``, int64 [min(budget, N)] (fewer if classes were drawn), in the published order.
 
     Raises:
-        InputError: No labels, too many dimensions, NaN, a budget below 2 or a negative run.
+        InputError: There are no labels, the labels have too many dimensions or NaN, the budget is below 2, or the run
+            is negative.
     """
     values = _checked(labels, budget, run, num_classes)
     rng = random.Random(SEED + SEED_STEP * run)
@@ -41,7 +49,7 @@ def sample_probe(labels: Any, budget: int = 500, run: int = 0, num_classes: int 
         rng.shuffle(order)
         return np.array(order[:budget], np.int64)
 
-    images: dict[int, list[int]] = {}  # in order of first appearance, since that is the order of the shuffles
+    images: dict[int, list[int]] = {}  # in order of first appearance, which is the published order of the shuffles
     for index, label in enumerate(values.tolist()):
         images.setdefault(label, []).append(index)
     for of_class in images.values():
@@ -54,7 +62,7 @@ def sample_probe(labels: Any, budget: int = 500, run: int = 0, num_classes: int 
 
 
 def _in_turns(images: list[list[int]], budget: int) -> list[int]:
-    """One from the end of every list per round, until ``budget`` are taken or all lists are empty."""
+    """Take one image from the end of every list per round, until the budget or the lists are used up."""
     rounds = max(map(len, images))
     turns = (of_class[-1 - turn] for turn in range(rounds) for of_class in images if turn < len(of_class))
     return [index for index, _ in zip(turns, range(budget), strict=False)]

@@ -1,7 +1,7 @@
-"""Any score by its name, for one model (`score`) or a bank of them (`score_bank`).
+"""Any score by its name: for one model (`score`), or for many models at once (`score_bank`).
 
-A method may carry options, as a transform does on the command line: ``"knn:k=5,metric=cosine"``, ``"parc:pca=32"``
-(`parc.catalog`).
+A method may carry options, in the form that transforms have on the command line: ``"knn:k=5,metric=cosine"``,
+``"parc:pca=32"`` (see `parc.catalog`).
 """
 
 from __future__ import annotations
@@ -26,34 +26,36 @@ from plm_core.utils.progress import track
 ROTATION_INVARIANT = frozenset(
     {"knn", "split-knn", "logistic", "logme", "ridge-press", "gbc", "nleep", "hscore", "transrate"}
 )
-"""Scores that a rotation of the features does not change: half-samples of wide features go through N dimensions."""
+"""Scores that a rotation of the features does not change. For their half-samples, wide features are rotated into at
+most N dimensions."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a model gives for the images of a probe."""
+    """The output of a model for the images of a probe."""
 
     features: Any
-    """[N, D]: what its classifier sees."""
+    """[N, D], the input of the classifier."""
     probs: Any = None
-    """[N, S]: its probabilities of its own classes; None for a headless model."""
+    """[N, S], the probabilities of the model's own classes; None for a headless model."""
     reference_features: Any = None
-    """[N, D'], of a model that was trained on this data set."""
+    """[N, D'], features of a model that was trained on this dataset."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of one model, or why there is none."""
+    """One score of one model, or the reason why there is none."""
 
     model: str
     method: str
-    """As it was asked for."""
+    """The method, spelled as in the call."""
     score: float | None
     low: float | None
-    """Of a 90 % interval over images; None when none was asked for or could be had."""
+    """Lower end of the 90 % interval over images. None if no interval was requested, or none could be computed."""
     high: float | None
+    """Upper end of the interval."""
     seconds: float
-    """For the score with its reduction of the features, without the interval."""
+    """Time for the score and its reduction of the features, without the interval."""
     error: str | None = None
 
 
@@ -67,36 +69,47 @@ def score(
     pca: int | str | None = None,
     **options: Any,
 ) -> float:
-    """How well a model's features suit the labels; higher is better, among models on the same images.
+    """Score how well a model's features suit the labels; higher is better, among models on the same images.
+
+    Example:
+        >>> import numpy as np, parc
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.arange(60) % 3
+        >>> features = rng.normal(size=(60, 8)) + rng.normal(size=(3, 8))[labels]
+        >>> round(parc.score("parc", features, labels), 1)
+        62.8
+        >>> round(parc.score("knn", features, labels, k=5), 1)
+        93.3
 
     Args:
-        method: One of `methods`, which may carry options: ``"knn:k=5"``.
-        features: [N, D] of N images, a numpy array, a tensor on any device or sequences.
-        labels: Classes [N] (integers), multi-hot [N, C], or targets [N] or [N, T] (floats), as the score can do.
+        method: A name from `methods`, with options where needed: ``"knn:k=5"``.
+        features: [N, D] for N images: a NumPy array, a tensor on any device, or nested sequences.
+        labels: Classes [N] (integers), multi-hot labels [N, C], or targets [N] or [N, T] (floats). Which kinds are
+            possible depends on the score.
         probs: The model's probabilities of its own classes [N, S], for leep and nce.
-        reference_features: [N, D'] of a model that was trained on the data, for rsa and dds.
-        num_classes: Classes of the data set; None for the highest label + 1.
-        pca: Reduce features and reference features first: ``32`` exact (what the paper recommends for PARC),
-            ``"compat:32"`` by the published recipe.
-        **options: The score's own, as ``k=5`` for knn.
+        reference_features: [N, D'] of a model that was trained on the dataset, for rsa and dds.
+        num_classes: Number of classes in the dataset; None for the highest label + 1.
+        pca: Number of dimensions to which features and reference features are reduced first: ``32`` for exact principal
+            components (the paper's recommendation for PARC), ``"compat:32"`` for the published recipe.
+        **options: Options of the score itself, such as ``k=5`` for knn.
 
     Raises:
-        UnknownName: No such score.
-        NotSupported: The score cannot do such labels, or needs something that did not come.
-        InputError: Unfit features, labels, probabilities or options.
+        UnknownName: There is no such score.
+        NotSupported: The score cannot use labels of this kind, or an input that it needs is missing.
+        InputError: The features, labels, probabilities or options are not allowed.
     """
-    found = parse_method(method, pca, **options)
+    parsed = parse_method(method, pca, **options)
     x = features_of(features)
     y = _labels(labels, len(x), num_classes)
-    check_kind(found.scorer, y)
+    check_kind(parsed.scorer, y)
     inputs = {"num_classes": num_classes, "probs": probs, "reference_features": reference_features}
-    inputs = {name: inputs[name] for name in found.scorer.needs}
+    inputs = {name: inputs[name] for name in parsed.scorer.needs}
     if inputs.get("probs") is not None:
         inputs["probs"] = probs_of(probs, len(x))
     if inputs.get("reference_features") is not None:
         reference = features_of(reference_features, "reference_features", len(x))
-        inputs["reference_features"] = _reduced(reference, found.pca, "reference_features")
-    return _call(found, reduce(x, found.pca), y, inputs)
+        inputs["reference_features"] = _reduced(reference, parsed.pca, "reference_features")
+    return _call(parsed, reduce(x, parsed.pca), y, inputs)
 
 
 def score_bank(
@@ -109,49 +122,59 @@ def score_bank(
     bootstraps: int = 0,
     seed: int = 0,
 ) -> list[ScoreRow]:
-    """Every method for every model, with intervals over images.
+    """Score every model of a bank by every method, with intervals over images.
 
-    Intervals of 90 % come from half-samples (`parc.intervals`), the same ones for all models. Reductions of the
-    features, and for parc, parc-auc, rsa and dds their standardization, are those of all images. Features of fewer
+    The 90 % intervals come from half-samples (`parc.intervals`), which are the same for all models. The features are
+    reduced once, on all images; for parc, parc-auc, rsa and dds they are also standardized once. Features with fewer
     dimensions than a reduction asks for keep all of them.
 
+    Example:
+        >>> import numpy as np, parc
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.arange(60) % 3
+        >>> noise = rng.normal(size=(60, 8))
+        >>> bank = {"noise": parc.Features(noise), "model": parc.Features(noise + rng.normal(size=(3, 8))[labels])}
+        >>> for row in parc.score_bank(bank, labels, ["parc", "knn"]):
+        ...     print(row.model, row.method, round(row.score, 1))
+        noise parc 1.4
+        noise knn 43.3
+        model parc 62.8
+        model knn 93.3
+
     Args:
-        bank: Features of each model, for the same images.
-        labels: As in `score`.
-        methods: As in `score`; each may carry options and a reduction of its own.
-        pca: Reduction for methods that name none.
-        num_classes: Classes of the data set.
+        bank: Features of each model, by its name, for the same images.
+        labels: See `score`.
+        methods: One or more methods, see `score`. Each may have options and a reduction of its own.
+        pca: Reduction for the methods that have none.
+        num_classes: Number of classes in the dataset; None for the highest label + 1.
         bootstraps: Number of half-samples; 0 for no intervals.
-        seed: Of the half-samples.
+        seed: Seed of the half-samples.
 
     Returns:
-        Rows by model, then by method, in the order given. What one score of one model raises is the row's ``error``.
+        Rows by model, then by method, in the order of the arguments. An error of one score of one model becomes the
+        ``error`` of its row.
 
     Raises:
         UnknownName: A method is unknown.
-        InputError: Unfit labels or options of a method, or a bank of something else.
+        InputError: The labels or the options of a method are not allowed, or the bank is no mapping to `Features`.
     """
     if not isinstance(bank, Mapping):
         raise InputError(f"bank is a {type(bank).__name__}; a mapping of names to parc.Features is needed")
-    for name, given in bank.items():
-        if not isinstance(given, Features):
-            raise InputError(f"bank[{name!r}] is a {type(given).__name__}; parc.Features(...) is needed")
+    for name, features in bank.items():
+        if not isinstance(features, Features):
+            raise InputError(f"bank[{name!r}] is a {type(features).__name__}; parc.Features(...) is needed")
     texts = [methods] if isinstance(methods, str) else list(methods)
     parsed = {text: parse_method(text, pca) for text in texts}
     y = _labels(labels, None, num_classes)
     models = track(bank.items(), "scores", len(bank)) if len(bank) > 1 else bank.items()
     with HalfSamples(y, bootstraps, seed) as half_samples:
-        return [
-            row for name, given in models for row in _score_model(name, given, y, parsed, num_classes, half_samples)
-        ]
-
-
-# --- one score ------------------------------------------------------------------------------------------------------
+        rows = (_score_model(name, features, y, parsed, num_classes, half_samples) for name, features in models)
+        return [row for of_model in rows for row in of_model]
 
 
 def _labels(labels: Any, n: int | None, num_classes: int | None) -> Array:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the score warns of what matters to it
+        warnings.simplefilter("ignore")  # the score itself gives the warnings that concern it
         return labels_of(labels, n, num_classes, ("classes", "multilabel", "regression"))
 
 
@@ -175,91 +198,90 @@ def _call(method: Method, features: Array, labels: Array, inputs: Mapping[str, A
     return value
 
 
-# --- a model of a bank ----------------------------------------------------------------------------------------------
-
-
 def _score_model(
     name: str,
-    given: Features,
+    features: Features,
     labels: Array,
     methods: Mapping[str, Method],
     num_classes: int | None,
     half_samples: HalfSamples,
 ) -> list[ScoreRow]:
     try:
-        model = _Model(given, labels, num_classes)
+        model = _BankModel(features, labels, num_classes)
     except PlmError as e:
         return [ScoreRow(name, text, None, None, None, 0.0, str(e)) for text in methods]
     return [model.row(name, text, method, half_samples) for text, method in methods.items()]
 
 
-class _Model:
-    """One model's inputs, with what its methods share: checks, reductions, and the rotation of wide features."""
+class _BankModel:
+    """One model of a bank, with the work that its methods share: checks, reductions, rotations of wide features."""
 
-    def __init__(self, given: Features, labels: Array, num_classes: int | None) -> None:
-        n = len(labels)
-        self.features = features_of(given.features, n=n)
+    def __init__(self, unchecked: Features, labels: Array, num_classes: int | None) -> None:
+        self.features = features_of(unchecked.features, n=len(labels))
         self.labels, self.num_classes = labels, num_classes
-        self.given = given
+        self.unchecked = unchecked  # probs and reference features are checked only for a method that needs them
         self._reductions: dict[tuple[str, int | str | None], tuple[Array, float]] = {}
-        self._turned: dict[int | str | None, Array] = {}
+        self._rotations: dict[int | str | None, Array] = {}
 
     def row(self, name: str, text: str, method: Method, half_samples: HalfSamples) -> ScoreRow:
-        """The score and its interval."""
+        """Return the score by a method and its interval."""
         try:
             check_kind(method.scorer, self.labels)
-            features, spent = self._reduction("features", method.pca)
+            features, seconds = self._reduced("features", method.pca)
             inputs = self._inputs(method)
             start = time.perf_counter()
             value = _call(method, features, self.labels, inputs)
-            spent += time.perf_counter() - start
-        except Exception as e:  # a score may fail in any way, which is no reason to lose the others
+            seconds += time.perf_counter() - start
+        except Exception as e:  # a score may fail in any way, and the others must not suffer from it
             reason = str(e) if isinstance(e, PlmError) else f"{type(e).__name__}: {e}"
             return ScoreRow(name, text, None, None, None, 0.0, reason)
         low, high = self._interval(method, value, features, inputs, half_samples)
-        return ScoreRow(name, text, value, low, high, spent)
+        return ScoreRow(name, text, value, low, high, seconds)
 
-    def _reduction(self, name: str, pca: int | str | None) -> tuple[Array, float]:
-        """``features`` or ``reference_features``, reduced once, and the seconds that this took."""
+    def _reduced(self, name: str, pca: int | str | None) -> tuple[Array, float]:
+        """Return ``features`` or ``reference_features``, reduced once, and the seconds that this took."""
         if (name, pca) not in self._reductions:
             start = time.perf_counter()
-            whole = self.features
+            x = self.features
             if name == "reference_features":
-                whole = features_of(self.given.reference_features, name, len(self.labels))
-            reduced = reduce(whole, clip_components(pca, whole.shape[1]))
+                x = features_of(self.unchecked.reference_features, name, len(self.labels))
+            reduced = reduce(x, clip_components(pca, x.shape[1]))
             self._reductions[name, pca] = reduced, time.perf_counter() - start
         return self._reductions[name, pca]
 
     def _inputs(self, method: Method) -> dict[str, Any]:
-        """What the method needs besides, if the model has it."""
-        inputs = {"num_classes": self.num_classes, "probs": self.given.probs, "reference_features": None}
+        """Return the inputs that the method needs besides features and labels, None for those that the model lacks."""
+        inputs = {"num_classes": self.num_classes, "probs": self.unchecked.probs, "reference_features": None}
         inputs = {name: inputs[name] for name in method.scorer.needs}
         if inputs.get("probs") is not None:
-            inputs["probs"] = probs_of(self.given.probs, len(self.labels))
-        if "reference_features" in inputs and self.given.reference_features is not None:
-            inputs["reference_features"] = self._reduction("reference_features", method.pca)[0]
+            inputs["probs"] = probs_of(self.unchecked.probs, len(self.labels))
+        if "reference_features" in inputs and self.unchecked.reference_features is not None:
+            inputs["reference_features"] = self._reduced("reference_features", method.pca)[0]
         return inputs
 
     def _rotated(self, method: Method, features: Array) -> Array:
-        """Features of at most N dimensions with the same inner products, where the score sees no difference."""
-        turns = method.scorer.name in ROTATION_INVARIANT and method.options.get("metric") != "cityblock"
-        if not turns or features.shape[1] <= len(features):
+        """Return features with at most N dimensions and the same inner products, if the score is the same for them."""
+        invariant = method.scorer.name in ROTATION_INVARIANT and method.options.get("metric") != "cityblock"
+        if not invariant or features.shape[1] <= len(features):
             return features
-        if method.pca not in self._turned:
-            self._turned[method.pca] = compact(features.astype(np.float64))
-        return self._turned[method.pca]
+        if method.pca not in self._rotations:
+            self._rotations[method.pca] = compact(features.astype(np.float64))
+        return self._rotations[method.pca]
 
     def _interval(
         self, method: Method, value: float, features: Array, inputs: Mapping[str, Any], half_samples: HalfSamples
     ) -> tuple[float | None, float | None]:
         if not half_samples.indices:
             return None, None
-        shared = resampler(method.scorer.name, features, self.labels, **inputs)
-        return half_samples.interval(value, shared or self._refit(method, self._rotated(method, features), inputs))
+        score_of = resampler(method.scorer.name, features, self.labels, **inputs)
+        score_of = score_of or self._rescored(method, self._rotated(method, features), inputs)
+        return half_samples.interval(value, score_of)
 
-    def _refit(self, method: Method, features: Array, inputs: Mapping[str, Any]) -> Callable[[Array], float]:
-        def of(half: Array) -> float:
+    def _rescored(self, method: Method, features: Array, inputs: Mapping[str, Any]) -> Callable[[Array], float]:
+        """Return a function from the indices of a half-sample to its score, computed from the start."""
+
+        def score_of(half: Array) -> float:
             parts = {k: v[half] if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
             return _call(method, features[half], self.labels[half], parts)
 
-        return of
+        return score_of

@@ -1,4 +1,4 @@
-"""How well each method of a table of scores predicts the truth: over groups, runs and resampled models."""
+"""Measures how well each method in a table of scores predicts the truth, over groups, runs and resampled models."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Aggregate:
-    """What `aggregate` found, one column per method; correlations and rel@k times 100, regret in points.
+    """The result of `aggregate`, one column per method. Correlations and rel@k are times 100, regret is in points.
 
     Attributes:
         methods: Names of the M methods.
         metric: Name of the metric.
-        constants: What is held fixed within a group.
+        constants: Names of the columns that are constant within a group.
         keys: Values of the constants of the G groups, in the published order.
-        mean: Over runs of the mean over groups, [M].
-        variance: Over runs, population (ddof 0), [M].
+        mean: Mean over runs of the mean over groups, [M].
+        variance: Population variance (ddof 0) over runs of the mean over groups, [M].
         each_mean: Mean over runs of each group, [G, M].
-        each_variance: Their population variance over runs, [G, M].
-        low: Lower end of the bootstrap interval of ``mean``, [M]; NaN when ``bootstraps=0``.
-        high: Its upper end, [M].
-        missing: Scores that were NaN and counted as 0, as published, [M].
-        resampled: ``mean`` on every resample, [B, M]; the same draws for all methods, so that rows can be compared.
+        each_variance: Population variance over runs of each group, [G, M].
+        low: Lower end of the bootstrap interval of ``mean``, [M]; NaN if ``bootstraps=0``.
+        high: Upper end of the interval, [M].
+        missing: Number of scores that were NaN and counted as 0, as published, [M].
+        resampled: ``mean`` on every resample, [B, M]. The draws are the same for all methods, so rows can be compared.
     """
 
     methods: tuple[str, ...]
@@ -52,7 +52,7 @@ class Aggregate:
     resampled: Array = field(repr=False)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One mapping per method: method, mean, sd (over runs), low, high, missing, and the mean of every group."""
+        """Return one mapping per method: method, mean, sd (over runs), low, high, missing, the mean of every group."""
         return [
             {
                 "method": method,
@@ -67,7 +67,7 @@ class Aggregate:
         ]
 
     def wins(self, method: str, over: str) -> float:
-        """Share of the resamples in which one method is better than another; half for ties, NaN without any."""
+        """Return the share of resamples in which one method beats another. Ties count half; NaN without resamples."""
         if not len(self.resampled):
             return float("nan")
         ahead = self.resampled[:, self.methods.index(method)] - self.resampled[:, self.methods.index(over)]
@@ -92,35 +92,43 @@ def aggregate(
 ) -> Aggregate:
     """Judge methods by a table of their scores.
 
-    For each run and each combination of values of the constants, the metric over the remaining rows (for the default,
-    over the models on one target); their unweighted mean is the run's result. Groups of fewer than 2 rows are skipped.
-    A method that is constant within a group has no correlation there, and then none on average: NaN.
+    Example:
+        >>> from parc import benchmark
+        >>> static = benchmark.aggregate(benchmark.baselines("controlled"), "controlled", methods=["layers"])
+        >>> round(static.rows()[0]["mean"], 1)
+        50.9
 
-    The interval is a percentile bootstrap over what varies within a group: models by default, architectures for
-    ``("target", "source")``, targets for ``("architecture", "source")``. It is wide because models are few, and still
-    optimistic, because models that share an architecture or a source are not independent.
+    For each run and each combination of values of the constants, the metric is computed over the remaining rows. With
+    the default constants these are the models on one target. The unweighted mean over the groups is the result of the
+    run. Groups with fewer than 2 rows are skipped. A method that is constant within a group has no correlation there,
+    and therefore no mean: NaN.
+
+    The interval is a percentile bootstrap over the units that vary within a group: models by default, architectures for
+    ``("target", "source")``, targets for ``("architecture", "source")``. It is wide because models are few. It is
+    nevertheless optimistic, because models that share an architecture or a source are not independent.
 
     Args:
-        scores: Columns ``architecture``, ``source``, ``target``, optionally ``run`` and ``oracle``, and one per method:
-            a mapping of columns (a dict, a pandas DataFrame) or a list of mappings. The published spelling, as "Source
-            Dataset", is read too. NaN counts as 0. Rows with equal source and target are ignored.
-        oracle: True accuracies, an `Oracle` or the name of a bank; default, the table's column ``oracle`` if there is
-            one, else "controlled". Rows with an accuracy of 0 or less are left out (after ``plasticity``).
-        methods: Columns to judge; default, all that are left.
+        scores: The columns ``architecture``, ``source``, ``target``, optionally ``run`` and ``oracle``, and one per
+            method: a mapping of columns (a dict, a pandas DataFrame) or a list of mappings. The published spelling, as
+            "Source Dataset", is allowed too. NaN counts as 0. Rows with equal source and target are ignored.
+        oracle: The true accuracies, an `Oracle` or the name of a published one; None for the table's column ``oracle``
+            if there is one, else "controlled". Rows with an accuracy of 0 or less are left out (after ``plasticity``).
+        methods: Columns to judge; None for all remaining ones.
         constants: Some of "target", "source", "architecture"; none to pool all rows.
         metric: "pearson" (published), "spearman", "kendall", "kendall-w", "regret" or "rel@k".
         plasticity: Weight of the capacity heuristic, 1 in the paper: scores become (score - mean) / sd (ddof 1) +
             weight * layers / 50.
-        plasticity_over: Mean and sd over the whole "table" (published) or within each "target", which keeps scores
-            whose scale depends on the number of classes comparable.
-        layers: Depth by architecture; default, the oracle's, else the paper's.
-        bootstraps: Number of resamples; 0 for none.
+        plasticity_over: "table" for mean and sd over the whole table (published), or "target" for those within each
+            target, which keeps scores comparable whose scale depends on the number of classes.
+        layers: Depth by architecture; None for those of the oracle, or else of the paper.
+        bootstraps: Number of resamples; 0 for no interval.
         level: Share of the resamples in the interval.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        InputError: A column is missing, not numeric or infinite; a transfer is unknown or twice in a run; nothing left.
-        UnknownName: No such metric.
+        InputError: A column is missing, not numeric or infinite; a transfer is unknown or occurs twice in a run; or no
+            group has two rows.
+        UnknownName: There is no such metric.
     """
     judge = metrics.find_metric(metric)
     scored = read_scores(scores, oracle, methods, layers)
@@ -131,7 +139,7 @@ def aggregate(
 
     groups = _groups(keys, constants)
     units, draws = _draws(keys, constants, bootstraps, seed)
-    found: dict[tuple[str, ...], list[Array]] = {}
+    by_group: dict[tuple[str, ...], list[Array]] = {}
     of_runs, resampled_runs = [], []
     for each_run in dict.fromkeys(runs.tolist()):
         of_run, resampled = [], []
@@ -140,7 +148,7 @@ def aggregate(
             if len(rows) < 2:
                 continue
             value = _judged(judge, values[rows], truth[rows], np.ones((1, len(rows))))[0]
-            found.setdefault(key, []).append(value)
+            by_group.setdefault(key, []).append(value)
             of_run.append(value)
             resampled.append(_judged(judge, values[rows], truth[rows], draws[:, units[rows]]))
         if of_run:
@@ -151,7 +159,7 @@ def aggregate(
 
     resamples = _nanmean(np.stack(resampled_runs))
     low, high = metrics.percentile_interval(resamples, level)
-    ordered = [key for key in groups if key in found]
+    ordered = [key for key in groups if key in by_group]
     return Aggregate(
         scored.methods,
         metric,
@@ -159,8 +167,8 @@ def aggregate(
         tuple(ordered),
         np.mean(of_runs, 0),
         np.var(of_runs, 0),
-        np.stack([np.mean(found[key], 0) for key in ordered]),
-        np.stack([np.var(found[key], 0) for key in ordered]),
+        np.stack([np.mean(by_group[key], 0) for key in ordered]),
+        np.stack([np.var(by_group[key], 0) for key in ordered]),
         low,
         high,
         scored.missing,
@@ -169,7 +177,7 @@ def aggregate(
 
 
 def _groups(keys: Columns, constants: Sequence[str]) -> dict[tuple[str, ...], NDArray[np.intp]]:
-    """Rows of every combination of the constants' values, each in order of first appearance."""
+    """Return the rows of every combination of the constants' values, in the order of first appearance."""
     if unknown := [name for name in constants if name not in KEY]:
         raise InputError(f"constants has {unknown[0]!r}; {', '.join(KEY)} are allowed")
     values = [list(dict.fromkeys(keys[name].tolist())) for name in constants]
@@ -180,7 +188,7 @@ def _groups(keys: Columns, constants: Sequence[str]) -> dict[tuple[str, ...], ND
 
 
 def _draws(keys: Columns, constants: Sequence[str], resamples: int, seed: int) -> tuple[NDArray[np.intp], Array]:
-    """The unit of every row, [N], and how often each unit is drawn, [resamples, units]."""
+    """Return the unit of every row, [N], and how often each unit is drawn, [resamples, units]."""
     if resamples < 0:
         raise InputError(f"bootstraps is {resamples}; 0 or more is allowed")
     varied = [name for name in KEY if name not in constants]
@@ -191,7 +199,7 @@ def _draws(keys: Columns, constants: Sequence[str], resamples: int, seed: int) -
 
 
 def _judged(judge: metrics.Metric, values: Array, truth: Array, counts: Array) -> Array:
-    """The metric of every method on every resample, [B, M]; NaN on a resample that drew none of the rows."""
+    """Return the metric of every method on every resample, [B, M]; NaN if a resample drew none of the rows."""
     out = np.full((len(counts), values.shape[1]), np.nan)
     if drawn := np.flatnonzero(counts.sum(1)).tolist():
         for m in range(values.shape[1]):
@@ -200,7 +208,7 @@ def _judged(judge: metrics.Metric, values: Array, truth: Array, counts: Array) -
 
 
 def _nanmean(values: Array) -> Array:
-    """Mean over the first axis without NaN; NaN where there is nothing else."""
+    """Return the mean over the first axis without NaN, or NaN if there is nothing else."""
     defined = ~np.isnan(values)
     total = np.where(defined, values, 0.0).sum(0)
     return np.divide(total, defined.sum(0), out=np.full_like(total, np.nan), where=defined.any(0))

@@ -1,4 +1,4 @@
-"""Methods and static baselines side by side, and such rows as a Markdown table."""
+"""Methods beside static baselines, as rows and as a Markdown table."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ def compare(
     facts: Mapping[str, Mapping[str, float]] | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Methods and the static `baselines` side by side under several metrics, best first by the first metric.
+    """Compare methods with the static `baselines` under several metrics, best first by the first metric.
 
     The baselines are judged on the transfers that the scores cover.
 
     Args:
-        scores: As for `aggregate`.
-        oracle: As for `aggregate`.
+        scores: See `aggregate`.
+        oracle: See `aggregate`.
         metric: Names of the metrics.
-        facts: More baselines by architecture, as in `baselines`.
-        **options: As for `aggregate`; ``plasticity`` is not applied to the baselines.
+        facts: Additional baselines by architecture, see `baselines`.
+        **options: Other arguments of `aggregate`. ``plasticity`` is not applied to the baselines.
 
     Returns:
-        One mapping per row: method, baseline (bool), missing (scores that were NaN and count as 0, so that a method
-        without any does as well as chance), and per metric its mean, "<metric> low" and "<metric> high".
+        One mapping per row: method, baseline (bool), missing (the number of scores that were NaN and count as 0, so a
+        method with no score at all does as well as chance), and for each metric its mean, "<metric> low" and
+        "<metric> high".
     """
     truth = _truth(scores, oracle, options.get("layers"))
     static = _covered(baselines(truth, **(facts or {})), scores)
@@ -52,12 +53,18 @@ def compare(
                 into = rows.setdefault((is_baseline, row["method"]), start)
                 into |= {name: row["mean"], f"{name} low": row["low"], f"{name} high": row["high"]}
     sign = 1 if find_metric(metric[0]).higher_is_better else -1
-    # undefined rows last
+    # rows without a value come last
     return sorted(rows.values(), key=lambda row: (np.isnan(row[metric[0]]), -sign * row[metric[0]]))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `compare` or `Aggregate.rows` as a Markdown table; "x low" and "x high" become an interval of x."""
+    """Return the rows of `compare` or `Aggregate.rows` as a Markdown table.
+
+    The columns "x low" and "x high" become the interval of x.
+
+    Raises:
+        InputError: There are no rows.
+    """
     if not rows:
         raise InputError("rows is empty; a table needs one")
     ends = {end if name == "mean" else f"{name} {end}" for name in rows[0] for end in ("low", "high")}
@@ -70,21 +77,22 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _truth(scores: Any, oracle: Oracle | str | None, layers: Mapping[str, float] | None) -> Oracle | str:
-    """The oracle that `aggregate` would use, made of the table's own column where it has one."""
+    """Return the oracle that `aggregate` would use, from the table's own column if there is one."""
     if oracle is not None:
         return oracle
-    read = columns(scores)
-    if "oracle" not in read:
+    table = columns(scores)
+    if "oracle" not in table:
         return load_oracle()
-    first = dict.fromkeys(zip(*(read[name].tolist() for name in (*KEY, "oracle")), strict=True))
+    first = dict.fromkeys(zip(*(table[name].tolist() for name in (*KEY, "oracle")), strict=True))
     names = (*KEY, "oracle")
     rows = [dict(zip(names, values, strict=True)) for values in first if values[1] != values[2]]
     return make_oracle(rows, layers=layers)
 
 
 def _covered(static: Columns, scores: Any) -> Columns:
-    read = columns(scores)
-    scored = set(zip(*(read[name].astype(str).tolist() for name in KEY), strict=True))
+    """Return the static rows of the transfers that the scores cover."""
+    table = columns(scores)
+    scored = set(zip(*(table[name].astype(str).tolist() for name in KEY), strict=True))
     keys = zip(*(static[name].tolist() for name in KEY), strict=True)
     covered = np.array([key in scored for key in keys])
     return {name: values[covered] for name, values in static.items()}

@@ -1,8 +1,8 @@
-"""How well scores order models whose true accuracy is known.
+"""Metrics of how well scores order models whose true accuracy is known.
 
-Every metric is computed from how often each model was drawn (``counts``), so that a bootstrap is one call with a matrix
-of counts instead of a thousand calls: a model drawn twice counts as two models with the same score and truth.
-Correlations of a constant column are undefined and come out as NaN.
+Every metric is a function of how often each model was drawn (``counts``). A model that was drawn twice counts as two
+models with the same score and truth. This makes a bootstrap one call with a matrix of counts instead of a thousand
+calls. The correlation of a constant column is undefined, and the result is NaN.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plm_core.errors import InputError
+from plm_core.errors import InputError, UnknownName
 from plm_core.utils.near_misses import miss
 
 Array = NDArray[np.float64]
@@ -24,12 +24,12 @@ Counted = Callable[[Array, Array, Array], Array]  # scores [n], truth [n], count
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by name.
+    """A metric with its name.
 
     Attributes:
-        name: As in `find_metric`.
-        counted: Function of scores [n], truth [n] and counts [B, n], giving [B].
-        scale: What the benchmark multiplies it by; 100 for correlations and ratios, as the paper prints them.
+        name: Name in `find_metric`.
+        counted: Function from scores [n], truth [n] and counts [B, n] to the metric [B].
+        scale: Factor in the tables of the benchmark: 100 for correlations and ratios, as the paper prints them.
         higher_is_better: False for regret only.
     """
 
@@ -40,13 +40,11 @@ class Metric:
 
 
 def find_metric(name: str) -> Metric:
-    """Look a metric up: pearson, spearman, kendall, kendall-w, regret or rel@1, rel@3, ... (any count of models).
+    """Find a metric by name: pearson, spearman, kendall, kendall-w, regret, rel@1, rel@3 or any other rel@k.
 
     Raises:
-        UnknownName: No such metric; says what is near.
+        UnknownName: There is no such metric. The message names similar ones.
     """
-    from plm_core.errors import UnknownName
-
     if name.startswith("rel@") and name[4:].isdecimal() and int(name[4:]) > 0:
         return Metric(name, partial(_relative, k=int(name[4:])))
     if name not in METRICS:
@@ -55,47 +53,48 @@ def find_metric(name: str) -> Metric:
 
 
 def pearson(scores: Any, truth: Any) -> float:
-    """Pearson correlation in [-1, 1]; NaN when a column is constant.
+    """Compute the Pearson correlation in [-1, 1]; NaN if a column is constant.
 
     Args:
         scores: One score per model, [n].
-        truth: Their true accuracies, [n].
+        truth: True accuracies of the models, [n].
     """
     return _value(_pearson, scores, truth)
 
 
 def spearman(scores: Any, truth: Any) -> float:
-    """Spearman correlation in [-1, 1] (ties get their average rank); NaN when a column is constant."""
+    """Compute the Spearman correlation in [-1, 1] (ties get their average rank); NaN if a column is constant."""
     return _value(_spearman, scores, truth)
 
 
 def kendall(scores: Any, truth: Any) -> float:
-    """Kendall's tau-b in [-1, 1] (ties are neither right nor wrong); NaN when a column is constant."""
+    """Compute Kendall's tau-b in [-1, 1] (ties are neither right nor wrong); NaN if a column is constant."""
     return _value(_kendall, scores, truth)
 
 
 def weighted_kendall(scores: Any, truth: Any) -> float:
-    """Kendall's tau with the top weighing more, in [-1, 1]; NaN when a column is constant.
+    """Compute Kendall's tau in [-1, 1] with more weight on the top; NaN if a column is constant.
 
-    A pair weighs 1/(r_i + 1) + 1/(r_j + 1) with ranks r from 0 for the best; the mean of ranking by score (ties by
-    truth) and by truth (ties by score). That is ``scipy.stats.weightedtau`` with its defaults, the form in which LogME
-    and its followers report it.
+    A pair has the weight 1/(r_i + 1) + 1/(r_j + 1), where the rank r of the best model is 0. The result is the mean of
+    two rankings, by score (ties by truth) and by truth (ties by score). This is ``scipy.stats.weightedtau`` with its
+    defaults, the form in which LogME and later papers report it.
     """
     return _value(_weighted_kendall, scores, truth)
 
 
 def regret(scores: Any, truth: Any) -> float:
-    """Top-1 regret: the best truth minus the truth of the model with the highest score, in the units of the truth.
+    """Compute the top-1 regret: the best truth minus the truth of the model with the highest score.
 
-    Models that tie for the highest score count with their mean truth, as if one of them were drawn.
+    The unit is that of the truth. Models that tie for the highest score count with their mean truth.
     """
     return _value(_regret, scores, truth)
 
 
 def relative_accuracy(scores: Any, truth: Any, k: int = 1) -> float:
-    """Rel@k: mean truth of the k models with the highest scores over the best truth (paper, supplement Table 7).
+    """Compute Rel@k: the mean truth of the k models with the highest scores, divided by the best truth.
 
-    Models that tie for the last places count with their mean truth. NaN when no truth is above 0.
+    This is the metric of Table 7 in the supplement of the paper. Models that tie for the last places count with their
+    mean truth. The result is NaN if no truth is above 0.
 
     Raises:
         InputError: k is not in 1..n.
@@ -108,20 +107,20 @@ def relative_accuracy(scores: Any, truth: Any, k: int = 1) -> float:
 def bootstrap(
     name: str, scores: Any, truth: Any, resamples: int = 1000, level: float = 0.9, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of a metric over resampled models.
+    """Compute the percentile interval of a metric over resampled models.
 
     Resamples on which the metric is undefined (all models tie) are left out.
 
     Args:
-        name: As in `find_metric`.
+        name: Name of the metric, see `find_metric`.
         scores: One score per model, [n].
-        truth: Their true accuracies, [n].
-        resamples: How many times n models are drawn with replacement.
+        truth: True accuracies of the models, [n].
+        resamples: Number of times that n models are drawn with replacement.
         level: Share of the resamples between the two ends.
-        seed: Of the draws; numpy's global state is not used.
+        seed: Seed of the draws. NumPy's global state is not used.
 
     Returns:
-        Low and high, unscaled; NaN when it is undefined everywhere.
+        The low and the high end, unscaled; NaN if the metric is undefined on all resamples.
     """
     x, y = _checked(scores, truth)
     values = find_metric(name).counted(x, y, draw_counts(len(x), resamples, seed))
@@ -130,7 +129,7 @@ def bootstrap(
 
 
 def draw_counts(units: int, resamples: int, seed: int) -> Array:
-    """How often each of ``units`` is drawn in each resample, [resamples, units]; every row sums to ``units``."""
+    """Draw how often each of ``units`` is in each resample, [resamples, units]. Every row sums to ``units``."""
     if resamples < 1:
         raise InputError(f"resamples is {resamples}; 1 or more is allowed")
     rng = np.random.default_rng(seed)
@@ -138,7 +137,7 @@ def draw_counts(units: int, resamples: int, seed: int) -> Array:
 
 
 def percentile_interval(values: Array, level: float) -> tuple[Array, Array]:
-    """Ends of the percentile interval of each column of [B, M], NaN left out; NaN where a column has nothing else."""
+    """Return the ends of the percentile interval of each column of [B, M]. NaN does not count."""
     if not 0 < level < 1:
         raise InputError(f"level is {level}; a share between 0 and 1 is needed")
     ends = np.full((2, values.shape[1]), np.nan)
@@ -168,19 +167,19 @@ def _ratio(above: Array, below: Array) -> Array:
 
 
 def _unit(x: Array) -> Array:
-    """The same to every correlation, and safe to square."""
-    spread = x.max() / 2 - x.min() / 2  # halves, since the difference may overflow
+    """Scale values to [0, 1], which changes no correlation and makes them safe to square."""
+    spread = x.max() / 2 - x.min() / 2  # halves, because the difference may overflow
     return np.asarray(np.zeros_like(x) if spread == 0 else (x / 2 - x.min() / 2) / spread)
 
 
 def _varies(x: Array, counts: Array) -> NDArray[np.bool_]:
-    """Whether those drawn differ; exact, unlike a variance that rounding may leave above zero."""
+    """Whether the drawn values differ. Unlike a variance, which rounding may leave above zero, this is exact."""
     drawn = counts > 0
     return np.where(drawn, x, -np.inf).max(-1) > np.where(drawn, x, np.inf).min(-1)
 
 
 def _correlation(x: Array, y: Array, counts: Array) -> Array:
-    """Pearson of values [n] or, where they depend on the draw, [B, n]."""
+    """Return the Pearson correlation of values [n] or, if they depend on the draw, [B, n]."""
     total = counts.sum(-1, keepdims=True)
     dx = x - (counts * x).sum(-1, keepdims=True) / total
     dy = y - (counts * y).sum(-1, keepdims=True) / total
@@ -206,7 +205,7 @@ def _signs(x: Array) -> Array:
 
 
 def _concordance(x: Array, y: Array, left: Array, right: Array) -> Array:
-    """Tau when the pair (i, j) weighs left_i right_j; the weights are [B, n]."""
+    """Return tau, where the pair (i, j) has the weight left_i right_j. The weights are [B, n]."""
     sx, sy = _signs(x), _signs(y)
 
     def form(matrix: Array) -> Array:
@@ -220,14 +219,14 @@ def _kendall(x: Array, y: Array, counts: Array) -> Array:
 
 
 def _weighted_kendall(x: Array, y: Array, counts: Array) -> Array:
-    # 1/1 + ... + 1/m, so that a model drawn c times weighs the sum over the c ranks that it takes
+    # 1/1 + ... + 1/m: a model that was drawn c times has the sum of the weights of its c ranks
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(counts.sum(-1).max()) + 1))])
     taus = []
     for order in (np.lexsort((y, x))[::-1], np.lexsort((x, y))[::-1]):
         weights = np.empty_like(counts)
         last = np.cumsum(counts[:, order], -1).astype(np.intp)
         weights[:, order] = harmonic[last] - harmonic[last - counts[:, order].astype(np.intp)]
-        # the sum of additive weights over both orders of a pair is twice this form; the factor cancels
+        # additive weights, summed over both orders of a pair, are twice this form; the factor cancels
         taus.append(_concordance(x, y, weights, counts))
     return np.asarray((taus[0] + taus[1]) / 2)
 
@@ -237,7 +236,7 @@ def _best(y: Array, counts: Array) -> Array:
 
 
 def _top_mean(x: Array, y: Array, counts: Array, k: int) -> Array:
-    """Expected mean truth of the k highest scores when ties are broken by chance."""
+    """Return the expected mean truth of the k highest scores if ties are broken at random."""
     levels, level = np.unique(-x, return_inverse=True)
     member = np.eye(len(levels))[level]  # [n, levels], highest score first
     size, total = counts @ member, (counts * y) @ member

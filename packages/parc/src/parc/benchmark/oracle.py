@@ -1,4 +1,4 @@
-"""What the models of a bank reach after fine-tuning: the paper's tables, shipped as data, and your own.
+"""The true accuracies of models after fine-tuning: the paper's tables, which are shipped as data, or your own.
 
 ``data/controlled.csv`` and ``data/all.csv`` are the oracle tables that the authors of PARC published with their code
 (Bolya, Mittapalli and Hoffman, NeurIPS 2021): test accuracy in percent after full fine-tuning of every model.
@@ -19,7 +19,7 @@ from parc.benchmark.tables import KEY, columns, numbers
 from parc.facts import LAYERS
 from plm_core.errors import InputError
 
-BANKS = ("controlled", "all")
+PUBLISHED = ("controlled", "all")
 
 # Classes and images of the benchmark's datasets, as the published heuristics use them.
 CLASSES = {
@@ -49,13 +49,13 @@ MULTILABEL = ("voc2007",)
 
 @dataclass(frozen=True, eq=False)
 class Oracle:
-    """True accuracies, one row per transfer; the columns have equal length.
+    """True accuracies, one row per transfer. All columns have the same length.
 
     Attributes:
         architecture: Name of the architecture, str [N].
-        source: What the model was trained on, str [N]. Architecture and source name a model.
-        target: What it was fine-tuned on, str [N].
-        accuracy: Test accuracy, float64 [N], higher is better; 0 or less where the transfer failed.
+        source: Dataset that the model was trained on, str [N]. Architecture and source name a model.
+        target: Dataset that the model was fine-tuned on, str [N].
+        accuracy: Test accuracy, float64 [N]; higher is better. 0 or less if the transfer failed.
         layers: Depth by architecture, for the capacity heuristic and the baselines.
         images: Number of images by dataset, for the baselines.
         classes: Number of classes by dataset, for the baselines.
@@ -73,37 +73,38 @@ class Oracle:
         return len(self.accuracy)
 
     def where(self, mask: NDArray[np.bool_]) -> Oracle:
-        """The rows that a boolean mask [N] keeps."""
+        """Return the rows that a boolean mask [N] selects."""
         return replace(self, **{name: getattr(self, name)[mask] for name in (*KEY, "accuracy")})
 
     def kept(self) -> Oracle:
-        """The rows that count: those whose transfer did not fail."""
+        """Return the rows whose transfer did not fail."""
         return self.where(self.accuracy > 0)
 
     def transfers(self) -> list[tuple[str, str, str]]:
-        """(architecture, source, target) of every row."""
+        """Return (architecture, source, target) of every row."""
         return list(zip(self.architecture.tolist(), self.source.tolist(), self.target.tolist(), strict=True))
 
 
-def load_oracle(bank: str = "controlled", failed: bool = False, multilabel: bool | None = None) -> Oracle:
-    """One of the paper's oracle tables, rows in the order of its file.
+def load_oracle(name: str = "controlled", failed: bool = False, multilabel: bool | None = None) -> Oracle:
+    """Return one of the paper's oracle tables, with its rows in the order of the file.
 
     Args:
-        bank: "controlled" (4 architectures x 8 sources on 6 targets, 168 transfers) or "all" (with the crowd-sourced
+        name: "controlled" (4 architectures x 8 sources on 6 targets, 168 transfers) or "all" (with the crowd-sourced
             models: 65 models, 7 targets, 424 transfers).
-        failed: Keep the rows that the evaluation leaves out, with accuracy -1: those without a result, and the five
-            self-supervised sources of `FAILED`, whatever the file says of them.
-        multilabel: With voc2007, whose accuracy is a multi-label one; default, as published: in "all" only.
+        failed: Whether to keep the rows that the evaluation leaves out, with accuracy -1. These are the rows without a
+            result, and the five self-supervised sources of `FAILED`, regardless of their accuracy in the file.
+        multilabel: Whether to include voc2007, whose accuracy is a multi-label one; None for the published choice,
+            "all" only.
 
     Raises:
-        InputError: No such bank.
+        InputError: There is no such table.
     """
-    if bank not in BANKS:
-        raise InputError(f"bank is {bank!r}; {' and '.join(map(repr, BANKS))} are allowed")
-    text = (files("parc") / "data" / f"{bank}.csv").read_text(encoding="utf-8")
+    if name not in PUBLISHED:
+        raise InputError(f"oracle is {name!r}; {' and '.join(map(repr, PUBLISHED))} are allowed")
+    text = (files("parc") / "data" / f"{name}.csv").read_text(encoding="utf-8")
     oracle = make_oracle(list(csv.DictReader(text.splitlines())), layers=LAYERS, images=IMAGES, classes=CLASSES)
     oracle.accuracy[np.isin(oracle.source, FAILED) | (oracle.accuracy <= 0)] = -1
-    if not (bank == "all" if multilabel is None else multilabel):
+    if not (name == "all" if multilabel is None else multilabel):
         oracle = oracle.where(~np.isin(oracle.target, MULTILABEL))
     return oracle if failed else oracle.kept()
 
@@ -114,29 +115,29 @@ def make_oracle(
     images: Mapping[str, float] | None = None,
     classes: Mapping[str, float] | None = None,
 ) -> Oracle:
-    """An oracle of your own.
+    """Make an oracle from your own accuracies.
 
     Args:
-        rows: Columns architecture, source, target and oracle (or accuracy), in any form that `columns` reads.
+        rows: The columns architecture, source, target and oracle (or accuracy), in any form that `columns` reads.
         layers: Depth by architecture.
         images: Number of images by dataset.
         classes: Number of classes by dataset.
 
     Raises:
-        InputError: A column is missing, an accuracy is no number, or a transfer is there twice.
+        InputError: A column is missing, an accuracy is not a number, or a transfer occurs twice.
     """
-    read = columns(rows)
+    table = columns(rows)
     for name in (*KEY, "oracle"):
-        if name not in read:
-            raise InputError(f"the oracle has no column {name!r}; it has {', '.join(read) or 'none'}")
-    architecture, source, target = (read[name].astype(str) for name in KEY)
-    accuracy = numbers("oracle", read["oracle"])
+        if name not in table:
+            raise InputError(f"the oracle has no column {name!r}; it has {', '.join(table) or 'none'}")
+    architecture, source, target = (table[name].astype(str) for name in KEY)
+    accuracy = numbers("oracle", table["oracle"])
     oracle = Oracle(architecture, source, target, accuracy, layers or {}, images or {}, classes or {})
     if not np.isfinite(oracle.accuracy).all():
         raise InputError("the oracle's accuracy has NaN or infinite values; 0 or less says that a transfer failed")
-    seen: set[tuple[str, str, str]] = set()
-    for each in oracle.transfers():
-        if each in seen:
-            raise InputError(f"the oracle has two rows for {' / '.join(each)}")
-        seen.add(each)
+    transfers: set[tuple[str, str, str]] = set()
+    for transfer in oracle.transfers():
+        if transfer in transfers:
+            raise InputError(f"the oracle has two rows for {' / '.join(transfer)}")
+        transfers.add(transfer)
     return oracle

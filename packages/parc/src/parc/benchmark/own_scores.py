@@ -1,4 +1,4 @@
-"""Scores of your own features, as the table that `parc.benchmark.aggregate` reads."""
+"""Scores of your own features, as a table for `parc.benchmark.aggregate`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ def run(
     pca: int | str | None = None,
     num_classes: Mapping[str, int] | None = None,
 ) -> Columns:
-    """Score features of your own: from features to the table that `aggregate` reads.
+    """Score your own features, and return the scores as a table for `aggregate`.
 
     Args:
         bank: Features by (architecture, source, target) or (architecture, source, target, run).
         labels: Labels of the probe by target, or by (target, run).
-        methods: As `parc.score_bank` takes them, with options as in "parc:pca=32".
-        pca: Components to reduce all features to, as in `parc.score`.
-        num_classes: Nominal class count by target.
+        methods: See `parc.score_bank`; with options as in "parc:pca=32".
+        pca: Number of components to which all features are reduced, see `parc.score`.
+        num_classes: Nominal number of classes by target.
 
     Returns:
-        Columns run, architecture, source, target and one per method; NaN where a score could not be computed, with one
-        warning that gives the first reason.
+        The columns run, architecture, source, target, and one column per method. A score that could not be computed is
+        NaN, and one warning gives the first reason.
+
+    Raises:
+        InputError: A key has another form, or a target has no labels.
     """
     probes: dict[tuple[str, int], dict[str, tuple[Any, ...]]] = {}
     for key in bank:
@@ -41,13 +44,13 @@ def run(
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     for (target, number), of_probe in probes.items():
-        named = labels.get((target, number), labels.get(target))
-        if named is None:
+        probe_labels = labels.get((target, number), labels.get(target))
+        if probe_labels is None:
             raise InputError(f"labels has neither {target!r} nor {(target, number)!r}")
         models = {name: bank[key] for name, key in of_probe.items()}
         classes = (num_classes or {}).get(target)
         scored: dict[str, dict[str, float]] = {name: {} for name in models}
-        for row in score_bank(models, named, methods, pca=pca, num_classes=classes):
+        for row in score_bank(models, probe_labels, methods, pca=pca, num_classes=classes):
             scored[row.model][row.method] = float("nan") if row.error or row.score is None else row.score
             if row.error:
                 failures.append(f"{row.method} of {row.model} on {target}: {row.error}")

@@ -1,4 +1,4 @@
-"""Plots of the benchmark. Figures are made without pyplot, so nothing global is touched and no display is needed."""
+"""Plots of the benchmark. Figures do not use pyplot, so no global state changes and no display is needed."""
 
 from __future__ import annotations
 
@@ -23,23 +23,33 @@ UNITS = {"regret": "top-1 regret, points of accuracy (lower is better)"}
 
 
 def plot(results: Aggregate | Sequence[Aggregate], title: str = "") -> Figure:
-    """Methods with their intervals, best first; from the second result on, they are drawn as baselines.
+    """Draw methods with their intervals, best first. All results after the first are drawn as baselines.
 
     Args:
-        results: One `Aggregate`, or methods and baselines; of one metric.
-        title: Above the axes.
+        results: One `Aggregate`, or one of methods and others of baselines, all of one metric.
+        title: Title above the axes.
 
     Returns:
-        A ``matplotlib.figure.Figure``; its ``savefig`` writes it.
+        A figure. Its method ``savefig`` writes it to a file.
 
     Raises:
+        InputError: There are no results, or they are of several metrics.
         MissingDependency: matplotlib is not installed.
     """
     return _intervals([results] if isinstance(results, Aggregate) else list(results), title)
 
 
 def plot_scatter(scores: Any, method: str, oracle: Oracle | str | None = None, title: str = "") -> Figure:
-    """A method's scores against the truth, one panel per target, one colour per architecture (mean over runs)."""
+    """Draw a method's scores (mean over runs) against the truth, with one panel per target.
+
+    The colour tells the architecture.
+
+    Args:
+        scores: See `aggregate`.
+        method: Name of the method.
+        oracle: See `aggregate`.
+        title: Title above the panels.
+    """
     scored = read_scores(scores, oracle, [method], None)
     kept = scored.truth > 0
     keys = {name: scored.keys[name][kept] for name in KEY}
@@ -55,7 +65,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _intervals(results: list[Aggregate], title: str) -> Figure:
-    """Means and bootstrap intervals, best at the top; every result but the first is drawn as baselines."""
+    """Draw means and bootstrap intervals, the best at the top."""
     if not results or len({result.metric for result in results}) > 1:
         named = ", ".join(result.metric for result in results) or "none"
         raise InputError(f"results has metrics {named}; one or more results of one metric are needed")
@@ -63,7 +73,7 @@ def _intervals(results: list[Aggregate], title: str) -> Figure:
         (float(result.mean[m]), float(result.low[m]), float(result.high[m]), method, METHOD if not number else BASELINE)
         for number, result in enumerate(results)
         for m, method in enumerate(result.methods)
-        if not np.isnan(result.mean[m])  # a row without a value has no place on the axis
+        if not np.isnan(result.mean[m])  # a row without a mean has no place on the axis
     ]
     rows.sort(key=lambda row: row[0], reverse=not find_metric(results[0].metric).higher_is_better)
     figure = _figure(7, 1.2 + 0.28 * len(rows))
@@ -84,7 +94,7 @@ def _intervals(results: list[Aggregate], title: str) -> Figure:
 
 
 def _scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], method: str, title: str) -> Figure:
-    """Score against truth: one panel per target with its correlation, one colour per architecture."""
+    """Draw scores against the truth, with one panel per target that gives its correlation."""
     targets = list(dict.fromkeys(keys["target"].tolist()))
     architectures = list(dict.fromkeys(keys["architecture"].tolist()))
     columns = min(3, len(targets))
@@ -93,10 +103,10 @@ def _scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float
     for place, target in enumerate(targets):
         axes = figure.add_subplot(lines, columns, place + 1)
         own = keys["target"] == target
-        x, y, named = _mean_over_runs(keys, scores, truth, own)
+        x, y, architecture_of = _mean_over_runs(keys, scores, truth, own)
         for number, architecture in enumerate(architectures):
-            chosen = named == architecture
-            axes.plot(x[chosen], y[chosen], "o", color=f"C{number % 10}", ms=4, label=architecture)
+            own_points = architecture_of == architecture
+            axes.plot(x[own_points], y[own_points], "o", color=f"C{number % 10}", ms=4, label=architecture)
         r = pearson(x, y) if len(x) > 1 else np.nan
         axes.set_title(f"{target} (r = {r:.2f})", fontsize=9)
         axes.set_xlabel(method, fontsize=8)
@@ -112,7 +122,7 @@ def _scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float
 def _mean_over_runs(
     keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], rows: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
-    """One point per model: mean score, truth, architecture."""
+    """Return the mean score, the truth and the architecture of each model."""
     models: dict[tuple[str, str], list[int]] = {}
     for index in np.flatnonzero(rows).tolist():
         models.setdefault((str(keys["architecture"][index]), str(keys["source"][index])), []).append(index)

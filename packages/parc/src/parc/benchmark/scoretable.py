@@ -15,7 +15,7 @@ from parc.facts import LAYERS
 from plm_core.errors import InputError
 
 Array = NDArray[np.float64]
-DEPTH = 50.0  # the capacity heuristic's unit of layers, whatever the bank's deepest model
+DEPTH = 50.0  # unit of layers in the capacity heuristic, regardless of the deepest model
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,9 @@ class ScoreTable:
         keys: The columns architecture, source and target, str [N].
         runs: The run of every row, [N].
         methods: Names of the M methods.
-        scores: [N, M], with 0 where the score was NaN.
-        truth: Accuracy, [N]; 0 or less where the transfer failed.
-        missing: How many scores of each method were NaN, [M].
+        scores: [N, M]. A score that was NaN is 0.
+        truth: Accuracy, [N]; 0 or less if the transfer failed.
+        missing: Number of scores of each method that were NaN, [M].
         layers: Depth by architecture.
     """
 
@@ -42,18 +42,18 @@ class ScoreTable:
 
 
 def capacity(table: ScoreTable, weight: float, over: str) -> Array:
-    """Scores with the capacity heuristic (paper Eq. 6): (score - mean) / sd + weight * layers / 50.
+    """Add the capacity heuristic to scores (Eq. 6 of the paper): (score - mean) / sd + weight * layers / 50.
 
     Args:
-        table: All runs, targets and models; failed transfers take part in mean and sd, as published.
-        weight: 1 in the paper.
-        over: Mean and sd (ddof 1) over the "table", as published, or over each "target".
+        table: Scores of all runs, targets and models. Failed transfers count for mean and sd, as published.
+        weight: Weight of the layers, 1 in the paper.
+        over: "table" for mean and sd (ddof 1) over the whole table, as published, or "target" for those of each target.
 
     Returns:
-        [N, M]; a method that does not vary is left with the layers.
+        Scores [N, M]. For a method that does not vary, only the layers remain.
 
     Raises:
-        InputError: An architecture has no layers, or ``over`` is another.
+        InputError: An architecture has no layers, or ``over`` has another value.
     """
     if over not in ("table", "target"):
         raise InputError(f"plasticity_over is {over!r}; 'table' (published) and 'target' are allowed")
@@ -75,27 +75,27 @@ def _z(values: Array) -> Array:
 def read_scores(
     scores: Any, oracle: Oracle | str | None, methods: Sequence[str] | None, layers: Mapping[str, float] | None
 ) -> ScoreTable:
-    """Read a table of scores and join it with the truth; the arguments are those of `parc.benchmark.aggregate`."""
-    read = columns(scores)
+    """Read a table of scores and join it with the truth. The arguments are those of `parc.benchmark.aggregate`."""
+    table = columns(scores)
     for name in KEY:
-        if name not in read:
-            raise InputError(f"scores has no column {name!r}; it has {', '.join(read) or 'none'}")
-    own = oracle is None and "oracle" in read
-    names = tuple(methods or [name for name in read if name not in (*KEY, "run", "oracle")])
-    if lacking := [name for name in names if name not in read]:
-        raise InputError(f"scores has no column {lacking[0]!r}; it has {', '.join(read)}")
+        if name not in table:
+            raise InputError(f"scores has no column {name!r}; it has {', '.join(table) or 'none'}")
+    own = oracle is None and "oracle" in table
+    names = tuple(methods or [name for name in table if name not in (*KEY, "run", "oracle")])
+    if lacking := [name for name in names if name not in table]:
+        raise InputError(f"scores has no column {lacking[0]!r}; it has {', '.join(table)}")
     if not names:
         raise InputError("scores has no column besides its keys; one per method is needed")
 
     truths: Oracle | None = None
     if not own:
         truths = oracle if isinstance(oracle, Oracle) else load_oracle(oracle or "controlled", failed=True)
-    transfers = read["source"].astype(str) != read["target"].astype(str)
-    keys = {name: read[name].astype(str)[transfers] for name in KEY}
-    runs = read["run"][transfers] if "run" in read else np.zeros(len(keys["target"]), np.int64)
-    truth = numbers("oracle", read["oracle"])[transfers] if truths is None else _joined(keys, truths)
+    transfers = table["source"].astype(str) != table["target"].astype(str)
+    keys = {name: table[name].astype(str)[transfers] for name in KEY}
+    runs = table["run"][transfers] if "run" in table else np.zeros(len(keys["target"]), np.int64)
+    truth = numbers("oracle", table["oracle"])[transfers] if truths is None else _joined(keys, truths)
     _check_unique(keys, runs)
-    values = np.stack([_finite(name, numbers(name, read[name])[transfers]) for name in names], axis=1)
+    values = np.stack([_finite(name, numbers(name, table[name])[transfers]) for name in names], axis=1)
     missing = np.isnan(values)
     depth = layers or (truths.layers if truths else None) or LAYERS
     return ScoreTable(keys, runs, names, np.where(missing, 0.0, values), truth, missing.sum(0), depth)
@@ -108,10 +108,10 @@ def _finite(name: str, values: Array) -> Array:
 
 
 def _joined(keys: Columns, oracle: Oracle) -> Array:
+    """Return the true accuracy of every row, [N]."""
     truth = dict(zip(oracle.transfers(), oracle.accuracy.tolist(), strict=True))
-    wanted = zip(*(keys[name].tolist() for name in KEY), strict=True)
     out = []
-    for key in wanted:
+    for key in zip(*(keys[name].tolist() for name in KEY), strict=True):
         if key not in truth:
             raise InputError(f"scores has a row for {' / '.join(key)}, which is none of the oracle's {len(truth)}")
         out.append(truth[key])
@@ -119,8 +119,8 @@ def _joined(keys: Columns, oracle: Oracle) -> Array:
 
 
 def _check_unique(keys: Columns, runs: NDArray[Any]) -> None:
-    seen: set[tuple[Any, ...]] = set()
+    earlier: set[tuple[Any, ...]] = set()
     for key in zip(*(keys[name].tolist() for name in KEY), runs.tolist(), strict=True):
-        if key in seen:
+        if key in earlier:
             raise InputError(f"scores has two rows for {' / '.join(key[:3])} in run {key[3]}")
-        seen.add(key)
+        earlier.add(key)

@@ -1,7 +1,7 @@
-"""What must be beaten: rows that look at no feature, to print beside every score.
+"""Static baselines: rows that use no features, to compare every score with.
 
-On the controlled bank "count the layers" reaches a mean Pearson of 50.9 and "it worked on the other targets" 65.2,
-where most scores lie between.
+In the controlled table of the paper, counting the layers reaches a mean Pearson correlation of 50.9, and the accuracy
+on the other targets 65.2. Most scores lie between them.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from parc.benchmark.tables import Columns, looked_up
 from plm_core.errors import InputError
 
 Array = NDArray[np.float64]
-# Singular values below this share of the largest are dropped from the least squares. Leaving oxford_pets out makes the
-# features nearly dependent, and there the choice shows: exact least squares gives 43.86, this 43.96 as in our facts.
 RCOND = 1e-6
+"""Singular values below this share of the largest are dropped from the least squares. The choice matters for the fit
+without oxford_pets, where the features are nearly dependent: exact least squares gives 43.86, this cutoff 43.96."""
 
 
 def baselines(oracle: Oracle | str = "controlled", **facts: Mapping[str, float]) -> Columns:
-    """The static rows of an oracle, as a table that `parc.benchmark.aggregate` reads.
+    """Return the static baselines of an oracle, as a table for `parc.benchmark.aggregate`.
 
-    Columns, each where the oracle has what it takes:
+    A column is present if the oracle has the numbers that it needs:
 
     - ``layers``: depth of the architecture;
-    - ``heuristic``: layers + ln(images of source + images of target), the paper's Eq. 4 and its printed numbers;
-    - ``heuristic-code``: layers + ln(images of source) - ln(images of target), the published code's form;
-    - ``learned-heuristic``: least squares on classes, images, layers and their logarithms, fit on the very rows that
-      it is judged on;
+    - ``heuristic``: layers + ln(images of source + images of target), Eq. 4 of the paper and its printed numbers;
+    - ``heuristic-code``: layers + ln(images of source) - ln(images of target), the form of the published code;
+    - ``learned-heuristic``: least squares on classes, images, layers and their logarithms, fit on the same rows that it
+      is judged on;
     - ``learned-heuristic-loo``: the same, fit on the other targets;
     - ``ln-images``: ln(images of source);
     - ``imagenet``: 1 for models trained on imagenet, else 0;
-    - ``other-targets``: mean over the other targets of the model's accuracy, z-scored within each target. This and the
-      learned rows know results of fine-tuning, which no score does; the last needs every model fine-tuned elsewhere.
+    - ``other-targets``: mean of the model's accuracy over the other targets, z-scored within each target. This column
+      and the learned ones use results of fine-tuning, which no score does. This one needs every model to be fine-tuned
+      elsewhere.
 
     Args:
-        oracle: An `Oracle` or the name of a bank; failed transfers are left out.
-        **facts: More rows, each a number by architecture, as ``params={"resnet18": 11.7e6, ...}``.
+        oracle: An `Oracle`, or the name of a published one. Failed transfers are left out.
+        **facts: Additional columns, each a number by architecture, as ``params={"resnet18": 11.7e6, ...}``.
 
     Raises:
-        InputError: A fact lacks an architecture, or takes a name that is in use.
+        InputError: A fact lacks an architecture, or has the name of another column.
     """
     kept = (load_oracle(oracle) if isinstance(oracle, str) else oracle).kept()
     if not len(kept):
@@ -78,17 +79,17 @@ def _static(oracle: Oracle) -> dict[str, Array]:
 
 
 def heuristic(layers: Any, source_images: Any, target_images: Any, form: str = "paper") -> Array:
-    """Depth and data in one number.
+    """Combine depth and data in one number.
 
     Args:
         layers: Depth of the architecture.
         source_images: Number of images that the model was trained on.
         target_images: Number of images of the target.
-        form: "paper" (Eq. 4), layers + ln(source + target), or "code", layers + ln(source) - ln(target). Within a
-            target only the paper's form depends on the target, and hardly.
+        form: "paper" for layers + ln(source + target) (Eq. 4), or "code" for layers + ln(source) - ln(target). Within a
+            target, only the ranking by the paper's form depends on the target, and only slightly.
 
     Raises:
-        InputError: Another form.
+        InputError: The form is another one.
     """
     if form == "paper":
         return np.asarray(layers + np.log(np.add(source_images, target_images)))
@@ -98,13 +99,13 @@ def heuristic(layers: Any, source_images: Any, target_images: Any, form: str = "
 
 
 def learned_heuristic(oracle: Oracle, leave_target_out: bool = False) -> Array:
-    """Least squares of the accuracy on [classes and images of source and target, layers] and their logarithms.
+    """Predict the accuracy by least squares on [classes and images of source and target, layers] and their logarithms.
 
-    Fit with an intercept and predicted without, as published; that only moves a target's predictions together.
+    The fit has an intercept and the prediction has not, as published. This only shifts all predictions of a target.
 
     Args:
-        oracle: With layers, images and classes.
-        leave_target_out: Predict each target by a fit on the others.
+        oracle: An oracle with layers, images and classes.
+        leave_target_out: Whether each target is predicted by a fit on the other targets.
 
     Returns:
         One prediction per row, [N].
@@ -130,15 +131,15 @@ def learned_heuristic(oracle: Oracle, leave_target_out: bool = False) -> Array:
 
 
 def _least_squares(features: Array, truth: Array) -> Array:
-    """Coefficients without the intercept, which centring takes out."""
+    """Return the coefficients without the intercept, which centring removes."""
     centred = features - features.mean(0)
     return np.asarray(np.linalg.lstsq(centred, truth - truth.mean(), rcond=RCOND)[0])
 
 
 def other_targets(oracle: Oracle) -> Array:
-    """Mean over the other targets of the model's accuracy, z-scored within each target, [N].
+    """Return the mean of the model's accuracy over the other targets, z-scored within each target, [N].
 
-    0, the average, for a model that has no other target; a target on which all models are equal counts as 0.
+    A model without another target gets 0, the average. A target on which all models are equal counts as 0.
     """
     z = np.zeros(len(oracle))
     for target in set(oracle.target.tolist()):

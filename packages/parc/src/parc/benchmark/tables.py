@@ -1,4 +1,4 @@
-"""Tables as plain columns, whatever they came in: a dict, a pandas DataFrame, rows of a csv file."""
+"""Tables as plain columns, read from a dict, a pandas DataFrame, or the rows of a csv file."""
 
 from __future__ import annotations
 
@@ -17,30 +17,35 @@ KEY = ("architecture", "source", "target")  # architecture and source name a mod
 def columns(rows: Any) -> Columns:
     """Read a table: a mapping of columns (a dict, a pandas DataFrame) or a sequence of mappings (csv.DictReader).
 
-    The names architecture, source, target, run and oracle (or accuracy) are read in any case and with or without
-    "dataset", so that the published "Source Dataset" is "source"; others, the methods', stay as they are.
+    The names architecture, source, target, run and oracle (or accuracy) may be in any case and with or without
+    "dataset", so the published "Source Dataset" becomes "source". All other names are methods and stay unchanged.
 
     Raises:
-        InputError: Columns of unequal length or of one meaning, a row with other names, or no table at all.
+        InputError: The columns differ in length, two columns have one meaning, a row has other names, or ``rows`` is no
+            table.
     """
     if hasattr(rows, "keys"):
         names = list(rows.keys())
-        read = {_plain(name): np.asarray(rows[name]) for name in names}
+        table = {_plain(name): np.asarray(rows[name]) for name in names}
     elif isinstance(rows, Iterable) and not isinstance(rows, str):
         listed = list(rows)
-        read, names = _transposed(listed), list(listed[0])
+        table, names = _transposed(listed), list(listed[0])
     else:
         raise InputError(f"a table is needed, as a mapping of columns or a list of mappings; got {type(rows).__name__}")
-    if len(read) < len(names):
+    if len(table) < len(names):
         raise InputError(f"the table has two columns of one meaning among {', '.join(map(str, names))}")
-    lengths = {name: len(values) for name, values in read.items()}
+    lengths = {name: len(values) for name, values in table.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"the table's columns differ in length: {lengths}")
-    return read
+    return table
 
 
 def numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
-    """A column as float64; empty text is NaN."""
+    """Return a column as float64. Empty text becomes NaN.
+
+    Raises:
+        InputError: A value is not a number.
+    """
     try:
         return np.array([np.nan if value in ("", None) else value for value in values.tolist()], np.float64)
     except (TypeError, ValueError) as e:
@@ -48,10 +53,10 @@ def numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def looked_up(fact: str, values: Mapping[str, float], names: NDArray[Any]) -> NDArray[np.float64]:
-    """A number for each name, float64 [N].
+    """Return the number of each name, float64 [N].
 
     Raises:
-        InputError: A name that the mapping lacks.
+        InputError: The mapping lacks a name.
     """
     if lacking := sorted(set(names.tolist()) - set(values)):
         raise InputError(f"{fact} has no entry for {', '.join(lacking)}; it has {', '.join(map(str, values))}")

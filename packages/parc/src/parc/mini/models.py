@@ -137,7 +137,7 @@ def finetune(
     classes: int,
     lr: float,
     epochs: int,
-    batch_size: int,
+    batch: int,
     seeds: Sequence[int],
 ) -> NDArray[np.float64]:
     """Fine-tune copies of a model with a fresh head, one for each seed; nothing is frozen. SGD, momentum 0.9, cosine.
@@ -151,7 +151,7 @@ def finetune(
         classes: Of the target.
         lr: Peak rate.
         epochs: Passes over the M images.
-        batch_size: Images per step and seed; M is a multiple.
+        batch: Images per step and seed; M is a multiple.
         seeds: Of head and order, S of them.
 
     Returns:
@@ -167,14 +167,14 @@ def finetune(
         value.requires_grad_(True)
     run = torch.func.vmap(lambda parameters, images: torch.func.functional_call(model, parameters, (images,)))
     optimizer = torch.optim.SGD(stacked.values(), lr=lr, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (size // batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (size // batch))
     for _ in range(epochs):
         order = torch.stack([torch.randperm(size, generator=g) for g in generators])
-        for chosen in subsets.gather(1, order).split(batch_size, 1):
+        for chosen in subsets.gather(1, order).split(batch, 1):
             logits = run(stacked, x[chosen])
             optimizer.zero_grad()
             # the sum, not the mean: each copy has the gradient that it would have alone
-            F.cross_entropy(logits.flatten(0, 1), y[chosen].flatten(), reduction="sum").div(batch_size).backward()
+            F.cross_entropy(logits.flatten(0, 1), y[chosen].flatten(), reduction="sum").div(batch).backward()
             _clip(stacked, 1.0)
             optimizer.step()
             schedule.step()

@@ -51,9 +51,10 @@ def rank(
 
     Example:
         >>> import parc
-        >>> ranking = parc.rank("digits/", ["hiera_micro_*", "random:test_resnet"], budget=100)  # doctest: +SKIP
-        >>> ranking.models[0]  # doctest: +SKIP
+        >>> ranking = parc.rank("digits/", ["hiera_micro_digits", "hiera_micro_shapes"], budget=100)
+        >>> ranking.models[0]
         'hiera_micro_digits.sklearn_digits'
+        >>> ranking.save("ranking.png")
 
     Args:
         dataset: A folder with one folder of images per class, an .npz file, or ``hf:name[:split]``; see

@@ -1,6 +1,6 @@
-"""Scores from how the covariance within classes compares with that of all features: H-scores, LDA and TransRate.
+"""Scores that compare the covariance within classes with that of all features: H-scores, LDA, SFDA, GBC, TransRate.
 
-All work in float64, count only the classes that occur, and do not see constant features.
+All of them work in float64, use only the classes that occur, and ignore constant features.
 """
 
 from __future__ import annotations
@@ -12,49 +12,50 @@ from numpy.typing import ArrayLike
 from scipy import linalg
 
 from parc.scores.inputs import Array, features_of, labels_of
-from parc.scores.linalg import centred, class_sums, classes, compact, ledoit_wolf, spectrum
-from parc.scores.pca import standardize
+from parc.scores.linalg import centred, class_sums, classes, compact, ledoit_wolf, spectrum, standardize
 from plm_core.errors import InputError
 
 
 def hscore(features: ArrayLike, labels: ArrayLike) -> float:
-    """H-score (Bao et al. 2019; PARC paper, section 4): trace of cov(features)^-1 cov(class means), 0 to C - 1.
+    """Compute the H-score (Bao et al. 2019; PARC paper, section 4): trace of cov(features)^-1 cov(class means).
 
-    On standardised features, in its exact thin form: the sum over classes of n_c |mean of U in class c|^2, U the left
-    singular vectors. Where the rank is N - 1, as with at least N - 1 features in general position, the score is the
-    constant C - 1 whatever the features are; that is warned about. `hscore_shrunk`, or ``pca=32``, tell models apart.
+    The features are standardized. The exact thin form is computed: the sum over classes of n_c |mean of U in class
+    c|^2, where U are the left singular vectors. The result is between 0 and C - 1. If the rank is N - 1, as with N - 1
+    or more features in general position, the score is the constant C - 1 for any features, and a warning says so.
+    `hscore_shrunk` or ``pca=32`` can then tell models apart.
 
     Args:
         features: [N, D], any scale.
         labels: [N] integers.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`).
+        InputError: The features or labels are not allowed.
     """
     x, codes, counts = _inputs(features, labels)
-    found = spectrum(standardize(x.astype(np.float64)))
-    if len(found.values) >= len(x) - 1:
+    svd = spectrum(standardize(x.astype(np.float64)))
+    if len(svd.values) >= len(x) - 1:
         warnings.warn(
-            f"hscore is the constant C - 1 = {len(counts) - 1} whatever the features: {len(x)} images in {x.shape[1]} "
-            "dimensions, and it needs more images than dimensions: reduce to fewer by pca, or use hscore-shrunk",
+            f"hscore is the constant C - 1 = {len(counts) - 1} for any features: {len(x)} images in {x.shape[1]} "
+            "dimensions, but it needs more images than dimensions; reduce the dimensions by pca, or use hscore-shrunk",
             stacklevel=2,
         )
-    return float(np.sum(found.left_sums(codes, len(counts)) ** 2 / counts[:, None]))
+    return float(np.sum(svd.left_sums(codes, len(counts)) ** 2 / counts[:, None]))
 
 
 def hscore_shrunk(features: ArrayLike, labels: ArrayLike) -> float:
-    """H-score with a shrunk covariance (Ibrahim et al. 2021): trace of S_a^-1 (1 - a) cov(class means).
+    """Compute the H-score with a shrunk covariance (Ibrahim et al. 2021): trace of S_a^-1 (1 - a) cov(class means).
 
-    S_a = (1 - a) cov(features) + a m I with m the mean variance, and a as Ledoit and Wolf have it; worked out in the
-    space of the images where D > N. Features are centred, not standardised: the score is the same under rotation and
-    under one scale for all features. As a shrinks the class means too, whitened features (a = 1) score 0.
+    S_a = (1 - a) cov(features) + a m I, where m is the mean variance and a the shrinkage of Ledoit and Wolf. If D > N,
+    the computation runs in the space of the images. Features are centred, not standardized, so a rotation or a common
+    scale of all features does not change the score. The shrinkage applies to the class means too, so whitened features
+    (a = 1) score 0.
 
     Args:
         features: [N, D].
         labels: [N] integers.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`).
+        InputError: The features or labels are not allowed.
     """
     x, codes, counts = _inputs(features, labels)
     rows = compact(_unit(centred(x)))
@@ -67,27 +68,27 @@ def hscore_shrunk(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def lda_loo(features: ArrayLike, labels: ArrayLike) -> float:
-    """Percentage of images that linear discriminants of all other images put right.
+    """Compute the leave-one-out accuracy in percent of linear discriminants.
 
-    The pooled covariance within classes is shrunk as Ledoit and Wolf have it. For each image, its class loses it from
-    its mean and from the scatter (a rank-one downdate); the ridge, n times the shrunk-to variance, is that of all
-    images. So the result is that of N refits at one ridge, from one Cholesky decomposition. The priors are the shares
-    of all images: without the image they would count against its own class, twofold where the class has two. The only
-    image of a class counts as wrong, and equal discriminants go to the smallest label.
+    The pooled covariance within classes is shrunk as by Ledoit and Wolf. Each image is left out of the mean of its
+    class and of the scatter (a rank-one downdate). The ridge, n times the target variance of the shrinkage, is that of
+    all images. The result is that of N refits at one ridge, from one Cholesky decomposition. The priors are the shares
+    of all images. Without the image they would count against its own class, twice as much if the class has two images.
+    The only image of a class counts as wrong. Of equal discriminants the one with the smallest label wins.
 
     Args:
         features: [N, D].
         labels: [N] integers.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`).
+        InputError: The features or labels are not allowed.
     """
     x, codes, counts = _inputs(features, labels)
     n, rows = len(x), np.arange(len(x))
     z, kept = _whitened(x, codes, counts)
     means = class_sums(z, codes, len(counts)) / counts[:, None]
     own = z - means[codes]
-    # by class, with z for x: e = own, v = z - mean of the class; |v|^2 and e.v
+    # for each image and class: |v|^2 and e.v, where e = own and v = z - mean of the class
     norms = np.einsum("ij,ij->i", z, z)
     far = norms[:, None] - 2 * z @ means.T + np.einsum("ij,ij->i", means, means)
     along = np.einsum("ij,ij->i", own, z)[:, None] - own @ means.T
@@ -95,21 +96,21 @@ def lda_loo(features: ArrayLike, labels: ArrayLike) -> float:
     grown = size / np.maximum(size - 1, 1)  # (x - mean without x) / (x - mean)
     far[rows, codes] *= grown**2
     along[rows, codes] *= grown
-    lost = kept * grown * (size > 1)  # what the scatter loses of e e^T
-    left = np.maximum(1 - lost * np.einsum("ij,ij->i", own, own), 1e-12)  # positive but for rounding
-    far += (lost / left)[:, None] * along**2
-    far[rows[size == 1], codes[size == 1]] = np.inf  # without its image the class has no mean
+    lost = kept * grown * (size > 1)  # the scatter without the image has this much less of e e^T
+    remaining = np.maximum(1 - lost * np.einsum("ij,ij->i", own, own), 1e-12)  # positive except for rounding
+    far += (lost / remaining)[:, None] * along**2
+    far[rows[size == 1], codes[size == 1]] = np.inf  # without its only image the class has no mean
     logits = np.log(counts) - (n - 1) / 2 * far
     return float(100 * np.mean(np.argmax(logits, 1) == codes))
 
 
 def _whitened(x: Array, codes: Array, counts: Array) -> tuple[Array, float]:
-    """Rows such that x_i A^-1 x_j is their inner product, A = (1 - a) scatter + ridge; and 1 - a."""
+    """Return rows whose inner products are x_i A^-1 x_j, where A = (1 - a) scatter + ridge, and 1 - a."""
     rows = compact(_unit(centred(x)))
     own = rows - (class_sums(rows, codes, len(counts)) / counts[:, None])[codes]
     scatter = own.T @ own
     kept = 1 - ledoit_wolf(own, scatter, x.shape[1])
-    # classes that are points have no scatter, and then the distance to their means decides
+    # if every class is a single point, there is no scatter, and the distance to the class means decides
     ridge = max((1 - kept) * np.trace(scatter), 1e-10 * len(rows)) / x.shape[1]
     scatter *= kept
     scatter[np.diag_indices_from(scatter)] += ridge
@@ -117,28 +118,30 @@ def _whitened(x: Array, codes: Array, counts: Array) -> tuple[Array, float]:
 
 
 def _solve(a: Array, rows: Array) -> Array:
-    """Rows times L^-T, where a = L L^T."""
+    """Return the rows times L^-T, where a = L L^T."""
     lower = linalg.cholesky(a, lower=True, check_finite=False)
     return linalg.solve_triangular(lower, rows.T, lower=True, check_finite=False).T
 
 
 def sfda(features: ArrayLike, labels: ArrayLike) -> float:
-    """Self-challenging Fisher discriminants (SFDA, Shao et al. 2022): mean probability of the true class, 0 to 1.
+    """Compute SFDA, self-challenging Fisher discriminants (Shao et al. 2022): the mean probability of the true class.
 
-    Discriminants with the covariance within classes shrunk by exp(-5 of its largest eigenvalue), at least 1e-10; every
-    image is then moved towards the mean of the means of the other classes, by one minus its (twice softmaxed)
-    probability; the discriminants of these images give the score. Depends on the scale of the features, as published.
-    With as many dimensions as images the discriminants fit all images and the score is near 1: use ``pca``.
+    The score is between 0 and 1. The first discriminants use the covariance within classes, shrunk by exp(-5 times its
+    largest eigenvalue), at least 1e-10. Every image is then moved towards the mean of the means of the other classes,
+    by one minus its (twice softmaxed) probability. The discriminants of the moved images give the score. It depends on
+    the scale of the features, as published. With as many dimensions as images the discriminants fit all images and the
+    score is near 1: use ``pca``.
 
-    The published code finds the eigenvalue by three power steps, which depend on the order of the features; here it
-    is exact. Its eigenproblem of all D discriminants is the inverse of the covariance, which is what is used here.
+    The published code finds the eigenvalue by three power steps, which depend on the order of the features. Here it is
+    exact. The published eigenproblem of all D discriminants amounts to the inverse of the covariance, which is used
+    here.
 
     Args:
         features: [N, D].
         labels: [N] integers.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`).
+        InputError: The features or labels are not allowed.
     """
     x, codes, counts = _inputs(features, labels)
     rows = compact(centred(x))
@@ -155,17 +158,17 @@ def sfda(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _within(rows: Array, codes: Array, counts: Array) -> tuple[Array, Array]:
-    """Means of the classes [C, D] and the covariance within them [D, D]."""
+    """Return the means of the classes [C, D] and the covariance within them [D, D]."""
     means = class_sums(rows, codes, len(counts)) / counts[:, None]
     own = rows - means[codes]
     return means, own.T @ own / len(rows)
 
 
 def _posterior(rows: Array, means: Array, within: Array, counts: Array, shrinkage: float, dims: int) -> Array:
-    """Probabilities [N, C] of linear discriminants."""
+    """Return the class probabilities [N, C] of linear discriminants."""
     trace = max(np.trace(within), np.finfo(np.float64).tiny ** 0.5)
     shrunk = (1 - shrinkage) * within
-    shrunk[np.diag_indices_from(shrunk)] += trace * max(shrinkage / dims, 1e-12)  # a matrix that can be inverted
+    shrunk[np.diag_indices_from(shrunk)] += trace * max(shrinkage / dims, 1e-12)  # keeps the matrix invertible
     white, white_means = np.split(_solve(shrunk, np.concatenate([rows, means])), [len(rows)])
     logits = white @ white_means.T - np.einsum("ij,ij->i", white_means, white_means) / 2
     return _softmax(logits + np.log(counts))
@@ -177,20 +180,21 @@ def _softmax(logits: Array) -> Array:
 
 
 def gbc(features: ArrayLike, labels: ArrayLike, *, dims: int = 64, floor: float = 1e-3) -> float:
-    """Gaussian Bhattacharyya coefficient (Pandy et al. 2022): minus the overlap of all pairs of classes, both orders.
+    """Compute the Gaussian Bhattacharyya coefficient (Pandy et al. 2022): minus the overlap of all pairs of classes.
 
-    Every class is a Gaussian with diagonal covariance in the first ``dims`` principal components (fewer where there
-    are fewer). A class's variance in a component is at least ``floor`` times that of all images: a class of one image
-    would else have none. So the score is the same under rotation and one scale for all features.
+    Each pair counts in both orders. Every class is a Gaussian with a diagonal covariance in the first ``dims``
+    principal components, or in all of them if there are fewer. The variance of a class in a component is at least
+    ``floor`` times that of all images, because a class with one image would have none. A rotation or a common scale of
+    all features does not change the score.
 
     Args:
         features: [N, D].
         labels: [N] integers.
-        dims: Components that are kept.
-        floor: Share of a component's variance.
+        dims: Number of components that are kept.
+        floor: Smallest variance of a class, as a share of the component's variance.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`), or dims or floor not positive.
+        InputError: The features or labels are not allowed, or dims or floor is not positive.
     """
     if dims < 1 or not floor > 0:
         raise InputError(f"dims={dims} and floor={floor} must be positive")
@@ -210,12 +214,13 @@ def gbc(features: ArrayLike, labels: ArrayLike, *, dims: int = 64, floor: float 
 
 
 def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4) -> float:
-    """TransRate (Huang et al. 2022): coding rate of all features less that of the classes, in nats.
+    """Compute TransRate (Huang et al. 2022): the coding rate of all features minus that of the classes, in nats.
 
-    R(Z) = 1/2 ln det(I + Z^T Z / (n eps)) of the n rows of Z; the classes' rates are averaged by their counts. Papers
-    differ in the scale of Z, which decides what counts as noise: here Z is centred and scaled to a mean squared
-    length of 1, so the score is the same under rotation and one scale for all features. With D near N or above it is
-    ruled by how many directions the features fill, not by the classes: use ``pca``.
+    The rate of n rows Z is R(Z) = 1/2 ln det(I + Z^T Z / (n eps)). The rates of the classes are averaged, weighted by
+    their counts. Papers differ in the scale of Z, which decides how much counts as noise. Here Z is centred and scaled
+    to a mean squared length of 1, so a rotation or a common scale of all features does not change the score. If D is
+    near N or larger, the score depends on the number of directions that the features fill, not on the classes: use
+    ``pca``.
 
     Args:
         features: [N, D].
@@ -223,7 +228,7 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4) -> f
         eps: Squared distortion, as a share of the mean squared length.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`), or eps not positive.
+        InputError: The features or labels are not allowed, or eps is not positive.
     """
     if not eps > 0:
         raise InputError(f"eps={eps} must be positive")
@@ -233,7 +238,7 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4) -> f
     gram = z @ z.T if wide else z.T @ z
     total = _rate(gram, n * eps)[()]
     order, starts = np.argsort(codes, kind="stable"), np.cumsum(counts) - counts
-    for size in np.unique(counts):  # classes of one size in one go
+    for size in np.unique(counts):  # all classes of one size at once
         rows = order[starts[counts == size, None] + np.arange(size)]  # [classes, size]
         if wide:
             own = gram[rows[:, :, None], rows[:, None, :]]
@@ -245,19 +250,19 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4) -> f
 
 
 def _unit(z: Array) -> Array:
-    """Rows with a mean squared length of 1; their largest entry goes first, so that squares neither vanish nor blow."""
-    z = z / np.abs(z).max()
+    """Scale rows to a mean squared length of 1."""
+    z = z / np.abs(z).max()  # keeps the squares from underflow and overflow
     return z * np.sqrt(len(z) / np.einsum("ij,ij->", z, z))
 
 
 def _rate(gram: Array, scale: float) -> Array:
-    """1/2 ln det(I + gram / scale) of gram [..., M, M]."""
+    """Return 1/2 ln det(I + gram / scale) for gram [..., M, M]."""
     inner = gram / scale + np.eye(gram.shape[-1])
     return np.log(np.diagonal(np.linalg.cholesky(inner), axis1=-2, axis2=-1)).sum(-1)
 
 
 def _inputs(features: ArrayLike, labels: ArrayLike) -> tuple[Array, Array, Array]:
-    """Features [N, D] that are not constant, codes [N] and counts [C] of the classes that occur."""
+    """Return the features [N, D] that are not constant, and the codes [N] and counts [C] of the classes that occur."""
     x = features_of(features)
     codes, counts = classes(labels_of(labels, len(x)))
     varying = (x != x[:1]).any(0)

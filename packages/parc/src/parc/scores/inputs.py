@@ -1,7 +1,7 @@
-"""What a score may be given: features, labels and probabilities, checked once and brought to numpy.
+"""The inputs of the scores: features, labels and probabilities are checked and converted to NumPy arrays.
 
-Every refusal is an `InputError` that names the argument, what came and what is allowed, or a `NotSupported` when the
-inputs are sound but this score has no use for them.
+Bad input raises an `InputError` that names the argument, its value and what is allowed. Good input that a score cannot
+use raises `NotSupported`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ Array = NDArray[Any]
 Kind = Literal["classes", "multilabel", "regression"]
 
 LARGEST = 1e150
-"""Beyond this the square of a feature is infinite in float64."""
+"""Largest allowed feature. The square of a larger one would be infinite in float64."""
 LARGEST_SINGLE = 1e15
-"""Beyond this float32 features are brought to float64, so that sums of squares stay finite."""
+"""Largest feature that stays in float32. Larger ones are converted to float64, to keep sums of squares finite."""
 
 
 def features_of(x: object, name: str = "features", n: int | None = None) -> Array:
-    """Features of images as a float32 or float64 array [N, D].
+    """Return the features of images as a float32 or float64 array [N, D].
 
     Args:
-        x: A numpy array, a torch tensor on any device, or nested sequences of numbers, [N, D]. Half precision becomes
+        x: A NumPy array, a torch tensor on any device, or nested sequences of numbers, [N, D]. Half precision becomes
             float32, integers become float64.
-        name: What to call it in an error.
-        n: The number of images there should be, when it is known.
+        name: Name of the argument, for error messages.
+        n: Expected number of images, if it is known.
 
     Raises:
-        InputError: Not two-dimensional, no numbers, NaN or infinite values, fewer than 2 images, or the same features
-            for every image.
+        InputError: The features are not two-dimensional, are not numbers, contain NaN or infinite values, belong to
+            fewer than 2 images, or are the same for every image.
     """
     a = _array(x, name)
     if a.ndim != 2 or a.shape[1] == 0:
@@ -58,20 +58,20 @@ def features_of(x: object, name: str = "features", n: int | None = None) -> Arra
 
 
 def kind_of(labels: object) -> Kind:
-    """Which kind labels are, by their form.
+    """Return the kind of labels, which follows from their form.
 
-    Integers [N] are ``classes``; zeros and ones [N, C] of any type are ``multilabel``; floats [N], and [N, T] of other
-    values, are targets of a ``regression``.
+    Integers [N] are ``classes``. Zeros and ones [N, C] of any type are ``multilabel``. Floats [N], and any other values
+    [N, T], are targets of a ``regression``.
 
     Raises:
-        InputError: Neither of these.
+        InputError: The labels have another form.
     """
     y = _array(labels, "labels")
     if y.ndim not in (1, 2) or y.dtype.kind not in "biuf":
-        what = f"of shape {list(y.shape)}" if y.dtype.kind in "biuf" else f"of type {y.dtype}"
-        words = "; number words by np.unique(labels, return_inverse=True)[1]" if y.dtype.kind in "USO" else ""
+        form = f"of shape {list(y.shape)}" if y.dtype.kind in "biuf" else f"of type {y.dtype}"
+        hint = "; number words by np.unique(labels, return_inverse=True)[1]" if y.dtype.kind in "USO" else ""
         allowed = "integer classes [N], zeros and ones [N, C] or float targets [N] or [N, T] are allowed"
-        raise InputError(f"labels is {what}; {allowed}{words}")
+        raise InputError(f"labels is {form}; {allowed}{hint}")
     if y.ndim == 1:
         return "regression" if y.dtype.kind == "f" else "classes"
     return "multilabel" if np.isin(y, (0, 1)).all() else "regression"
@@ -80,19 +80,21 @@ def kind_of(labels: object) -> Kind:
 def labels_of(
     y: object, n: int | None = None, num_classes: int | None = None, kinds: Sequence[str] = ("classes",)
 ) -> Array:
-    """Labels of images: int64 [N] for classes, float64 [N, C] for multi-label, float64 [N] or [N, T] for regression.
+    """Return the labels of images as int64 [N], or float64 [N], [N, C] or [N, T].
 
-    A class that a single image has is warned about: pairs and neighbours of its own class do not exist.
+    Classes are int64 [N], multi-label labels float64 [N, C], and targets of a regression float64 [N] or [N, T].
+    A class with a single image causes a warning, because there are no pairs and no neighbours within it.
 
     Args:
-        y: Array, tensor or sequence; see `kind_of` for how the kind is told.
-        n: The number of images there should be.
-        num_classes: Classes of the data set, whether images of all came or not; None for the highest label + 1.
-        kinds: Kinds that the score can do.
+        y: Array, tensor or sequence. `kind_of` describes the forms of the kinds.
+        n: Expected number of images.
+        num_classes: Number of classes in the dataset, even if some of them have no image here; None for the highest
+            label + 1.
+        kinds: Kinds of labels that the score can use.
 
     Raises:
-        InputError: Of no kind, not N of them, out of range, NaN, one class only or constant targets.
-        NotSupported: Of a kind that is not in ``kinds``.
+        InputError: The labels are of no kind, of another number, out of range, NaN, of one class only, or constant.
+        NotSupported: The labels are of a kind that is not in ``kinds``.
     """
     a, kind = _array(y, "labels"), kind_of(y)
     if n is not None and len(a) != n:
@@ -100,7 +102,7 @@ def labels_of(
     if not len(a):
         raise InputError("labels is empty")
     if kind not in kinds:
-        raise NotSupported(f"labels are of the kind {kind!r} ({_looks(a)}); this score takes {' or '.join(kinds)}")
+        raise NotSupported(f"labels are of the kind {kind!r} ({_form(a)}); this score takes {' or '.join(kinds)}")
     if kind == "classes":
         return _classes(a, num_classes)
     a = a.astype(np.float64)
@@ -113,23 +115,23 @@ def labels_of(
 
 
 def count_of(labels: Array, num_classes: int | None = None) -> int:
-    """The nominal number of classes: ``num_classes``, or else columns of multi-label, or else the highest label + 1."""
+    """Return ``num_classes``, or else the number of columns of multi-label labels, or else the highest label + 1."""
     if num_classes is not None:
         return int(num_classes)
     return int(labels.shape[1] if labels.ndim == 2 else labels.max() + 1)
 
 
 def probs_of(p: object, n: int | None = None, score: str = "this score") -> Array:
-    """A model's probabilities of its own (source) classes as a float64 array [N, S].
+    """Return a model's probabilities of its own (source) classes as a float64 array [N, S].
 
     Args:
         p: Array, tensor or sequence [N, S]; None for a model without a classifier.
-        n: The number of images there should be.
-        score: Who asks, for the error.
+        n: Expected number of images.
+        score: Name of the score, for error messages.
 
     Raises:
-        NotSupported: None, or no column: the model has no classifier.
-        InputError: Not [N, S], NaN, negative values, or rows that do not sum to 1 within 1e-3.
+        NotSupported: The probabilities are None or have no columns, because the model has no classifier.
+        InputError: The shape is not [N, S], or the probabilities are NaN, negative, or do not sum to 1 within 1e-3.
     """
     a = None if p is None else _array(p, "probs")
     if a is None or (a.ndim == 2 and a.shape[1] == 0):
@@ -150,14 +152,16 @@ def probs_of(p: object, n: int | None = None, score: str = "this score") -> Arra
 
 
 def reference_of(x: object, n: int, score: str) -> Array:
-    """Features of a model that was trained on the data, as `features_of`; for scores that compare with them.
+    """Return the features of a model that was trained on the dataset, for scores that compare with them.
 
     Raises:
-        NotSupported: None came.
-        InputError: As `features_of`.
+        NotSupported: The features are None.
+        InputError: The features are not allowed; see `features_of`.
     """
     if x is None:
-        raise NotSupported(f"{score} needs reference_features, those of a model trained on this data set; none came")
+        raise NotSupported(
+            f"{score} needs reference_features, those of a model trained on this dataset; none were given"
+        )
     return features_of(x, "reference_features", n)
 
 
@@ -180,7 +184,7 @@ def _classes(a: Array, num_classes: int | None) -> Array:
 
 
 def _array(x: object, name: str) -> Array:
-    if hasattr(x, "detach"):  # a torch tensor; numpy knows neither bfloat16 nor other devices
+    if hasattr(x, "detach"):  # a torch tensor; NumPy knows neither bfloat16 nor other devices
         t: Any = x.detach().cpu()
         x = t.float() if str(t.dtype) == "torch.bfloat16" else t.numpy()
     try:
@@ -205,7 +209,7 @@ def _check_finite(a: Array, name: str) -> None:
         )
 
 
-def _looks(a: Array) -> str:
+def _form(a: Array) -> str:
     if a.ndim == 1:
         return "floats; cast classes to integers" if a.dtype.kind == "f" else "integers"
     return f"of shape {list(a.shape)}"

@@ -1,8 +1,8 @@
-"""Distances of pairs of images as integers, and how they rank.
+"""Distances of pairs of images as integers, and their ranks.
 
-Distances are 1 - Pearson correlation of rows. They become integers before they are ranked, 2^-29 apart where they were
-computed in float64 and 2^-22 in float32: what rounding has split is tied again, and integers sort fast. They are made
-some rows at a time, so that memory grows with N rather than N^2.
+A distance is 1 - Pearson correlation of two rows. Distances are rounded to integers before they are ranked, in steps of
+2^-29 if they were computed in float64 and of 2^-22 in float32. Ties that rounding errors have split are ties again, and
+integers sort fast. Only some rows of the distance matrix exist at a time, so memory grows with N rather than N^2.
 """
 
 from __future__ import annotations
@@ -15,37 +15,39 @@ from itertools import pairwise
 import numpy as np
 
 from parc.scores.inputs import Array
-from parc.scores.pca import standardize
+from parc.scores.linalg import standardize
 from plm_core.errors import InputError
 
 PRECISE = 1000
-"""Up to so many images distances are in float64; beyond, in the features' own precision (within 3e-6 points)."""
+"""Number of images up to which distances are computed in float64. Beyond, the features' own precision is used (within
+3e-6 points)."""
 ROWS = 256
-"""Rows of the distance matrix that exist at a time."""
+"""Number of rows of the distance matrix that exist at a time."""
 BUFFER = 2**22
-"""Distances that are sorted at a time."""
+"""Number of distances that are sorted at a time."""
 RUN = 8
-"""Shorter groups of ties within one buffer are not counted when there are several buffers (an error below 1e-9)."""
+"""If there are several buffers, groups of ties with fewer distances in one buffer are not counted (an error below
+1e-9)."""
 STEPS = {np.dtype(np.float64): 2.0**29, np.dtype(np.float32): 2.0**22}
 
 Distances = Callable[[slice, slice], Array]
-"""Rows and columns of a distance matrix to that block of it, int32."""
+"""A function from rows and columns of a distance matrix to that block of it, int32."""
 
 
 def correlated(x: Array, scaled: bool = True) -> Array:
-    """Rows whose dot products are the Pearson correlations of x's, with columns standardized first if ``scaled``.
+    """Return rows whose dot products are the Pearson correlations of the rows of x.
 
-    A row that is constant becomes zeros, hence is uncorrelated with all.
+    The columns are standardized first if ``scaled``. A constant row becomes zeros, so it is uncorrelated with all rows.
     """
     x = x.astype(np.float64) if len(x) <= PRECISE else x
     z = standardize(x) if scaled else x.copy()
     sizes = np.einsum("ij,ij->i", z, z)
     z -= z.mean(axis=1, keepdims=True)
-    return unit(z, sizes)
+    return unit_rows(z, sizes)
 
 
-def unit(z: Array, sizes: Array | None = None) -> Array:
-    """Rows brought to unit length in place; those that are rounding noise beside ``sizes`` (squared) become zeros."""
+def unit_rows(z: Array, sizes: Array | None = None) -> Array:
+    """Scale rows to unit length, in place. Rows that are rounding noise beside their squared ``sizes`` become zeros."""
     squares = np.einsum("ij,ij->i", z, z)
     noise = 0 if sizes is None else sizes * (16 * np.finfo(z.dtype).eps) ** 2
     kept = squares > noise
@@ -54,7 +56,7 @@ def unit(z: Array, sizes: Array | None = None) -> Array:
 
 
 def from_rows(z: Array) -> Distances:
-    """Distances computed when they are asked for, from rows as `correlated` gives them."""
+    """Return distances that are computed on demand, from the rows that `correlated` returns."""
 
     def block(rows: slice, columns: slice) -> Array:
         dots, step = z[rows] @ z[columns].T, STEPS[z.dtype]
@@ -66,43 +68,44 @@ def from_rows(z: Array) -> Distances:
 
 
 def from_matrix(matrix: Array) -> Distances:
-    """Distances that exist already."""
+    """Return the distances of a matrix that exists already."""
     return lambda rows, columns: matrix[rows, columns]
 
 
-def everything(distances: Distances, n: int) -> Array:
-    """The whole matrix of distances, int32 [N, N]."""
+def whole_matrix(distances: Distances, n: int) -> Array:
+    """Return the whole matrix of distances, int32 [N, N]."""
     return distances(slice(0, n), slice(0, n))
-
-
-# --- ranks of same-class pairs --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How the distances of same-class pairs rank among all."""
+    """The ranks of same-class distances among all distances, summarized."""
 
     pairs: int
+    """Number of pairs."""
     share: float
-    """Of same-class pairs."""
+    """Share of the pairs that are of the same class."""
     auc: float
-    """How often a same-class pair is nearer than another one, ties half."""
+    """Share of (same-class pair, other pair) in which the former is nearer; ties count half."""
     variance: float
-    """Of the ranks of all distances, with ties."""
+    """Variance of the ranks of all distances, with ties."""
 
     @property
     def spearman(self) -> float:
-        """Rank correlation of distances and "is of two classes"."""
+        """Rank correlation of the distances with "the pair is of two classes"."""
         q = self.share
         return self.pairs * float(np.sqrt(q * (1 - q) / self.variance)) * (self.auc - 0.5)
 
 
 def separate(distances: Distances, ordered: Array) -> Separation:
-    """Rank same-class pairs among all, with the same-class distances and one buffer of others in memory.
+    """Rank same-class pairs among all pairs, with the same-class distances and one buffer of others in memory.
 
     Args:
-        distances: Of images sorted by class.
-        ordered: Their classes, ascending.
+        distances: Distances of images that are sorted by class.
+        ordered: Classes of the images, ascending.
+
+    Raises:
+        InputError: No two images share a class, or all distances are equal.
     """
     n = len(ordered)
     bounds = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), n]
@@ -125,7 +128,7 @@ def separate(distances: Distances, ordered: Array) -> Separation:
 
 
 def _upper(distances: Distances, start: int, end: int) -> Iterator[Array]:
-    """Distances of all pairs of images [start, end), row-major, by blocks of rows."""
+    """Yield the distances of all pairs of images [start, end), row-major, by blocks of rows."""
     for lo in range(start, end, ROWS):
         block = distances(slice(lo, min(lo + ROWS, end)), slice(lo, end))
         yield block[_later(*block.shape)]
@@ -133,12 +136,12 @@ def _upper(distances: Distances, start: int, end: int) -> Iterator[Array]:
 
 @lru_cache(maxsize=16)
 def _later(rows: int, columns: int) -> Array:
-    """Where the column comes after the row; there are as many shapes as sizes of classes."""
+    """Return a mask of the cells whose column comes after their row. There are as many shapes as sizes of classes."""
     return np.logical_not(np.tri(rows, columns, dtype=np.bool_))
 
 
 def _between(distances: Distances, bounds: list[int]) -> Iterator[Array]:
-    """Distances of images to all images of later classes, as slices; a class is [bounds[i], bounds[i + 1])."""
+    """Yield the distances of images to all images of later classes. A class is [bounds[i], bounds[i + 1])."""
     ends = np.repeat(bounds[1:], np.diff(bounds))
     for lo in range(0, bounds[-2], ROWS):
         hi = min(lo + ROWS, bounds[-2])
@@ -150,14 +153,14 @@ def _between(distances: Distances, bounds: list[int]) -> Iterator[Array]:
 
 
 def _buffered(blocks: Iterator[Array], size: int) -> Iterator[Array]:
-    """The values of blocks [r, c] gathered into flat arrays of ``size``, the last one shorter; reuses its memory."""
+    """Yield the values of blocks [r, c] in flat arrays of ``size``, the last one shorter. All share one memory."""
     buffer, filled = np.empty(size, np.int32), 0
     for block in blocks:
         values = block.ravel()
         while len(values):
-            taken = values[: size - filled]
-            buffer[filled : filled + len(taken)] = taken
-            filled, values = filled + len(taken), values[len(taken) :]
+            part = values[: size - filled]
+            buffer[filled : filled + len(part)] = part
+            filled, values = filled + len(part), values[len(part) :]
             if filled == size:
                 yield buffer
                 filled = 0
@@ -166,14 +169,15 @@ def _buffered(blocks: Iterator[Array], size: int) -> Iterator[Array]:
 
 
 def _count_nearer(same: Array, other: Array) -> float:
-    """In how many (same, other) the former is smaller, ties half; both are sorted, the shorter is looked up."""
+    """Count the pairs (same, other) in which the former is smaller, ties as half. Both arrays are sorted."""
+    # the values of the shorter array are looked up in the longer one
     few, many = (same, other) if len(same) < len(other) else (other, same)
     below = (np.searchsorted(many, few, "left").sum() + np.searchsorted(many, few, "right").sum()) / 2
     return float(len(same) * len(other) - below if few is same else below)
 
 
 def _runs(ordered: Array, least: int) -> tuple[Array, Array]:
-    """Values that a sorted array holds at least so many times (2 or more), and how often."""
+    """Return the values that a sorted array holds at least ``least`` times (2 or more), and their counts."""
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     starts = np.flatnonzero(np.diff(repeated, prepend=repeated[:1] - 1))
     counts = np.diff(starts, append=len(repeated)) + 1
@@ -182,25 +186,22 @@ def _runs(ordered: Array, least: int) -> tuple[Array, Array]:
 
 
 def _cubes(runs: list[tuple[Array, Array]]) -> float:
-    """Sum of t^3 - t over groups of ties, given by their parts."""
-    values, where = np.unique(np.concatenate([v for v, _ in runs]), return_inverse=True)
-    t = np.bincount(where, np.concatenate([c for _, c in runs]), len(values))
+    """Return the sum of t^3 - t over groups of ties, whose parts are spread over the runs."""
+    values, group = np.unique(np.concatenate([v for v, _ in runs]), return_inverse=True)
+    t = np.bincount(group, np.concatenate([c for _, c in runs]), len(values))
     return float((t**3 - t).sum())
 
 
-# --- ranks of all pairs ---------------------------------------------------------------------------------------------
-
-
 def ranks(distances: Distances, n: int, name: str) -> Array:
-    """Ranks of the distances of all pairs, ties averaged, centred and of unit length: float64 [N (N - 1) / 2]."""
-    found = np.concatenate(list(_upper(distances, 0, n)))
-    order = np.argsort(found)
-    found = found[order]
-    starts = np.flatnonzero(np.diff(found, prepend=found[:1] - 1))
+    """Rank the distances of all pairs, ties averaged, centred and scaled to unit length: float64 [N (N - 1) / 2]."""
+    values = np.concatenate(list(_upper(distances, 0, n)))
+    order = np.argsort(values)
+    values = values[order]
+    starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
     if len(starts) == 1:
         raise InputError(f"{name}: all pairs of images are equally far apart")
-    counts = np.diff(starts, append=len(found))
-    out = np.empty(len(found))
+    counts = np.diff(starts, append=len(values))
+    out = np.empty(len(values))
     out[order] = np.repeat(starts + (counts - 1) / 2, counts)
     out -= (len(out) - 1) / 2
     out /= np.linalg.norm(out)

@@ -1,7 +1,7 @@
-"""Scores that read the labels off probabilities: LEEP, NCE, N-LEEP, and the energy of the features.
+"""Scores from class probabilities: LEEP, NCE and N-LEEP, and the energy of the features.
 
-LEEP and NCE ask what a model's own (source) classes tell of the target's; they need its classifier and say nothing of a
-headless model. N-LEEP makes up such classes by a Gaussian mixture of the features.
+LEEP and NCE measure how much a model's own (source) classes say about the labels. They need the model's classifier, so
+a headless model has no score. N-LEEP makes up source classes by a Gaussian mixture of the features.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from parc.scores.pca import principal
 from plm_core.errors import InputError
 
 SMOOTHING = 1e-5
-"""Of NCE: added to the joint and, apart from it, to the marginal frequencies, as the original does."""
+"""NCE adds this number to the joint frequencies and, separately, to the marginal ones, as the original does."""
 
 
 def leep(features: Array, labels: Array, *, probs: Array | None = None) -> float:
-    """Log Expected Empirical Prediction (Nguyen et al. 2020): how well source classes predict the labels.
+    """Compute LEEP, the Log Expected Empirical Prediction (Nguyen et al. 2020): how well source classes predict labels.
 
-    The mean log-likelihood of a classifier that draws a source class from the model's probabilities and then a label
-    from the empirical P(label | source class). A source class that no image has any probability of has no part in it
-    (the original gives NaN).
+    LEEP is the mean log-likelihood of a classifier that draws a source class from the model's probabilities and then a
+    label from the empirical P(label | source class). A source class that has probability 0 for every image does not
+    count (the original returns NaN).
 
     Args:
-        features: [N, D], only counted.
+        features: [N, D]. Only their number is used.
         labels: Classes int64 [N].
         probs: The model's probabilities of its own classes [N, S].
 
@@ -34,31 +34,31 @@ def leep(features: Array, labels: Array, *, probs: Array | None = None) -> float
         Nats, at most 0.
 
     Raises:
-        NotSupported: No probabilities: the model is headless.
-        InputError: Unfit labels or probabilities.
+        NotSupported: There are no probabilities, because the model is headless.
+        InputError: The labels or probabilities are not allowed.
     """
     y = labels_of(labels, len(features))
     return _leep(probs_of(probs, len(y), "leep"), y)
 
 
 def nce(features: Array, labels: Array, *, probs: Array | None = None, num_classes: int | None = None) -> float:
-    """Negative Conditional Entropy (Tran et al. 2019) of the labels given the most probable source class.
+    """Compute NCE, the Negative Conditional Entropy of the labels given the likeliest source class (Tran et al. 2019).
 
-    Frequencies are smoothed by 1e-5 in every cell of the nominal [C, S] table and in the source marginal, which is not
-    the sum of the smoothed cells; so the score depends slightly on ``num_classes``.
+    Frequencies are smoothed by 1e-5 in every cell of the nominal [C, S] table and in the source marginal. The smoothed
+    marginal is not the sum of the smoothed cells, so the score depends slightly on ``num_classes``.
 
     Args:
-        features: [N, D], only counted.
+        features: [N, D]. Only their number is used.
         labels: Classes int64 [N].
         probs: The model's probabilities of its own classes [N, S].
         num_classes: C; None for the highest label + 1.
 
     Returns:
-        Nats, about at most 0.
+        Nats, at most about 0.
 
     Raises:
-        NotSupported: No probabilities: the model is headless.
-        InputError: Unfit labels or probabilities.
+        NotSupported: There are no probabilities, because the model is headless.
+        InputError: The labels or probabilities are not allowed.
     """
     y = labels_of(labels, len(features), num_classes)
     p = probs_of(probs, len(y), "nce")
@@ -70,20 +70,20 @@ def nce(features: Array, labels: Array, *, probs: Array | None = None, num_class
 
 
 def energy(features: Array, labels: Array, *, tail: float = 1.0) -> float:
-    """Energy of the features (ETran, Gholami et al. 2023): the mean over images of ``log(sum(exp(features)))``.
+    """Compute the energy of the features (ETran, Gholami et al. 2023), the mean over images of log(sum(exp(features))).
 
-    For logits this is the log-evidence of a model that reads its outputs as an energy: high when the images look like
-    what it was trained on. For features it is about their largest entry; it sees neither labels nor the scale that
-    features happen to have, so it compares only models whose features are alike (one architecture, one recipe). It is
-    meant as one part of a sum.
+    For logits this is the log-evidence of a model whose outputs are taken as an energy. It is high if the images look
+    like those that the model was trained on. For features it is roughly their largest entry. It uses no labels and does
+    not correct for the scale of the features, so it compares only models with similar features (one architecture, one
+    recipe). It is meant as one term of a sum.
 
     Args:
         features: [N, D].
-        labels: Of any kind; only counted.
-        tail: Share of the images, those of the lowest energy, that the mean is over.
+        labels: Labels of any kind. Only their number is used.
+        tail: Share of the images that the mean covers, those of the lowest energy.
 
     Raises:
-        InputError: Unfit features, or ``tail`` outside (0, 1].
+        InputError: The features are not allowed, or ``tail`` is outside (0, 1].
     """
     x = features_of(features, n=len(labels)).astype(np.float64)
     if not 0 < tail <= 1:
@@ -96,25 +96,25 @@ def energy(features: Array, labels: Array, *, tail: float = 1.0) -> float:
 def nleep(
     features: Array, labels: Array, *, components: int | None = None, variance: float = 0.8, seed: int = 0
 ) -> float:
-    """N-LEEP (Li et al. 2021): LEEP with the posteriors of a Gaussian mixture of the features as source classes.
+    """Compute N-LEEP (Li et al. 2021): LEEP with the posteriors of a Gaussian mixture of the features.
 
-    The features are reduced to the principal components that hold ``variance`` of their variance, each scaled by the
-    same number (which moves no posterior but keeps the mixture's floor on variances meaningful). Common ports average
-    probabilities instead of their logarithms; this is the logarithm.
+    The features are reduced to the principal components that hold ``variance`` of their variance. All components are
+    scaled by the same number, which changes no posterior but keeps the mixture's floor on variances meaningful. Common
+    ports average the probabilities. This function averages their logarithms.
 
     Args:
         features: [N, D].
         labels: Classes int64 [N].
-        components: Gaussians, with diagonal covariances; None for 5 per class that occurs, but at most one for every 5
-            images (and at least 2): with as many Gaussians as images every label would be predicted.
+        components: Number of Gaussians, with diagonal covariances. None for 5 per class that occurs, but at most one
+            for every 5 images (and at least 2): with as many Gaussians as images every label would be predicted.
         variance: Share of the variance to keep.
-        seed: Of the mixture's start.
+        seed: Seed of the mixture's initialisation.
 
     Returns:
         Nats, at most 0.
 
     Raises:
-        InputError: Unfit features, labels or options.
+        InputError: The features, labels or options are not allowed.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -126,11 +126,11 @@ def nleep(
     count = min(5 * len(np.unique(y)), max(2, len(x) // 5)) if components is None else components
     if not 1 <= count <= len(x):
         raise InputError(f"components={components!r} is not allowed; 1 to {len(x)}, the number of images, is")
-    scores, variances = principal(x)
+    coordinates, variances = principal(x)
     kept = int(np.searchsorted(np.cumsum(variances) / variances.sum(), variance - 1e-9)) + 1
-    reduced = scores[:, :kept] / np.sqrt(variances[0])
+    reduced = coordinates[:, :kept] / np.sqrt(variances[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a mixture that still moves is as good a set of classes
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an unconverged mixture serves just as well
         mixture = GaussianMixture(count, covariance_type="diag", random_state=seed).fit(reduced)
     return _leep(mixture.predict_proba(reduced), y)
 
@@ -140,5 +140,5 @@ def _leep(p: Array, y: Array) -> float:
     joint = np.zeros((y.max() + 1, p.shape[1]))
     np.add.at(joint, y, p)
     totals = joint.sum(axis=0)
-    given = joint / np.where(totals > 0, totals, 1)
-    return float(np.log(np.einsum("ij,ij->i", given[y], p)).mean())
+    conditional = joint / np.where(totals > 0, totals, 1)
+    return float(np.log(np.einsum("ij,ij->i", conditional[y], p)).mean())

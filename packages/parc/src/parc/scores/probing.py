@@ -1,6 +1,6 @@
-"""Scores by what a simple classifier or regression on the features gets right: neighbours, logistic, ridge.
+"""Scores from the accuracy of a simple classifier or regression on the features: neighbours, logistic, ridge.
 
-All are percentages. Distances and fits are in float64.
+All of them are percentages. Distances and fits are computed in float64.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from plm_core.errors import InputError, NotSupported
 
 METRICS = ("euclidean", "cosine", "cityblock")
 BLOCK = 1 << 22
-"""Distances that are held at a time, 32 MB."""
+"""Number of distances that exist at a time, 32 MB."""
 FEW = 16
-"""Up to so many neighbours are found one after the other, which beats a partial sort."""
+"""Number of neighbours up to which they are found one after the other, which is faster than a partial sort."""
 GRID = 10.0 ** np.arange(-7, 2)
-"""Ridges that are tried, as shares of the summed variance of the features."""
+"""Ridges to try, as shares of the summed variance of the features."""
 
 
 def knn(features: ArrayLike, labels: ArrayLike, *, k: int = 1, metric: str = "euclidean") -> float:
-    """Percentage of images that their k nearest other images put right (PARC paper, section 4, "k-NN CV").
+    """Compute the leave-one-out accuracy in percent of k nearest neighbours (PARC paper, section 4, "k-NN CV").
 
-    The most frequent label of the k wins, the smallest of several such. Where all k differ, the image counts as the
-    share of the k that are right: so the published code has it. An image is no neighbour of itself, whatever its
-    duplicates (the published code takes the first of several equals for it). Of images at equal distance the first
-    ones count, up to k = 16.
+    The most frequent label of the k wins; of several such labels, the smallest. If all k labels differ, the image
+    counts as the share of the k that are right, as in the published code. An image is never its own neighbour, even if
+    it has duplicates (the published code takes the first of several equal images for the image itself). Of images at
+    equal distance the first ones count, up to k = 16.
 
     Args:
-        features: [N, D], as they are.
+        features: [N, D], which are not scaled.
         labels: [N] integers; or zeros and ones [N, C] for k=1, which count entry by entry.
-        k: Neighbours, 1 to N - 1.
-        metric: ``euclidean``, ``cosine`` (a row of zeros is at distance 1 to all) or ``cityblock``.
+        k: Number of neighbours, 1 to N - 1.
+        metric: ``euclidean``, ``cosine`` (a row of zeros has distance 1 to all rows) or ``cityblock``.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`), k out of range or unknown metric.
-        NotSupported: Multi-label with k > 1.
+        InputError: The features or labels are not allowed, k is out of range, or the metric is unknown.
+        NotSupported: The labels are multi-label and k > 1.
     """
     x = features_of(features)
     y = labels_of(labels, len(x), kinds=("classes", "multilabel"))
@@ -57,19 +57,20 @@ def knn(features: ArrayLike, labels: ArrayLike, *, k: int = 1, metric: str = "eu
 
 
 def split_knn(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 0.5, k: int = 1) -> float:
-    """Percentage of the last images that their k nearest of the first images put right (euclidean).
+    """Compute the accuracy in percent of the last images by their k nearest neighbours among the first images.
 
-    The order of the images is the split, with no shuffling: `parc.sample_probe` interleaves the classes, sorted images
-    make no sense here. The most frequent label wins, the smallest of several such.
+    The distance is euclidean. The order of the images is the split, without shuffling: `parc.sample_probe` interleaves
+    the classes, and sorted images make no sense here. The most frequent label wins; of several such labels, the
+    smallest.
 
     Args:
-        features: [N, D], as they are.
+        features: [N, D], which are not scaled.
         labels: [N] integers.
-        percent_train: Share of the images, the last ones, that are tested. The name is the published one and misleads.
-        k: Neighbours, at most the images to learn from.
+        percent_train: Share of the images that are tested, the last ones. The name is the published one and misleading.
+        k: Number of neighbours, at most the number of images to learn from.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`), k out of range, or no images on one side.
+        InputError: The features or labels are not allowed, k is out of range, or one side of the split is empty.
     """
     x, y, split = _split(features, labels, percent_train)
     codes, counts = classes(y)
@@ -78,17 +79,18 @@ def split_knn(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 
 
 
 def logistic(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 0.5) -> float:
-    """Percentage of the last images that logistic regression on the first images puts right.
+    """Compute the accuracy in percent of the last images by logistic regression on the first images.
 
-    As published: multinomial, L2 with C = 1, at most 20 steps of L-BFGS to a tolerance of 0.1, features unscaled.
+    The recipe is the published one: multinomial, L2 with C = 1, at most 20 steps of L-BFGS to a tolerance of 0.1.
 
     Args:
-        features: [N, D], as they are.
+        features: [N, D], which are not scaled.
         labels: [N] integers.
-        percent_train: Share of the images, the last ones, that are tested, as in `split_knn`.
+        percent_train: Share of the images that are tested, the last ones, as in `split_knn`.
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`), no images on one side, or one class only to learn from.
+        InputError: The features or labels are not allowed, one side of the split is empty, or the images to learn from
+            are of one class only.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -98,48 +100,50 @@ def logistic(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 0
         raise InputError(f"labels has 1 class ({y[0]}) in the first {split} images, to learn from; 2 are needed")
     model = LogisticRegression(C=1.0, max_iter=20, tol=0.1, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 20 steps are the recipe
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the recipe has 20 steps
         model.fit(x[:split], y[:split])
     return float(100 * np.mean(model.predict(x[split:]) == y[split:]))
 
 
 def ridge_press(features: ArrayLike, labels: ArrayLike) -> float:
-    """Left-one-out fit of ridge regression, times 100, in closed form (Allen's PRESS).
+    """Compute the leave-one-out fit of ridge regression, times 100, in closed form (Allen's PRESS).
 
-    For classes, the percentage of images whose own class has the highest left-one-out prediction of all one-hot
-    columns (equals go to the smallest label); an accuracy, as of the other classifiers here. The mean of the other
-    images, which these predictions start from, has less of the image's own class, and would put features without any
-    use at 0: for classes the mean of all images takes its place. For multi-label and
-    regression, the mean over columns of 1 - PRESS / PRESS of the mean: 100 is perfect, 0 no better than the mean of the
-    other images, less is worse. Columns that are constant do not count.
-    One ridge for all columns, which has the least PRESS of `GRID`; an intercept goes unpenalised. As the ridge was
-    chosen on the same images, the score is a little optimistic, for all models alike.
+    For classes the score is an accuracy, like that of the other classifiers here: the percentage of images whose own
+    class has the highest leave-one-out prediction among all one-hot columns. Of equal predictions the one with the
+    smallest label wins. Leave-one-out predictions start from the mean of the other images, which contains less of the
+    image's own class. This would put useless features at 0, so for classes the mean of all images takes its place.
+
+    For multi-label and regression the score is the mean over columns of 1 - PRESS / PRESS of the mean: 100 is perfect,
+    0 is no better than the mean of the other images, and less is worse. Constant columns do not count.
+
+    All columns share one ridge, the one of `GRID` with the least PRESS. The intercept is not penalised. The ridge is
+    chosen on the same images, so the score is a little optimistic, for all models alike.
 
     Args:
-        features: [N, D]; the same under rotation and one scale for all features.
+        features: [N, D]. A rotation or a common scale of all features does not change the score.
         labels: [N] integers, zeros and ones [N, C], or floats [N] or [N, T].
 
     Raises:
-        InputError: Bad input (`parc.scores.inputs`).
+        InputError: The features or labels are not allowed.
     """
     x = features_of(features)
     n = len(x)
     y = labels_of(labels, n, kinds=("classes", "multilabel", "regression"))
     targets = targets_of(y)
-    left_out = _left_out(centred(x), targets)
-    of_mean = n / (n - 1) * (targets - targets.mean(0))  # targets less the mean of the other images
+    predictions = _leave_one_out(centred(x), targets)
+    of_mean = n / (n - 1) * (targets - targets.mean(0))  # targets minus the mean of the other images
     if y.ndim == 1 and y.dtype.kind in "iu":
-        votes = left_out - (targets - of_mean) + targets.mean(0)
+        votes = predictions - (targets - of_mean) + targets.mean(0)
         return float(100 * np.mean(np.argmax(votes, 1) == classes(y)[0]))
-    return float(100 * np.mean(1 - ((targets - left_out) ** 2).sum(0) / (of_mean**2).sum(0)))
+    return float(100 * np.mean(1 - ((targets - predictions) ** 2).sum(0) / (of_mean**2).sum(0)))
 
 
-def _left_out(x: Array, targets: Array) -> Array:
-    """Predictions [N, T] of every image by the ridge regression on all others, at the best ridge of `GRID`."""
-    found = spectrum(x)
+def _leave_one_out(x: Array, targets: Array) -> Array:
+    """Predict the targets [N, T] of every image by ridge regression on all others, at the best ridge of `GRID`."""
+    svd = spectrum(x)
     middle = targets.mean(0)
-    inner, left = found.left_times(targets - middle), found.left
-    shares = found.values / (found.values + GRID[:, None] * found.values.sum())  # [G, K]
+    inner, left = svd.left_times(targets - middle), svd.left
+    shares = svd.values / (svd.values + GRID[:, None] * svd.values.sum())  # [G, K]
     rest = 1 - 1 / len(x) - (left**2) @ shares.T  # 1 - leverage, [N, G]
     best, least = targets, np.inf
     for share, free in zip(shares, rest.T, strict=True):
@@ -151,7 +155,7 @@ def _left_out(x: Array, targets: Array) -> Array:
 
 
 def _split(features: ArrayLike, labels: ArrayLike, share: float) -> tuple[Array, Array, int]:
-    """Features as float64, labels, and how many images come first."""
+    """Return features as float64, labels, and the number of images to learn from."""
     x = features_of(features).astype(np.float64)
     y = labels_of(labels, len(x))
     tested = int(share * len(x)) if 0 <= share <= 1 else 0
@@ -169,7 +173,7 @@ def _split(features: ArrayLike, labels: ArrayLike, share: float) -> tuple[Array,
 
 
 def _votes(labels: Array, count: int) -> tuple[Array, Array]:
-    """Of neighbours' labels [N, k]: how many votes the winner has and which it is, the smallest of equals, [N] each."""
+    """Return the votes of the winning label among labels [N, k], and the label, the smallest of equals; both [N]."""
     if labels.shape[1] == 1:
         return np.ones(len(labels), np.int64), labels[:, 0]
     cells = labels + count * np.arange(len(labels))[:, None]
@@ -178,22 +182,22 @@ def _votes(labels: Array, count: int) -> tuple[Array, Array]:
 
 
 def _nearest(rows: Array, others: Array | None, k: int, metric: str) -> Array:
-    """Indices [N, k] of the nearest of the others, in no order; None for the other rows themselves."""
+    """Return the indices [N, k] of the nearest others, in no order. None for ``others`` stands for the other rows."""
     if metric not in METRICS:
         raise InputError(f"metric={metric!r} is none of {', '.join(METRICS)}")
     count = len(rows) - 1 if others is None else len(others)
     if not isinstance(k, int | np.integer) or not 1 <= k <= count:
         raise InputError(f"k={k} neighbours of {count} images; 1 to {count} are allowed")
-    found = []
+    nearest = []
     for start, block in _distances(rows, others, metric):
         if others is None:
             block[np.arange(len(block)), np.arange(start, start + len(block))] = np.inf
-        found.append(_smallest(block, k))
-    return np.concatenate(found)
+        nearest.append(_smallest(block, k))
+    return np.concatenate(nearest)
 
 
 def _smallest(block: Array, k: int) -> Array:
-    """Indices [N, k] of the k smallest of each row; the block is spent."""
+    """Return the indices [N, k] of the k smallest of each row. The block is overwritten."""
     if k > FEW:
         return np.argpartition(block, k - 1, axis=1)[:, :k]
     rows, out = np.arange(len(block)), np.empty((len(block), k), np.int64)
@@ -204,25 +208,25 @@ def _smallest(block: Array, k: int) -> Array:
 
 
 def _distances(rows: Array, others: Array | None, metric: str) -> Iterator[tuple[int, Array]]:
-    """(first row, distances or what orders as they do [some rows, others]), a block at a time."""
+    """Yield (first row, block [some rows, others]) of distances, or of numbers in the same order."""
     a = _prepared(rows, metric, rows if others is None else others)
     b = a if others is None else _prepared(others, metric, others)
     halves = np.einsum("ij,ij->i", b, b) / 2
     size = max(1, BLOCK // len(b))
     for start in range(0, len(a), size):
-        block = a[start : start + size] if len(a) > size else a  # a matrix times its own transpose is half the work
+        block = a[start : start + size] if len(a) > size else a  # a matrix times its own transpose costs half
         if metric == "cityblock":
             from scipy.spatial.distance import cdist
 
             yield start, cdist(block, b, "cityblock")
         elif metric == "cosine":
             yield start, np.negative(out := block @ b.T, out=out)
-        else:  # half the squared distance, less half the row's own squared length
+        else:  # half the squared distance minus half the squared length of the row
             yield start, np.subtract(halves, out := block @ b.T, out=out)
 
 
 def _prepared(x: Array, metric: str, origin: Array) -> Array:
-    """Rows as float64: of length 1 for cosine, near the origin for euclidean, where rounding is least."""
+    """Return rows as float64, with length 1 for cosine, near the origin for euclidean to keep rounding small."""
     x = x.astype(np.float64)
     if metric == "cosine":
         length = np.sqrt(np.einsum("ij,ij->i", x, x))
