@@ -33,7 +33,7 @@ def row_of(name):
 def few_scenes(monkeypatch):
     """Worlds of shapes small enough to draw in no time."""
     monkeypatch.setattr(mini_tasks, "SCENES", {"source": 90, "target": 90})
-    cached = (mini_tasks._objects, mini_tasks._crowds)
+    cached = (mini_tasks.objects, mini_tasks.crowds)
     for function in cached:
         function.cache_clear()
     yield
@@ -47,7 +47,7 @@ def few_scenes(monkeypatch):
 def test_it_is_as_large_as_promised(tables):
     assert len(tables.models) == len(protocol.MODELS) == 48
     assert len(tables.targets) == len(TARGETS) == 8
-    assert {row["seeds"] for row in make.read(mini_report.SHIPPED / "truth.csv")} == {"10"}
+    assert {row["seeds"] for row in mini_report.read_rows(mini_report.SHIPPED / "truth.csv")} == {"10"}
     assert {values.shape for values in tables.scores.values()} == {(3, 48, 8)}
     assert tuple(tables.scores) == protocol.METHODS
     assert np.isfinite(tables.truth).all()
@@ -56,10 +56,10 @@ def test_it_is_as_large_as_promised(tables):
 
 
 def test_no_image_of_a_target_is_in_a_source(few_scenes):
-    mine, _ = mini_tasks._digits("source")
-    other, _ = mini_tasks._digits("target")
+    mine, _ = mini_tasks.digits("source")
+    other, _ = mini_tasks.digits("target")
     assert len(mine) + len(other) == 1797
-    scenes = [mini_tasks._objects(side, "plain", 0)[0] for side in ("source", "target")]
+    scenes = [mini_tasks.objects(side, "plain", 0)[0] for side in ("source", "target")]
     for left, right in ((mine, other), scenes):
         assert not {image.tobytes() for image in left} & {image.tobytes() for image in right}
     for name in TARGETS:
@@ -110,7 +110,7 @@ def test_copies_that_are_trained_together_do_not_meet(architecture):
     x, y = torch.rand(40, 3, 12, 12), torch.arange(40) % 4
     subsets = torch.stack([torch.randperm(40)[:20] for _ in range(3)])
     test = torch.rand(300, 3, 12, 12), torch.arange(300) % 4
-    options = {"classes": 4, "lr": 0.05, "epochs": 3, "batch": 10}
+    options = {"classes": 4, "lr": 0.05, "epochs": 3, "batch_size": 10}
     together = mini_models.finetune(model, x, y, subsets, test, seeds=(3, 4, 5), **options)
     alone = [
         mini_models.finetune(model, x, y, subsets[i : i + 1], test, seeds=(3 + i,), **options)[0] for i in range(3)
@@ -125,7 +125,7 @@ def test_fine_tuning_learns_what_can_be_learnt():
     model = mini_models.ARCHITECTURES["cnn"].build(32, 7)
     y = torch.arange(60) % 2
     x = torch.rand(60, 3, 12, 12) + y.view(-1, 1, 1, 1)
-    options = {"classes": 2, "lr": 0.1, "epochs": 12, "batch": 20}
+    options = {"classes": 2, "lr": 0.1, "epochs": 12, "batch_size": 20}
     learnt = mini_models.finetune(model, x, y, torch.arange(60)[None], (x, y), seeds=(0,), **options)
     assert learnt > 95
 
@@ -203,8 +203,8 @@ def test_summary_is_the_mean_of_the_metric(tables):
 def test_other_targets_do_not_see_their_own(tables):
     truth = tables.truth.copy()
     truth[:, 2] = np.random.default_rng(0).random(48)
-    changed = mini_report.baselines(replace(tables, truth=truth))["other targets"]
-    before = mini_report.baselines(tables)["other targets"]
+    changed = mini_report.baseline_scores(replace(tables, truth=truth))["other targets"]
+    before = mini_report.baseline_scores(tables)["other targets"]
     assert changed[0, :, 2] == pytest.approx(before[0, :, 2])
     assert not np.allclose(changed[0, :, 1], before[0, :, 1])
 
@@ -246,7 +246,7 @@ def reported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mini")
     for path in mini_report.SHIPPED.glob("*.csv"):
         (folder / path.name).write_bytes(path.read_bytes())
-    mini_report.report(folder)
+    mini_report.write_report(folder)
     return folder
 
 

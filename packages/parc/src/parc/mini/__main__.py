@@ -1,4 +1,4 @@
-"""``python -m parc.mini``."""
+"""Runs ``python -m parc.mini``."""
 
 from parc.mini.make import main
 

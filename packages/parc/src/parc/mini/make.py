@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from parc.mini.models import ARCHITECTURES
-from parc.mini.protocol import METHODS, MODELS, PROBE, RUNS, Micro, reference, source_task, target, train, truth
-from parc.mini.report import report
+from parc.mini.protocol import METHODS, MODELS, PROBE, RUNS, Micro, source_task, target, train, train_reference, truth
+from parc.mini.report import read_rows, write_report
 from parc.mini.tasks import TARGETS
 from parc.sampling import sample_probe
 from parc.scoring import Features, score_bank
@@ -25,7 +25,7 @@ from plm_core.utils.progress import track
 
 
 def truth_row(model: nn.Module, micro: Micro, name: str) -> dict[str, str]:
-    """A row of ``truth.csv``; the standard error is that of the mean over seeds."""
+    """Return a row of ``truth.csv``. The standard error is that of the mean over seeds."""
     values = truth(model, micro, name)
     error = values.std(ddof=1) / np.sqrt(len(values))
     return {
@@ -38,7 +38,7 @@ def truth_row(model: nn.Module, micro: Micro, name: str) -> dict[str, str]:
 
 
 def source_model(micro: Micro, folder: Path) -> nn.Module:
-    """The trained source model, from ``folder`` where it is already there."""
+    """Return a trained source model, read from ``folder`` if it is there already."""
     path = folder / f"{micro.name.replace('/', '_')}.safetensors"
     if not path.exists():
         weights.save(train(micro), path)
@@ -47,16 +47,8 @@ def source_model(micro: Micro, folder: Path) -> nn.Module:
     return model.eval()
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a table; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> None:
-    """A whole table, or what was there before."""
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write a table, completely or not at all."""
     buffer = io.StringIO()
     table = csv.DictWriter(buffer, rows[0], lineterminator="\n")
     table.writeheader()
@@ -66,20 +58,21 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 
 def make_truth(out: Path) -> None:
     """Fine-tune every model on every target that ``truth.csv`` lacks."""
-    rows = read(out / "truth.csv")
+    path = out / "truth.csv"
+    rows = read_rows(path) if path.exists() else []
     done = {(row["model"], row["target"]) for row in rows}
     cells = [(micro, name) for micro in MODELS for name in TARGETS if (micro.name, name) not in done]
-    model, held = None, None
+    model, loaded = None, None
     for micro, name in track(cells, "fine-tuning", len(cells)):
-        if held != micro or model is None:
-            model, held = source_model(micro, out / "models"), micro
+        if loaded != micro or model is None:
+            model, loaded = source_model(micro, out / "models"), micro
         rows.append(truth_row(model, micro, name))
-        write(out / "truth.csv", rows)
+        write_rows(path, rows)
 
 
 @torch.no_grad()
 def probe_features(model: Any, x: Tensor) -> Mapping[str, Any]:
-    """Features [N, D] and probabilities of the source classes [N, S], as `parc.score` takes them."""
+    """Return features [N, D] and probabilities of the source classes [N, S], as keywords of `parc.Features`."""
     features = model.features(x)
     return {"features": features.numpy(), "probs": model.head(features).double().softmax(-1).numpy()}
 
@@ -87,12 +80,14 @@ def probe_features(model: Any, x: Tensor) -> Mapping[str, Any]:
 def score_rows(
     models: Mapping[str, nn.Module], name: str, run: int, reference_model: nn.Module
 ) -> Iterator[dict[str, str]]:
-    """Rows of ``scores-{run}.csv`` for one target; a score that cannot be computed is an empty cell."""
+    """Yield the rows of ``scores-{run}.csv`` for one target. A score that cannot be computed is an empty cell."""
     split = target(name)
-    chosen = torch.from_numpy(sample_probe(split.y.numpy(), PROBE, run))
-    x, labels = split.x[chosen], split.y[chosen].numpy()
-    beside = probe_features(reference_model, x)["features"]
-    bank = {k: Features(**probe_features(model, x), reference_features=beside) for k, model in models.items()}
+    indices = torch.from_numpy(sample_probe(split.y.numpy(), PROBE, run))
+    x, labels = split.x[indices], split.y[indices].numpy()
+    reference_features = probe_features(reference_model, x)["features"]
+    bank = {
+        k: Features(**probe_features(model, x), reference_features=reference_features) for k, model in models.items()
+    }
     rows: dict[str, dict[str, str]] = {k: {"run": str(run), "model": k, "target": name} for k in models}
     for row in score_bank(bank, labels, METHODS, num_classes=split.classes):
         rows[row.model][row.method] = "" if row.score is None else f"{row.score:.5g}"
@@ -100,22 +95,22 @@ def score_rows(
 
 
 def make_scores(out: Path) -> None:
-    """Score every model on the probes of every target; minutes, so from the start each time."""
+    """Score every model on the probes of every target. This takes minutes, so it always starts from the beginning."""
     models = {micro.name: source_model(micro, out / "models") for micro in MODELS}
     rows: dict[int, list[dict[str, str]]] = {run: [] for run in RUNS}
     for name in track(TARGETS, "scores", len(TARGETS)):
-        beside = reference(name)
+        reference_model = train_reference(name)
         for run in RUNS:
-            rows[run] += score_rows(models, name, run, beside)
+            rows[run] += score_rows(models, name, run, reference_model)
     for run in RUNS:
-        write(out / f"scores-{run}.csv", rows[run])
+        write_rows(out / f"scores-{run}.csv", rows[run])
 
 
 def main() -> None:
     """Make ``truth.csv``, ``scores-{run}.csv``, ``mini.md`` and ``mini.png``."""
     parser = argparse.ArgumentParser(prog="python -m parc.mini", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder; a run that was stopped goes on in it")
-    parser.add_argument("--only", choices=("truth", "scores", "report"), help="one stage of the three")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for the tables. A stopped run continues in it.")
+    parser.add_argument("--only", choices=("truth", "scores", "report"), help="Run only one of the three stages.")
     arguments = parser.parse_args()
     out, only = arguments.out, arguments.only
     if only in (None, "truth"):
@@ -123,4 +118,4 @@ def main() -> None:
     if only in (None, "scores"):
         make_scores(out)
     if only in (None, "report"):
-        report(out)
+        write_report(out)

@@ -1,8 +1,8 @@
-"""The micro models of the mini-benchmark, how they learn their source task and how they are fine-tuned.
+"""The micro models of the mini-benchmark, and how they are trained on a source task and fine-tuned on a target.
 
-Images are 12x12 RGB. All models end in a linear head, and what the head sees are the features. None has batch
-statistics, so that the fine-tunings of one model with several seeds run as one: parameters are stacked and
-``torch.func.vmap`` runs the copies side by side, which share no number with one another.
+Images are 12x12 RGB. Every model ends in a linear head, and the features are the input of the head. No model has batch
+statistics, so the fine-tunings of one model with several seeds run at the same time: parameters are stacked, and
+``torch.func.vmap`` runs the copies side by side without any influence on one another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIZE = 12
 
 
 class Mlp(nn.Module):
-    """Two hidden layers."""
+    """An MLP with two hidden layers."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -29,37 +29,38 @@ class Mlp(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """[B, 3, 12, 12] to [B, width]."""
+        """Images [B, 3, 12, 12] -> features [B, width]."""
         return F.relu(self.last(F.relu(self.hidden(x.flatten(1)))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, classes]."""
+        """Images [B, 3, 12, 12] -> logits [B, classes]."""
         return self.head(self.features(x))
 
 
 class Cnn(nn.Module):
-    """Three convolutions and the mean over positions."""
+    """A CNN with three convolutions and the mean over positions."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, width // 2, 5, stride=3, padding=1)
         self.middle = nn.Conv2d(width // 2, width, 3, padding=1)
         self.last = nn.Conv2d(width, width, 2, stride=2)
-        for conv in (self.stem, self.middle, self.last):  # without norms, the default would be too small to learn from
+        # without norms, the default weights would be too small to learn from
+        for conv in (self.stem, self.middle, self.last):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         self.head = nn.Linear(width, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """[B, 3, 12, 12] to [B, width]."""
+        """Images [B, 3, 12, 12] -> features [B, width]."""
         return F.relu(self.last(F.relu(self.middle(F.relu(self.stem(x)))))).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, classes]."""
+        """Images [B, 3, 12, 12] -> logits [B, classes]."""
         return self.head(self.features(x))
 
 
 class Mixer(nn.Module):
-    """16 patches of 3x3 pixels, two residual blocks that mix patches, then channels, and the mean over patches."""
+    """A mixer: 16 patches of 3x3 pixels, two residual blocks that mix patches and channels, the mean over patches."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class Mixer(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """[B, 3, 12, 12] to [B, width]."""
+        """Images [B, 3, 12, 12] -> features [B, width]."""
         x = self.patches(_patches(x))
         for i in range(2):
             x = x + F.gelu(self.across[i](self.norms[2 * i](x).transpose(1, 2))).transpose(1, 2)
@@ -79,21 +80,23 @@ class Mixer(nn.Module):
         return self.norms[4](x).mean(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, classes]."""
+        """Images [B, 3, 12, 12] -> logits [B, classes]."""
         return self.head(self.features(x))
 
 
 def _patches(x: Tensor) -> Tensor:
-    """[B, 3, 12, 12] to 16 patches of 3x3 pixels, [B, 16, 27]."""
+    """Images [B, 3, 12, 12] -> 16 patches of 3x3 pixels [B, 16, 27]."""
     return x.unflatten(2, (4, 3)).unflatten(4, (4, 3)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a model ``build(width, classes)``; width is that of its features; and its layers in sequence."""
+    """An architecture of the mini-benchmark."""
 
     build: Callable[[int, int], nn.Module]
+    """Constructor ``build(width, classes)``, where width is the number of features."""
     layers: int
+    """Number of layers in sequence."""
 
 
 ARCHITECTURES = {
@@ -104,15 +107,15 @@ ARCHITECTURES = {
 
 
 def train_source(model: nn.Module, x: Tensor, y: Tensor, *, epochs: int, lr: float, seed: int) -> None:
-    """Teach a model its source task, in place: AdamW, cosine, batches of 64.
+    """Train a model on its source task, in place: AdamW, cosine schedule, batches of 64 images.
 
     Args:
-        model: From an `Architecture`.
+        model: A model of an `Architecture`.
         x: Images, float [N, 3, 12, 12].
         y: Labels, int64 [N].
-        epochs: Passes over the images.
-        lr: Peak rate.
-        seed: Of the order.
+        epochs: Number of passes over the images.
+        lr: Peak learning rate.
+        seed: Seed of the order of the images.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * (len(y) // 64)
@@ -137,22 +140,24 @@ def finetune(
     classes: int,
     lr: float,
     epochs: int,
-    batch: int,
+    batch_size: int,
     seeds: Sequence[int],
 ) -> NDArray[np.float64]:
-    """Fine-tune copies of a model with a fresh head, one for each seed; nothing is frozen. SGD, momentum 0.9, cosine.
+    """Fine-tune copies of a model with a new head, one copy per seed, by SGD with momentum 0.9 and a cosine schedule.
+
+    No parameter is frozen.
 
     Args:
-        model: The source model; it is not changed.
+        model: The source model. It is not changed.
         x: Images of the target's pool, float [N, 3, 12, 12].
-        y: Their labels, int64 [N].
-        subsets: The images of the pool that each seed trains on, int64 [S, M].
+        y: Labels of the pool, int64 [N].
+        subsets: Indices of the images that each seed trains on, int64 [S, M].
         test: Images and labels that no seed trains on.
-        classes: Of the target.
-        lr: Peak rate.
-        epochs: Passes over the M images.
-        batch: Images per step and seed; M is a multiple.
-        seeds: Of head and order, S of them.
+        classes: Number of classes of the target.
+        lr: Peak learning rate.
+        epochs: Number of passes over the M images.
+        batch_size: Number of images per step and seed. M is a multiple of it.
+        seeds: Seeds of the head and of the order of the images, S of them.
 
     Returns:
         Accuracy in percent by seed, float64 [S].
@@ -167,14 +172,14 @@ def finetune(
         value.requires_grad_(True)
     run = torch.func.vmap(lambda parameters, images: torch.func.functional_call(model, parameters, (images,)))
     optimizer = torch.optim.SGD(stacked.values(), lr=lr, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (size // batch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (size // batch_size))
     for _ in range(epochs):
         order = torch.stack([torch.randperm(size, generator=g) for g in generators])
-        for chosen in subsets.gather(1, order).split(batch, 1):
-            logits = run(stacked, x[chosen])
+        for indices in subsets.gather(1, order).split(batch_size, 1):
+            logits = run(stacked, x[indices])
             optimizer.zero_grad()
-            # the sum, not the mean: each copy has the gradient that it would have alone
-            F.cross_entropy(logits.flatten(0, 1), y[chosen].flatten(), reduction="sum").div(batch).backward()
+            # the sum over copies, so each copy gets the gradient that it would get alone
+            F.cross_entropy(logits.flatten(0, 1), y[indices].flatten(), reduction="sum").div(batch_size).backward()
             _clip(stacked, 1.0)
             optimizer.step()
             schedule.step()
@@ -185,10 +190,10 @@ def finetune(
     return (answers == test[1]).double().mean(1).mul(100).numpy()
 
 
-def _clip(stacked: dict[str, Tensor], most: float) -> None:
-    """Limit the norm of each copy's gradient."""
+def _clip(stacked: dict[str, Tensor], max_norm: float) -> None:
+    """Clip the norm of each copy's gradient."""
     gradients = [value.grad for value in stacked.values() if value.grad is not None]
     norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
-    factor = (most / norm.clamp_min(1e-12)).clamp_max(1.0)
+    factor = (max_norm / norm.clamp_min(1e-12)).clamp_max(1.0)
     for gradient in gradients:
         gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))

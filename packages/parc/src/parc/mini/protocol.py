@@ -1,4 +1,4 @@
-"""The protocol of the mini-benchmark: its constants, source models and targets, and how the truth is measured."""
+"""The protocol of the mini-benchmark: constants, source models and targets, and the measurement of the truth."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from parc.sampling import sample_probe
 WIDTHS = (32, 64)
 SOURCE_EPOCHS, SOURCE_LR = 20, 2e-3
 SEEDS = 10
-TRAIN, BATCH, EPOCHS, LR = 100, 20, 12, 0.1
+TRAIN, BATCH_SIZE, EPOCHS, LR = 100, 20, 12, 0.1
 PROBE, RUNS = 200, (0, 1, 2)
-TRAIN_RUN = 100  # the subsets to train on are probes too, of other runs than those for the scores
-REFERENCE = "cnn-64"  # rsa and dds: trained from scratch on the target's pool
+TRAIN_RUN = 100  # the images to train on are probes too, of other runs than the probes for the scores
+REFERENCE = "cnn-64"  # model for rsa and dds, trained from scratch on the pool of the target
 METHODS = (
     "parc",
     "parc:pca=32",
@@ -47,7 +47,7 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Micro:
-    """A source model; its name is ``architecture-width/source``."""
+    """A source model."""
 
     architecture: str
     width: int
@@ -55,7 +55,7 @@ class Micro:
 
     @property
     def name(self) -> str:
-        """As the tables have it."""
+        """Name in the tables, ``architecture-width/source``."""
         return f"{self.architecture}-{self.width}/{self.source}"
 
 
@@ -64,7 +64,7 @@ MODELS = [Micro(a, w, s) for s in SOURCES for a in ARCHITECTURES for w in WIDTHS
 
 @dataclass(frozen=True)
 class Split:
-    """A target: a pool to label, probe and fine-tune on, and held-out images. Images are float [N, 3, 12, 12]."""
+    """A target: a pool of labelled images for probes and fine-tuning, and held-out images, all float [N, 3, 12, 12]."""
 
     x: Tensor
     y: Tensor
@@ -74,13 +74,13 @@ class Split:
 
 
 def inputs(task: Task) -> tuple[Tensor, Tensor]:
-    """Images from -1 to 1, and labels, as the models take them."""
+    """Return images from -1 to 1 and labels, as tensors."""
     return torch.from_numpy(np.ascontiguousarray(task.x)) * 2 - 1, torch.from_numpy(np.ascontiguousarray(task.y))
 
 
 @cache
 def target(name: str) -> Split:
-    """The two halves of a target."""
+    """Return a target, split into its two halves."""
     task = TARGETS[name]()
     x, y = inputs(task)
     half = len(y) // 2
@@ -89,17 +89,17 @@ def target(name: str) -> Split:
 
 @cache
 def source_task(name: str) -> Task:
-    """A source task, made once."""
+    """Return a source task. It is made once."""
     return SOURCES[name]()
 
 
 def seed_of(*names: str) -> int:
-    """A seed from names, the same everywhere."""
+    """Return a seed that depends on names only and is the same on every machine."""
     return zlib.crc32("|".join(names).encode())
 
 
 def train(micro: Micro) -> nn.Module:
-    """Train a source model on its task, from a seed of its name."""
+    """Train a source model on its task. The seed depends on its name."""
     task = source_task(micro.source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(micro.name))
@@ -111,7 +111,7 @@ def train(micro: Micro) -> nn.Module:
 
 
 def truth(model: nn.Module, micro: Micro, name: str) -> NDArray[np.float64]:
-    """Accuracy in percent on the target's held-out images after fine-tuning, by seed, float64 [10]."""
+    """Return the accuracy in percent on the held-out images of a target after fine-tuning, by seed, float64 [10]."""
     split = target(name)
     seeds = [seed_of(micro.name, name, str(seed)) for seed in range(SEEDS)]
     subsets = [sample_probe(split.y.numpy(), TRAIN, TRAIN_RUN + seed) for seed in range(SEEDS)]
@@ -124,13 +124,13 @@ def truth(model: nn.Module, micro: Micro, name: str) -> NDArray[np.float64]:
         classes=split.classes,
         lr=LR,
         epochs=EPOCHS,
-        batch_size=BATCH,
+        batch_size=BATCH_SIZE,
         seeds=seeds,
     )
 
 
-def reference(name: str) -> nn.Module:
-    """The model trained from scratch on a target's pool, for the scores that compare with one."""
+def train_reference(name: str) -> nn.Module:
+    """Train a model from scratch on the pool of a target, for the scores that compare with such a model."""
     split = target(name)
     architecture, width = REFERENCE.split("-")
     with torch.random.fork_rng(devices=[]):

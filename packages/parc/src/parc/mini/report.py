@@ -1,13 +1,13 @@
-"""What the tables of the mini-benchmark say: methods and baselines with intervals, and their picture.
+"""Reads the tables of the mini-benchmark: methods and baselines with intervals, as rows, Markdown and a picture.
 
     from parc.mini.report import load, summary
 
     summary(load(), "pearson")     # of the tables that are shipped
 
-Models are not independent: six share each source task. Intervals are therefore of a bootstrap over the 8 sources, which
-keeps a source's models together: the quantiles of how far resamples are from their mean, put around the result, since a
-resample lacks a third of the sources and correlations and regrets are smaller for it. 8 sources are few, so this is
-coarse, and it says nothing of other targets.
+Models are not independent, because six of them share each source task. Intervals therefore come from a bootstrap over
+the 8 sources, which keeps the models of a source together. An interval holds the quantiles of the deviations of the
+resamples from their mean, placed around the result: a resample lacks a third of the sources, which makes correlations
+and regrets smaller. 8 sources are few, so the intervals are coarse, and they say nothing about other targets.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Tables:
         models: M names, ``architecture-width/source``.
         targets: T names.
         truth: Accuracy in percent after fine-tuning, mean over seeds, [M, T].
-        error: Standard errors of these means, [M, T].
-        scores: By method [R, M, T]; NaN where a score could not be computed.
+        error: Standard error of these means, [M, T].
+        scores: Scores [R, M, T] by method; NaN if a score could not be computed.
     """
 
     models: tuple[str, ...]
@@ -56,7 +56,7 @@ class Tables:
 
     @property
     def sources(self) -> NDArray[np.int64]:
-        """Number of each model's source, [M]."""
+        """Index of each model's source, [M]."""
         names = [model.partition("/")[2] for model in self.models]
         order = list(dict.fromkeys(names))
         return np.array([order.index(name) for name in names])
@@ -64,51 +64,52 @@ class Tables:
 
 @dataclass(frozen=True)
 class Result:
-    """A method's or baseline's row under one metric; correlations times 100, regret in points of accuracy."""
+    """The row of a method or baseline under one metric. Correlations are times 100, regret is in points of accuracy."""
 
     method: str
     baseline: bool
     mean: float
-    """Over probes, of the mean over targets."""
+    """Mean over probes and targets."""
     low: float
     high: float
-    """Interval of 90 % over sources."""
+    """Ends of the 90 % interval over sources."""
     ahead: float
-    """Share of the resamples in percent in which it is better than the baseline ``other targets``; ties count half."""
+    """Percentage of resamples in which the row is better than the baseline ``other targets``; ties count half."""
     sd: float
-    """Over probes; 0 for baselines, which see none."""
+    """Standard deviation over probes; 0 for baselines, which see no probe."""
     by_target: tuple[float, ...]
 
 
 def load(folder: Path = SHIPPED) -> Tables:
-    """Read ``truth.csv`` and ``scores-{run}.csv``."""
-    rows = _read(folder / "truth.csv")
+    """Read ``truth.csv`` and ``scores-{run}.csv`` in a folder; by default the tables that are shipped."""
+    rows = read_rows(folder / "truth.csv")
     models = tuple(dict.fromkeys(row["model"] for row in rows))
     targets = tuple(dict.fromkeys(row["target"] for row in rows))
-    truth, error = (_table(rows, models, targets, column) for column in ("mean", "se"))
-    runs = [_read(path) for path in sorted(folder.glob("scores-*.csv"))]
+    truth, error = (_matrix(rows, models, targets, column) for column in ("mean", "se"))
+    runs = [read_rows(path) for path in sorted(folder.glob("scores-*.csv"))]
     methods = [name for name in (runs[0][0] if runs else {}) if name not in ("run", "model", "target")]
-    scores = {method: np.stack([_table(run, models, targets, method) for run in runs]) for method in methods}
+    scores = {method: np.stack([_matrix(run, models, targets, method) for run in runs]) for method in methods}
     return Tables(models, targets, truth, error, scores)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a table."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def _table(rows: Sequence[Mapping[str, str]], models: Sequence[str], targets: Sequence[str], column: str) -> Array:
+def _matrix(rows: Sequence[Mapping[str, str]], models: Sequence[str], targets: Sequence[str], column: str) -> Array:
     table = np.full((len(models), len(targets)), np.nan)
     for row in rows:
         table[models.index(row["model"]), targets.index(row["target"])] = float(row[column] or "nan")
     return table
 
 
-def baselines(tables: Tables) -> dict[str, Array]:
-    """What needs no image of the target, by name of `BASELINES`, each [1, M, T].
+def baseline_scores(tables: Tables) -> dict[str, Array]:
+    """Return the baselines, which need no image of the target, by name, each [1, M, T].
 
-    ``other targets`` is the mean of the model's accuracy on all other targets, z-scored within each of them: the only
-    one that knows results of fine-tuning.
+    ``other targets`` is the mean of the model's accuracy on all other targets, z-scored within each of them. It is the
+    only baseline that uses results of fine-tuning.
     """
     z = (tables.truth - tables.truth.mean(0)) / tables.truth.std(0)
     others = (z.sum(1, keepdims=True) - z) / (z.shape[1] - 1)
@@ -120,38 +121,38 @@ def baselines(tables: Tables) -> dict[str, Array]:
 
 
 def _facts(model: str) -> tuple[float, float, float]:
-    """Width of the features, parameters without the head (which is replaced), layers in sequence."""
+    """Return the width of the features, the number of parameters without the head, and the number of layers."""
     from parc.mini.models import ARCHITECTURES
 
     architecture, _, width = model.partition("/")[0].partition("-")
-    made = ARCHITECTURES[architecture].build(int(width), 2)
-    head = 2 * int(width) + 2
-    count = sum(parameter.numel() for parameter in made.parameters()) - head
+    module = ARCHITECTURES[architecture].build(int(width), 2)
+    head = 2 * int(width) + 2  # does not count, because fine-tuning replaces it
+    count = sum(parameter.numel() for parameter in module.parameters()) - head
     return float(width), float(count), float(ARCHITECTURES[architecture].layers)
 
 
 def summary(tables: Tables, metric: str = "pearson", seed: int = 0) -> list[Result]:
-    """Methods and baselines, best first; a score that is missing counts as the worst of its target.
+    """Return the rows of methods and baselines, best first. A missing score counts as the worst of its target.
 
     Args:
-        tables: From `load`.
-        metric: As `parc.benchmark.metrics.find_metric` knows it.
-        seed: Of the bootstrap.
+        tables: The tables, from `load`.
+        metric: Name of the metric, see `parc.benchmark.metrics.find_metric`.
+        seed: Seed of the bootstrap.
     """
     judge = metrics.find_metric(metric)
     sources = tables.sources
     drawn = metrics.draw_counts(int(sources.max()) + 1, RESAMPLES, seed)[:, sources]
     counts = np.concatenate([np.ones((1, len(sources))), drawn])
-    static = baselines(tables)
+    static = baseline_scores(tables)
     values = {name: _values(scores, tables, judge, counts) for name, scores in {**tables.scores, **static}.items()}
     sign = -1 if judge.higher_is_better else 1
     rivals = sign * _resampled(values[BASELINES[0]])
-    rows = [_result(name, name in static, found, sign, rivals) for name, found in values.items()]
+    rows = [_result(name, name in static, of_name, sign, rivals) for name, of_name in values.items()]
     return sorted(rows, key=lambda row: (np.isnan(row.mean), sign * row.mean))
 
 
 def _values(scores: Array, tables: Tables, judge: metrics.Metric, counts: Array) -> Array:
-    """The metric by probe, target and row of counts, [R, T, B]."""
+    """Return the metric by probe, target and row of counts, [R, T, B]."""
     truth = tables.truth.T
     return np.stack([[_judged(judge, s, t, counts) for s, t in zip(run.T, truth, strict=True)] for run in scores])
 
@@ -166,33 +167,34 @@ def _result(name: str, baseline: bool, values: Array, sign: int, rivals: Array) 
 
 
 def _resampled(values: Array) -> Array:
-    """Mean over probes and targets on each resample, [B - 1].
+    """Return the mean over probes and targets on each resample, [B - 1].
 
-    A score may be constant on the few sources of a resample: where its correlation is undefined it tells nothing, 0.
+    A score may be constant on the few sources of a resample. Its undefined correlation then counts as 0.
     """
     useless = np.isnan(values) & ~np.isnan(values[:, :, :1])
     return np.asarray(np.where(useless, 0.0, values)[:, :, 1:].mean((0, 1)))
 
 
 def _judged(judge: metrics.Metric, scores: Array, truth: Array, counts: Array) -> Array:
-    """The metric for each row of counts, [B]."""
+    """Return the metric for each row of counts, [B]."""
     lowest = np.nanmin(scores) if not np.isnan(scores).all() else 0.0
     return judge.scale * judge.counted(np.nan_to_num(scores, nan=lowest), truth, counts)
 
 
 def ceiling(tables: Tables) -> Array:
-    """The Pearson x 100 that a perfect score would have, since the truth is itself a mean of few seeds; by target, [T].
+    """Return the Pearson x 100 of a perfect score, by target, [T].
 
-    The square root of the share of the models' variance that is not the seeds'.
+    It is below 100 because the truth is a mean over few seeds. It is the square root of the share of the models'
+    variance that does not come from the seeds.
     """
     noise = (tables.error**2).mean(0)
     return 100 * np.sqrt(np.clip(1 - noise / tables.truth.var(0, ddof=1), 0, 1))
 
 
 def markdown(tables: Tables) -> str:
-    """The table of the README: every method and baseline under the three metrics, with intervals.
+    """Return the table of the README: every method and baseline under the three metrics, with intervals.
 
-    The last column is the share of resamples in which its Pearson is above that of the first baseline.
+    The last column is the percentage of resamples in which a row's Pearson is above that of the first baseline.
     """
     of = {metric: {row.method: row for row in summary(tables, metric)} for metric in METRICS}
     heads = [*(TITLES[metric] for metric in METRICS), f"ahead of *{BASELINES[0]}*, %"]
@@ -211,7 +213,7 @@ def _cell(row: Result) -> str:
 
 
 def difficulty(tables: Tables) -> str:
-    """The targets: how well models do, how much they differ, and how sure that is."""
+    """Return a table of the targets: accuracies of the models, their standard error, and the ceiling of Pearson."""
     lines = [
         "| target | lowest, mean and highest accuracy | standard error | ceiling of Pearson |",
         "|---|---|---|---|",
@@ -224,7 +226,7 @@ def difficulty(tables: Tables) -> str:
 
 
 def plot(tables: Tables) -> Figure:
-    """Methods with their intervals and, marked, the baselines; a panel for Pearson and one for regret."""
+    """Draw methods and baselines with their intervals, one panel for Pearson and one for regret."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 6.2), layout="constrained")
@@ -247,8 +249,8 @@ def plot(tables: Tables) -> Figure:
     return figure
 
 
-def report(folder: Path) -> None:
-    """Write ``mini.md`` and ``mini.png`` beside the tables they are made of."""
+def write_report(folder: Path) -> None:
+    """Write ``mini.md`` and ``mini.png`` into the folder of the tables."""
     tables = load(folder)
     write_text(folder / "mini.md", f"{markdown(tables)}\n{difficulty(tables)}")
     with atomic_path(folder / "mini.png") as path:
