@@ -1,14 +1,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
+
+from plm_core import samples
 
 GOLDENS = Path(__file__).parent / "goldens"
 
 
 class Golden:
-    """Inputs and outputs of the original (numpy), and the configuration that made them."""
+    """Recorded inputs and outputs of the original (NumPy), and the configuration of the recording."""
 
     def __init__(self, name):
         with safe_open(GOLDENS / f"{name}.safetensors", "np") as file:
@@ -20,7 +23,7 @@ class Golden:
 
 @pytest.fixture(scope="session")
 def golden():
-    """``golden("scores_n500_d64_c5").outputs["parc"]``; each file is read once."""
+    """Return a function that reads a recording, as ``golden("scores_n500_d64_c5").outputs["parc"]``, each file once."""
     cache = {}
 
     def get(name):
@@ -29,3 +32,18 @@ def golden():
         return cache[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def write_digits():
+    """Return a function that writes handwritten digits as PNG files, with one folder per class."""
+
+    def write(root, classes, per_class):
+        images, labels = samples.digits("heldout")
+        for digit in range(classes):
+            (root / str(digit)).mkdir(parents=True)
+            for i in np.flatnonzero(labels == digit)[:per_class]:
+                images[i].save(root / str(digit) / f"{i}.png")
+        return root
+
+    return write

@@ -1,4 +1,4 @@
-"""The benchmark against its golden case and the numbers that the oracle tables alone determine."""
+"""The benchmark against a recording of the original, and against numbers that follow from the oracle tables alone."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ TARGETS = ("caltech101", "cifar10", "cub200", "nabird", "oxford_pets", "stanford
 
 @pytest.fixture(scope="module")
 def scored(golden):
-    """The golden case's table in the published spelling, and the case."""
+    """Return the recorded table in the published spelling, and the recording."""
     case = golden("aggregate_controlled")
     columns = {"Run": case.inputs["run"]}
     for name, key in (("Architecture", "architecture"), ("Source Dataset", "source"), ("Target Dataset", "target")):
@@ -44,8 +44,8 @@ def test_every_form_of_table_is_read_alike(scored):
     plain |= {name: columns[name] for name in expected.methods}
     rows = [{name: values[i].item() for name, values in columns.items()} for i in range(len(columns["Run"]))]
     with_truth = {**columns, "Oracle": case.inputs["oracle"]}  # the table's own truth comes before the bank's
-    for given in (plain, rows, with_truth):
-        ours = benchmark.aggregate(given, bootstraps=20)
+    for table in (plain, rows, with_truth):
+        ours = benchmark.aggregate(table, bootstraps=20)
         assert ours.methods == expected.methods
         np.testing.assert_array_equal(ours.each_mean, expected.each_mean)
         np.testing.assert_array_equal(ours.low, expected.low)
@@ -66,7 +66,7 @@ def test_oracle_tables():
     assert not set(FAILED) & set(everything.source.tolist())
     failed = load_oracle("all", failed=True)
     assert (failed.accuracy[np.isin(failed.source, FAILED)] == -1).all()
-    # the larger table holds the smaller
+    # the larger table contains the smaller one
     known = dict(zip(everything.transfers(), everything.accuracy.tolist(), strict=True))
     assert all(known[key] == value for key, value in zip(controlled.transfers(), controlled.accuracy, strict=True))
     assert set(controlled.target.tolist()) == set(TARGETS)
@@ -91,7 +91,7 @@ def test_best_models(target, best):
     assert (own.architecture[row], own.source[row], round(float(own.accuracy[row]), 2)) == best
 
 
-# mean Pearson, the six targets in the order of TARGETS, mean Kendall (facts 3)
+# mean Pearson, Pearson on the six targets in the order of TARGETS, mean Kendall
 STATIC = {
     "layers": (50.92, (49.69, 10.12, 70.86, 78.62, 34.76, 61.49), 0.365),
     "heuristic": (51.06, None, None),
@@ -112,7 +112,7 @@ def static():
 
 
 @pytest.mark.parametrize("name", STATIC)
-def test_static_rows_are_those_of_the_facts(static, name):
+def test_static_rows_have_the_recorded_numbers(static, name):
     pearson, kendall = static
     mean, each, tau = STATIC[name]
     m = pearson.methods.index(name)
@@ -121,7 +121,7 @@ def test_static_rows_are_those_of_the_facts(static, name):
     }
     if each is not None:
         assert by_target == dict(zip(TARGETS, each, strict=True))
-    # the facts print the mean of the rounded entries for learned-heuristic-loo: 50.445 is exact
+    # for learned-heuristic-loo the recorded mean is that of rounded entries; the exact one is 50.445
     assert mean in (round(float(pearson.mean[m]), 2), round(float(np.mean(list(by_target.values()))), 2))
     if tau is not None:
         assert round(float(kendall.mean[m]) / 100, 3) == tau
@@ -160,7 +160,7 @@ def test_layers_on_the_whole_bank():
         "voc2007": 43.3,
     }
     assert {name: round(layers[name], 1) for name in expected} == expected
-    # sources that are no datasets have no images to count
+    # some sources are not datasets, so they have no number of images
     assert {row["method"] for row in ours} == {"layers", "imagenet", "other-targets"}
 
 
@@ -173,7 +173,7 @@ def test_heuristic_forms():
 
 @pytest.fixture
 def small():
-    """2 architectures x 3 sources on 2 targets and 3 runs; the second target's scores have another scale."""
+    """Return scores of 2 architectures x 3 sources on 2 targets and 3 runs. Each target has its own scale of scores."""
     rng = np.random.default_rng(3)
     rows = []
     for t, target in enumerate("xy"):
@@ -299,7 +299,7 @@ def test_baselines_are_judged_on_the_transfers_that_have_scores():
 
 
 def test_run_scores_features_of_ones_own(monkeypatch):
-    """From features to a table; the scores themselves are tested elsewhere."""
+    """Features become a table. The scores themselves are tested elsewhere."""
 
     class Row:
         def __init__(self, model, method, score, error=None):

@@ -1,4 +1,4 @@
-"""The cache of features: shared by processes, never half a file, never in the way. No torch here."""
+"""The cache of features: processes share it, files are never half written, and errors do not stop a ranking."""
 
 import errno
 import logging
@@ -50,7 +50,7 @@ def test_every_part_of_the_key_counts(tmp_path):
     assert str(KEY.path) == f"features/{'w' * 32}/{'t' * 16}/{'d' * 16}-0.safetensors"
 
 
-def test_the_default_is_the_hubs_cache_folder(tmp_path, monkeypatch):
+def test_the_default_is_the_cache_folder_of_plm_core(tmp_path, monkeypatch):
     monkeypatch.setenv("PLM_CACHE", str(tmp_path))
     Cache().get(KEY, LABELS, features)
     assert (tmp_path / "parc" / KEY.path).is_file()
@@ -109,7 +109,7 @@ def test_an_error_leaves_nothing_and_frees_the_lock(tmp_path):
 
 
 class TestNoRoom:
-    """The ranking goes on without the cache and says so once."""
+    """If the cache cannot be written, features are computed without it, and one warning says so."""
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
     def test_goes_on_and_says_so_once(self, tmp_path, caplog, monkeypatch, code):
@@ -182,7 +182,7 @@ def test_waiting_for_another_is_said(tmp_path, caplog):
 
 
 def test_two_at_once_never_read_half_a_file(tmp_path):
-    """A reader that polls while entries are replaced sees whole ones only."""
+    """A reader that polls while entries are replaced only reads complete ones."""
     path = tmp_path / "entry.safetensors"
     wide = Features(np.random.default_rng(0).normal(size=(4, 20000)).astype(np.float32))
     write_entry(path, CacheEntry(wide, 1.0, False), LABELS)

@@ -1,4 +1,4 @@
-"""Which models a pattern names, and the models that are made of it."""
+"""The models that match a pattern, and how they are created."""
 
 import logging
 
@@ -25,7 +25,7 @@ def test_a_pattern_takes_the_default_weights_and_one_with_a_dot_all_of_them():
     assert all(name.startswith("resnet18.") for name in every)
 
 
-def test_models_of_the_hub_are_in_it():
+def test_models_of_this_family_are_in_it():
     assert names("tome_micro_*", "hiera_micro_digits") == [
         "tome_micro_shapes.plm_shapes",
         "hiera_micro_digits.sklearn_digits",
@@ -44,8 +44,8 @@ def test_random_weights_for_one_pattern_or_for_all():
 
 def test_models_without_weights_are_left_out_of_a_pattern_and_said(caplog):
     with caplog.at_level(logging.WARNING, "parc"):
-        found = names("test_vit*")
-    assert found == ["test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k"]
+        matched = names("test_vit*")
+    assert matched == ["test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k"]
     assert "2 of the 5 models that match 'test_vit*' have no weights and are left out" in caplog.text
     with pytest.raises(UnknownName, match=r"none of the 1 models that match 'test_maxvi\*' has weights; random:test_"):
         names("test_maxvi*")

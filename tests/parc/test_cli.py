@@ -3,7 +3,6 @@
 import json
 import sys
 
-import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -13,19 +12,12 @@ import plm_core.cli
 from parc import ranking
 from parc.cli import _split
 from parc.ranking import Interrupted, Ranking
-from plm_core import samples
 from plm_core.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    root = tmp_path_factory.mktemp("digits")
-    images, labels = samples.digits("heldout")
-    for digit in range(4):
-        (root / str(digit)).mkdir()
-        for i in np.flatnonzero(labels == digit)[:20]:
-            images[i].save(root / str(digit) / f"{i}.png")
-    return root
+def digits(tmp_path_factory, write_digits):
+    return write_digits(tmp_path_factory.mktemp("digits"), classes=4, per_class=20)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +29,7 @@ def _cache(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Call ``parc`` (or ``plm``) with arguments; exit code, stdout, stderr."""
+    """Return a function that calls ``parc`` (or ``plm``) and returns exit code, stdout and stderr."""
 
     def call(*args, program=parc.cli.main, name="parc"):
         monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
@@ -69,8 +61,8 @@ def test_a_table(run, digits, tmp_path):
 def test_plm_rank_is_the_same(run, digits):
     args = ("rank", digits, "--models", "tome_micro_shapes", "--json", "--bootstraps", 0, "--pca", "none")
     ours = json.loads(run(*args)[1])
-    hubs = json.loads(run(*args, program=plm_core.cli.main, name="plm")[1])
-    assert [row["score"] for row in ours["rows"]] == [row["score"] for row in hubs["rows"]]
+    plms = json.loads(run(*args, program=plm_core.cli.main, name="plm")[1])
+    assert [row["score"] for row in ours["rows"]] == [row["score"] for row in plms["rows"]]
     assert [row["method"] for row in ours["rows"]] == ["parc", "logme", "knn"]
     assert ours["about"]["pca"] is None
     assert ours["rows"][0]["low"] is None

@@ -1,4 +1,4 @@
-"""Scores from covariances: against the original, and against slow float64 references written from the definitions."""
+"""Scores from covariances, against the original and against slow float64 references written from the definitions."""
 
 import warnings
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 @st.composite
 def problems(draw, low=6, high=40, wide=50):
-    """Features around class centres and their labels; each of 2 to 5 classes has an image at least."""
+    """Draw features around class centres, and their labels. Each of the 2 to 5 classes has at least one image."""
     n, d, c = draw(st.integers(low, high)), draw(st.integers(1, wide)), draw(st.integers(2, 5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     y = rng.permutation(np.concatenate([np.arange(c), rng.integers(0, c, n - c)]))
@@ -107,7 +107,7 @@ def test_shrunk_hscore_against_scikit_learns_covariance(problem):
 
 
 def naive_lda_loo(x, y):
-    """One refit for each image, at the ridge and the shrinkage of all images."""
+    """Refit for each image, at the ridge and the shrinkage of all images."""
     x = x - x.mean(0)
     n, d = x.shape
     within = np.concatenate([rows - rows.mean(0) for rows in by_class(x, y)])
@@ -139,7 +139,7 @@ def test_discriminants_left_one_out_against_refits(problem):
 
 
 def naive_sfda(x, y):
-    """In all D dimensions, by the generalised eigenproblem of the published code."""
+    """Compute SFDA in all D dimensions, by the generalised eigenproblem of the published code."""
     names, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
     prior, d = counts / len(x), x.shape[1]
     rows = np.arange(len(x))
@@ -227,7 +227,7 @@ def test_order_of_images_and_names_of_classes_do_not_matter(score, problem, seed
     assert score(x[order], names[y[order]]) == pytest.approx(score(x, y), rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("score", [s for s in SCORES if s is not hscore])  # which standardises
+@pytest.mark.parametrize("score", [s for s in SCORES if s is not hscore])  # which standardizes
 @pytest.mark.parametrize("d", [8, 90])
 def test_rotation_does_not_matter(score, d):
     x, y = one(d=d)
@@ -235,7 +235,7 @@ def test_rotation_does_not_matter(score, d):
     assert score(turned, y) == pytest.approx(score(x, y), rel=1e-8)
 
 
-@pytest.mark.parametrize("score", [s for s in SCORES if s is not sfda])  # which is published so
+@pytest.mark.parametrize("score", [s for s in SCORES if s is not sfda])  # which depends on the scale, as published
 @pytest.mark.parametrize("scale", [1e-80, 1e-3, 1e6, 1e100])
 def test_scale_and_origin_do_not_matter(score, scale):
     x, y = one()
@@ -276,7 +276,7 @@ def test_separate_classes_score_higher_than_mixed_ones(score):
     assert scores[0] < scores[1] < scores[2]
 
 
-@pytest.mark.parametrize("score", [hscore_shrunk, lda_loo, gbc, sfda])  # the others' docstrings say what they do here
+@pytest.mark.parametrize("score", [hscore_shrunk, lda_loo, gbc, sfda])  # see the docstrings of the others
 def test_separate_classes_score_higher_with_more_dimensions_than_images(score):
     scores = [score(x / 50, y) for x, y in (one(d=100, gap=gap) for gap in (0, 1.5))]
     assert scores[0] < scores[1]
@@ -362,15 +362,15 @@ def test_spectrum_is_the_thin_svd(shape):
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape) @ np.diag(rng.uniform(0.1, 3, shape[1]))
     x[:, -1] = x[:, 0]
-    found = spectrum(x)
+    svd = spectrum(x)
     singular = np.linalg.svd(x, compute_uv=False)
-    k = len(found.values)
+    k = len(svd.values)
     assert k == min(shape[0], shape[1] - 1)
-    assert np.allclose(np.sqrt(found.values), singular[:k])
-    assert np.allclose(found.left.T @ found.left, np.eye(k), atol=1e-9)
-    assert np.allclose(found.coordinates @ found.coordinates.T, x @ x.T)
+    assert np.allclose(np.sqrt(svd.values), singular[:k])
+    assert np.allclose(svd.left.T @ svd.left, np.eye(k), atol=1e-9)
+    assert np.allclose(svd.coordinates @ svd.coordinates.T, x @ x.T)
     targets, codes = rng.normal(size=(shape[0], 3)), rng.integers(0, 3, shape[0])
-    assert np.allclose(found.left_times(targets), found.left.T @ targets)
-    assert np.allclose(found.left_sums(codes, 4), np.eye(4)[codes].T @ found.left)
+    assert np.allclose(svd.left_times(targets), svd.left.T @ targets)
+    assert np.allclose(svd.left_sums(codes, 4), np.eye(4)[codes].T @ svd.left)
     assert np.allclose(compact(x) @ compact(x).T, x @ x.T)
     assert compact(x).shape[1] <= shape[0]

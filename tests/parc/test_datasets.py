@@ -1,4 +1,4 @@
-"""What counts as a dataset, what is said of one that is none, and the probe that is drawn. No torch here."""
+"""Datasets from folders, npz files and Hugging Face, the errors of bad ones, and the probes drawn from them."""
 
 import logging
 import pickle
@@ -30,11 +30,11 @@ def test_folder(tmp_path):
     picture(99).save(root / "dog" / "deep" / "x.JPG", format="jpeg")
     (root / "dog" / "notes.txt").write_text("not an image")
     (root / ".hidden").mkdir()
-    found = load_dataset(root)
-    assert found.classes == ("cat", "dog")
-    assert list(found.names) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", "dog/2.png", "dog/deep/x.JPG"]
-    assert found.labels.tolist() == [0, 0, 1, 1, 1, 1]
-    assert found.labels.dtype == np.int64
+    dataset = load_dataset(root)
+    assert dataset.classes == ("cat", "dog")
+    assert list(dataset.names) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", "dog/2.png", "dog/deep/x.JPG"]
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 1, 1]
+    assert dataset.labels.dtype == np.int64
 
 
 def test_the_train_split_of_a_folder_is_taken(tmp_path):
@@ -146,10 +146,10 @@ def test_unreadable_images_are_named_before_anything_runs(tmp_path):
 
 
 def test_a_budget_that_draws_one_class(tmp_path):
-    found = load_dataset(folder(tmp_path, {"a": 4, "b": 4, "c": 4}))
+    dataset = load_dataset(folder(tmp_path, {"a": 4, "b": 4, "c": 4}))
     with pytest.raises(InputError, match=r"budget=3 draws 1 of 3 classes in .*; at least 2 are needed"):
-        draw_probes(found, budget=3)
-    assert len(draw_probes(found, budget=4)[0]) == 4
+        draw_probes(dataset, budget=3)
+    assert len(draw_probes(dataset, budget=4)[0]) == 4
 
 
 def test_probes_differ_by_run_and_repeat(tmp_path):
@@ -187,7 +187,7 @@ def test_a_packed_probe_needs_no_files(tmp_path):
 
 
 def test_decode_keeps_16_bits():
-    """They are scaled when they are converted for a model (plm_core.transform_for), not here."""
+    """The preprocessing of a model scales them to 8 bits (`plm_core.transform_for`), decoding does not."""
     pixels = np.full((2, 2), 40000, np.uint16)
     assert np.asarray(decode(pixels)).max() == 40000
 
@@ -207,23 +207,23 @@ class TestHuggingFace:
 
     def test_class_labels(self, tmp_path):
         kind = self.datasets.ClassLabel(names=["cat", "dog"])
-        found = load_dataset(self.saved(tmp_path / "x", self.columns(animal=[0, 1, 0, 1]), animal=kind))
-        assert (found.classes, found.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
-        probe = draw_probes(found)[0]
+        dataset = load_dataset(self.saved(tmp_path / "x", self.columns(animal=[0, 1, 0, 1]), animal=kind))
+        assert (dataset.classes, dataset.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
+        probe = draw_probes(dataset)[0]
         for i, name in enumerate(probe.names):
             assert probe.image(i).getpixel((0, 0))[0] == 20 * int(name.removeprefix("row "))
 
     def test_several_labels(self, tmp_path):
         kind = self.datasets.Sequence(self.datasets.ClassLabel(names=["x", "y", "z"]))
-        found = load_dataset(self.saved(tmp_path / "x", self.columns(labels=[[0, 2], [], [1], [2]]), labels=kind))
-        assert found.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+        dataset = load_dataset(self.saved(tmp_path / "x", self.columns(labels=[[0, 2], [], [1], [2]]), labels=kind))
+        assert dataset.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
 
     def test_splits_and_plain_labels(self, tmp_path):
         kinds = self.datasets.Features({"picture": self.datasets.Image(), "label": self.datasets.Value("string")})
         table = self.datasets.Dataset.from_dict(self.columns(label=["b", "a", "b", "a"]), features=kinds)
         self.datasets.DatasetDict({"test": table.select([0, 1]), "train": table}).save_to_disk(tmp_path / "x")
-        found = load_dataset(tmp_path / "x")
-        assert (found.classes, found.labels.tolist()) == (("a", "b"), [1, 0, 1, 0])
+        dataset = load_dataset(tmp_path / "x")
+        assert (dataset.classes, dataset.labels.tolist()) == (("a", "b"), [1, 0, 1, 0])
 
     def test_no_label_column(self, tmp_path):
         path = self.saved(tmp_path / "x", self.columns())

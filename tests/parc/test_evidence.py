@@ -1,4 +1,4 @@
-"""LogME: against both published versions, and against the evidence written out in float64 and maximised by scipy."""
+"""LogME against both published versions, and against the evidence in float64, maximised by SciPy."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:labels has .* with a single imag
 
 @st.composite
 def problems(draw):
-    """Features and a target that depends on them, tall and wide."""
+    """Draw features, with fewer or more dimensions than images, and a target that depends on them."""
     n, d = draw(st.integers(8, 30)), draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     x = rng.normal(size=(n, d)) * rng.uniform(0.3, 2, d)
@@ -23,13 +23,13 @@ def problems(draw):
 
 
 def density(x, target, prior, noise):
-    """Log density of the target per image when weights ~ N(0, 1 / prior) and noise ~ N(0, 1 / noise), N x N."""
+    """Return the log density of the target per image, with weights ~ N(0, 1 / prior) and noise ~ N(0, 1 / noise)."""
     covariance = x @ x.T / prior + np.eye(len(x)) / noise
     return stats.multivariate_normal(np.zeros(len(x)), covariance).logpdf(target) / len(x)
 
 
 def maximised(x, target):
-    """The highest density over both precisions, the noise's share in closed form, the ratio's by search."""
+    """Return the highest density over both precisions: the noise in closed form, their ratio by search."""
     sigma, u = np.linalg.eigh(x @ x.T)
     squares = (u.T @ target) ** 2
 
@@ -58,9 +58,9 @@ def test_logme_with_more_dimensions_than_images_is_the_original_less_its_defect(
     published = golden("logme_for_scores_n200_d300_c10_wide").outputs
     x, y = case.inputs["features"], case.inputs["y"]
     assert logme(x, y) == pytest.approx(published["logme_icml"][0], abs=5e-4)  # has the right term, stops at 1e-2
-    found = evidence(x.astype(np.float64), targets_of(y))
-    defect = (300 - 200) / 2 * np.log(found.prior) / 200
-    assert (found.log + defect).mean() == pytest.approx(published["logme_fixed_point"][0], abs=1e-7)
+    result = evidence(x.astype(np.float64), targets_of(y))
+    defect = (300 - 200) / 2 * np.log(result.prior) / 200
+    assert (result.log + defect).mean() == pytest.approx(published["logme_fixed_point"][0], abs=1e-7)
 
 
 # Slow references
@@ -70,9 +70,9 @@ def test_logme_with_more_dimensions_than_images_is_the_original_less_its_defect(
 @settings(max_examples=60, deadline=None)
 def test_evidence_is_the_density_of_the_targets(problem):
     x, target = problem
-    found = evidence(x, target[:, None], steps=300, tolerance=1e-10)
-    # at a fixed point, but for 1e-5 in the denominators, the closed form is the density at these precisions
-    assert found.log[0] == pytest.approx(density(x, target, found.prior[0], found.noise[0]), abs=1e-4)
+    result = evidence(x, target[:, None], steps=300, tolerance=1e-10)
+    # at a fixed point the closed form is the density at these precisions, except for 1e-5 in the denominators
+    assert result.log[0] == pytest.approx(density(x, target, result.prior[0], result.noise[0]), abs=1e-4)
 
 
 @given(problems())
@@ -95,7 +95,7 @@ def test_published_steps_reach_the_highest_evidence_of_a_signal(d, gap, seed):
 
 
 def naive(x, y):
-    """Class by class, step by step, with a full SVD: the published algorithm with the rank where its dimension was."""
+    """Run the published algorithm class by class on a full SVD, with the rank in place of the dimension."""
     n, total = len(x), []
     u, s, _ = np.linalg.svd(x)
     k = len(s)

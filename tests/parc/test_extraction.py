@@ -1,4 +1,4 @@
-"""Features and probabilities of one pass, against plain calls of the model."""
+"""Features and probabilities from one pass, against plain calls of the model."""
 
 import copy
 
@@ -40,12 +40,12 @@ def inputs(model, probe):
 )
 def test_features_are_the_embedding_and_probabilities_those_of_the_classifier(name, probe):
     net = make_model(Candidate(name.removeprefix("random:"), not name.startswith("random:")))
-    given = extract(net, probe, Settings(batch_size=4), head=True)
+    extracted = extract(net, probe, Settings(batch_size=4), head=True)
     with torch.inference_mode():
         x = inputs(net, probe)
-        torch.testing.assert_close(torch.from_numpy(given.features), plm_core.embed(net, x), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(torch.from_numpy(given.probs), net(x).softmax(-1), rtol=1e-4, atol=1e-6)
-    assert given.features.dtype == given.probs.dtype == np.float32
+        torch.testing.assert_close(torch.from_numpy(extracted.features), plm_core.embed(net, x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(extracted.probs), net(x).softmax(-1), rtol=1e-4, atol=1e-6)
+    assert extracted.features.dtype == extracted.probs.dtype == np.float32
 
 
 def test_the_backbone_runs_once_per_batch(model, probe):
@@ -62,10 +62,10 @@ def test_no_probabilities_without_a_head(model, probe):
 
 
 def test_workers_give_the_same(model, probe):
-    alone, helped = (
+    alone, with_worker = (
         extract(model, probe, Settings(batch_size=4, num_workers=workers), head=True) for workers in (0, 1)
     )
-    np.testing.assert_array_equal(alone.features, helped.features)
+    np.testing.assert_array_equal(alone.features, with_worker.features)
 
 
 def test_autocast_is_close(model, probe):

@@ -1,4 +1,4 @@
-"""Static facts of models."""
+"""Facts about models, and the scores made of them."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_size_and_depth_without_weights(name, params, layers):
         ("hf-hub:timm/resnet34.a1_in1k@main", 34),
         ("googlenet", 22),
         ("alexnet", 8),
-        # numbers that are no depth
+        # names with numbers that are no depth
         ("hrnet_w18", 1),
         ("regnety_032", 1),
         ("vit_base_resnet50d_224", 1),
@@ -73,15 +73,15 @@ def test_top1_of_ours_is_declared():
     from plm_core.hookspecs import Model
     from plm_core.registry import registry
 
-    found = [
+    declared = [
         (f"{name}.{weights.tag}", value)
         for name, entry in registry().all(Model).items()
         for weights in entry.declaration.pretrained
         for metric, value in weights.metrics.items()
         if metric.lower().startswith(facts.TOP1)
     ]
-    assert found
-    for name, value in found:
+    assert declared
+    for name, value in declared:
         assert facts.imagenet_top1(name, None) == (value, f"the declaration of {name}")
     assert facts.imagenet_top1("hiera_image_base_224.mae_in1k", None) == (None, "")  # no head, so no accuracy
 

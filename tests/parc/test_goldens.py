@@ -1,4 +1,4 @@
-"""Every output of every golden, by one map from its name to a call of `parc.score`."""
+"""Every recorded output of the original, compared with `parc.score`. One function maps its name to the call."""
 
 import re
 import warnings
@@ -23,7 +23,7 @@ def reason_to_skip(file, base):
 
 
 def call_of(file, name):
-    """``knn_split30_k3_f16`` to a method with options, the reduction and the tolerance; None if skipped."""
+    """Return method, options, reduction and tolerance for a name like ``knn_split30_k3_f16``; None if it is skipped."""
     base, _, components = name.partition("_f") if re.search(r"_f\d+$", name) else (name, "", "")
     pca = f"compat:{components}" if components else None
     if reason_to_skip(file, base):
@@ -35,12 +35,12 @@ def call_of(file, name):
         return base, {}, pca, 2e-4 if pca else 1e-5
     if base in ("logme_icml", "logme_fixed_point"):
         return "logme", {}, pca, 5e-4 if base == "logme_icml" else 1e-6  # the former stops at 1e-2, not 1e-3
-    if found := re.fullmatch(r"knn_k(\d+)(?:_(cosine|cityblock))?", base):
-        options = {"k": int(found[1])} | ({"metric": found[2]} if found[2] else {})
+    if match := re.fullmatch(r"knn_k(\d+)(?:_(cosine|cityblock))?", base):
+        options = {"k": int(match[1])} | ({"metric": match[2]} if match[2] else {})
         return "knn", options, pca, "row"
-    if found := re.fullmatch(r"(knn|logistic)_split(\d+)(?:_k(\d+))?", base):
-        options = {"percent_train": int(found[2]) / 100} | ({"k": int(found[3])} if found[3] else {})
-        return ("split-knn", options, pca, "row") if found[1] == "knn" else ("logistic", options, pca, "two rows")
+    if match := re.fullmatch(r"(knn|logistic)_split(\d+)(?:_k(\d+))?", base):
+        options = {"percent_train": int(match[2]) / 100} | ({"k": int(match[3])} if match[3] else {})
+        return ("split-knn", options, pca, "row") if match[1] == "knn" else ("logistic", options, pca, "two rows")
     raise KeyError(f"output {name!r} of a golden is mapped to no score")
 
 

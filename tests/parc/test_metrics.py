@@ -1,4 +1,4 @@
-"""Metrics of rankings against their plain definitions and scipy."""
+"""Metrics of rankings, against their definitions and SciPy."""
 
 import itertools
 
@@ -52,7 +52,7 @@ def test_correlations_equal_scipy(xy):
 
 
 def expected_top(x, y, k):
-    """Mean truth of the top k over every order of the models, each sorted stably by score."""
+    """Return the mean truth of the top k over all orders of the models, each sorted stably by score."""
     means = []
     for order in itertools.permutations(range(len(x))):
         chosen = sorted(order, key=lambda i: -x[i])[:k]
@@ -123,7 +123,7 @@ def test_bootstrap_is_that_of_resampled_models():
 
 def test_bootstrap_leaves_the_global_state_and_undefined_resamples_alone():
     before = np.random.get_state()[1].copy()
-    # two models: half of the resamples draw one of them twice
+    # with two models, half of the resamples draw one model twice
     assert metrics.bootstrap("spearman", [1.0, 2.0], [1.0, 2.0], resamples=50) == pytest.approx((1, 1))
     assert np.isnan(metrics.bootstrap("spearman", [1.0, 1.0], [1.0, 2.0], resamples=50)).all()
     assert (np.random.get_state()[1] == before).all()

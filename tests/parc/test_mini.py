@@ -1,4 +1,4 @@
-"""The mini-benchmark: its tasks and models, that its tables come out again, and that the README says what they say."""
+"""The mini-benchmark: tasks and models, reproduction of its tables, and agreement of the README with them."""
 
 import re
 from dataclasses import replace
@@ -31,7 +31,7 @@ def row_of(name):
 
 @pytest.fixture
 def few_scenes(monkeypatch):
-    """Worlds of shapes small enough to draw in no time."""
+    """Use worlds of few shapes, which take no time to draw."""
     monkeypatch.setattr(mini_tasks, "SCENES", {"source": 90, "target": 90})
     cached = (mini_tasks.objects, mini_tasks.crowds)
     for function in cached:
@@ -41,7 +41,7 @@ def few_scenes(monkeypatch):
         function.cache_clear()
 
 
-# --- the protocol ---------------------------------------------------------------------------------------------------
+# The protocol
 
 
 def test_it_is_as_large_as_promised(tables):
@@ -89,16 +89,16 @@ def test_tasks_of_shapes(few_scenes):
         assert task.classes == classes == len(set(task.y.tolist()))
 
 
-# --- models and fine-tuning -----------------------------------------------------------------------------------------
+# Models and fine-tuning
 
 
 @pytest.mark.parametrize("architecture", mini_models.ARCHITECTURES)
 def test_the_head_sees_the_features(architecture):
     model = mini_models.ARCHITECTURES[architecture].build(32, 7)
     x = torch.rand(5, 3, 12, 12)
-    given = make.probe_features(model, x)
-    assert given["features"].shape == (5, 32)
-    torch.testing.assert_close(torch.as_tensor(given["probs"]), model(x).double().softmax(-1))
+    extracted = make.probe_features(model, x)
+    assert extracted["features"].shape == (5, 32)
+    torch.testing.assert_close(torch.as_tensor(extracted["probs"]), model(x).double().softmax(-1))
     assert sum(p.numel() for p in model.parameters()) < 70_000
 
 
@@ -130,14 +130,14 @@ def test_fine_tuning_learns_what_can_be_learnt():
     assert learnt > 95
 
 
-# --- the tables can be made again -----------------------------------------------------------------------------------
+# Reproduction of the tables
 
 
 @pytest.mark.parametrize(
     ("name", "target"), [("mlp-32/digits", "digits-turned"), ("mixer-32/untrained", "digits-textured")]
 )
 def test_a_cell_comes_out_again(name, target, tables):
-    """Trained again from nothing. Sums in another order move single answers, so another machine's mean may differ."""
+    """Training starts from nothing. Sums in another order change single answers, so other machines have other means."""
     micro = row_of(name)
     values = protocol.truth(protocol.train(micro), micro, target)
     place = tables.models.index(name), tables.targets.index(target)
@@ -147,12 +147,12 @@ def test_a_cell_comes_out_again(name, target, tables):
 
 
 def test_scores_come_out_again(tables):
-    """Of a model that was not trained, so that its features are the same on every machine but for rounding."""
+    """The model is not trained, so its features are the same on every machine except for rounding."""
     micro = row_of("cnn-64/untrained")
     model = protocol.train(micro)
     (row,) = make.score_rows({micro.name: model}, "digits-inverted", 1, model)
     place = 1, tables.models.index(micro.name), tables.targets.index("digits-inverted")
-    for method in set(protocol.METHODS) - {"rsa", "dds", "nleep"}:  # a mixture model may settle elsewhere
+    for method in set(protocol.METHODS) - {"rsa", "dds", "nleep"}:  # a mixture model may converge elsewhere
         shipped = tables.scores[method][place]
         assert float(row[method]) == pytest.approx(shipped, rel=0.01, abs=1e-3), method
     assert float(row["rsa"]) == pytest.approx(100)  # compared with itself
@@ -184,7 +184,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     assert all(torch.equal(saved[k], made[k]) for k in made)
 
 
-# --- what they say --------------------------------------------------------------------------------------------------
+# Results
 
 
 def test_summary_is_the_mean_of_the_metric(tables):
@@ -210,7 +210,7 @@ def test_other_targets_do_not_see_their_own(tables):
 
 
 def test_intervals_are_over_sources(tables):
-    """Copies of every model add no source, so the interval stays as wide."""
+    """Copies of every model add no source, so the interval keeps its width."""
     twice = replace(
         tables,
         models=tables.models * 2,
@@ -235,14 +235,14 @@ def test_a_missing_score_counts_as_the_worst(tables):
 
 
 def numbers(markdown):
-    """Rows of a table of Markdown: first cell to numbers."""
+    """Return the numbers in each row of a Markdown table, by its first cell."""
     cells = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in markdown.splitlines() if "|" in line]
     return {row[0]: [float(n) for cell in row[1:] for n in re.findall(r"-?\d+\.?\d*", cell)] for row in cells if row[0]}
 
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    """A folder with the shipped tables and what the report makes of them."""
+    """Return a folder with the shipped tables and the report about them."""
     folder = tmp_path_factory.mktemp("mini")
     for path in mini_report.SHIPPED.glob("*.csv"):
         (folder / path.name).write_bytes(path.read_bytes())

@@ -18,7 +18,7 @@ def sample(n, d, classes=5, seed=0, strength=0.5, dtype=np.float64):
 
 
 def distances_of(x, scaled=True):
-    """The vector of pair distances, as the definition has it."""
+    """Return the vector of pair distances by definition."""
     z = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1) if scaled else x
     return (1 - np.corrcoef(z.astype(np.float64)))[np.triu_indices(len(x), 1)]
 
@@ -64,7 +64,7 @@ def test_parc_is_spearman_of_pair_vectors(n, d, classes, seed):
 def test_parc_with_tied_distances(n, d, classes, seed):
     rng = np.random.default_rng(seed)
     kinds = rng.standard_normal((4, d))
-    kind = np.append(np.arange(4), rng.integers(0, 4, n - 4))  # many images are the same, so many distances are
+    kind = np.append(np.arange(4), rng.integers(0, 4, n - 4))  # many images are equal, so many distances are equal
     x, y = kinds[kind], np.append([0, 0, 1, 1], rng.integers(0, classes, n - 4))
     assert parc(x, y) == pytest.approx(naive_parc(x, y), abs=1e-6)
 
@@ -109,10 +109,11 @@ def test_dds_is_its_definition(n, d, classes, seed):
 
 @pytest.mark.parametrize("classes", [7, 22, 37, 53])
 def test_original_loses_ties_of_labels_for_some_class_counts(classes):
-    """The defect: one-hot rows correlated in floating point give more than two values, and PARC loses points.
+    """One-hot rows correlated in floating point give more than two values, and PARC loses points.
 
-    Once measured, at 500 images: 37.8 for 53.9 (7 classes), 17.4 for 32.3 (22), 8.4 for 24.5 (37), 5.0 for 20.4 (53).
-    Which class counts are hit depends on the linear algebra library, so the last bit is split here by hand.
+    Measured once, at 500 images: 37.8 instead of 53.9 (7 classes), 17.4 instead of 32.3 (22), 8.4 instead of 24.5 (37),
+    5.0 instead of 20.4 (53). The affected class counts depend on the linear algebra library, so this test changes the
+    last bit by hand.
     """
     from scipy.stats import spearmanr
 

@@ -1,4 +1,4 @@
-"""Scores by simple classifiers: against the original, scikit-learn, explicit refits and slow references."""
+"""Scores from simple classifiers, against the original, scikit-learn, explicit refits and slow references."""
 
 import warnings
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:labels has .* with a single imag
 
 
 def one(n=60, d=8, c=4, gap=1.0, seed=0):
-    """Features around class centres; the classes interleaved."""
+    """Draw features around class centres, with interleaved classes."""
     rng = np.random.default_rng(seed)
     y = np.arange(n) % c
     return rng.normal(size=(c, d))[y] * gap + rng.normal(size=(n, d)), y
@@ -30,7 +30,7 @@ def problems(draw):
     return *one(n, d, c, draw(st.floats(0, 3)), draw(st.integers(0, 2**32))), draw(st.integers(1, 5))
 
 
-# The original's numbers: float32 distances there, so that one row may differ; none does
+# The original's numbers. Its distances are float32, so one row might differ; none does
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -126,8 +126,8 @@ def test_blocks_of_distances_give_the_same(monkeypatch, metric):
     [([2, 1, 1, 2], 2, 1), ([3, 2, 1], 1, 1), ([2, 2, 0], 2, 2), ([0], 1, 0), ([3, 3, 3, 0, 0], 3, 3)],
 )
 def test_the_most_frequent_label_wins_and_the_smallest_of_several(labels, votes, winner):
-    found = probing._votes(np.array([labels, labels]), 4)
-    assert np.array_equal(found, [[votes] * 2, [winner] * 2])
+    counted = probing._votes(np.array([labels, labels]), 4)
+    assert np.array_equal(counted, [[votes] * 2, [winner] * 2])
 
 
 def test_all_different_votes_give_the_share_that_is_right():
@@ -200,7 +200,7 @@ def test_sorted_images_are_warned_about(score):
 
 
 def naive_ridge(x, targets, ridge):
-    """Predictions of every row by a fit on all others: an intercept, and weights with their squares times ridge."""
+    """Predict every row by a fit on all others, with an intercept and a ridge penalty on the weights."""
     out = np.empty_like(targets)
     for i in range(len(x)):
         rest, y = np.delete(x, i, 0), np.delete(targets, i, 0)

@@ -1,4 +1,4 @@
-"""Whole rankings of real models: rows, failures, interruption, a kill, several probes, and Ray."""
+"""Whole rankings of real models: rows, failures, an interruption, a kill, several probes, and Ray."""
 
 import csv
 import json
@@ -17,7 +17,6 @@ import parc
 from parc.ranking import Interrupted, Ranking, Settings, evaluation, rank, report, run
 from parc.ranking.datasets import load_dataset
 from parc.ranking.probes import draw_probes
-from plm_core import samples
 from plm_core.errors import InputError, UnknownName
 
 MODELS = ["hiera_micro_digits", "hiera_micro_shapes", "tome_micro_shapes", "random:test_vit", "random:test_resnet"]
@@ -31,15 +30,9 @@ NAMES = {
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """80 handwritten digits as a folder of images by class."""
-    root = tmp_path_factory.mktemp("digits")
-    images, labels = samples.digits("heldout")
-    for digit in range(10):
-        (root / str(digit)).mkdir()
-        for i in np.flatnonzero(labels == digit)[:8]:
-            images[i].save(root / str(digit) / f"{i}.png")
-    return root
+def digits(tmp_path_factory, write_digits):
+    """80 handwritten digits."""
+    return write_digits(tmp_path_factory.mktemp("digits"), classes=10, per_class=8)
 
 
 @pytest.fixture(scope="module")
@@ -55,36 +48,36 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-def scores(found):
-    return {(row.model, row.method): (row.score, row.low, row.high, row.rank) for row in found.rows}
+def scores(ranking):
+    return {(row.model, row.method): (row.score, row.low, row.high, row.rank) for row in ranking.rows}
 
 
 def test_a_bank_on_digits(undisturbed):
-    found = undisturbed
-    assert set(found.models) == NAMES
-    assert [row.method for row in found.rows[:3]] == ["parc", "logme", "knn"]
-    for method in found.methods:
-        assert found.of("hiera_micro_digits.sklearn_digits")[method].rank == 1  # it was trained to read digits
-    assert found.models[0] == "hiera_micro_digits.sklearn_digits"
-    assert [found.of(model)["parc"].rank for model in found.models] == [1, 2, 3, 4, 5]
-    for row in found.rows:
+    ranking = undisturbed
+    assert set(ranking.models) == NAMES
+    assert [row.method for row in ranking.rows[:3]] == ["parc", "logme", "knn"]
+    for method in ranking.methods:
+        assert ranking.of("hiera_micro_digits.sklearn_digits")[method].rank == 1  # it was trained to read digits
+    assert ranking.models[0] == "hiera_micro_digits.sklearn_digits"
+    assert [ranking.of(model)["parc"].rank for model in ranking.models] == [1, 2, 3, 4, 5]
+    for row in ranking.rows:
         assert row.low < row.high or row.score == row.low == row.high
         assert row.params > 100_000
         assert row.extract_seconds > 0
         assert not row.cached
         assert row.error == ""
-    assert found.mean_rank("hiera_micro_digits.sklearn_digits") == 1
+    assert ranking.mean_rank("hiera_micro_digits.sklearn_digits") == 1
 
 
 def test_scores_are_those_of_the_features(undisturbed, digits):
-    """The same numbers by hand: each model's own features, reduced to 32 dimensions."""
+    """The ranking has the scores that `parc.score` computes from the features of the model."""
     from parc.ranking.candidates import Candidate, make_model
     from parc.ranking.extraction import extract
 
     probe = draw_probes(load_dataset(digits))[0]
-    given = extract(make_model(Candidate("tome_micro_shapes")), probe, Settings(), head=True)
+    extracted = extract(make_model(Candidate("tome_micro_shapes")), probe, Settings(), head=True)
     for method in ("parc", "logme", "knn"):
-        expected = parc.score(method, given.features, probe.labels, num_classes=10, pca=32)
+        expected = parc.score(method, extracted.features, probe.labels, num_classes=10, pca=32)
         assert undisturbed.of("tome_micro_shapes.plm_shapes")[method].score == pytest.approx(expected, rel=1e-4)
 
 
@@ -99,9 +92,9 @@ def test_the_second_time_comes_from_the_cache(undisturbed, digits, monkeypatch):
 
 def test_models_that_fail_are_rows_that_say_why(undisturbed, digits):
     bad = ["test_vit", "test_maxvit", "hiera_micro_detector", "hiera_micro_motions", "local-dir:/nowhere"]
-    found = rank(digits, [*bad, "tome_micro_shapes"], ["leep", "parc", "params"])
-    assert found.models[0] == "tome_micro_shapes.plm_shapes"
-    why = {row.model: row.error for row in found.rows if row.method == "parc"}
+    ranking = rank(digits, [*bad, "tome_micro_shapes"], ["leep", "parc", "params"])
+    assert ranking.models[0] == "tome_micro_shapes.plm_shapes"
+    why = {row.model: row.error for row in ranking.rows if row.method == "parc"}
     assert why.pop("tome_micro_shapes.plm_shapes") == ""
     assert "HF_HUB_OFFLINE is set" in why["test_vit.r160_in1k"]
     assert "there are no weights of it" in why["test_maxvit"]
@@ -122,19 +115,19 @@ def test_static_methods_need_no_weights_and_no_features(digits, own_cache, tmp_p
     table = tmp_path / "results.csv"
     table.write_text("model,top1\nresnet18.a1_in1k,71.5\nresnet50.a1_in1k,80.2\n")
     methods = ["imagenet-top1", "layers", "params", "heuristic"]
-    found = rank(digits, ["resnet18", "resnet50.a1_in1k", "random:resnet34"], methods, imagenet_csv=table)
-    assert found.models == ["resnet50.a1_in1k", "resnet18.a1_in1k", "random:resnet34"]
-    best = found.of("resnet50.a1_in1k")
+    ranking = rank(digits, ["resnet18", "resnet50.a1_in1k", "random:resnet34"], methods, imagenet_csv=table)
+    assert ranking.models == ["resnet50.a1_in1k", "resnet18.a1_in1k", "random:resnet34"]
+    best = ranking.of("resnet50.a1_in1k")
     assert (best["imagenet-top1"].score, best["layers"].score, best["params"].params) == (80.2, 50.0, 25_557_032)
     assert best["heuristic"].score == pytest.approx(50 + np.log(1_281_167 + 80))
-    assert found.of("random:resnet34")["imagenet-top1"].error  # random weights know nothing of ImageNet
+    assert ranking.of("random:resnet34")["imagenet-top1"].error  # random weights know nothing of ImageNet
     assert not list(own_cache.glob("parc"))
 
 
 def test_few_dimensions_are_not_reduced_further(undisturbed, digits):
-    found = rank(digits, ["tome_micro_shapes"], ["parc"], pca=5000)
-    assert found.rows[0].score == rank(digits, ["tome_micro_shapes"], ["parc"], pca=96).rows[0].score
-    assert found.rows[0].score != undisturbed.of("tome_micro_shapes.plm_shapes")["parc"].score
+    ranking = rank(digits, ["tome_micro_shapes"], ["parc"], pca=5000)
+    assert ranking.rows[0].score == rank(digits, ["tome_micro_shapes"], ["parc"], pca=96).rows[0].score
+    assert ranking.rows[0].score != undisturbed.of("tome_micro_shapes.plm_shapes")["parc"].score
 
 
 def test_few_images_for_a_reduction_are_said(undisturbed, digits, caplog):
@@ -163,11 +156,11 @@ def test_several_probes_are_averaged(undisturbed, digits):
 def test_a_reference_model_makes_rsa_and_dds_possible(undisturbed, digits):
     without = rank(digits, ["tome_micro_shapes"], ["rsa"]).rows[0]
     assert "reference_features" in without.error
-    found = rank(digits, ["tome_micro_shapes", "hiera_micro_digits"], ["rsa", "dds"], reference="hiera_micro_digits")
-    own = found.of("hiera_micro_digits.sklearn_digits")
+    ranking = rank(digits, ["tome_micro_shapes", "hiera_micro_digits"], ["rsa", "dds"], reference="hiera_micro_digits")
+    own = ranking.of("hiera_micro_digits.sklearn_digits")
     assert own["rsa"].score == pytest.approx(100, abs=1e-3)  # to itself
     assert own["dds"].score == pytest.approx(100, abs=1e-3)
-    assert 0 < found.of("tome_micro_shapes.plm_shapes")["rsa"].score < 90
+    assert 0 < ranking.of("tome_micro_shapes.plm_shapes")["rsa"].score < 90
     with pytest.raises(InputError, match="matches 2 models; one is needed"):
         rank(digits, ["tome_micro_shapes"], ["rsa"], reference="hiera_micro_[ds]*s")
 
@@ -218,7 +211,7 @@ def test_ctrl_c_keeps_what_is_finished(undisturbed, digits, monkeypatch):
 
 
 def test_killed_half_way_it_resumes(undisturbed, digits, own_cache, monkeypatch):
-    """SIGKILL as soon as the first model's features are in the cache; these are not computed again."""
+    """After a SIGKILL, features that are in the cache already are not computed again."""
     call = f"import parc; parc.rank({str(digits)!r}, {MODELS!r})"
     process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "PLM_CACHE": str(own_cache)})
     deadline = time.monotonic() + 120
@@ -250,11 +243,11 @@ def test_ray_gives_the_same(undisturbed, digits, own_cache):
     if find_spec("ray") is None:  # not importorskip: settings of ours must stand before ray is imported
         pytest.skip("ray is not installed")
     failing = [*MODELS, "test_vit"]
-    found = rank(digits, failing, ray="local")
-    assert found.models == [*undisturbed.models, "test_vit.r160_in1k"]
-    assert "HF_HUB_OFFLINE is set" in found.rows[-1].error
+    ranking = rank(digits, failing, ray="local")
+    assert ranking.models == [*undisturbed.models, "test_vit.r160_in1k"]
+    assert "HF_HUB_OFFLINE is set" in ranking.rows[-1].error
     for key, expected in scores(undisturbed).items():
-        assert scores(found)[key] == pytest.approx(expected, rel=1e-4, abs=1e-6), key
+        assert scores(ranking)[key] == pytest.approx(expected, rel=1e-4, abs=1e-6), key
     assert len(list(own_cache.rglob("*.safetensors"))) == len(MODELS)  # the workers kept theirs in the same place
     assert all(row.cached for row in rank(digits, MODELS).rows)
 
@@ -306,12 +299,12 @@ class TestReport:
 
         failed = Outcome("z", error="a | reason\nin lines")
         outcomes = [failed, outcome("a", 1.0), outcome("b", 2.0), outcome("c", 2.0)]
-        found = Ranking(ranked_rows(outcomes, ("m",)), ("m",), {})
-        assert [(row.model, row.rank) for row in found.rows] == [("b", 1), ("c", 1), ("a", 3), ("z", None)]
-        assert found.table()[-1]["problem"] == "a | reason\nin lines"
-        assert report.markdown_text(found.table()).splitlines()[-1].count(" | ") == report.markdown_text(
-            found.table()
+        ranking = Ranking(ranked_rows(outcomes, ("m",)), ("m",), {})
+        assert [(row.model, row.rank) for row in ranking.rows] == [("b", 1), ("c", 1), ("a", 3), ("z", None)]
+        assert ranking.table()[-1]["problem"] == "a | reason\nin lines"
+        assert report.markdown_text(ranking.table()).splitlines()[-1].count(" | ") == report.markdown_text(
+            ranking.table()
         ).splitlines()[0].count(" | ")
-        part = replace(found.rows[0], method="n", error="n is impossible", score=None, rank=None)
-        partly = replace(found, rows=(*found.rows[:1], part), methods=("m", "n"))
+        part = replace(ranking.rows[0], method="n", error="n is impossible", score=None, rank=None)
+        partly = replace(ranking, rows=(*ranking.rows[:1], part), methods=("m", "n"))
         assert partly.table()[0]["problem"] == "n is impossible"

@@ -1,4 +1,4 @@
-"""The probe sampler against its golden case and its rules."""
+"""The probe sampler, against a recording of the original and its rules."""
 
 import random
 from collections import Counter
@@ -23,7 +23,7 @@ def test_golden_is_exact(golden):
 
 
 def published(labels, budget, run, num_classes):
-    """The recipe, word by word, on the seeded global generator."""
+    """Run the published recipe, step by step, on the seeded global generator."""
     random.seed(2020 + 3037 * run)
     lists = {}
     for index, label in enumerate(labels):
@@ -85,7 +85,7 @@ def test_too_many_classes_are_drawn_two_images_each():
     drawn = Counter(labels[parc.sample_probe(labels)].tolist())
     assert len(drawn) == 250
     assert set(drawn.values()) == {2}
-    # the nominal count decides: 260 classes, of which 240 occur, are 520 images too many
+    # the nominal count decides: 260 classes need 520 images, above the budget, although only 240 classes occur
     some = np.arange(2400) % 240
     assert len(set(some[parc.sample_probe(some)].tolist())) == 240
     assert not np.array_equal(parc.sample_probe(some, num_classes=260), parc.sample_probe(some))

@@ -104,7 +104,7 @@ def test_every_score_is_a_number_that_options_and_reduction_reach(name):
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.filterwarnings("ignore:hscore is the constant")
 def test_four_images_of_two_classes(name):
-    """What the hub's matrix does: a number, or a reason."""
+    """The matrix of plm-core makes such calls. The result is a number, or a reason."""
     x = np.random.default_rng(0).standard_normal((4, 192)).astype(np.float32)
     function, y = parse_method(name).function, np.array([0, 1, 1, 0])
     if name in ("rsa", "dds", "leep", "nce"):
@@ -365,7 +365,7 @@ def test_third_party_score_that_fails(plm_registry, body, reason):
 @pytest.mark.parametrize(("n", "classes"), [(400, 4), (400, 160)])
 @pytest.mark.parametrize("regression", [False, True])
 def test_intervals_are_as_wide_as_sampling_makes_them(plm_registry, n, classes, regression):
-    """For the mean of a feature that is 1.645 standard errors; also where classes of 2 images are always kept whole."""
+    """The interval of a mean extends 1.645 standard errors, even if classes of 2 images are always kept whole."""
     plm_registry(acme("def compute(features, labels):\n    return np.mean(features[:, 0])"))
     rng = np.random.default_rng(0)
     y = np.arange(n) % classes

@@ -20,7 +20,7 @@ def test_the_stop(monkeypatch):
 
 
 def test_a_model_that_fails_is_shown(monkeypatch):
-    monkeypatch.setattr(stop, "MODELS", ("hiera_micro_digits", "hiera_micro_motions"))  # the latter wants clips
+    monkeypatch.setattr(stop, "MODELS", ("hiera_micro_digits", "hiera_micro_motions"))  # the latter needs clips
     monkeypatch.setattr(stop, "BUDGET", 40)
     tour = Tour()
     stop.choose_model(tour)
