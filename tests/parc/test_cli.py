@@ -10,7 +10,7 @@ from PIL import Image
 import parc.cli
 import plm_core.cli
 from parc import ranking
-from parc.cli import _split
+from parc.cli import split_list
 from parc.ranking import Interrupted, Ranking
 from plm_core.errors import InputError
 
@@ -159,7 +159,7 @@ def test_ray_may_stand_alone(run, digits, monkeypatch, args, address):
     ],
 )
 def test_lists_are_split_at_commas_but_not_within_options(texts, parts):
-    assert _split(texts, "method") == parts
+    assert split_list(texts, "method") == parts
 
 
 def test_the_command_is_a_typer_app():

@@ -215,7 +215,7 @@ def test_transrate_against_its_definition(problem, eps):
     assert transrate(*problem, eps=eps) == pytest.approx(naive_transrate(*problem, eps=eps), rel=1e-8, abs=1e-10)
 
 
-# What must not change a score
+# Changes that leave a score unchanged
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -267,7 +267,7 @@ def test_inputs_are_not_changed_and_types_do_not_matter(score):
     assert np.array_equal(y, before[1])
 
 
-# What must change it
+# Changes that change a score
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -153,7 +153,7 @@ def test_targets_that_follow_the_features_score_higher():
     assert logme(x, y) < logme(x + 2 * np.eye(6)[y], y)
 
 
-# What must not change the score
+# Changes that leave the score unchanged
 
 
 @given(st.integers(0, 2**32), st.sampled_from([4, 30]))

@@ -259,7 +259,7 @@ def test_ridge_takes_multi_label():
     assert 50 < ridge_press(x, labels) < 100
 
 
-# What must not change a score
+# Changes that leave a score unchanged
 
 
 @pytest.mark.parametrize("score", [knn, ridge_press])

@@ -47,7 +47,7 @@ def _command(
         typer.Option(
             "--models",
             help="Models to rank: resnet*, resnet50.* (all its weights), name.tag, hf-hub:org/name or local-dir:path; "
-            "random: before any of these stands for random weights. May be repeated, or separated by commas.",
+            "the prefix random: stands for random weights. May be repeated, or separated by commas.",
         ),
     ],
     method: Annotated[
@@ -55,7 +55,7 @@ def _command(
         typer.Option(
             "--method",
             help="Methods to rank by, as in parc,knn:k=5,metric=cosine. The first one orders the models. May be "
-            "repeated.  [default: parc,logme,knn]",
+            "repeated. (default: parc,logme,knn)",
         ),
     ] = None,
     budget: Annotated[
@@ -93,7 +93,11 @@ def _command(
     ] = Settings.batch_size,
     num_workers: Annotated[
         int | None,
-        typer.Option("--num-workers", min=0, help="Processes that decode images.  [default: 0 on a CPU]"),
+        typer.Option(
+            "--num-workers",
+            min=0,
+            help="Processes that decode images (default: 0 on a CPU, else a few).",
+        ),
     ] = None,
     ray: Annotated[
         str | None,
@@ -120,7 +124,7 @@ def _command(
     for file in files:
         check_path(file)
     settings = Settings(
-        methods=tuple(_split(method or Settings.methods, "method")),
+        methods=tuple(split_list(method or Settings.methods, "method")),
         budget=budget,
         runs=runs,
         pca=_parse_pca(pca),
@@ -136,7 +140,7 @@ def _command(
         cache=cache,
     )
     try:
-        ranking = rank_models(dataset, _split(models, "models"), settings)
+        ranking = rank_models(dataset, split_list(models, "models"), settings)
     except Interrupted as e:
         _print(e.ranking, as_json)
         unwritten = f"; not written: {', '.join(map(str, files))}" if files else ""
@@ -166,7 +170,7 @@ def _print(ranking: Ranking, as_json: bool) -> None:
     show(ranking.table())
 
 
-def _split(texts: Iterable[str], option: str) -> list[str]:
+def split_list(texts: Iterable[str], option: str) -> list[str]:
     """Split at commas, but not before ``key=value``: ``knn:k=5,metric=cosine,parc`` is two methods."""
     parts: list[str] = []
     for text in texts:

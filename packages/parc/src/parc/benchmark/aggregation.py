@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from parc.benchmark import metrics
 from parc.benchmark.oracle import Oracle
 from parc.benchmark.scoretable import capacity, read_scores
-from parc.benchmark.tables import KEY, Columns
+from parc.benchmark.tables import KEY, Array, Columns
 from plm_core.errors import InputError
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +90,6 @@ def aggregate(
 ) -> Aggregate:
     """Judge methods by a table of their scores.
 
-    Example:
-        >>> from parc import benchmark
-        >>> static = benchmark.aggregate(benchmark.baselines("controlled"), "controlled", methods=["layers"])
-        >>> round(static.rows()[0]["mean"], 1)
-        50.9
-
     For each run and each combination of values of the constants, the metric is computed over the remaining rows. With
     the default constants these are the models on one target. The unweighted mean over the groups is the result of the
     run. Groups with fewer than 2 rows are skipped. A method that is constant within a group has no correlation there,
@@ -106,6 +98,12 @@ def aggregate(
     The interval is a percentile bootstrap over the units that vary within a group: models by default, architectures for
     ``("target", "source")``, targets for ``("architecture", "source")``. It is wide because models are few. It is
     nevertheless optimistic, because models that share an architecture or a source are not independent.
+
+    Example:
+        >>> from parc import benchmark
+        >>> static = benchmark.aggregate(benchmark.baselines("controlled"), "controlled", methods=["layers"])
+        >>> round(static.rows()[0]["mean"], 1)
+        50.9
 
     Args:
         scores: The columns ``architecture``, ``source``, ``target``, optionally ``run`` and ``oracle``, and one per

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parc.benchmark.tables import Array
 from plm_core.errors import InputError, UnknownName
 from plm_core.utils.near_misses import miss
 
-Array = NDArray[np.float64]
 Counted = Callable[[Array, Array, Array], Array]  # scores [n], truth [n], counts [B, n] -> [B]
 
 

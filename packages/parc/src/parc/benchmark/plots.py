@@ -12,7 +12,7 @@ from parc.benchmark.aggregation import Aggregate
 from parc.benchmark.metrics import find_metric, pearson
 from parc.benchmark.oracle import Oracle
 from parc.benchmark.scoretable import read_scores
-from parc.benchmark.tables import KEY, Columns
+from parc.benchmark.tables import KEY, Array, Columns
 from plm_core.errors import InputError, MissingDependency
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _intervals(results: list[Aggregate], title: str) -> Figure:
     return figure
 
 
-def _scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], method: str, title: str) -> Figure:
+def _scatter(keys: Columns, scores: Array, truth: Array, method: str, title: str) -> Figure:
     """Draw scores against the truth, with one panel per target that gives its correlation."""
     targets = list(dict.fromkeys(keys["target"].tolist()))
     architectures = list(dict.fromkeys(keys["architecture"].tolist()))
@@ -120,8 +120,8 @@ def _scatter(keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float
 
 
 def _mean_over_runs(
-    keys: Columns, scores: NDArray[np.float64], truth: NDArray[np.float64], rows: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
+    keys: Columns, scores: Array, truth: Array, rows: NDArray[np.bool_]
+) -> tuple[Array, Array, NDArray[np.str_]]:
     """Return the mean score, the truth and the architecture of each model."""
     models: dict[tuple[str, str], list[int]] = {}
     for index in np.flatnonzero(rows).tolist():

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parc.benchmark.oracle import Oracle, load_oracle
-from parc.benchmark.tables import KEY, Columns, columns, looked_up, numbers
+from parc.benchmark.tables import KEY, Array, Columns, columns, looked_up, numbers
 from parc.facts import LAYERS
 from plm_core.errors import InputError
 
-Array = NDArray[np.float64]
 DEPTH = 50.0  # unit of layers in the capacity heuristic, regardless of the deepest model
 
 

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parc.benchmark.oracle import Oracle, load_oracle
-from parc.benchmark.tables import Columns, looked_up
+from parc.benchmark.tables import Array, Columns, looked_up
 from plm_core.errors import InputError
 
-Array = NDArray[np.float64]
 RCOND = 1e-6
 """Singular values below this share of the largest are dropped from the least squares. The choice matters for the fit
 without oxford_pets, where the features are nearly dependent: exact least squares gives 43.86, this cutoff 43.96."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from plm_core.errors import InputError
 
+Array = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
 KEY = ("architecture", "source", "target")  # architecture and source name a model
 
@@ -40,7 +41,7 @@ def columns(rows: Any) -> Columns:
     return table
 
 
-def numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+def numbers(name: str, values: NDArray[Any]) -> Array:
     """Return a column as float64. Empty text becomes NaN.
 
     Raises:
@@ -52,7 +53,7 @@ def numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
         raise InputError(f"column {name!r} is not numeric ({str(e).splitlines()[0]})") from e
 
 
-def looked_up(fact: str, values: Mapping[str, float], names: NDArray[Any]) -> NDArray[np.float64]:
+def looked_up(fact: str, values: Mapping[str, float], names: NDArray[Any]) -> Array:
     """Return the number of each name, float64 [N].
 
     Raises:

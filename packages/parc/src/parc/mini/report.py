@@ -5,9 +5,10 @@
     summary(load(), "pearson")     # of the tables that are shipped
 
 Models are not independent, because six of them share each source task. Intervals therefore come from a bootstrap over
-the 8 sources, which keeps the models of a source together. An interval holds the quantiles of the deviations of the
-resamples from their mean, placed around the result: a resample lacks a third of the sources, which makes correlations
-and regrets smaller. 8 sources are few, so the intervals are coarse, and they say nothing about other targets.
+the 8 sources, which keeps the models of a source together. An interval is made of the deviations of the resamples from
+their own mean, placed around the result. Quantiles of the resamples themselves would be too low: a resample lacks a
+third of the sources, which makes correlations and regrets smaller. 8 sources are few, so the intervals are coarse, and
+they say nothing about other targets.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parc.benchmark import metrics
+from parc.benchmark.tables import Array
 from plm_core.utils.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Array = NDArray[np.float64]
 
 SHIPPED = Path(__file__).parents[1] / "data" / "mini"
 RESAMPLES, LEVEL = 500, 0.9

@@ -11,6 +11,7 @@
     outcomes.py       the scores of one model, and the rows that all outcomes make
     results.py        the ranking
     report.py         a ranking as a table, as text files and as a picture
+    messages.py       one line out of the error of another library
     ray_backend.py    the same work on a Ray cluster
     progress_bars.py  progress on the terminal
 

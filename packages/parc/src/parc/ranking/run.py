@@ -60,7 +60,8 @@ def rank(
         dataset: A folder with one folder of images per class, an .npz file, or ``hf:name[:split]``; see
             `parc.ranking.datasets.load_dataset`.
         models: Names and patterns of models; see `parc.ranking.candidates.expand_patterns`.
-        methods: See `Settings.methods`; likewise every other argument.
+        methods: Methods to rank by; the first one orders the models. `Settings` describes them and all further
+            arguments in detail.
         budget: Largest number of images in a probe.
         runs: Number of probes.
         pca: Number of dimensions to which features are reduced, ``"compat:32"`` or None.

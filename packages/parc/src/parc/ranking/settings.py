@@ -1,6 +1,6 @@
 """The settings of a ranking.
 
-`Settings` is built once, by the command line or by `parc.rank`, and handed down as it is. NumPy and the scores are
+`Settings` is built once, by the command line or by `parc.rank`, and handed down unchanged. NumPy and the scores are
 imported only to check the methods.
 """
 

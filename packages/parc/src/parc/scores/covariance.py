@@ -70,11 +70,11 @@ def hscore_shrunk(features: ArrayLike, labels: ArrayLike) -> float:
 def lda_loo(features: ArrayLike, labels: ArrayLike) -> float:
     """Compute the leave-one-out accuracy in percent of linear discriminants.
 
-    The pooled covariance within classes is shrunk as by Ledoit and Wolf. Each image is left out of the mean of its
-    class and of the scatter (a rank-one downdate). The ridge, n times the target variance of the shrinkage, is that of
-    all images. The result is that of N refits at one ridge, from one Cholesky decomposition. The priors are the shares
-    of all images. Without the image they would count against its own class, twice as much if the class has two images.
-    The only image of a class counts as wrong. Of equal discriminants the one with the smallest label wins.
+    The pooled covariance within classes is shrunk by the method of Ledoit and Wolf. Each image is left out of the mean
+    of its class and of the scatter (a rank-one downdate). The ridge, n times the target variance of the shrinkage, is
+    that of all images. The result is that of N refits at one ridge, from one Cholesky decomposition. The priors are the
+    shares of all images. Without the image they would count against its own class, twice as much if the class has two
+    images. The only image of a class counts as wrong. Of equal discriminants the one with the smallest label wins.
 
     Args:
         features: [N, D].
