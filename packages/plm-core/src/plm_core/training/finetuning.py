@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from plm_core.errors import InputError
-from plm_core.training import Recipe, TrainResult, fit
+from plm_core.training.loop import TrainResult, fit
+from plm_core.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

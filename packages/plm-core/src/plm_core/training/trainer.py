@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from plm_core.errors import InputError
-from plm_core.training import Loss, Recipe, parameter_groups
+from plm_core.training.recipe import Loss, Recipe, parameter_groups
 
 
 class RecipeTrainer(Trainer):
