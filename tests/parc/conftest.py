@@ -1,37 +1,16 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
 from plm_core import samples
-
-GOLDENS = Path(__file__).parent / "goldens"
-
-
-class Golden:
-    """Recorded inputs and outputs of the original (NumPy), and the configuration of the recording."""
-
-    def __init__(self, name):
-        with safe_open(GOLDENS / f"{name}.safetensors", "np") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            self.config = json.loads(file.metadata()["config"])
-        for group in ("inputs", "outputs"):
-            setattr(self, group, {k.removeprefix(f"{group}."): v for k, v in tensors.items() if k.startswith(group)})
+from plm_core.testing import goldens_in
 
 
 @pytest.fixture(scope="session")
 def golden():
     """Return a function that reads a recording, as ``golden("scores_n500_d64_c5").outputs["parc"]``, each file once."""
-    cache = {}
-
-    def get(name):
-        if name not in cache:
-            cache[name] = Golden(name)
-        return cache[name]
-
-    return get
+    return goldens_in(Path(__file__).parent / "goldens", "numpy")
 
 
 @pytest.fixture(scope="session")
