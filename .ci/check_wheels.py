@@ -113,7 +113,7 @@ def metadata_problems(wheel: Wheel) -> list[str]:
     plugin = f"{wheel.module}.plugin"
     top_level = {name.split("/")[0] for name in wheel.files if ".dist-info/" not in name}
     expectations = {
-        f"{wheel.name} is not one of the hub's distributions": wheel.name in OURS,
+        f"{wheel.name} is not one of this family's distributions": wheel.name in OURS,
         f"no smoke test: add one for {wheel.name!r} to SMOKE in .ci/check_wheels.py": wheel.name in SMOKE,
         f"installs {sorted(top_level)}, not just {wheel.module}": top_level == {wheel.module},
         f"no {wheel.module}/py.typed": f"{wheel.module}/py.typed" in wheel.files,

@@ -17,8 +17,7 @@ from hiera.recipes import folders
 from hiera.recipes.overrides import override
 from plm_core import InputError, shapes, weights
 from plm_core.cli import main
-from plm_core.training.finetuning import accuracy
-from plm_core.training.finetuning import test_transform as eval_transform
+from plm_core.training.finetuning import accuracy, eval_transform
 
 CLASSES = ("circle", "cross", "star")
 MOTIONS = ("left", "still")

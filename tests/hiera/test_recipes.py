@@ -12,8 +12,7 @@ from hiera import recipes
 from hiera.recipes import PretrainConfig, pretrain_transform
 from plm_core import InputError
 from plm_core.training import Recipe
-from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune_transform, mixer
-from plm_core.training.finetuning import test_transform as eval_transform
+from plm_core.training.finetuning import FinetuneConfig, accuracy, eval_transform, finetune_transform, mixer
 from plm_core.training.micro import InMemory
 
 # --- the tables ------------------------------------------------------------------------------------------------

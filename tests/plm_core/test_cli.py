@@ -221,7 +221,7 @@ def test_info_as_json(plm):
     data = plm("info", MICRO, "--json").data
     assert data["params"] == 170338
     assert data["input"]["size"] == [3, 32, 32]
-    assert data["micro"]["recipe"] == "hiera.micro_digits:train"
+    assert data["micro"]["recipe"] == "hiera.micro.digits:train"
     assert data["pretrained"][0]["labels"] == list("0123456789")
 
 

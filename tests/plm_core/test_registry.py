@@ -9,12 +9,13 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from plm_core import __version__, names
+from plm_core import __version__
 from plm_core.errors import DuplicateName, PluginError, UnknownName
 from plm_core.hookspecs import BlockAdapter, Command, Model, Transform
 from plm_core.registry import Registry, using
 from plm_core.registry import registry as current_registry
 from plm_core.testing.distributions import write_distribution
+from plm_core.utils import near_misses
 
 PREAMBLE = """
 from functools import partial
@@ -445,7 +446,7 @@ def test_switches_come_from_the_environment(monkeypatch):
     ],
 )
 def test_a_miss_says_what_is_near_and_who_provides(plm_registry, monkeypatch, kind, name, said):
-    monkeypatch.setattr(names, "PROVIDERS", (*names.PROVIDERS, ("command", "frob*", "acme")))
+    monkeypatch.setattr(near_misses, "PROVIDERS", (*near_misses.PROVIDERS, ("command", "frob*", "acme")))
     registry = plm_registry()
     with pytest.raises(UnknownName) as raised:
         registry.get(kind, name)

@@ -184,7 +184,7 @@ def test_convert_options_that_are_wrong(options, error, parts, micro, source, tm
     ],
 )
 def test_convert_says_when_no_model_fits(odd, parts, source, tmp_path, one_line):
-    with one_line(InputError, "no model of the hub fits", "--model", *parts):
+    with one_line(InputError, "no declared model fits", "--model", *parts):
         convert_file(source(odd), tmp_path / "out.safetensors")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 import plm_core
 from plm_core import weights
 from plm_core.errors import WeightsError
+from plm_core.timm_bridge.checkpoint import timm_filter
 from plm_core.weights import WeightsMismatch
 
 MICRO = "hiera_micro_digits"
@@ -129,10 +130,10 @@ class Headed(nn.Module):
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_filter_wants_the_head_of_the_file(classes, bias, one_line):
     complete = Headed(5, bias).state_dict()
-    assert weights.timm_filter(complete, Headed(classes, bias)).keys() == complete.keys()
+    assert timm_filter(complete, Headed(classes, bias)).keys() == complete.keys()
     for head in (None, torch.zeros(2, 4)):
         with one_line(WeightsMismatch, "headed", "head.weight"):
-            weights.timm_filter(damaged(complete, {"head.weight": head}), Headed(classes, bias))
+            timm_filter(damaged(complete, {"head.weight": head}), Headed(classes, bias))
 
 
 # --- entries of which a part is untrained -----------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_rotary_positions_follow_the_tokens_that_are_left(eva):
         visible = torch.zeros(2, 65, dtype=torch.bool).scatter(1, kept, True)
         expected = eva.blocks[1](eva.blocks[0](t, rope=rope), rope=rope, attn_mask=visible[:, None, None])
         with dropping(eva, 0, class_attention):
-            setattr(left, blocks._CARRIED, kept)
+            left._plm_state = kept
             actual = eva.blocks[1](left, rope=rope)
     torch.testing.assert_close(actual, expected.take_along_dim(kept[..., None], 1), atol=1e-5, rtol=1e-5)
 

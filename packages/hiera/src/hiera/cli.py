@@ -80,7 +80,7 @@ def train(
 
     arguments: dict[str, Any] = {
         "per_device_batch_size": per_device_batch_size,
-        "workers": num_workers,
+        "num_workers": num_workers,
         "precision": precision,
         "fsdp": fsdp,
         "resume": resume,

@@ -13,6 +13,7 @@ import typer.core
 
 from parc.ranking.settings import Settings
 from plm_core.cli.light import LightCommand
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers
 from plm_core.cli.table import show
 from plm_core.errors import InputError, PlmError
 
@@ -84,21 +85,10 @@ def _command(
     pretrained: Annotated[
         bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")
     ] = True,
-    device: Annotated[
-        str, typer.Option("--device", help="auto, or a device as torch names it: cpu, cuda, cuda:1.")
-    ] = Settings.device,
-    dtype: Annotated[str, typer.Option("--dtype", help="fp32, or bf16 and fp16 by autocast.")] = Settings.dtype,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Number of images in a batch.")
-    ] = Settings.batch_size,
-    num_workers: Annotated[
-        int | None,
-        typer.Option(
-            "--num-workers",
-            min=0,
-            help="Processes that decode images (default: 0 on a CPU, else a few).",
-        ),
-    ] = None,
+    device: Device = Settings.device,
+    dtype: Dtype = Settings.dtype,
+    batch_size: BatchSize = Settings.batch_size,
+    num_workers: NumWorkers = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -114,7 +104,7 @@ def _command(
         typer.Option("--out", help="A file to write: .csv, .json, .md, .png, .svg or .pdf. May be repeated."),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="The picture to write: .png, .svg or .pdf.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Rank models by how well they suit a dataset."""
     from parc.ranking import Interrupted, rank_models

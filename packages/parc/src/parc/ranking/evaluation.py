@@ -14,12 +14,12 @@ from typing import Any
 from parc.facts import Facts, fact_score, facts_of
 from parc.ranking.cache import Cache, CacheEntry, Key
 from parc.ranking.candidates import Candidate, has_trained_head, make_model
-from parc.ranking.messages import first_line
 from parc.ranking.outcomes import Outcome
 from parc.ranking.probes import Probe
 from parc.ranking.settings import Settings
 from parc.scoring import Features, ScoreRow, score_bank
 from plm_core.errors import PlmError
+from plm_core.utils.text import first_line
 
 _log = logging.getLogger("parc")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from parc.ranking.candidates import Candidate, size_of
 from parc.ranking.evaluation import evaluate
-from parc.ranking.messages import first_line
 from parc.ranking.outcomes import Outcome
 from parc.ranking.probes import Probe
 from parc.ranking.settings import Settings
 from plm_core.errors import InputError, MissingDependency
+from plm_core.utils.text import first_line
 
 LOCAL = "local"
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parc.ranking.datasets.labelled import Dataset, numbered
-from parc.ranking.messages import first_line
 from plm_core.errors import InputError, MissingDependency
+from plm_core.utils.text import first_line
 
 _log = logging.getLogger("parc")
 
