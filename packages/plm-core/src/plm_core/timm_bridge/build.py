@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
@@ -24,11 +25,12 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         WeightsError: The weights cannot be obtained or do not fit.
     """
     check_needs(f"model {model.name!r}", model.needs)
-    source = model.name
+    source, weights = model.name, None
     if pretrained:
         cfg = resolve_pretrained_cfg(model.name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
         source = cfg.file or f"{cfg.hf_hub_filename or WEIGHTS_FILE} of {cfg.hf_hub_id}"
-        announce_license(model, pretrained_entry(cfg.to_dict()))
+        weights = pretrained_entry(cfg.to_dict())
+        announce_license(model, weights)
         if cfg.source == "hf-hub":  # the user named a repository, which may be one that we declare
             announce_repo((cfg.hf_hub_id or "").partition("@")[0], registry().declared(Model))
     with one_line(f"cannot get {source}"):
@@ -36,7 +38,7 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
             resolve(model.builder),
             model.name,
             pretrained,
-            pretrained_filter_fn=timm_filter,
+            pretrained_filter_fn=partial(timm_filter, weights=weights),
             feature_cfg={"feature_cls": "getter", "out_indices": model.out_indices},
             **{**model.config, **kwargs},
         )

@@ -17,21 +17,25 @@ from plm_core.weights.loading import resampled
 from plm_core.weights.mapping import compare, mismatch, to_native
 
 
-def timm_filter(state: State, model: nn.Module) -> dict[str, Tensor]:
+def timm_filter(state: State, model: nn.Module, weights: Pretrained | None = None) -> dict[str, Tensor]:
     """Map a checkpoint of any layout to the model's own keys, strictly.
 
     This is the ``pretrained_filter_fn`` of timm's ``build_model_with_cfg``. timm is not strict when it is asked for
     another number of classes than the checkpoint has. So the check is made here, against the head of the checkpoint:
     every tensor must be present, in the shape that follows from the weights' own configuration.
 
+    Args:
+        state: The checkpoint.
+        model: The model, with timm's configuration of the weights as ``pretrained_cfg``.
+        weights: Our declaration of the weights. None when the user chose others, whose layout is then recognised.
+
     Raises:
         WeightsMismatch: A tensor is missing, unexpected or of another shape. timm then loads nothing.
     """
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
-    entry = pretrained_entry(cfg)
     state = check_state(dict(state), "the checkpoint")
-    mapped, report = to_native(model, state, entry.layout if entry else None)
-    untrained = entry.untrained if entry else ()
+    mapped, report = to_native(model, state, weights.layout if weights else None)
+    untrained = weights.untrained if weights else ()
     own = model.state_dict()
     shapes = {key: tuple(value.shape) for key, value in own.items()} | _native_head(cfg, own, mapped)
     shapes = {key: shape for key, shape in shapes.items() if not key.startswith(untrained)}
