@@ -19,6 +19,7 @@ from parc.scoring import Features
 from plm_core.errors import NotSupported
 from plm_core.models import embed, transform_for
 from plm_core.utils.devices import autocast, pick_device
+from plm_core.weights import fingerprint
 
 
 class _Preprocessed(Dataset[Tensor]):
@@ -106,11 +107,8 @@ def weights_digest(model: Any) -> str:
     """
     config = getattr(model, "pretrained_cfg", None) or {}
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    digest = hashlib.sha256(f"{type(model).__qualname__} {config.get('architecture')}\n{layers}\n".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    return digest.hexdigest()
+    parts = (type(model).__qualname__, config.get("architecture"), layers, fingerprint(model))
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
 def preprocess_digest(model: Any, dtype: str) -> str:
