@@ -437,7 +437,7 @@ def test_an_encoder_that_does_not_fit_is_refused(hiera, pictures, objects, tmp_p
     result = hiera("finetune", pictures, *words, tmp_path / "wide.safetensors", *SHORT)
     assert_one_line(result, "weights do not fit Hiera")
     result = hiera("detect", objects, *words, tmp_path / "wide.safetensors")
-    assert_one_line(result, "hiera does not fit this HieraDet: of another shape ['")
+    assert_one_line(result, "hiera does not fit this HieraDet: wrong shape ['")
     result = hiera("finetune", pictures, *words, tmp_path / "text.safetensors", *SHORT)
     assert_one_line(result, "text.safetensors is not a readable safetensors file")
     result = hiera("finetune", pictures, *words, tmp_path / "none.safetensors", *SHORT)
@@ -515,12 +515,12 @@ def test_a_global_embedding_of_another_size_is_resized():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"embed_dim": 16}, "of another shape ['pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias']"),
-        ({"stages": (1, 2, 2, 2)}, "too much ['blocks.6"),
-        ({"stages": (1, 2, 1, 1)}, "lacking ['blocks.5"),
-        ({"init_values": 1e-5}, "too much ['blocks.0.ls1.gamma'"),
-        ({"use_expand_proj": False}, "lacking ['blocks.1.proj.weight'"),
-        ({"input_size": (64, 96)}, "has 384 positions, which are not those of a square"),
+        ({"embed_dim": 16}, "wrong shape ['pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias']"),
+        ({"stages": (1, 2, 2, 2)}, "unexpected ['blocks.6"),
+        ({"stages": (1, 2, 1, 1)}, "missing ['blocks.5"),
+        ({"init_values": 1e-5}, "unexpected ['blocks.0.ls1.gamma'"),
+        ({"use_expand_proj": False}, "missing ['blocks.1.proj.weight'"),
+        ({"input_size": (64, 96)}, "has 384 positions, which do not form a square"),
         ({"stages": (1, 2, 3), "mask_unit_size": (4, 4), "input_size": (48, 48)}, "is not a multiple of the window"),
     ],
 )

@@ -144,7 +144,7 @@ def test_plain_encoder_has_the_trunk():
         ((32, 48), {"mask_ratio": 1.0}, "mask_ratio 1.0 keeps 0 of 6"),
         ((32, 48), {"mask_ratio": 0.0}, "mask_ratio 0.0 keeps 6 of 6"),
         ((32, 48), {"mask": torch.ones(1, 6, dtype=torch.bool)}, "nothing to predict"),
-        ((64, 48), {}, "x has size (64, 48); the decoder is made for (32, 48)"),
+        ((64, 48), {}, "x has size (64, 48); the decoder is built for (32, 48)"),
     ],
 )
 def test_bad_input_is_named(size, options, said):

@@ -91,7 +91,7 @@ def test_names_and_shapes_both_ways(entry, layout):
 @pytest.mark.parametrize("options", [VIDEO, {"abs_win_pos_embed": True}])
 def test_variants_that_transformers_lacks_are_refused(options):
     model = hiera.Hiera(**{**IMAGE["tiny"], **options}, device="meta")
-    with pytest.raises(plm_core.NotSupported, match="transformers has Hiera for images"):
+    with pytest.raises(plm_core.NotSupported, match="transformers supports Hiera only for images"):
         weights.export(model, "transformers")
     assert weights.to_native(model, model.state_dict())[1].ok  # the others are still tried
 

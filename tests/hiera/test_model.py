@@ -312,7 +312,7 @@ def test_uneven_masks_are_refused():
         ({"q_pool": 3}, "q_pool 3 must be from 0 to 2"),
         ({"q_stride": (2,)}, "q_stride (2,)"),
         ({"mask_unit_attn": (True, False)}, "mask_unit_attn (True, False)"),
-        ({"stages": ()}, "stages () must name"),
+        ({"stages": ()}, "stages () must have"),
         ({"num_heads": 3}, "stage 1 has 8 channels, which 3 heads do not divide"),
         ({"dim_mul": 1.0}, "dim_mul 1.0 leaves stage 2 at 8 channels"),
         ({**SIGNAL, "sep_pos_embed": True}, "sep_pos_embed is for video"),

@@ -2,10 +2,10 @@
 
     import hiera
 
-    model = hiera.Hiera(input_size=(224, 224), num_classes=10)     # the original's constructor and returns
-    model = timm.create_model("hiera_image_tiny_224")              # the same as a timm model: logits out
+    model = hiera.Hiera(input_size=(224, 224), num_classes=10)     # the original's constructor and outputs
+    model = timm.create_model("hiera_image_tiny_224")              # the same network as a timm model: it returns logits
 
-Importing this imports neither torch nor timm; timm knows our models from then on.
+Importing this package imports neither torch nor timm. From then on, timm can create our models.
 """
 
 from __future__ import annotations
@@ -47,5 +47,5 @@ __all__ = [
     "__version__",
 ]
 
-# The import of plm_core above also makes timm know our models.
+# The import of plm_core above also registers our models with timm.
 __getattr__, __dir__ = attributes(__name__, "hiera", _LAZY)

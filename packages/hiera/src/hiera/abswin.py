@@ -1,10 +1,10 @@
 """Absolute Win position embeddings ("Window Attention is Bugged", arXiv 2311.05613).
 
-A learned absolute embedding inside windows becomes a repeated tile, and interpolating it for another input size breaks
-the tile's period against the windows. The fix: learn the tile and a global embedding apart, tile the one and
-interpolate the other.
+With attention in windows, a learned absolute embedding becomes a repeated tile. Interpolating it for another input size
+changes the tile's period, which then no longer matches the windows. The fix is to learn two embeddings: one for a
+window, which is tiled, and a global one, which is interpolated.
 
-Shapes: C channels; embeddings are channels-first like images, results channels-last like token grids.
+Shapes: C channels. Embeddings are channels-first like images, results channels-last like token grids.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from plm_core import InputError
 
 
 def abs_win(global_embed: Tensor, window_embed: Tensor, grid: Sequence[int], antialias: bool = False) -> Tensor:
-    """Position embedding of any grid (figure 3 of the paper).
+    """Return the position embedding of any grid (figure 3 of the paper).
 
     Args:
-        global_embed: [1, C, g, g], interpolated (bicubic) to the grid, also when it has its size.
-        window_embed: [1, C, w, w], tiled.
+        global_embed: Global embedding [1, C, g, g]; it is interpolated (bicubic) to the grid, even if sizes agree.
+        window_embed: Window embedding [1, C, w, w]; it is tiled over the grid.
         grid: (height, width) in tokens, multiples of the window.
-        antialias: As timm's Hiera does; SAM 2 and what follows it do not. The two differ at every size but the own.
+        antialias: Whether to interpolate with antialiasing. timm's Hiera does so; SAM 2 and its successors do not. The
+            results differ at every grid size but the global embedding's own.
 
     Returns:
         [1, height, width, C].
@@ -38,45 +39,47 @@ def _upsample(embed: Tensor, grid: Sequence[int], antialias: bool) -> Tensor:
 
 
 def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
-    times = [side // size for side, size in zip(grid, window.shape[2:], strict=True)]
+    repeats = [side // size for side, size in zip(grid, window.shape[2:], strict=True)]
     if any(side % size for side, size in zip(grid, window.shape[2:], strict=True)):
         raise InputError(f"grid {tuple(grid)} is not a multiple of the window {tuple(window.shape[2:])}")
-    return window.tile(1, 1, *times)
+    return window.tile(1, 1, *repeats)
 
 
 def tile_positions(embed: Tensor, grid: Sequence[int]) -> Tensor:
-    """Tile a position embedding [1, h, w, C] over a grid, cropped at the end: [1, H, W, C]; as is when sizes agree.
+    """Tile a position embedding [1, h, w, C] over a grid and crop it at the end: [1, H, W, C].
 
-    For ViTDet this is the whole method. For HieraDet it is the outer step of the paper's recursion, applied to the
-    result of `abs_win`.
+    An embedding of the grid's own size is returned unchanged. For ViTDet this is the whole method. For HieraDet it is
+    the outer step of the paper's recursion, applied to the result of `abs_win`.
     """
     height, width = embed.shape[1:3]
-    times = (-(-grid[0] // height), -(-grid[1] // width))
-    return embed.tile(1, *times, 1)[:, : grid[0], : grid[1]]
+    repeats = (-(-grid[0] // height), -(-grid[1] // width))
+    return embed.tile(1, *repeats, 1)[:, : grid[0], : grid[1]]
 
 
 def split_plain(positions: Tensor, window: Sequence[int], global_size: Sequence[int]) -> tuple[Tensor, Tensor, float]:
-    """Turn a plain position embedding into a window and a global one.
+    """Split a plain position embedding into a global and a window embedding.
 
-    Our own recipe; the paper trains with Absolute Win from the start. The window embedding is the mean over the
-    windows; what remains is averaged by area to the global one's size. Of a plain embedding that is a tile plus a
-    constant per window, both come back at ``global_size`` = number of windows, but for a constant that moves between
-    the two.
+    This method is our own; the paper trains with Absolute Win from the start. The window embedding is the mean over all
+    windows. The remainder is averaged by area to the size of the global embedding. If the plain embedding is a tile
+    plus a constant per window, and ``global_size`` is the number of windows, both parts are recovered up to a constant
+    that moves from one to the other.
 
     Args:
-        positions: [1, height, width, C], of a checkpoint without Absolute Win.
-        window: (height, width) of a window; must divide the grid.
-        global_size: Size of the global embedding.
+        positions: Position embedding [1, height, width, C] of a checkpoint without Absolute Win.
+        window: (height, width) of a window in tokens; must divide the grid.
+        global_size: (height, width) of the global embedding.
 
     Returns:
         (global [1, C, *global_size], window [1, C, *window], relative error of the sum at the native size).
     """
-    p = positions.movedim(-1, 1)
-    (height, width), (tall, wide) = p.shape[2:], window
-    if height % tall or width % wide:
+    plain = positions.movedim(-1, 1)
+    height, width = plain.shape[2:]
+    window_height, window_width = window
+    if height % window_height or width % window_width:
         raise InputError(f"position grid {(height, width)} is not a multiple of the window {tuple(window)}")
-    tile = p.unflatten(3, (-1, wide)).unflatten(2, (-1, tall)).mean((2, 4))
-    rest = F.adaptive_avg_pool2d(p - _tile(tile, (height, width)), (global_size[0], global_size[1]))
-    back = abs_win(rest, tile, (height, width))
-    error = torch.linalg.vector_norm(back - positions) / torch.linalg.vector_norm(positions).clamp_min(1e-12)
-    return rest, tile, float(error)
+    tile = plain.unflatten(3, (-1, window_width)).unflatten(2, (-1, window_height)).mean((2, 4))
+    remainder = plain - _tile(tile, (height, width))
+    global_embed = F.adaptive_avg_pool2d(remainder, (global_size[0], global_size[1]))
+    restored = abs_win(global_embed, tile, (height, width))
+    error = torch.linalg.vector_norm(restored - positions) / torch.linalg.vector_norm(positions).clamp_min(1e-12)
+    return global_embed, tile, float(error)

@@ -1,4 +1,7 @@
-"""Block adapter: how transforms reach into a Hiera. Its blocks take [B, U, T, C] (see `hiera.tokens`)."""
+"""The block adapter through which model transforms reach into a Hiera.
+
+Its blocks take tokens as [B, U, T, C] (see `hiera.tokens`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from plm_core.blocks import BlockView, ModelView, Tokens
 
 
 def view(model: Hiera) -> ModelView:
-    """Return the view of a Hiera: no special tokens, absolute positions, local blocks in the first stages."""
+    """Return the view of a Hiera: no special tokens, absolute positions, local attention in the first stages."""
     return ModelView(model, tuple(_block(b, f"blocks.{i}") for i, b in enumerate(model.blocks)), Tokens())
 
 

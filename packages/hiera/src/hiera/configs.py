@@ -1,6 +1,6 @@
-"""The sizes of the papers' models and of our micro models, as constructor keywords, and the facts published of them.
+"""The sizes of the papers' models and of our micro models, as constructor keywords, and the published facts about them.
 
-Data only: this module imports neither torch nor timm.
+This module holds data only and imports neither torch nor timm.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Size:
     """A size of the Hiera paper.
 
     Attributes:
-        config: Keywords of `hiera.Hiera` (table 2).
-        image_params: Parameters of the image model with 1000 classes.
+        config: Keyword arguments of `hiera.Hiera` (table 2).
+        image_params: Number of parameters of the image model with 1000 classes.
         image_top1: Top-1 accuracy on ImageNet-1k in %, after MAE pretraining and finetuning (table 2).
-        video_params: Parameters of the video model with 400 classes.
+        video_params: Number of parameters of the video model with 400 classes.
         video_top1: Top-1 accuracy on Kinetics-400 in %, over 3 x 5 views; None where the paper has no video model.
     """
 
@@ -78,10 +78,11 @@ SIZES: dict[str, Size] = {
 }
 IMAGE: dict[str, Config] = {name: size.config for name, size in SIZES.items()}
 
-# The sizes of which the paper has a video model too.
+# The sizes for which the paper also has a video model.
 VIDEO_SIZES = tuple(name for name, size in SIZES.items() if size.video_top1 is not None)
 
-# Every video model adds these to its size (section 4.2): 16 frames; time is patched by 2 and never pooled.
+# Keywords that every video model adds to those of its size (section 4.2). A clip has 16 frames; patches cover time
+# with stride 2, and time is never pooled.
 VIDEO: Config = {
     "input_size": (16, 224, 224),
     "num_classes": 400,
@@ -93,11 +94,15 @@ VIDEO: Config = {
     "sep_pos_embed": True,
 }
 
-# Mean and standard deviation of the pixels that the video models and the papers' detectors were trained on.
-VIDEO_MEAN, VIDEO_STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
-DETECTION_MEAN, DETECTION_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (58.395 / 255, 57.12 / 255, 57.375 / 255)
+# Pixel mean and standard deviation that the inputs of the video models were normalised with.
+VIDEO_MEAN = (0.45, 0.45, 0.45)
+VIDEO_STD = (0.225, 0.225, 0.225)
 
-# SAM 2's image encoders (SAM 2, section 8): Hiera's sizes, with windows that need not be mask units.
+# The same for the papers' detectors, whose code states them on a scale of 0 to 255.
+DETECTION_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+DETECTION_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+
+# SAM 2's image encoders (SAM 2, section 8) have Hiera's sizes, with windows that may differ from mask units.
 HIERADET: dict[str, Config] = {
     "tiny": {**IMAGE["tiny"], "window_pos_embed_bkg_spatial_size": (7, 7), "global_att_blocks": (5, 7, 9)},
     "small": {**IMAGE["small"], "window_pos_embed_bkg_spatial_size": (7, 7), "global_att_blocks": (7, 10, 13)},
@@ -116,7 +121,7 @@ HIERADET: dict[str, Config] = {
 
 # --- micro models ---------------------------------------------------------------------------------------------------
 
-# Sixteen-pixel mask units: a 32 px image is 2 x 2 of them, so that local and global attention differ.
+# Mask units are 16 px: a 32 px image has 2 x 2 of them, so local and global attention differ.
 MICRO_DIGITS: Config = {
     "embed_dim": 24,
     "num_heads": 1,
@@ -126,8 +131,8 @@ MICRO_DIGITS: Config = {
     "mask_unit_attn": (True, False, False),
 }
 
-# The same with Absolute Win: two by two mask units and as many global positions. Patches do not overlap, so only the
-# embedding tells the tokens of a window apart.
+# The digits model with Absolute Win: 2 x 2 mask units and as many global positions. Patches do not overlap, so the
+# tokens of a window are told apart by the embedding only.
 MICRO_ABSWIN: Config = {
     **MICRO_DIGITS,
     "patch_kernel": (4, 4),
@@ -137,7 +142,7 @@ MICRO_ABSWIN: Config = {
     "global_pos_size": (2, 2),
 }
 
-# A scene of 48 px is 3 x 3 mask units. With Absolute Win any multiple of 16 px will do.
+# A scene of 48 px has 3 x 3 mask units. With Absolute Win, any multiple of 16 px works.
 MICRO_SHAPES: Config = {
     **MICRO_DIGITS,
     "input_size": (48, 48),
@@ -145,7 +150,8 @@ MICRO_SHAPES: Config = {
     "global_pos_size": (3, 3),
 }
 
-# Pretraining teaches a shape only where a part of it tells the rest, so mask units are 8 px, half of an object's side.
+# Pretraining teaches a shape only if the rest of it can be predicted from a visible part, so mask units are 8 px, half
+# of an object's side.
 MICRO_GREY: Config = {
     "input_size": (32, 32),
     "embed_dim": 32,
@@ -159,7 +165,7 @@ MICRO_GREY: Config = {
 }
 MICRO_GREY_MAE: Config = {"q_pool": 0, "decoder_embed_dim": 48, "decoder_depth": 1, "decoder_num_heads": 3}
 
-# Eight frames of 32 px are 4 x 2 x 2 mask units.
+# A clip of 8 frames of 32 px has 4 x 2 x 2 mask units.
 MICRO_MOTIONS: Config = {
     **MICRO_DIGITS,
     "input_size": (8, 32, 32),
@@ -171,10 +177,11 @@ MICRO_MOTIONS: Config = {
     "sep_pos_embed": True,
 }
 
-# Masked pretraining adds these to a micro model. As in the larger ones, the last transition does not pool.
+# Keywords that masked pretraining adds to a micro model's. As in the larger models, the last stage transition does not
+# pool.
 MICRO_MAE: Config = {"q_pool": 1, "decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
 
-# A trunk for scenes of 96 px with objects of 10 to 45 px; with its detector it has 432,189 parameters.
+# A trunk for scenes of 96 px with objects of 10 to 45 px. Together with its detector it has 432,189 parameters.
 HIERADET["micro"] = {
     "embed_dim": 32,
     "num_heads": 2,

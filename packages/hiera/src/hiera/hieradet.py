@@ -1,10 +1,10 @@
 """HieraDet: Hiera's blocks on token grids, for dense prediction at any size (SAM 2, section 8; arXiv 2311.05613).
 
-The weights are Hiera's except for the positions. Tokens stay a grid, and each block cuts out its own windows, so these
-may differ from mask units and the input may have any size that is a multiple of 32. The default is SAM 2's model; with
-``pretrain_grid`` and ``rel_pos_img_size`` it is the model of "Window Attention is Bugged".
+The weights are Hiera's except for the positions. Tokens stay on a grid and each block cuts out its own windows, so
+windows may differ from mask units, and the input may have any size that is a multiple of 32. The default is SAM 2's
+model; with ``pretrain_grid`` and ``rel_pos_img_size`` it is the model of "Window Attention is Bugged".
 
-Shapes: B batch, H, W tokens, C channels, N windows, S tokens per window.
+Shapes: B batch, H, W rows and columns of tokens, C channels, N windows in the batch.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from plm_core import InputError
 
 
 class WindowAttention(nn.Module):
-    """Attention over a grid, or over windows of it that are stacked into the batch; queries may be max-pooled.
+    """A layer of attention over a grid, or over its windows stacked into the batch; it may max-pool its queries.
 
     Args:
-        dim: Channels of the input.
-        dim_out: Channels of the output.
-        num_heads: Attention heads.
-        q_stride: Pooling stride; 1 for no pooling.
+        dim: Number of input channels.
+        dim_out: Number of output channels.
+        num_heads: Number of attention heads.
+        q_stride: Pooling stride per dimension; 1 for no pooling.
         rel_pos_size: (height, width) of the relative position tables; None for no relative positions.
     """
 
@@ -71,36 +71,40 @@ class WindowAttention(nn.Module):
 
 
 class HieraDet(nn.Module):
-    """Hiera for dense prediction, with absolute-win positions; keywords are SAM 2's.
+    """A Hiera for dense prediction, with Absolute Win positions and SAM 2's keywords.
 
     Args:
-        embed_dim: Channels of the first stage.
-        num_heads: Heads of the first stage.
-        drop_path_rate: Rate of the last block.
-        q_pool: How many stage transitions pool.
-        q_stride: Pooling stride.
-        stages: Blocks per stage.
-        dim_mul: Width factor between stages.
-        head_mul: Head factor between stages.
-        window_pos_embed_bkg_spatial_size: Size of the global position embedding.
-        window_spec: Side of the windows in each stage. The first block of a stage uses the one before (after pooling).
-        global_att_blocks: Blocks with global attention.
-        num_classes: Adds timm's head, a norm and with more than 0 classes a classifier; None, as SAM 2, for neither.
-        in_chans: Input channels.
-        mlp_ratio: Hidden width of the MLPs over the block's.
-        init_values: Initial layer scale; None for none.
-        norm_layer: Called with the width.
-        pretrain_grid: (height, width) in tokens of the pretraining images, (56, 56) for 224 pixels. The paper's
-            recursive form: the embedding of this grid is tiled over larger ones, so that each tile sees what was
-            learnt. None for SAM 2's form: the global embedding is interpolated to any grid.
-        rel_pos_img_size: Gives the global blocks decomposed relative positions, which tell the tiles apart, with tables
-            for square images of this side in pixels; other sizes interpolate them. None, as SAM 2, for none.
+        embed_dim: Number of channels in the first stage.
+        num_heads: Number of attention heads in the first stage.
+        drop_path_rate: Drop path rate of the last block; the rate rises linearly from 0 at the first block.
+        q_pool: Number of stage transitions that pool.
+        q_stride: Pooling stride per dimension.
+        stages: Number of blocks in each stage.
+        dim_mul: Factor on the number of channels from one stage to the next.
+        head_mul: Factor on the number of heads from one stage to the next.
+        window_pos_embed_bkg_spatial_size: (height, width) of the global position embedding.
+        window_spec: Side of the windows in each stage, in tokens. The first block of a stage still uses the windows of
+            the stage before, because windows change after pooling.
+        global_att_blocks: Indices of the blocks with global attention.
+        num_classes: Number of classes of timm's head, which is a norm and a classifier, or for 0 classes a norm alone.
+            None, as in SAM 2, for no head.
+        in_chans: Number of input channels.
+        mlp_ratio: Ratio of an MLP's hidden width to the block's width.
+        init_values: Initial layer scale; None for no layer scale.
+        norm_layer: Norm constructor, called with the width.
+        pretrain_grid: (height, width) in tokens of the pretraining images, (56, 56) for 224 pixels. This selects the
+            paper's recursive form: the embedding of this grid is tiled over larger ones, so that each tile has the
+            positions of the pretraining. None selects SAM 2's form: the global embedding is interpolated to any grid.
+        rel_pos_img_size: Side in pixels of the square images for which the global blocks get tables of decomposed
+            relative positions, which tell the tiles apart. For other sizes the tables are interpolated. None, as in
+            SAM 2, for no relative positions.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
     Raises:
-        InputError: A pooling block is global, which no code base supports; or the pretraining grid is not whole
-            windows.
+        InputError: A block that pools is global, which no code base supports; ``pretrain_grid`` is not a multiple of
+            the first stage's window; ``rel_pos_img_size`` is not a multiple of the model's largest stride; or
+            ``q_stride`` differs between the dimensions.
     """
 
     def __init__(
@@ -188,16 +192,16 @@ class HieraDet(nn.Module):
         trunc_normal_(self.pos_embed_window, std=0.02)
 
     def positions(self, grid: Sequence[int]) -> Tensor:
-        """The position embedding of a grid of tokens, [1, H, W, C]; see ``pretrain_grid``."""
+        """Return the position embedding of a grid of tokens, [1, H, W, C]; ``pretrain_grid`` selects its form."""
         if self.pretrain_grid is None:
             return abs_win(self.pos_embed, self.pos_embed_window, grid)
         return tile_positions(abs_win(self.pos_embed, self.pos_embed_window, self.pretrain_grid), grid)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[B, in_chans, height, width] -> maps of the stages, [B, C, H, W] each, strides 4, 8, 16, 32.
+        """[B, in_chans, height, width] -> maps of the stages, [B, C, H, W] each, with strides 4, 8, 16, 32.
 
         Raises:
-            InputError: Another number of channels, or a side that is not a multiple of 32.
+            InputError: The number of channels is not ``in_chans``, or a side is not a multiple of 32.
         """
         self._check_input(x)
         x = self.patch_embed(x)
@@ -210,50 +214,55 @@ class HieraDet(nn.Module):
         return maps
 
     def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
-        """The maps of ``forward`` -> logits [B, num_classes], or pooled and normed features with ``pre_logits``."""
+        """Turn the maps of ``forward`` into logits [B, num_classes]; with ``pre_logits``, into pooled, normed features.
+
+        Raises:
+            InputError: The model has no head.
+        """
         if self.head is None:
-            raise InputError("num_classes is None: this HieraDet was made without a head")
+            raise InputError("num_classes is None: this HieraDet was built without a head")
         return self.head(maps[-1].movedim(1, -1), pre_logits=pre_logits)
 
     @torch.no_grad()
     def load_hiera(self, hiera: nn.Module | Mapping[str, Tensor]) -> None:
-        """Take the weights of an image Hiera; its head, and this model's own and relative positions, are left.
+        """Load the weights of an image Hiera, except for its head; this model's head and relative positions stay.
 
-        Absolute Win positions are taken as they are, but for a global embedding of another size, which is resized, and
-        for the antialiasing that Hiera interpolates it with and HieraDet does not. Plain ones, of a square image, are
-        split, see `hiera.abswin.split_plain`: exactly if the global embedding has their size, else about.
+        Absolute Win positions are loaded unchanged, except that a global embedding of another size is resized. Hiera
+        interpolates the global embedding with antialiasing and HieraDet without, which can make the positions differ.
+        Plain positions of a square image are split (see `hiera.abswin.split_plain`). The split is exact if the global
+        embedding has the size of the plain one, and approximate otherwise.
 
         Args:
-            hiera: The model, or its state dict in our own keys.
+            hiera: The model, or its state dict with our own keys.
 
         Raises:
-            InputError: Something else does not fit; the model is unchanged.
+            InputError: Any other weight does not fit; this model is unchanged.
         """
         state = dict(hiera.state_dict() if isinstance(hiera, nn.Module) else hiera)
         own = {key: value for key, value in self.state_dict().items() if "rel_pos" not in key and key[:5] != "head."}
         if {"pos_embed", "pos_embed_win"} <= state.keys():
             window, size = state["pos_embed_win"], own["pos_embed_window"].shape[2:]
-            times = [new // old for new, old in zip(size, window.shape[2:], strict=True)]
-            state["pos_embed_window"] = window.tile(1, 1, *times)  # a larger window is whole smaller ones
+            repeats = [new // old for new, old in zip(size, window.shape[2:], strict=True)]
+            state["pos_embed_window"] = window.tile(1, 1, *repeats)  # a larger window consists of whole smaller ones
             if state["pos_embed"].shape[2:] != own["pos_embed"].shape[2:]:
                 bicubic: Any = {"mode": "bicubic", "antialias": True}
                 state["pos_embed"] = F.interpolate(state["pos_embed"], own["pos_embed"].shape[2:], **bicubic)
         elif "pos_embed" in state:
             side = math.isqrt(state["pos_embed"].shape[1])
             if side**2 != state["pos_embed"].shape[1]:
-                raise InputError(f"hiera has {state['pos_embed'].shape[1]} positions, which are not those of a square")
+                raise InputError(f"hiera has {state['pos_embed'].shape[1]} positions, which do not form a square")
             plain = state["pos_embed"].unflatten(1, (side, side))
             sizes = (own[key].shape[2:] for key in ("pos_embed_window", "pos_embed"))
             state["pos_embed"], state["pos_embed_window"], _ = split_plain(plain, *sizes)
         fitting = {key: value for key, value in state.items() if key in own}
-        wrong = [key for key, value in fitting.items() if value.shape != own[key].shape]
-        lacking = [key for key in own if key not in fitting]
-        # what would be left behind: blocks of a deeper model, layer scales
-        surplus = [key for key in state if key.startswith("blocks.") and key not in own]
-        if wrong or lacking or surplus:
+        wrong_shape = [key for key, value in fitting.items() if value.shape != own[key].shape]
+        missing = [key for key in own if key not in fitting]
+        # Weights that would be ignored, such as the blocks of a deeper model or layer scales.
+        unexpected = [key for key in state if key.startswith("blocks.") and key not in own]
+        if wrong_shape or missing or unexpected:
             raise InputError(
-                f"hiera does not fit this HieraDet: of another shape {wrong[:3]}, lacking {lacking[:3]}, "
-                f"too much {surplus[:3]}"
+                f"hiera does not fit this HieraDet: wrong shape {wrong_shape[:3]}, missing {missing[:3]}, "
+                f"unexpected {unexpected[:3]}"
             )
         self.load_state_dict(fitting, strict=False)
 
@@ -266,5 +275,5 @@ class HieraDet(nn.Module):
                 raise InputError(f"x has {name} {side}, which is not a multiple of {self.multiple}; pad it to {padded}")
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that optimizers should not decay."""
+        """Return the names of the parameters that optimizers should not decay."""
         return {"pos_embed", "pos_embed_window"}

@@ -22,13 +22,13 @@ LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
 class MaskUnitAttention(nn.Module):
-    """Attention inside each mask unit, or over all tokens; its queries may be max-pooled (paper, section 3.2).
+    """A layer of attention inside each mask unit or over all tokens; it may max-pool its queries (paper, section 3.2).
 
     Args:
-        dim: Channels of the input.
-        dim_out: Channels of the output, and of q, k and v each, over all heads.
-        num_heads: Number of heads.
-        q_stride: Flat stride by which the queries are pooled; 1 for no pooling.
+        dim: Number of input channels.
+        dim_out: Number of channels of the output, and of q, k and v each, over all heads.
+        num_heads: Number of attention heads.
+        q_stride: Flat stride by which the queries are pooled (product over dimensions); 1 for no pooling.
         local: Whether attention stays inside mask units.
     """
 
@@ -42,7 +42,7 @@ class MaskUnitAttention(nn.Module):
         self.proj = nn.Linear(dim_out, dim_out, **dd)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, U, T, C] -> q, k, v [G, heads, n, head_dim]; G is B * U when local, else B."""
+        """[B, U, T, C] -> q, k, v [G, heads, n, head_dim]; G is B * U for local attention, else B."""
         batch, units, tokens, _ = x.shape
         groups, n = (batch * units, tokens) if self.local else (batch, units * tokens)
         qkv = self.qkv(x).reshape(groups, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
@@ -52,7 +52,7 @@ class MaskUnitAttention(nn.Module):
         return q, k, v
 
     def merge(self, y: Tensor, batch: int, units: int) -> Tensor:
-        """Attended [G, heads, n, head_dim] -> [B, U, T, C]."""
+        """Project attended values [G, heads, n, head_dim] to tokens [B, U, T, C]."""
         tokens = y.shape[2] if self.local else y.shape[2] // units
         return self.proj(y.transpose(1, 2).reshape(batch, units, tokens, self.num_heads * self.head_dim))
 
@@ -62,17 +62,17 @@ class MaskUnitAttention(nn.Module):
 
 
 class PreNormBlock(nn.Module):
-    """The parts that the blocks of all trunks here share; how attention is reached is the subclass's own.
+    """A base class with the parts that the blocks of all trunks share; each subclass applies the attention its own way.
 
     Args:
-        dim: Channels of the input.
-        dim_out: Channels of the output. Where they differ, a projection widens the residual.
-        attention: Builds the attention; called with device and dtype only.
-        mlp_ratio: Hidden width of the MLP over ``dim_out``.
+        dim: Number of input channels.
+        dim_out: Number of output channels. If it differs from ``dim``, a projection widens the residual.
+        attention: Function that builds the attention layer from device and dtype.
+        mlp_ratio: Ratio of the MLP's hidden width to ``dim_out``.
         drop_path: Probability of dropping a branch, per sample.
-        norm_layer: Called with the width.
+        norm_layer: Norm constructor, called with the width.
         init_values: Initial layer scale of both branches; None for no layer scale.
-        expand_proj: Whether there is that projection.
+        expand_proj: Whether to create that projection.
         **dd: Device and dtype of the parameters.
     """
 
@@ -101,32 +101,34 @@ class PreNormBlock(nn.Module):
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def attention_branch(self, y: Tensor) -> Tensor:
-        """Return the output of attention as it is added to the residual: scaled, and dropped for some samples."""
+        """Apply layer scale and drop path to the attention's output, before it is added to the residual."""
         return self.drop_path1(self.ls1(y))
 
     def mlp_residual(self, x: Tensor) -> Tensor:
-        """Return the tokens after the MLP, the residual included."""
+        """Return the sum of the tokens and the MLP's output for them."""
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class HieraBlock(PreNormBlock):
-    """Pre-norm attention and MLP; where the width changes, the residual is projected and pooled like the queries.
+    """A pre-norm block of attention and MLP.
+
+    If the width changes, the residual is widened, and pooled like the queries.
 
     Args:
-        dim: Channels of the input.
-        dim_out: Channels of the output.
-        num_heads: Attention heads.
-        mlp_ratio: Hidden width of the MLP over ``dim_out``.
+        dim: Number of input channels.
+        dim_out: Number of output channels.
+        num_heads: Number of attention heads.
+        mlp_ratio: Ratio of the MLP's hidden width to ``dim_out``.
         drop_path: Probability of dropping a branch, per sample.
-        norm_layer: Called with the width.
-        q_stride: Flat pooling stride; 1 for no pooling.
+        norm_layer: Norm constructor, called with the width.
+        q_stride: Flat pooling stride (product over dimensions); 1 for no pooling.
         local: Whether attention stays inside mask units.
         init_values: Initial layer scale of both branches; None for no layer scale.
-        expand_proj: Whether a projection widens the residual. Otherwise its maximum is put beside its mean, as in
-            timm's abs-win models.
+        expand_proj: Whether a projection widens the residual. Without it, the residual's max-pooled and mean-pooled
+            values are concatenated, as in timm's abs-win models.
 
     Raises:
-        InputError: The width neither stays nor doubles without the projection.
+        InputError: ``expand_proj`` is False and the width neither stays the same nor doubles.
     """
 
     attn: MaskUnitAttention
@@ -161,7 +163,11 @@ class HieraBlock(PreNormBlock):
         self.expands = dim != dim_out
 
     def residual(self, x: Tensor, normed: Tensor) -> Tensor:
-        """Return what attention is added to: x, or where the width changes the projection of the NORMED x, pooled."""
+        """Return the residual to which the attention's output is added.
+
+        It is x if the width stays the same. If the width changes, it is the pooled projection of the NORMED x, or
+        without a projection the concatenation of the max-pooled and the mean-pooled x.
+        """
         if self.proj is not None:
             return pool(self.proj(normed), self.attn.q_stride)
         if self.expands:
@@ -175,7 +181,7 @@ class HieraBlock(PreNormBlock):
 
 
 class PatchEmbed(nn.Module):
-    """One strided convolution whose patches may overlap; channels-last out."""
+    """A strided convolution over patches that may overlap; its output is channels-last."""
 
     def __init__(
         self, in_chans: int, dim: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], **dd: Any

@@ -1,4 +1,4 @@
-"""Where other code bases keep a Hiera's tensors; our own names are timm's."""
+"""The tensor names that other code bases use for a Hiera; our own names are timm's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plm_core.layouts import Rule
 
 
 def official(model: Hiera) -> tuple[Rule, ...]:
-    """The original repository's names; only the head differs."""
+    """Return the rules for the original repository's names; only the head differs."""
     return (
         Rule("head.norm.*", "norm.*"),
         Rule("head.fc.*", "head.projection.*"),
@@ -24,26 +24,26 @@ def official(model: Hiera) -> tuple[Rule, ...]:
     )
 
 
-def _stages(blocks: str, stage_ends: Sequence[int], there: str) -> Iterator[Rule]:
-    """Blocks that transformers counts by stage, with its names for the norms."""
+def _stages(blocks: str, stage_ends: Sequence[int], template: str) -> Iterator[Rule]:
+    """Yield the rules for blocks that transformers numbers within each stage, with its names for the norms."""
     starts = [0, *(end + 1 for end in stage_ends)]
     for stage, (start, stop) in enumerate(pairwise(starts)):
         for block in range(start, stop):
-            yield from _norms(f"{blocks}.{block}", there.format(stage=stage, layer=block - start))
+            yield from _norms(f"{blocks}.{block}", template.format(stage=stage, layer=block - start))
 
 
-def _norms(here: str, there: str) -> tuple[Rule, ...]:
+def _norms(native: str, foreign: str) -> tuple[Rule, ...]:
     return (
-        Rule(f"{here}.norm1.*", f"{there}.layernorm_before.*"),
-        Rule(f"{here}.norm2.*", f"{there}.layernorm_after.*"),
-        Rule(f"{here}.*", f"{there}.*"),
+        Rule(f"{native}.norm1.*", f"{foreign}.layernorm_before.*"),
+        Rule(f"{native}.norm2.*", f"{foreign}.layernorm_after.*"),
+        Rule(f"{native}.*", f"{foreign}.*"),
     )
 
 
 def transformers_backbone(model: Hiera) -> tuple[Rule, ...]:
-    """The HieraModel of transformers; it is for images with a plain position embedding only."""
+    """Return the rules for transformers' HieraModel, which supports only images with a plain position embedding."""
     if model.pos_embed is None or model.pos_embed_win is not None or len(model.grid) != 2:
-        raise NotSupported("transformers has Hiera for images with a plain position embedding only")
+        raise NotSupported("transformers supports Hiera only for images with a plain position embedding")
     return (
         Rule("pos_embed", "embeddings.position_embeddings"),
         Rule("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
@@ -53,13 +53,13 @@ def transformers_backbone(model: Hiera) -> tuple[Rule, ...]:
 
 
 def transformers(model: Hiera) -> tuple[Rule, ...]:
-    """The HieraForImageClassification of transformers."""
-    inner = (Rule(rule.native, f"hiera.{rule.foreign}") for rule in transformers_backbone(model))
-    return (Rule("head.fc.*", "classifier.*"), *inner)
+    """Return the rules for transformers' HieraForImageClassification."""
+    backbone = (Rule(rule.native, f"hiera.{rule.foreign}") for rule in transformers_backbone(model))
+    return (Rule("head.fc.*", "classifier.*"), *backbone)
 
 
 def transformers_mae(model: MaskedAutoencoderHiera) -> tuple[Rule, ...]:
-    """The HieraForPreTraining of transformers."""
+    """Return the rules for transformers' HieraForPreTraining."""
     trunk = (rule for rule in transformers_backbone(model) if rule.native != "head.norm.*")
     decoder = (
         rule
@@ -80,7 +80,7 @@ def transformers_mae(model: MaskedAutoencoderHiera) -> tuple[Rule, ...]:
 
 
 def sam2_trunk(model: HieraDet) -> tuple[Rule, ...]:
-    """The trunk inside SAM 2's code: its MLPs are lists of layers."""
+    """Return the rules for the trunk in SAM 2's code, where MLPs are lists of layers."""
     names = {"mlp.fc1": "mlp.layers.0", "mlp.fc2": "mlp.layers.1"}
     return (
         *(
@@ -93,18 +93,18 @@ def sam2_trunk(model: HieraDet) -> tuple[Rule, ...]:
 
 
 def sam2_encoder(model: HieraDetFpn) -> tuple[Rule, ...]:
-    """SAM 2's image encoder by itself."""
+    """Return the rules for SAM 2's image encoder alone."""
     trunk = (Rule(f"trunk.{rule.native}", f"trunk.{rule.foreign}") for rule in sam2_trunk(model.trunk))
     return (*trunk, Rule("neck.*", "neck.*"))
 
 
 def sam2(model: HieraDetFpn) -> tuple[Rule, ...]:
-    """The image encoder's part of a SAM 2 checkpoint."""
+    """Return the rules for the image encoder in a SAM 2 checkpoint."""
     return tuple(Rule(rule.native, f"image_encoder.{rule.foreign}") for rule in sam2_encoder(model))
 
 
 def transformers_sam2(model: HieraDetFpn) -> tuple[Rule, ...]:
-    """The vision encoder's part of transformers' Sam2Model."""
+    """Return the rules for the vision encoder in transformers' Sam2Model."""
     names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.proj_in", "mlp.fc2": "mlp.proj_out"}
     blocks = (
         Rule(f"trunk.blocks.{block}.{ours}.*", f"vision_encoder.backbone.blocks.{block}.{theirs}.*")

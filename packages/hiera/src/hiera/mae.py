@@ -1,9 +1,10 @@
-"""Masked autoencoding with Hiera (Hiera paper, section 4): the encoder sees kept mask units only.
+"""Masked autoencoding with Hiera (Hiera paper, section 4): the encoder receives only the kept mask units.
 
-Dropped mask units cost nothing: tokens of the kept ones alone go through the encoder. The features of all stages are
-fused per mask unit, a plain decoder predicts the pixels of what was dropped.
+Dropped mask units cost nothing, because only the tokens of kept units go through the encoder. The features of all
+stages are fused per mask unit, and a plain decoder predicts the pixels of the dropped units.
 
-Shapes: B batch, U mask units, K kept ones, P predictions per mask unit, D decoder width.
+Shapes: B batch, U mask units, K kept mask units, P predictions per mask unit, N predictions in all, M predictions of
+masked units, C channels, D decoder width.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from plm_core import InputError, NotSupported
 
 
 class DecoderBlock(HieraBlock):
-    """A block that can be evaluated at some tokens only."""
+    """A block whose output can be computed for a subset of the tokens."""
 
     def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
         """[B, 1, N, D] -> [B, 1, N, D], or [B, 1, M, D] at the tokens of ``at``, int64 [B, M].
 
-        Keys and values come from all tokens; attention's queries, and the MLP, are of those tokens alone. The decoder's
-        blocks have neither drop path nor layer scale.
+        Keys and values come from all tokens; queries and MLP are computed for the tokens of ``at`` only. Blocks of the
+        decoder have neither drop path nor layer scale.
         """
         if at is None:
             return super().forward(x)
@@ -43,21 +44,23 @@ class DecoderBlock(HieraBlock):
 
 
 class MaskedAutoencoderHiera(Hiera):
-    """Hiera with the decoder that pretrains it; keywords and returns of ``forward`` are the original's.
+    """A Hiera with the decoder that pretrains it.
 
-    Without a mask it is an encoder: ``forward_features`` gives the fused and normed features of the whole input,
-    ``forward_head`` their mean. It has no classifier; see `plain_encoder`.
+    The keywords of the constructor and the outputs of ``forward`` are the original's. Without a mask the model is an
+    encoder: ``forward_features`` returns the fused and normed features of the whole input, ``forward_head`` their mean.
+    It has no classifier; see `plain_encoder`.
 
     Args:
-        in_chans: Input channels.
-        patch_stride: As for `Hiera`.
-        mlp_ratio: As for `Hiera`; of the decoder too.
+        in_chans: Number of input channels.
+        patch_stride: Stride of the patch embedding, as for `Hiera`.
+        mlp_ratio: Ratio of an MLP's hidden width to the block's width, for encoder and decoder.
         decoder_embed_dim: Width of the decoder.
-        decoder_depth: Its blocks.
-        decoder_num_heads: Its heads.
-        norm_layer: Called with a width.
-        q_pool: Stage transitions that pool; 2 in the paper: a mask unit then has 2 x 2 predictions of 16 x 16 pixels.
-        **kwargs: As for `Hiera`.
+        decoder_depth: Number of blocks in the decoder.
+        decoder_num_heads: Number of attention heads in the decoder.
+        norm_layer: Norm constructor, called with the width.
+        q_pool: Number of stage transitions that pool. It is 2 in the paper, where a mask unit then has 2 x 2
+            predictions of 16 x 16 pixels.
+        **kwargs: Further keyword arguments of `Hiera`.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class MaskedAutoencoderHiera(Hiera):
         **kwargs: Any,
     ) -> None:
         if decoder_depth < 1:
-            raise InputError(f"decoder_depth {decoder_depth} is not allowed: at least 1 is")
+            raise InputError(f"decoder_depth {decoder_depth} is not allowed: it must be at least 1")
         super().__init__(
             in_chans=in_chans,
             patch_stride=patch_stride,
@@ -92,7 +95,7 @@ class MaskedAutoencoderHiera(Hiera):
         }
         del self.head  # the encoder's norm takes its place
         self.encoder_norm = norm_layer(self.num_features, **dd)
-        # predictions per mask unit, and pixels of each, per dimension
+        # Predictions per mask unit (per dimension), and the side of a prediction in pixels.
         self.unit_grid = tuple(s ** self.stage_steps[-1] for s in self.q_stride)
         self.pred_stride = patch_stride[-1] * self.q_stride[-1] ** q_pool
         self.fused_stages = [*range(q_pool), len(self.stage_ends) - 1]
@@ -112,20 +115,20 @@ class MaskedAutoencoderHiera(Hiera):
             for _ in range(decoder_depth)
         )
         self.decoder_norm = norm_layer(decoder_embed_dim, **dd)
-        # video predicts one frame for each temporal token: two spatial dimensions at most
+        # For video, one frame is predicted for each temporal token, so a prediction has at most two dimensions.
         pixels = self.pred_stride ** min(2, len(self.grid)) * in_chans
         self.decoder_pred = nn.Linear(decoder_embed_dim, pixels, **dd)
         self._init_mae()
 
     def _fusion_head(self, stage: int, dd: dict[str, Any]) -> nn.Module:
-        """Convolution that brings a stage's map of a mask unit to the size and width of the last stage's."""
+        """Build the convolution that brings a stage's map of a mask unit to the last stage's size and width."""
         kernel = [s ** (self.stage_steps[stage] - self.stage_steps[-1]) for s in self.q_stride]
         conv: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(kernel)]
         module: nn.Module = conv(self.feature_info[stage]["num_chs"], self.num_features, kernel, kernel, **dd)
         return module
 
     def _init_mae(self) -> None:
-        """MAE's initialisation in place of the classifier's: Linear xavier, biases zero."""
+        """Initialise the parameters as MAE does, not as a classifier: Linear with Xavier uniform, biases with zeros."""
         trunc_normal_(self.mask_token, std=0.02)
         trunc_normal_(self.decoder_pos_embed, std=0.02)
         for module in self.modules():
@@ -138,25 +141,25 @@ class MaskedAutoencoderHiera(Hiera):
             weight.copy_(nn.init.xavier_uniform_(weight.new_empty(len(weight), weight[0].numel())).view_as(weight))
 
     def get_random_mask(self, x: Tensor, mask_ratio: float, generator: torch.Generator | None = None) -> Tensor:
-        """Random keep mask, bool [B, U]: int(U * (1 - mask_ratio)) units of each row are kept.
+        """Draw a random keep mask, bool [B, U], that keeps int(U * (1 - mask_ratio)) units of each row.
 
         Raises:
-            InputError: Nothing, or everything, would be masked.
+            InputError: No unit or every unit would be masked.
         """
         return _as_bool(self._random_units(x, mask_ratio, generator), math.prod(self._units(x.shape)))
 
     def _random_units(self, x: Tensor, mask_ratio: float, generator: torch.Generator | None = None) -> Tensor:
         units = math.prod(self._units(x.shape))
-        keep = int(units * (1 - mask_ratio))
-        if not 0 < keep < units:
+        num_kept = int(units * (1 - mask_ratio))
+        if not 0 < num_kept < units:
             raise InputError(
-                f"mask_ratio {mask_ratio} keeps {keep} of {units} mask units; some must be kept, some masked"
+                f"mask_ratio {mask_ratio} keeps {num_kept} of {units} mask units; keep and mask at least one"
             )
         noise = torch.rand(x.shape[0], units, device=x.device, generator=generator)
-        return noise.argsort(1)[:, :keep].sort(1).values
+        return noise.argsort(1)[:, :num_kept].sort(1).values
 
     def forward_encoder(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[B, in_chans, *size] and a keep mask -> fused latents of the kept units [B, K, *unit grid, C]."""
+        """Encode the kept mask units of an input [B, in_chans, *size] into fused latents [B, K, *unit grid, C]."""
         self._check_input(x)
         return self._encode(x, self.keep_indices(mask, x.shape[0], math.prod(self._units(x.shape))))
 
@@ -180,18 +183,18 @@ class MaskedAutoencoderHiera(Hiera):
         return head(maps.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).unflatten(0, (batch, kept))
 
     def forward_decoder(self, latent: Tensor, mask: Tensor) -> Tensor:
-        """Latents of the kept units -> predictions for every token [B, N, pixels], row-major."""
+        """Decode the latents of the kept units into predictions for every token [B, N, pixels], row-major."""
         units = math.prod(self.pred_grid) // math.prod(self.unit_grid)
         return self._decode(latent, self.keep_indices(mask, latent.shape[0], units))
 
     def _decode(self, latent: Tensor, keep: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Predictions of the tokens at ``hidden``, int64 [B, M] -> [B, M, pixels]; of all tokens when None."""
+        """Return predictions [B, M, pixels] for the tokens at ``hidden``, int64 [B, M]; None stands for all tokens."""
         visible = self.decoder_embed(latent).flatten(2, -2)  # [B, K, P, D]
         batch, units = latent.shape[0], math.prod(self.pred_grid) // math.prod(self.unit_grid)
         whole = self.mask_token[:, :, None].to(visible.dtype).expand(batch, units, visible.shape[2], -1)
         whole = whole.scatter(1, keep[:, :, None, None].expand_as(visible), visible)
         x = self._to_grid(whole) + self.decoder_pos_embed
-        x = x[:, None]  # one "mask unit": attention over everything
+        x = x[:, None]  # a single "mask unit", so attention is over all tokens
         *early, last = self.decoder_blocks
         for block in early:
             x = self._run(block, x)
@@ -199,7 +202,7 @@ class MaskedAutoencoderHiera(Hiera):
         return self.decoder_pred(self.decoder_norm(x[:, 0]))
 
     def _to_grid(self, x: Tensor) -> Tensor:
-        """[B, U, P, C] -> [B, N, C]: from mask units to the row-major grid of predictions."""
+        """[B, U, P, C] -> [B, N, C]: reorder from mask units to the row-major grid of predictions."""
         units = [g // u for g, u in zip(self.pred_grid, self.unit_grid, strict=True)]
         dims = len(units)
         x = x.unflatten(1, units).unflatten(1 + dims, self.unit_grid)
@@ -207,15 +210,15 @@ class MaskedAutoencoderHiera(Hiera):
         return x.permute(0, *order, -1).flatten(1, -2)
 
     def masked_tokens(self, mask: Tensor) -> Tensor:
-        """Which predictions belong to masked units: bool [B, N] from the keep mask [B, U]."""
+        """Return which predictions belong to masked units, bool [B, N], from the keep mask [B, U]."""
         per_unit = (~mask)[:, :, None, None].expand(-1, -1, math.prod(self.unit_grid), 1)
         return self._to_grid(per_unit)[..., 0]
 
     def pixel_targets(self, x: Tensor, normalize: bool = True) -> Tensor:
-        """Pixels of every prediction [B, N, pixels], each patch normalised by its own mean and (unbiased) variance.
+        """Return the target pixels [B, N, pixels], each patch normalised by its own mean and (unbiased) variance.
 
-        As in the original, a patch of an image is ordered (channel, y, x), one of a video (y, x, channel) and taken
-        from the first frame of its temporal token.
+        As in the original, the pixels of an image's patch are ordered (channel, y, x). Those of a video's patch are
+        ordered (y, x, channel) and come from the first frame of its temporal token.
         """
         side = self.pred_stride
         if x.ndim == 5:
@@ -230,9 +233,9 @@ class MaskedAutoencoderHiera(Hiera):
         return _normalized(targets) if normalize else targets
 
     def to_pixels(self, patches: Tensor) -> Tensor:
-        """The inverse of ``pixel_targets(..., normalize=False)``: [B, N, pixels] -> [B, in_chans, *size].
+        """Invert ``pixel_targets(..., normalize=False)``: [B, N, pixels] -> [B, in_chans, *size].
 
-        The result for a video has only the predicted frames: every ``patch_stride[0]``-th.
+        For a video, the result has only the predicted frames, every ``patch_stride[0]``-th of the clip.
         """
         side, grid = self.pred_stride, self.pred_grid
         x = patches.unflatten(1, grid)
@@ -247,20 +250,21 @@ class MaskedAutoencoderHiera(Hiera):
     def reconstruct(
         self, x: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The model's picture of an input of which it sees the kept mask units only.
+        """Reconstruct an input from its kept mask units.
 
-        The model predicts patches that are normalised by their own mean and variance. Those are taken from the input,
-        hidden patches too, so the picture's contrast and brightness are better than the model's knowledge.
+        The model predicts patches that are normalised by their own mean and variance. Mean and variance are taken from
+        the input, for hidden patches too, so contrast and brightness of the reconstruction are better than the model
+        could predict.
 
         Args:
-            x: [B, in_chans, *size], of the model's own size.
-            mask_ratio: As in ``forward``.
-            mask: As in ``forward``.
-            generator: Draws the mask when none is given.
+            x: [B, in_chans, *size] with the model's input size.
+            mask_ratio: Share of mask units to drop without a mask, as in ``forward``.
+            mask: Mask units to keep, as in ``forward``.
+            generator: Random generator that draws the mask if there is none.
 
         Returns:
-            (reconstruction, what was predicted of ``x``, both [B, in_chans, *size], and whether its pixels were hidden,
-            bool [B, 1, *size]); of a video, the predicted frames.
+            (reconstruction [B, in_chans, *size], its targets from ``x`` [B, in_chans, *size], hidden pixels as bool
+            [B, 1, *size]). For a video, all three have only the predicted frames.
         """
         keep = self._keep(x, mask_ratio, mask, generator)
         visible = _as_bool(keep, math.prod(self._units(x.shape)))
@@ -276,17 +280,18 @@ class MaskedAutoencoderHiera(Hiera):
         """Reconstruct the masked units of a batch.
 
         Args:
-            x: [B, in_chans, *size], of the model's own size.
-            mask_ratio: Share of mask units to drop when no mask is given (the paper: 0.6 for images, 0.9 for video).
+            x: [B, in_chans, *size] with the model's input size.
+            mask_ratio: Share of mask units to drop without a mask (the paper: 0.6 for images, 0.9 for video).
             mask: Keep mask, bool [B, U], True = visible, or the kept indices, int64 [B, K].
 
         Returns:
-            (loss, predictions of the masked tokens [M, pixels], their targets [M, pixels], mask).
+            (loss, predictions of the masked tokens [B * M, pixels], their targets [B * M, pixels], keep mask, bool
+            [B, U]).
         """
         keep = self._keep(x, mask_ratio, mask)
         units = math.prod(self._units(x.shape))
         visible = _as_bool(keep, units)
-        # positions of the hidden tokens, ascending; every row has as many, which keeps shapes static
+        # Indices of the hidden tokens, ascending. Every row has the same number of them, which keeps shapes static.
         count = (units - keep.shape[1]) * math.prod(self.unit_grid)
         hidden = self.masked_tokens(visible).byte().argsort(dim=1, descending=True, stable=True)[:, :count]
         predicted = self._decode(self._encode(x, keep), keep, hidden).flatten(0, 1)
@@ -296,10 +301,10 @@ class MaskedAutoencoderHiera(Hiera):
     def _keep(
         self, x: Tensor, mask_ratio: float, mask: Tensor | None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The mask units to keep, int64 [B, K]: those of the mask, or drawn."""
+        """Return the indices of the mask units to keep, int64 [B, K], from the mask or drawn at random."""
         self._check_input(x)
         if tuple(x.shape[2:]) != self.input_size:
-            raise InputError(f"x has size {tuple(x.shape[2:])}; the decoder is made for {self.input_size}")
+            raise InputError(f"x has size {tuple(x.shape[2:])}; the decoder is built for {self.input_size}")
         if mask is None:
             return self._random_units(x, mask_ratio, generator)
         units = math.prod(self._units(x.shape))
@@ -308,14 +313,14 @@ class MaskedAutoencoderHiera(Hiera):
             raise InputError("mask keeps every mask unit, so there is nothing to predict")
         return keep
 
-    # --- an encoder without a mask, in timm's terms ---------------------------------------------------------------
+    # --- timm's model interface: an encoder without a mask --------------------------------------------------------
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """[B, in_chans, *size] -> fused and normed features of the whole input [B, N, C], row-major."""
+        """[B, in_chans, *size] -> fused and normed features of the whole input, [B, N, C] in row-major order."""
         return self._fuse_whole(self._maps(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features [B, N, C] -> their mean [B, C]; there is no classifier, so ``pre_logits`` changes nothing."""
+        """Average features [B, N, C] to [B, C]; there is no classifier, so ``pre_logits`` changes nothing."""
         return x.mean(1)
 
     def forward_intermediates(
@@ -327,42 +332,44 @@ class MaskedAutoencoderHiera(Hiera):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of the stages, as of `Hiera`, before they are fused; before them what ``forward_features`` returns.
+        """Return the maps of the stages before they are fused, with the arguments of `Hiera.forward_intermediates`.
+
+        Unless ``intermediates_only``, the result is a tuple of the output of ``forward_features`` and the list of maps.
 
         Raises:
-            NotSupported: ``norm`` is asked for, or ``stop_early`` with fused features.
+            NotSupported: ``norm`` is True, or ``stop_early`` is True and the fused features are to be returned.
         """
         if norm:
-            raise NotSupported("norm: encoder_norm is for the fused features, which forward_features returns")
+            raise NotSupported("norm=True: encoder_norm applies only to the fused features; see forward_features")
         if intermediates_only:
             return super().forward_intermediates(x, indices, False, stop_early, output_fmt, True)
         if stop_early:
-            raise NotSupported("stop_early: the fused features need all stages; ask for intermediates_only")
+            raise NotSupported("stop_early=True: the fused features need all stages; pass intermediates_only=True")
         check_format(output_fmt)
         maps = self._maps(x)
         stages, _ = feature_take_indices(len(maps), indices)
         return self._fuse_whole(maps), [format_map(maps[i], output_fmt) for i in stages]
 
     def _maps(self, x: Tensor) -> list[Tensor]:
-        """The map of every stage [B, *grid, C]."""
+        """Return the map of every stage, [B, *grid, C] each."""
         maps: Any = super().forward_intermediates(x, output_fmt="NHWC", intermediates_only=True)
         return maps
 
     def _fuse_whole(self, maps: Sequence[Tensor]) -> Tensor:
-        # kernel and stride of the fusion heads are the same, so over whole maps they do what they do in each unit
+        # A fusion head's stride equals its kernel, so on a whole map it computes the same as on each unit by itself.
         heads = zip(self.multi_scale_fusion_heads, self.fused_stages, strict=True)
         fused = sum(self._fuse(head, maps[stage][:, None]) for head, stage in heads)
         return self.encoder_norm(fused).flatten(1, -2)
 
     def get_classifier(self) -> nn.Module:
-        """There is none: timm's Identity of models without classes."""
+        """Return an Identity, as timm does for models without a classifier."""
         return nn.Identity()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Refused but for 0 classes.
+        """Accept 0 classes only, since there is no classifier.
 
         Raises:
-            NotSupported: A classifier, or another pooling, is asked for.
+            NotSupported: ``num_classes`` is not 0, or ``global_pool`` is neither None nor ``avg``.
         """
         if num_classes or global_pool not in (None, "avg"):
             raise NotSupported("a masked autoencoder has no classifier: use plain_encoder(num_classes=...)")
@@ -370,12 +377,12 @@ class MaskedAutoencoderHiera(Hiera):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Refused.
+        """Refuse to drop blocks.
 
         Raises:
-            NotSupported: Always: the decoder needs every stage.
+            NotSupported: Always, because the decoder needs every stage.
         """
-        raise NotSupported("the decoder needs every stage: prune what plain_encoder() returns")
+        raise NotSupported("the decoder needs every stage: prune the model that plain_encoder() returns")
 
     def _table_grid(self, key: str) -> tuple[int, ...] | None:
         if key == "decoder_pos_embed" and len(self.pred_grid) < 3:
@@ -384,31 +391,35 @@ class MaskedAutoencoderHiera(Hiera):
 
     @torch.no_grad()
     def plain_encoder(self, num_classes: int = 0, q_pool: int = 3, **kwargs: Any) -> Hiera:
-        """The pretrained trunk as a Hiera for finetuning; its norm and classifier are new, as in the original.
+        """Return the pretrained trunk as a Hiera for finetuning, with an untrained norm and classifier.
+
+        Norm and classifier are untrained in the original, too.
 
         Args:
-            num_classes: Classes of the new head.
-            q_pool: Stage transitions that pool; 3 in the paper's classifiers.
-            **kwargs: Override the trunk's own (``drop_path_rate`` ...).
+            num_classes: Number of classes of the untrained classifier; 0 for no classifier.
+            q_pool: Number of stage transitions that pool; 3 in the paper's classifiers.
+            **kwargs: Keyword arguments of `Hiera` that replace the trunk's own (``drop_path_rate`` ...).
         """
         encoder = Hiera(**{**self.trunk_kwargs, "num_classes": num_classes, "q_pool": q_pool, **kwargs})
         encoder = encoder.to(self.mask_token.device)
-        own = encoder.state_dict()
-        encoder.load_state_dict({key: value for key, value in self.state_dict().items() if key in own}, strict=False)
+        encoder_state = encoder.state_dict()
+        encoder.load_state_dict(
+            {key: value for key, value in self.state_dict().items() if key in encoder_state}, strict=False
+        )
         return encoder
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that optimizers should not decay."""
+        """Return the names of the parameters that optimizers should not decay."""
         return super().no_weight_decay() | {"mask_token", "decoder_pos_embed"}
 
 
 def _as_bool(keep: Tensor, units: int) -> Tensor:
-    """Kept indices [B, K] -> keep mask, bool [B, U]."""
+    """Turn kept indices [B, K] into a keep mask, bool [B, U]."""
     return torch.zeros(keep.shape[0], units, dtype=torch.bool, device=keep.device).scatter(1, keep, True)
 
 
 def _moments(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of each patch."""
+    """Return the mean and the (unbiased) standard deviation of each patch."""
     return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
 
 

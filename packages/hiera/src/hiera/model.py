@@ -1,9 +1,9 @@
 """Hiera: a hierarchical vision transformer without convolutions, relative positions or shifted windows.
 
 Paper: "Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles" (arXiv 2306.00989), section 3. One
-class serves signals (1-D), images (2-D) and video (3-D); `hiera.configs` has the paper's sizes.
+class serves signals (1-D), images (2-D) and video (3-D). The paper's sizes are in `hiera.configs`.
 
-Tokens live as [B, U, T, C] from the patch embedding to the head; `hiera.tokens` explains the order.
+Tokens have the shape [B, U, T, C] from the patch embedding to the head; `hiera.tokens` explains their order.
 Shapes: B batch, U mask units, T tokens per unit, C channels.
 """
 
@@ -30,54 +30,55 @@ DIMENSION_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("time", "height",
 
 
 class Hiera(nn.Module):
-    """Hiera for images, video and signals.
+    """A Hiera for images, video or signals.
 
-    The keywords and the returns of ``forward`` are the original's: in eval mode it answers with probabilities, in train
-    mode with logits. The models that timm creates are built with ``probabilities=False`` and always answer with logits.
+    The keywords of the constructor and the outputs of ``forward`` are the original's: probabilities in eval mode,
+    logits in train mode. The models that timm creates are built with ``probabilities=False`` and always return logits.
 
-    Inputs of another size than ``input_size`` are allowed as long as each side is a multiple of patch stride times mask
-    unit (32 for the paper's images); the position embedding is then interpolated. Accuracy suffers from that
-    ("Window Attention is Bugged", arXiv 2311.05613, section 3): finetune at the new size.
+    The input may have another size than ``input_size`` as long as each side is a multiple of patch stride times mask
+    unit (32 for the paper's images). The position embedding is then interpolated, which costs accuracy
+    ("Window Attention is Bugged", arXiv 2311.05613, section 3), so finetune at the new size.
 
     Args:
-        input_size: Size that the position embedding is for: (height, width), (frames, height, width) or (length,).
-        in_chans: Input channels.
-        embed_dim: Channels of the first stage.
-        num_heads: Heads of the first stage.
-        num_classes: Classes; 0 for no classifier.
-        stages: Blocks per stage.
-        q_pool: How many stage transitions pool.
+        input_size: Input size of the position embedding: (height, width), (frames, height, width) or (length,).
+        in_chans: Number of input channels.
+        embed_dim: Number of channels in the first stage.
+        num_heads: Number of attention heads in the first stage.
+        num_classes: Number of classes; 0 for no classifier.
+        stages: Number of blocks in each stage.
+        q_pool: Number of stage transitions that pool.
         q_stride: Pooling stride per dimension.
-        mask_unit_size: Mask unit in tokens per dimension; must be ``q_stride ** (len(stages) - 1)``.
-        mask_unit_attn: For each stage, whether attention stays inside mask units. The first block of a stage still does
-            as the stage before (section 3.2: switching happens after pooling).
-        dim_mul: Width factor between stages.
-        head_mul: Head factor between stages.
-        patch_kernel: Kernel of the patch embedding.
+        mask_unit_size: Size of a mask unit in tokens per dimension; must be ``q_stride ** (len(stages) - 1)``.
+        mask_unit_attn: For each stage, whether attention stays inside mask units. The first block of a stage still
+            follows the stage before (section 3.2: attention changes after pooling).
+        dim_mul: Factor on the number of channels from one stage to the next.
+        head_mul: Factor on the number of heads from one stage to the next.
+        patch_kernel: Kernel size of the patch embedding.
         patch_stride: Stride of the patch embedding.
         patch_padding: Padding of the patch embedding.
-        mlp_ratio: Hidden width of the MLPs over the block's.
-        drop_path_rate: Rate of the last block; rises linearly from 0.
-        norm_layer: Called with the width.
-        head_dropout: Dropout before the classifier.
-        head_init_scale: Factor on the initial classifier.
-        sep_pos_embed: Separate spatial and temporal position embeddings (video).
-        abs_win_pos_embed: Absolute Win (arXiv 2311.05613): the position embedding is a window's, tiled, plus a global
-            one, interpolated; the same at every input size.
+        mlp_ratio: Ratio of an MLP's hidden width to the block's width.
+        drop_path_rate: Drop path rate of the last block; the rate rises linearly from 0 at the first block.
+        norm_layer: Norm constructor, called with the width.
+        head_dropout: Dropout rate before the classifier.
+        head_init_scale: Factor on the classifier's initial parameters.
+        sep_pos_embed: Whether space and time have separate position embeddings (video).
+        abs_win_pos_embed: Whether to use Absolute Win (arXiv 2311.05613): the position embedding is the sum of a tiled
+            window embedding and an interpolated global embedding, at every input size.
         global_pos_size: Size of the global embedding per dimension.
-        global_pos_antialias: Interpolate it with antialiasing, as timm's Hiera does; SAM 2 does not.
-        init_values: Initial layer scale; None for none.
-        use_expand_proj: Widen skips by a projection (the original); see `HieraBlock`.
-        img_size: timm's name for ``input_size``; an int for a square.
+        global_pos_antialias: Whether the global embedding is interpolated with antialiasing. timm's Hiera does so,
+            SAM 2 does not.
+        init_values: Initial layer scale; None for no layer scale.
+        use_expand_proj: Whether a projection widens the residuals, as in the original; see `HieraBlock`.
+        img_size: timm's name for ``input_size``; an int stands for a square.
         global_pool: ``avg``, ``max``, ``avgmax`` or ``""``, as in timm.
-        probabilities: Softmax in eval mode, as the original does.
+        probabilities: Whether to apply a softmax in eval mode, as the original does.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
     Attributes:
-        steps: How often a mask unit can be pooled before it is a single token: the number of stages less one.
-        stage_steps: How often the mask units of each stage's map can still be pooled.
-        stage_ends: Number of the last block of each stage.
+        steps: Number of poolings that turn a mask unit into a single token: the number of stages less one.
+        stage_steps: For each stage, the number of poolings still possible in the mask units of its map.
+        stage_ends: Index of the last block of each stage.
         unit_pixels: Size of a mask unit in pixels per dimension; input sides must be multiples of it.
         grid: Size of the input in tokens per dimension.
         feature_info: Channels, reduction and module of each stage's map, as timm describes them.
@@ -129,7 +130,8 @@ class Hiera(nn.Module):
         self.grad_checkpointing = False
         if img_size is not None:
             space = (img_size,) * min(2, len(q_stride)) if isinstance(img_size, int) else tuple(img_size)
-            input_size = (*input_size[: len(q_stride) - len(space)], *space)  # the number of frames stays
+            # The number of frames stays unless img_size has one.
+            input_size = (*input_size[: len(q_stride) - len(space)], *space)
         self._set_geometry(input_size, patch_stride, q_stride, mask_unit_size, stages, q_pool)
         self._check_configuration(stages, mask_unit_size, patch_kernel, patch_padding, q_pool, mask_unit_attn)
         self.stage_ends = stage_ends(stages)
@@ -208,7 +210,7 @@ class Hiera(nn.Module):
     def _make_positions(
         self, dim: int, window: tuple[int, ...], global_size: tuple[int, ...] | None, separate: bool, dd: dict[str, Any]
     ) -> None:
-        """Parameters of the position embedding: one table, space and time apart, or window and global (abs-win)."""
+        """Create the position embedding: one table, one for space and one for time, or window and global (abs-win)."""
 
         def table(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(1, *shape, **dd))
@@ -235,7 +237,7 @@ class Hiera(nn.Module):
         mask_unit_attn: Sequence[bool],
     ) -> None:
         if not stages or min(stages) < 1:
-            raise InputError(f"stages {tuple(stages)} must name at least one stage, each of at least one block")
+            raise InputError(f"stages {tuple(stages)} must have at least one stage, and at least one block in each")
         dims = len(self.input_size)
         per_dimension = {"q_stride": self.q_stride, "mask_unit_size": unit, "patch_stride": self.patch_stride}
         for name, value in {**per_dimension, "patch_kernel": kernel, "patch_padding": padding}.items():
@@ -257,12 +259,12 @@ class Hiera(nn.Module):
             if (size + 2 * p - k) // s + 1 != size // s:
                 raise InputError(f"patch_kernel {k} with padding {p} does not give size / stride patches (stride {s})")
 
-    def _check_size(self, size: Sequence[int], what: str) -> None:
+    def _check_size(self, size: Sequence[int], argument: str) -> None:
         for name, side, multiple in zip(DIMENSION_NAMES[len(size)], size, self.unit_pixels, strict=True):
             if side % multiple or side == 0:
                 padded = max(-(-side // multiple), 1) * multiple
                 raise InputError(
-                    f"{what} has {name} {side}, which is not a multiple of {multiple} (patch stride x mask unit); "
+                    f"{argument} has {name} {side}, which is not a multiple of {multiple} (patch stride x mask unit); "
                     f"pad it to {padded}"
                 )
 
@@ -280,7 +282,7 @@ class Hiera(nn.Module):
         self._check_size(x.shape[2:], "x")
 
     def _init_weights(self, head_init_scale: float) -> None:
-        """Initialise as the original does: biases of Linear and LayerNorm start at 0.02, not 0."""
+        """Initialise the parameters as the original does: biases of Linear and LayerNorm start at 0.02, not at 0."""
         for name, parameter in self.named_parameters(recurse=False):
             if name.startswith("pos_embed"):
                 trunc_normal_(parameter, std=0.02)
@@ -299,7 +301,7 @@ class Hiera(nn.Module):
     # --- forward ------------------------------------------------------------------------------------------------
 
     def positions(self, grid: tuple[int, ...]) -> Tensor:
-        """Position embedding [1, *grid, C], interpolated when ``grid`` is not the one it was made for."""
+        """Return the position embedding [1, *grid, C], interpolated unless ``grid`` is the model's own."""
         if self.pos_embed is not None and self.pos_embed_win is not None:
             return abs_win(self.pos_embed, self.pos_embed_win, grid, self.global_pos_antialias)
         if self.pos_embed is not None:
@@ -309,12 +311,12 @@ class Hiera(nn.Module):
         return spatial[:, None] + temporal.unflatten(1, (-1, *[1] * (len(grid) - 1)))
 
     def patch_tokens(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Turn an input into patch tokens with positions, [B, U, T, C]; with a mask, only the U kept mask units.
+        """Turn an input into patch tokens with positions, [B, U, T, C]; with a mask, only those of the U kept units.
 
         Args:
             x: [B, in_chans, *size].
             mask: Mask units to keep: bool [B, units] with the same number of True in every row, or their indices,
-                int64 [B, kept]. Only indices have a static shape, so they are what compiles and exports.
+                int64 [B, kept]. Use indices to compile or export the model: only they make all shapes static.
         """
         self._check_input(x)
         if mask is None:
@@ -324,7 +326,7 @@ class Hiera(nn.Module):
     def unit_tokens(self, x: Tensor, keep: Tensor) -> Tensor:
         """Turn an input into the patch tokens of the mask units at ``keep``, int64 [B, U]."""
         units = self._units(x.shape)
-        # Pixels of dropped units must not reach kept tokens through overlapping patches.
+        # Patches overlap, so without this the pixels of dropped units would reach kept tokens.
         kept = x.new_zeros(x.shape[0], math.prod(units)).scatter(1, keep, 1)
         x = x * F.interpolate(kept.view(-1, 1, *units), size=x.shape[2:], mode="nearest")
         return take(self._whole_tokens(x), keep[:, :, None, None], 1)
@@ -334,16 +336,16 @@ class Hiera(nn.Module):
         return unroll(x + self.positions(tuple(x.shape[1:-1])), self.q_stride, self.steps)
 
     def _units(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The grid of mask units of an input of a shape."""
+        """Return the grid of mask units of an input of this shape."""
         return tuple(side // pixels for side, pixels in zip(shape[2:], self.unit_pixels, strict=True))
 
     @staticmethod
     def keep_indices(mask: Tensor, batch: int, units: int) -> Tensor:
-        """Indices of the kept mask units, int64 [B, kept], from a mask in either form.
+        """Return the indices of the kept mask units, int64 [B, kept], from a mask in either form.
 
         Raises:
-            InputError: Another dtype or shape, rows that keep different numbers, or none; unless compiling, also
-                indices that are not there or twice there.
+            InputError: The mask has another dtype or shape, its rows keep different numbers of units, or it keeps none.
+                Indices that are out of range or repeated are refused too, except while compiling.
         """
         if mask.dtype == torch.int64 and mask.ndim == 2 and mask.shape[0] == batch and 0 < mask.shape[1] <= units:
             if not (torch.compiler.is_compiling() or mask.is_meta):
@@ -370,7 +372,7 @@ class Hiera(nn.Module):
         return block(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """[B, in_chans, *size] -> tokens of the last stage [B, N, C] in row-major spatial order, before the norm."""
+        """[B, in_chans, *size] -> tokens of the last stage before the norm, [B, N, C] in row-major spatial order."""
         size = x.shape
         x = self.patch_tokens(x)
         for block in self.blocks:
@@ -378,24 +380,25 @@ class Hiera(nn.Module):
         return reroll(x, self._units(size), self.q_stride, self.stage_steps[-1]).flatten(1, -2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens [B, N, C] -> logits [B, num_classes]; pooled and normed features [B, C] with ``pre_logits``."""
+        """Map tokens [B, N, C] to logits [B, num_classes], or with ``pre_logits`` to pooled, normed features [B, C]."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(
         self, x: Tensor | Sequence[Tensor], mask: Tensor | None = None, return_intermediates: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Classify, or encode the kept mask units.
+        """Classify the input, or with a mask encode the kept mask units.
 
         Args:
-            x: [B, in_chans, *size]; of a list, the first element.
-            mask: bool [B, mask units], row-major, True = keep, or the indices of the kept units, int64 [B, kept]. Then
-                the result is the tokens, without pooling, norm and head.
-            return_intermediates: Return the output of each stage too, channels-last: [B, *grid, C], or
+            x: [B, in_chans, *size]. Of a list, only the first element is used.
+            mask: bool [B, mask units], row-major, True = keep, or the indices of the kept units, int64 [B, kept]. With
+                a mask the result is the tokens, without pooling, norm and head.
+            return_intermediates: Whether to return the output of each stage too, channels-last: [B, *grid, C], or
                 [B, kept, *unit grid, C] with a mask.
 
         Returns:
-            [B, num_classes] (probabilities in eval mode unless ``probabilities`` is off), or [B, kept tokens, C] in the
-            original's order with a mask; and the list of intermediates if asked for.
+            [B, num_classes] (probabilities in eval mode unless ``probabilities`` is off), or with a mask
+            [B, kept tokens, C] in the original's order. With ``return_intermediates``, a tuple of that and the list of
+            stage outputs.
         """
         image = x if isinstance(x, Tensor) else x[0]
         x = self.patch_tokens(image, mask)
@@ -404,10 +407,9 @@ class Hiera(nn.Module):
             x = self._run(block, x)
             if return_intermediates and i in self.stage_ends:
                 steps = self.stage_steps[self.stage_ends.index(i)]
-                whole = mask is None
                 intermediates.append(
                     reroll(x, self._units(image.shape), self.q_stride, steps)
-                    if whole
+                    if mask is None
                     else reroll_units(x, self.q_stride, steps)
                 )
         x = official_order(x)
@@ -426,19 +428,19 @@ class Hiera(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps of the stages, in natural spatial order.
+        """Return feature maps of the stages, in natural spatial order.
 
         Args:
             x: [B, in_chans, *size].
-            indices: The last n stages if int, all if None, else the stages named.
-            norm: Apply the head's norm to the map of the last stage, the only one it is made for.
-            stop_early: Run no block that no map needs.
+            indices: Stages to return: the last n for an int n, all for None, or a list of stage indices.
+            norm: Whether to apply the head's norm to the map of the last stage, the only one that the norm is for.
+            stop_early: Whether to stop after the last block that a map needs.
             output_fmt: ``NCHW`` ([B, C, *grid], also for video), ``NHWC`` or ``NLC``.
-            intermediates_only: Return only the maps.
+            intermediates_only: Whether to return the maps alone.
 
         Returns:
-            The maps; before them, unless ``intermediates_only``, what ``forward_features`` returns (of the last block
-            that ran).
+            The list of maps. Unless ``intermediates_only``, a tuple of the last executed block's tokens, in the form of
+            ``forward_features``, and that list.
         """
         check_format(output_fmt)
         returned_stages, last = feature_take_indices(len(self.stage_ends), indices)
@@ -463,7 +465,7 @@ class Hiera(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the blocks, and on request norm and head, that the feature maps at ``indices`` do not need."""
+        """Drop the blocks that the feature maps at ``indices`` do not need, and on request norm and head."""
         kept_stages, last = feature_take_indices(len(self.stage_ends), indices)
         self.blocks = self.blocks[: self.stage_ends[last] + 1]
         if prune_head:
@@ -471,10 +473,10 @@ class Hiera(nn.Module):
         return list(kept_stages)
 
     def resample(self, key: str, table: Tensor) -> Tensor:
-        """A plain position table of a checkpoint for another input size, brought to this model's.
+        """Resize a checkpoint's plain position table from another input size to this model's.
 
-        It is what ``forward`` does with the checkpoint's own model at this model's input size. Tables in space are
-        taken to be square, as all published ones are; whatever else does not fit is returned as it is.
+        The result is the table that the checkpoint's own model would use in ``forward`` at this model's input size.
+        Spatial tables are assumed to be square, as all published ones are. Any other tensor is returned unchanged.
         """
         grid = self._table_grid(key)
         if grid is None or table.ndim != 3:
@@ -485,7 +487,7 @@ class Hiera(nn.Module):
         return _resize(table.float().unflatten(1, (side,) * len(grid)), grid).flatten(1, -2).to(table.dtype)
 
     def _table_grid(self, key: str) -> tuple[int, ...] | None:
-        """Grid of a position table that can be resampled, one of one or two dimensions."""
+        """Return the grid of a position table that can be resampled (in one or two dimensions), else None."""
         if key == "pos_embed" and self.pos_embed_win is None and len(self.grid) < 3:
             return self.grid
         return {"pos_embed_spatial": self.grid[1:], "pos_embed_temporal": self.grid[:1]}.get(key)
@@ -493,11 +495,11 @@ class Hiera(nn.Module):
     # --- timm's model interface ---------------------------------------------------------------------------------
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that optimizers should not decay."""
+        """Return the names of the parameters that optimizers should not decay."""
         return {name for name, _ in self.named_parameters(recurse=False) if name.startswith("pos_embed")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Groups for layer decay: positions and patches, each block, the head."""
+        """Return the patterns that group parameters for layer decay: positions and patches, each block, the head."""
         return {"stem": r"^pos_embed|^patch_embed", "blocks": r"^blocks\.(\d+)"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -505,35 +507,35 @@ class Hiera(nn.Module):
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
-        """The classifier layer."""
+        """Return the classifier layer."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new, untrained classifier; 0 classes for none."""
+        """Replace the classifier with an untrained one, or with none for 0 classes."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
 
 def classifier(drop_rate: float = 0.0, **kwargs: Any) -> Hiera:
-    """Build a Hiera under timm's conventions: logits in eval mode too, and ``drop_rate`` before the classifier."""
+    """Build a Hiera by timm's conventions: logits in eval mode too, and ``drop_rate`` before the classifier."""
     return Hiera(probabilities=False, head_dropout=drop_rate, **kwargs)
 
 
 def check_format(output_fmt: str) -> None:
-    """Refuse a format of feature maps that timm does not have."""
+    """Raise an InputError unless ``output_fmt`` is one of timm's formats for feature maps."""
     if output_fmt not in ("NCHW", "NHWC", "NLC"):
         raise InputError(f"output_fmt {output_fmt!r} is not allowed: NCHW, NHWC and NLC are")
 
 
 def format_map(x: Tensor, output_fmt: str) -> Tensor:
-    """Bring a feature map [B, *grid, C] into one of timm's formats."""
+    """Convert a feature map [B, *grid, C] to one of timm's formats."""
     if output_fmt == "NHWC":
         return x
     return x.movedim(-1, 1).contiguous() if output_fmt == "NCHW" else x.flatten(1, -2)
 
 
 def _resize(table: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """[1, *old, C] -> [1, *grid, C], bicubic in 2-D, linear in 1-D and along time; unchanged when the sizes agree."""
+    """Resize a table [1, *old, C] to [1, *grid, C]: bicubic in 2-D, linear in 1-D and 3-D, unchanged if sizes agree."""
     if tuple(table.shape[1:-1]) == tuple(grid):
         return table
     mode = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(grid)]

@@ -1,4 +1,7 @@
-"""Declare the models, weight layouts and commands of hiera to plm-core; imports neither torch nor timm."""
+"""Declare the models, weight layouts and commands of hiera to plm-core.
+
+This module imports neither torch nor timm.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from plm_core.hookspecs import (
 
 
 def _published(repo: str, data: str, metrics: dict[str, float]) -> tuple[Pretrained, ...]:
-    """Declare the two sets of weights that Meta published of each model: finetuned, and the pretrained encoder."""
+    """Declare the two sets of weights that Meta published for each model: finetuned, and the pretrained encoder."""
     return (
         Pretrained(
             tag=f"mae_{data}_ft_{data}",
@@ -100,19 +103,19 @@ def _micro(
     recipe: str = "",
     **facts: Any,
 ) -> Model:
-    """Declare a model that ``hiera.micro`` trains on embedded data and that is shipped as package data.
+    """Declare a model that ``hiera.micro`` trains on bundled data and whose weights are shipped as package data.
 
     Args:
         name: The part of the model's name after ``hiera_micro_``.
         params: Number of parameters.
-        config: Keywords of the builder.
-        labels: Names of the classes.
+        config: Keyword arguments of the builder.
+        labels: Class names.
         metrics: Held-out scores of the shipped weights.
         size: Height and width of the input in pixels.
         tag: Tag of the shipped weights.
-        frames: Frames of a clip; None for images.
-        recipe: "module:function" that trains it; by default ``train`` of the module of its name.
-        **facts: Further fields of the declaration, in place of a classifier's.
+        frames: Number of frames in a clip; None for images.
+        recipe: Training function as "module:function"; by default ``train`` in ``hiera.micro.<name>``.
+        **facts: Further fields of the declaration; they replace the defaults, which are an image classifier's.
     """
     recipe = recipe or f"hiera.micro.{name}:train"
     fields: dict[str, Any] = {"builder": "hiera.model:classifier", "out_indices": (0, 1, 2)}
@@ -140,7 +143,7 @@ def _micro(
     )
 
 
-# The words of plm_core.shapes, which are written out here because that module imports NumPy.
+# The class names of plm_core.shapes. They are repeated here because that module imports NumPy.
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
 MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink")
 DIGITS = tuple("0123456789")
@@ -206,7 +209,7 @@ MICRO = (
 
 @hookimpl
 def plm_models() -> list[Model]:
-    """Declare the paper's image and video models, two smaller ones for video, and the micro models."""
+    """Declare the paper's image and video models, two smaller video models, and the micro models."""
     images = [_image(name, size) for name, size in SIZES.items()]
     videos = [_video(name, size) for name, size in SIZES.items()]
     return [*images, *videos, *MICRO]
@@ -214,7 +217,7 @@ def plm_models() -> list[Model]:
 
 @hookimpl
 def plm_weight_layouts() -> list[WeightLayout]:
-    """Declare the layouts that are read and written. Our own names are timm's."""
+    """Declare the weight layouts that can be read and written. Our own tensor names are timm's."""
     models, mae = ("hiera.model:Hiera",), ("hiera.mae:MaskedAutoencoderHiera",)
     trunk, fpn = ("hiera.hieradet:HieraDet",), ("hiera.dense.fpn:HieraDetFpn",)
     rules = "hiera.layouts:"
@@ -248,7 +251,7 @@ def plm_block_adapters() -> list[BlockAdapter]:
 
 @hookimpl
 def plm_commands() -> list[Command]:
-    """Declare the papers' trainings."""
+    """Declare the command that trains Hiera by the papers' recipes."""
     return [Command(name="hiera", help="Train Hiera by the papers' recipes.", implementation="hiera.cli:train")]
 
 
@@ -256,10 +259,12 @@ def plm_commands() -> list[Command]:
 def plm_tour_stops() -> list[TourStop]:
     """Declare the demonstrations of the micro models."""
     return [
-        TourStop(name="hiera-digits", title="A model by name reads digits", run="hiera.tour:digits", order=20),
-        TourStop(name="hiera-features", title="What its stages see in a photo", run="hiera.tour:features", order=30),
+        TourStop(name="hiera-digits", title="A model created by name reads digits", run="hiera.tour:digits", order=20),
         TourStop(
-            name="hiera-abswin", title="A window's positions at twice the size", run="hiera.tour:abs_win", order=32
+            name="hiera-features", title="Features of a photo, stage by stage", run="hiera.tour:features", order=30
         ),
-        TourStop(name="hiera-detection", title="Shapes found and cut out", run="hiera.tour:detection", order=34),
+        TourStop(
+            name="hiera-abswin", title="Window positions at twice the input size", run="hiera.tour:abs_win", order=32
+        ),
+        TourStop(name="hiera-detection", title="Shapes detected and segmented", run="hiera.tour:detection", order=34),
     ]

@@ -1,4 +1,4 @@
-"""How a hierarchical trunk spreads its blocks over stages; Hiera and HieraDet share the plan."""
+"""The plan by which a hierarchical trunk distributes its blocks over stages; Hiera and HieraDet share it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class BlockPlan:
     """The place and the sizes of one block.
 
     Attributes:
-        stage: Its stage, from 0.
-        attends_as: The stage whose windows it has. The first block of a stage still attends as the stage before,
-            because attention changes after pooling (Hiera paper, section 3.2).
-        dim: Channels of its input.
-        dim_out: Channels of its output.
-        num_heads: Attention heads.
-        pools: Whether it pools its queries.
-        poolings: Number of poolings up to its output.
+        stage: Index of the block's stage, from 0.
+        attends_as: Index of the stage whose windows the block uses. The first block of a stage still uses those of the
+            stage before, because attention changes after pooling (Hiera paper, section 3.2).
+        dim: Number of input channels.
+        dim_out: Number of output channels.
+        num_heads: Number of attention heads.
+        pools: Whether the block pools its queries.
+        poolings: Number of poolings between the patch embedding and the block's output.
         drop_path: Drop path rate.
-        ends_stage: Whether its output is the stage's map.
+        ends_stage: Whether the block's output is the stage's map.
     """
 
     stage: int
@@ -49,16 +49,16 @@ def plan_blocks(
     """Plan the blocks of a trunk in order.
 
     Args:
-        stages: Blocks per stage.
-        embed_dim: Channels of the first stage.
-        num_heads: Heads of the first stage.
+        stages: Number of blocks in each stage.
+        embed_dim: Number of channels in the first stage.
+        num_heads: Number of attention heads in the first stage.
         q_pool: Number of stage transitions that pool.
-        dim_mul: Width factor between stages.
-        head_mul: Head factor between stages.
-        drop_path_rate: Drop path rate of the last block; it rises linearly from 0.
+        dim_mul: Factor on the number of channels from one stage to the next.
+        head_mul: Factor on the number of heads from one stage to the next.
+        drop_path_rate: Drop path rate of the last block; the rate rises linearly from 0 at the first block.
 
     Raises:
-        InputError: Heads do not divide the channels of a stage, or a block that pools keeps its width.
+        InputError: A stage's channels are not a multiple of its heads, or a block that pools keeps its width.
     """
     plans: list[BlockPlan] = []
     depth, dim = sum(stages), embed_dim
@@ -90,5 +90,5 @@ def plan_blocks(
 
 
 def stage_ends(stages: Sequence[int]) -> list[int]:
-    """Return the number of the last block of each stage."""
+    """Return the index of the last block of each stage."""
     return [sum(stages[: i + 1]) - 1 for i in range(len(stages))]

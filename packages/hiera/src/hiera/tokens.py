@@ -1,16 +1,17 @@
 """The token order that makes Hiera's pooling and local attention plain reshapes (Hiera paper, section 3).
 
-A mask unit is the square of tokens that ends up as one token of the last stage; per dimension its side is
-``stride ** steps``. `unroll` lays tokens out as [B, U, T, C]: U mask units in row-major order, T tokens inside each,
-ordered by their coordinates' digits with the LOWEST digit outermost. Then
+A mask unit is the square of tokens that becomes one token of the last stage. Its side is ``stride ** steps`` in each
+dimension. `unroll` arranges the tokens as [B, U, T, C]: U mask units in row-major order, and T tokens in each. Write a
+token's coordinates inside its unit in base ``stride``: tokens are ordered by these digits, with the LOWEST digit
+outermost. Then
 
-- attention inside mask units is attention over T, without windows to cut out,
+- attention inside mask units is attention over T, with no windows to cut out,
 - max pooling by ``stride`` is the maximum over the outermost digit: [B, U, s, T/s, C] -> [B, U, T/s, C],
 - dropping mask units (MAE) is indexing U.
 
-The original keeps the same tokens as [B, T*U, C], mask units innermost; see `official_order`.
+The original stores the same tokens as [B, T*U, C] with the mask units innermost; see `official_order`.
 
-Shapes: B batch, U mask units, T tokens per unit, C channels; a grid is (height, width), (time, height, width) or
+Shapes: B batch, U mask units, T tokens per unit, C channels. A grid is (height, width), (time, height, width) or
 (length,).
 """
 
@@ -37,10 +38,10 @@ def reroll(x: Tensor, units: Sequence[int], stride: Sequence[int], steps: int) -
     """[B, U, T, C] -> [B, *grid, C], the inverse of `unroll`.
 
     Args:
-        x: Tokens, after any number of poolings.
-        units: The grid of mask units, whose product is U.
-        stride: As in `unroll`.
-        steps: Poolings still possible: T = prod(stride) ** steps.
+        x: Tokens after any number of poolings.
+        units: Grid of mask units; its product is U.
+        stride: Pooling stride per dimension, as for `unroll`.
+        steps: Number of poolings still possible: T = prod(stride) ** steps.
     """
     batch, channels, dims = x.shape[0], x.shape[-1], len(stride)
     x = x.reshape(batch, *units, *list(stride) * steps, channels)
@@ -50,26 +51,26 @@ def reroll(x: Tensor, units: Sequence[int], stride: Sequence[int], steps: int) -
 
 
 def reroll_units(x: Tensor, stride: Sequence[int], steps: int) -> Tensor:
-    """[B, U, T, C] -> [B, U, *unit grid, C]: each mask unit in spatial order, for when some were dropped."""
+    """[B, U, T, C] -> [B, U, *unit grid, C]: each mask unit in spatial order, also when some units were dropped."""
     batch, units = x.shape[:2]
     return reroll(x.flatten(0, 1)[:, None], [1] * len(stride), stride, steps).unflatten(0, (batch, units))
 
 
 def pool(x: Tensor, stride: int) -> Tensor:
-    """Max pooling by the flat ``stride``: [B, U, T, C] -> [B, U, T/stride, C]."""
+    """Max-pool by the flat ``stride`` (product over dimensions): [B, U, T, C] -> [B, U, T/stride, C]."""
     return x if stride == 1 else x.unflatten(2, (stride, -1)).amax(2)
 
 
 def pool_mean(x: Tensor, stride: int) -> Tensor:
-    """Mean pooling by the flat ``stride``."""
+    """Mean-pool by the flat ``stride``: [B, U, T, C] -> [B, U, T/stride, C]."""
     return x if stride == 1 else x.unflatten(2, (stride, -1)).mean(2)
 
 
 def official_order(x: Tensor) -> Tensor:
-    """[B, U, T, C] -> [B, T*U, C], the order in which the original returns tokens."""
+    """[B, U, T, C] -> [B, T*U, C], the token order of the original's outputs."""
     return x.transpose(1, 2).flatten(1, 2)
 
 
 def take(x: Tensor, index: Tensor, dim: int) -> Tensor:
-    """Take entries along a dimension; unlike ``torch.take_along_dim`` this keeps the batch dynamic in an export."""
+    """Take entries along a dimension. Unlike ``torch.take_along_dim``, this keeps the batch dynamic in an export."""
     return x.gather(dim, index.expand(*x.shape[:dim], -1, *x.shape[dim + 1 :]))

@@ -1,11 +1,12 @@
-"""ViTDet with Absolute Win: a plain ViT for detection whose windows see the embedding they were pretrained with.
+"""ViTDet with Absolute Win: a plain ViT for detection whose windows keep the pretrained position embedding.
 
-"Window Attention is Bugged" (arXiv 2311.05613), second half, as SAM 2 (8.2.2, C.1) and SAM 3 (C.2) describe it.
-ViTDet interpolates the pretrained position embedding to the larger grid, so that each attention window sees a zoomed
-slice of it. Here it is TILED: each window gets all of it. What tells windows apart is the decomposed relative
-position of the few blocks with global attention; the windowed blocks have none, and so keep a fused attention kernel.
+This is the second half of "Window Attention is Bugged" (arXiv 2311.05613), as SAM 2 (8.2.2, C.1) and SAM 3 (C.2)
+describe it. ViTDet interpolates the pretrained position embedding to the larger grid, so each attention window receives
+a magnified part of it. Here the embedding is TILED: each window receives all of it. Windows are told apart by the
+decomposed relative positions of the few blocks with global attention. The windowed blocks have no relative positions,
+so they keep a fused attention kernel.
 
-Shapes: B batch, H, W tokens, C channels, D channels per head.
+Shapes: B batch, H, W rows and columns of tokens, C channels, N windows in the batch.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from plm_core import InputError
 
 
 class ViTDetAttention(nn.Module):
-    """Attention over a grid; with relative positions when a grid size is given.
+    """A layer of attention over a grid, with relative positions or without.
 
     Args:
-        dim: Channels.
-        num_heads: Attention heads.
+        dim: Number of channels.
+        num_heads: Number of attention heads.
         rel_pos_size: (height, width) of the relative position tables; None for no relative positions.
     """
 
@@ -46,7 +47,7 @@ class ViTDetAttention(nn.Module):
             self.rel_pos_h, self.rel_pos_w = relative_tables(rel_pos_size, dim // num_heads, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, H, W, C] in and out."""
+        """[N, H, W, C] -> [N, H, W, C]."""
         size = (x.shape[1], x.shape[2])
         q, k, v = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         bias = None
@@ -57,23 +58,24 @@ class ViTDetAttention(nn.Module):
 
 
 class ViTDet(nn.Module):
-    """Plain ViT for detection with tiled positions; one map of stride 16 out.
+    """A plain ViT for detection with tiled positions; it returns one map, of stride 16.
 
-    Names of tensors are those of timm's ViT without its class token, so that a pretrained ViT loads into it
-    (`load_vit`); relative positions, which no pretrained ViT has, start at zero.
+    Tensors have the names of timm's ViT without its class token, so a pretrained ViT can be loaded (`load_vit`). The
+    relative positions, which no pretrained ViT has, start at zero.
 
     Args:
-        img_size: Size the relative position tables are made for; other sizes interpolate them.
-        patch_size: Side of a patch.
-        in_chans: Input channels.
-        embed_dim: Channels.
-        depth: Blocks.
-        num_heads: Attention heads.
-        mlp_ratio: Hidden width of the MLPs.
-        pretrain_grid: Grid of the pretrained position embedding; its side is the window's.
-        global_att_blocks: Blocks with global attention and relative positions.
-        drop_path_rate: Rate of the last block.
-        norm_layer: Called with the width.
+        img_size: Side in pixels of the square images that the relative position tables are for. For other sizes the
+            tables are interpolated.
+        patch_size: Side of a patch in pixels.
+        in_chans: Number of input channels.
+        embed_dim: Number of channels.
+        depth: Number of blocks.
+        num_heads: Number of attention heads.
+        mlp_ratio: Ratio of an MLP's hidden width to ``embed_dim``.
+        pretrain_grid: Side of the pretrained position embedding's grid in tokens; the windows have the same side.
+        global_att_blocks: Indices of the blocks with global attention and relative positions.
+        drop_path_rate: Drop path rate of the last block; the rate rises linearly from 0 at the first block.
+        norm_layer: Norm constructor, called with the width.
         device: Device of the parameters.
         dtype: Data type of the parameters.
     """
@@ -121,14 +123,14 @@ class ViTDet(nn.Module):
         trunc_normal_(self.pos_embed, std=0.02)
 
     def positions(self, grid: Sequence[int]) -> Tensor:
-        """The position embedding of a grid [1, H, W, C]: pos[:, i, j] == pos[:, i + window, j + window]."""
+        """Return the position embedding of a grid, [1, H, W, C]: pos[:, i, j] == pos[:, i + window, j + window]."""
         return tile_positions(self.pos_embed.unflatten(1, (self.pretrain_grid, self.pretrain_grid)), grid)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chans, height, width] -> [B, C, height / patch, width / patch].
 
         Raises:
-            InputError: A side is not a multiple of the patch.
+            InputError: A side is not a multiple of the patch size.
         """
         for name, side in zip(("height", "width"), x.shape[-2:], strict=True):
             if side % self.patch_size or side == 0:
@@ -139,16 +141,16 @@ class ViTDet(nn.Module):
 
     @torch.no_grad()
     def load_vit(self, vit: nn.Module) -> None:
-        """Take the weights of a timm VisionTransformer; its class token's position and its head are left.
+        """Load the weights of a timm VisionTransformer, except for its head and its class token and position.
 
         Raises:
-            InputError: Something else than those and the relative positions does not fit.
+            InputError: A weight of this model is missing or has another shape; relative positions may be missing.
         """
         state = {key: value for key, value in vit.state_dict().items() if key in self.state_dict()}
         state["pos_embed"] = state["pos_embed"][:, -(self.pretrain_grid**2) :]
         own = self.state_dict()
-        lacking = [key for key in own if "rel_pos" not in key and key not in state]
-        wrong = [key for key, value in state.items() if value.shape != own[key].shape]
-        if lacking or wrong:
-            raise InputError(f"vit does not fit this ViTDet: lacks {lacking[:3]}, of another shape {wrong[:3]}")
+        missing = [key for key in own if "rel_pos" not in key and key not in state]
+        wrong_shape = [key for key, value in state.items() if value.shape != own[key].shape]
+        if missing or wrong_shape:
+            raise InputError(f"vit does not fit this ViTDet: wrong shape {wrong_shape[:3]}, missing {missing[:3]}")
         self.load_state_dict(state, strict=False)

@@ -1,1 +1,1 @@
-"""Parts of the models for dense prediction, `hiera.hieradet` and `hiera.vitdet`."""
+"""The parts of the models for dense prediction, which are in `hiera.hieradet` and `hiera.vitdet`."""

@@ -1,4 +1,4 @@
-"""SAM 2's image encoder: its feature pyramid on a trunk (SAM 2, section 8).
+"""SAM 2's image encoder: a trunk with a feature pyramid (SAM 2, section 8).
 
 Shapes: B batch, C channels, H, W rows and columns.
 """
@@ -18,15 +18,19 @@ from plm_core import InputError
 
 
 class FpnNeck(nn.Module):
-    """SAM 2's feature pyramid: a lateral convolution per level and additions from the top down on some levels.
+    """The feature pyramid of SAM 2: a lateral convolution per level and top-down additions on some levels.
 
     Args:
-        d_model: Output channels.
+        d_model: Number of output channels.
         backbone_channel_list: Channels of the maps from the LOWEST resolution to the highest, as SAM 2 lists them.
-        levels: Levels (0 is the highest resolution) that get the upsampled map from below added.
-        interp: Mode of that upsampling.
-        fuse: ``sum`` or ``avg``.
-        scalp: How many of the lowest-resolution maps to leave out of the result.
+        levels: Levels (0 has the highest resolution) to which the upsampled map of the next lower resolution is added.
+            None for all levels.
+        interp: Interpolation mode of that upsampling.
+        fuse: ``sum`` to add the two maps, ``avg`` to average them.
+        scalp: Number of lowest-resolution maps to leave out of the result.
+
+    Raises:
+        InputError: ``fuse`` is neither ``sum`` nor ``avg``.
     """
 
     def __init__(
@@ -50,24 +54,24 @@ class FpnNeck(nn.Module):
         self.scalp = scalp
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps from high to low resolution -> (features, their sine positions), both [B, d_model, H, W]."""
+        """Turn maps, from high to low resolution, into (features, their sine positions), each [B, d_model, H, W]."""
         features: list[Tensor] = []
-        below: Tensor | None = None
+        lower: Tensor | None = None
         for level in range(len(maps) - 1, -1, -1):
             lateral = self.convs[len(maps) - 1 - level](maps[level])
-            if level in self.levels and below is not None:
-                # The original upsamples in float32, since its maps may have half precision.
-                up = F.interpolate(below.float(), scale_factor=2, mode=self.interp)
+            if level in self.levels and lower is not None:
+                # The original upsamples in float32 because its maps may be in half precision.
+                up = F.interpolate(lower.float(), scale_factor=2, mode=self.interp)
                 lateral = lateral + up.to(lateral.dtype)
                 lateral = lateral / 2 if self.fuse == "avg" else lateral
-            below = lateral
+            lower = lateral
             features.insert(0, lateral)
         features = features[: len(features) - self.scalp]
         return features, [sine_positions(f) for f in features]
 
 
 class _Lateral(nn.Module):
-    """A 1x1 convolution under the name that SAM 2's checkpoints have."""
+    """A 1x1 convolution under the name it has in SAM 2's checkpoints."""
 
     def __init__(self, channels: int, d_model: int, **dd: Any) -> None:
         super().__init__()
@@ -81,8 +85,8 @@ class HieraDetFpn(nn.Module):
     """The trunk and the feature pyramid of SAM 2's image encoder.
 
     Args:
-        trunk: A HieraDet.
-        neck: The pyramid on its maps.
+        trunk: Model that computes the maps.
+        neck: Feature pyramid on these maps.
     """
 
     def __init__(self, trunk: HieraDet, neck: FpnNeck) -> None:
@@ -91,7 +95,7 @@ class HieraDetFpn(nn.Module):
         self.neck = neck
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """[B, in_chans, height, width] -> (features, their sine positions), high to low resolution."""
+        """[B, in_chans, height, width] -> (features, their sine positions), from high to low resolution."""
         return self.neck(self.trunk(x))
 
 
@@ -103,8 +107,8 @@ def sine_positions(x: Tensor, temperature: float = 10000.0) -> Tensor:
     frequency = temperature ** (2 * (index // 2) / half)
 
     def axis(size: int) -> Tensor:
-        place = torch.arange(1, size + 1, device=x.device, dtype=torch.float32) / (size + 1e-6) * 2 * math.pi
-        angle = place[:, None] / frequency
+        position = torch.arange(1, size + 1, device=x.device, dtype=torch.float32) / (size + 1e-6) * 2 * math.pi
+        angle = position[:, None] / frequency
         return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], 2).flatten(1)
 
     y = axis(height)[:, None].expand(height, width, half)

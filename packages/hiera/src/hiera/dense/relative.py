@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 
 def relative_tables(size: Sequence[int], head_dim: int, **dd: Any) -> tuple[nn.Parameter, nn.Parameter]:
-    """Make the tables of both axes of a grid of (height, width), [2 * side - 1, head_dim] each.
+    """Create the tables for both axes of a (height, width) grid, [2 * side - 1, head_dim] each.
 
-    They are zero, as in ViTDet, so that finetuning starts from the pretrained attention.
+    They start at zero, as in ViTDet, so that finetuning starts from the pretrained attention.
     """
     rows, columns = (nn.Parameter(torch.zeros(2 * side - 1, head_dim, **dd)) for side in size)
     return rows, columns
@@ -28,7 +28,7 @@ def relative_positions(q_side: int, k_side: int, table: Tensor) -> Tensor:
     Args:
         q_side: Number of queries along the axis.
         k_side: Number of keys along the axis.
-        table: [2 * side - 1, D]; a table for another side is interpolated linearly.
+        table: Relative position table [2 * side - 1, D]; a table for another side is interpolated linearly.
     """
     longest = 2 * max(q_side, k_side) - 1
     if len(table) != longest:
@@ -44,8 +44,8 @@ def relative_bias(q: Tensor, table_h: Tensor, table_w: Tensor, q_size: Sequence[
 
     Args:
         q: Unscaled queries [..., H * W, D].
-        table_h: [2 * height - 1, D].
-        table_w: [2 * width - 1, D].
+        table_h: Relative position table of the rows, [2 * height - 1, D].
+        table_w: Relative position table of the columns, [2 * width - 1, D].
         q_size: (height, width) of the queries.
         k_size: (height, width) of the keys.
 

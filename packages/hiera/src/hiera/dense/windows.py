@@ -15,15 +15,16 @@ from hiera.layers import PreNormBlock
 
 
 class WindowBlock(PreNormBlock):
-    """A block on a grid, whose attention is inside windows or global; it may pool its queries.
+    """A block on a grid, with attention inside windows or over the whole grid; it may pool its queries.
 
     Args:
-        dim: Channels of the input.
-        dim_out: Channels of the output.
-        attention: Builds the attention [N, H, W, dim] -> [N, H / q_stride, W / q_stride, dim_out].
+        dim: Number of input channels.
+        dim_out: Number of output channels.
+        attention: Function that builds the attention layer, which maps [N, H, W, dim] to
+            [N, H / q_stride, W / q_stride, dim_out].
         window: Side of the attention windows in tokens; 0 for global attention.
-        q_stride: Pooling stride; 1 for no pooling.
-        **kwargs: Further keywords of `PreNormBlock`.
+        q_stride: Pooling stride per dimension; 1 for no pooling.
+        **kwargs: Further keyword arguments of `PreNormBlock`.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class WindowBlock(PreNormBlock):
 def partition(x: Tensor, window: int) -> Tensor:
     """[B, H, W, C] -> [B * windows, window, window, C], padded with zeros at the bottom and right.
 
-    As in the originals, the padding takes part in attention: its keys and values are the projection's bias.
+    As in the original models, padding takes part in attention: its keys and values are the projection's bias.
     """
     bottom, right = -x.shape[1] % window, -x.shape[2] % window
     x = F.pad(x, (0, 0, 0, right, 0, bottom))
@@ -64,7 +65,7 @@ def partition(x: Tensor, window: int) -> Tensor:
 
 
 def unpartition(x: Tensor, window: int, batch: int, size: Sequence[int]) -> Tensor:
-    """The inverse of `partition` for a grid of ``size``, without the padding."""
+    """Invert `partition` for a grid of ``size`` (height, width) and drop the padding."""
     height, width = size
     rows, columns = -(-height // window), -(-width // window)
     x = x.view(batch, rows, columns, window, window, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
