@@ -3,7 +3,6 @@
 import pytest
 
 import plm_core
-from hiera import plugin
 from hiera.micro import abswin, digits, motions
 from plm_core import shapes, weights
 from plm_core.hookspecs import Model
@@ -56,8 +55,8 @@ def test_file_is_small_and_its_card_tells_how_it_was_made(name):
 
 
 def test_labels_are_the_words_of_the_world():
-    assert plugin.SHAPES == shapes.SHAPES
-    assert plugin.MOTIONS == shapes.MOTIONS
+    labels = {name: declared(f"hiera_micro_{name}").pretrained[0].labels for name in ("shapes", "motions", "detector")}
+    assert labels == {"shapes": shapes.SHAPES, "motions": shapes.MOTIONS, "detector": shapes.SHAPES}
 
 
 def test_splits_do_not_share_digits():

@@ -31,6 +31,7 @@ from plm_core.hookspecs import (
     WeightLayout,
     hookimpl,
 )
+from plm_core.shapes.words import MOTIONS, SHAPES
 
 
 def _published(repo: str, data: str, metrics: dict[str, float]) -> tuple[Pretrained, ...]:
@@ -143,9 +144,6 @@ def _micro(
     )
 
 
-# The class names of plm_core.shapes. They are repeated here because that module imports NumPy.
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
-MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink")
 DIGITS = tuple("0123456789")
 
 MICRO = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plm_core.hookspecs import Command, Input, Micro, Model, Pretrained, TourStop, Transform, hookimpl
+from plm_core.shapes.words import SHAPES
 
 
 @hookimpl
@@ -17,10 +18,6 @@ def plm_transforms() -> list[Transform]:
             help="Token Merging: merge the r most similar pairs of tokens in each block (r=8); see tome.apply.",
         )
     ]
-
-
-# the names in plm_core.shapes, repeated here because that module imports NumPy
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
 
 
 @hookimpl

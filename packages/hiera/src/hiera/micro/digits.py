@@ -17,14 +17,13 @@ from torchvision.transforms import v2
 
 import plm_core
 from hiera.configs import PAPER
-from hiera.recipes import plain_finetuning
 from plm_core import samples
 from plm_core.training import Recipe
-from plm_core.training.finetuning import accuracy, finetune
+from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune
 from plm_core.training.micro import InMemory, save_micro
 
 NAME = "hiera_micro_digits"
-CONFIG = plain_finetuning(Recipe(epochs=40, batch_size=64, lr=2e-3, weight_decay=0.05, warmup_epochs=4))
+CONFIG = FinetuneConfig.plain(Recipe(epochs=40, batch_size=64, lr=2e-3, weight_decay=0.05, warmup_epochs=4))
 TOP1 = "held-out digits top-1 %"
 
 

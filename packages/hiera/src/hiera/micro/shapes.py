@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,12 +18,10 @@ from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
 from hiera.recipes import FINETUNE_IMAGE, PretrainConfig, pretrain
-from plm_core import shapes
 from plm_core.shapes import SHAPES
 from plm_core.training import Recipe
 from plm_core.training.finetuning import accuracy, finetune
-from plm_core.training.micro import InMemory, save_micro
-from plm_core.utils.progress import track
+from plm_core.training.micro import FlipAndShift, InMemory, large_shapes, save_micro
 
 NAME = "hiera_micro_shapes"
 TOP1 = "held-out grey shapes top-1 %"
@@ -35,6 +31,7 @@ PRETRAINING = PretrainConfig(
     recipe=Recipe(epochs=64, batch_size=64, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=1),
 )
 FINETUNING = FINETUNE_IMAGE["micro"]
+AUGMENT = FlipAndShift(pixels=3)
 
 
 def scenes(split: Literal["train", "heldout"], count: int) -> tuple[Tensor, Tensor]:
@@ -43,19 +40,8 @@ def scenes(split: Literal["train", "heldout"], count: int) -> tuple[Tensor, Tens
     They are grey because masked pretraining normalises each patch: a patch of one flat colour would become that colour
     at full contrast, and the loss would only measure the tint of the background.
     """
-    world = shapes.Images(split, size=32, count=8 * count, objects=(1, 1), background="plain")
-    large = islice((scene for scene in world if scene.objects[0].size == "large"), count)
-    pixels, labels = np.empty((count, 1, 32, 32), np.float32), []
-    for i, scene in enumerate(track(large, f"drawing {split} scenes", count)):
-        pixels[i, 0] = scene.image.mean(-1)
-        labels.append(SHAPES.index(scene.objects[0].shape))
-    return torch.from_numpy(pixels).expand(-1, 3, -1, -1) / 127.5 - 1, torch.tensor(labels)
-
-
-def flip_and_move(x: Tensor) -> Tensor:
-    """Flip a scene or not, and move it by up to three pixels."""
-    down, right = torch.randint(-3, 4, (2,)).tolist()
-    return (x.flip(-1) if torch.rand(()) < 0.5 else x).roll((down, right), (-2, -1))
+    images, labels = large_shapes(split, 32, count)
+    return images.float().mean(1, keepdim=True).expand(-1, 3, -1, -1) / 127.5 - 1, labels
 
 
 def masked_autoencoder(seed: int) -> MaskedAutoencoderHiera:
@@ -67,7 +53,7 @@ def masked_autoencoder(seed: int) -> MaskedAutoencoderHiera:
 def pretrained(unlabelled: Tensor, seed: int) -> MaskedAutoencoderHiera:
     """Return the micro model after masked pretraining."""
     mae = masked_autoencoder(seed)
-    pretrain(mae, InMemory(unlabelled, torch.zeros(len(unlabelled)), flip_and_move), PRETRAINING, seed=seed)
+    pretrain(mae, InMemory(unlabelled, torch.zeros(len(unlabelled)), AUGMENT), PRETRAINING, seed=seed)
     return mae
 
 
@@ -75,7 +61,7 @@ def finetuned(mae: MaskedAutoencoderHiera, x: Tensor, y: Tensor, seed: int) -> H
     """Finetune the encoder with a new head; of an untrained one it is the model from scratch, equally initialised."""
     torch.manual_seed(seed)
     model = copy.deepcopy(mae).plain_encoder(len(SHAPES), q_pool=1, probabilities=False, head_init_scale=1.0)
-    finetune(model, InMemory(x, y, flip_and_move), FINETUNING, len(SHAPES), seed=seed)
+    finetune(model, InMemory(x, y, AUGMENT), FINETUNING, len(SHAPES), seed=seed)
     return model
 
 

@@ -18,7 +18,6 @@ from hiera.recipes.tables import (
     PRETRAIN_VIDEO,
     DetectConfig,
     PretrainConfig,
-    plain_finetuning,
 )
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "DetectConfig",
     "PretrainConfig",
     "detect",
-    "plain_finetuning",
     "pretrain",
     "pretrain_transform",
 ]

@@ -54,11 +54,6 @@ class DetectConfig:
     cascade: bool = False
 
 
-def plain_finetuning(recipe: Recipe) -> FinetuneConfig:
-    """Return a finetuning without drop path, augmentation policy and mixed labels, for models too small for them."""
-    return FinetuneConfig(recipe=recipe, drop_path=0.0, auto_augment=None, mixup=0.0, cutmix=0.0)
-
-
 def _by_size(sizes: Iterable[str], *values: Any) -> dict[str, Any]:
     return dict(zip(sizes, values, strict=True))
 
@@ -158,10 +153,10 @@ DETECT_VIT: dict[str, DetectConfig] = {
 _MICRO_PRETRAIN = Recipe(epochs=20, batch_size=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
 PRETRAIN_IMAGE["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN)
 PRETRAIN_VIDEO["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, scale=(0.5, 1.0))
-FINETUNE_IMAGE["micro"] = plain_finetuning(
+FINETUNE_IMAGE["micro"] = FinetuneConfig.plain(
     Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0)
 )
-FINETUNE_VIDEO["micro"] = plain_finetuning(
+FINETUNE_VIDEO["micro"] = FinetuneConfig.plain(
     Recipe(epochs=16, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0)
 )
 DETECT["micro"] = DetectConfig(

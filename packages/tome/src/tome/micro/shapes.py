@@ -6,34 +6,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import plm_core
-from plm_core import shapes
 from plm_core.shapes import SHAPES
 from plm_core.training import Recipe
 from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune
-from plm_core.training.micro import InMemory, save_micro
-from plm_core.utils.progress import track
+from plm_core.training.micro import FlipAndShift, InMemory, large_shapes, save_micro
 
 NAME = "tome_micro_shapes"
 TOP1 = "held-out shapes top-1 %"
 SIZE = 48
 TRAIN = 6000
 HELD_OUT = 2000
-CONFIG = FinetuneConfig(
-    recipe=Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0),
-    drop_path=0.0,
-    auto_augment=None,
-    mixup=0.0,
-    cutmix=0.0,
+CONFIG = FinetuneConfig.plain(
+    Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0)
 )
+AUGMENT = FlipAndShift(pixels=4)
 
 
 def scenes(split: Literal["train", "heldout"], count: int) -> InMemory:
@@ -41,20 +34,8 @@ def scenes(split: Literal["train", "heldout"], count: int) -> InMemory:
 
     Training scenes are flipped and shifted at random.
     """
-    world = shapes.Images(split, size=SIZE, count=8 * count, objects=(1, 1), background="plain")
-    large = islice((scene for scene in world if scene.objects[0].size == "large"), count)
-    pixels, labels = np.empty((count, 3, SIZE, SIZE), np.float32), []
-    for i, scene in enumerate(track(large, f"drawing {split} scenes", count)):
-        pixels[i] = scene.image.transpose(2, 0, 1)
-        labels.append(SHAPES.index(scene.objects[0].shape))
-    x = torch.from_numpy(pixels / 127.5 - 1)
-    return InMemory(x, torch.tensor(labels), flip_and_shift if split == "train" else None)
-
-
-def flip_and_shift(x: Tensor) -> Tensor:
-    """Flip a scene with probability one half, and shift it at random by up to four pixels."""
-    down, right = torch.randint(-4, 5, (2,)).tolist()
-    return (x.flip(-1) if torch.rand(()) < 0.5 else x).roll((down, right), (-2, -1))
+    images, labels = large_shapes(split, SIZE, count)
+    return InMemory(images / 127.5 - 1, labels, AUGMENT if split == "train" else None)
 
 
 def train(out: Path, seed: int = 0) -> Mapping[str, float]:
