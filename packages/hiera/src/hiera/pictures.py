@@ -11,8 +11,9 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from hiera.configs import VIDEO_MEAN, VIDEO_STD
 from hiera.mae import MaskedAutoencoderHiera
-from plm_core import InputError, MissingDependency
+from plm_core import InputError
 from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD
+from plm_core.utils import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ROWS = ("original", "masked", "reconstruction", "pasted")
 GREY = 0.5
 COLUMNS = 16
+EXTRA = "plm-core[tour]"  # installs matplotlib
 # of labels in pictures; from Paul Tol's "bright" scheme, which colour-blind people can tell apart
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
@@ -56,10 +58,7 @@ def reconstruction(
         MissingDependency: matplotlib is not installed.
         InputError: ``x`` has another shape, or the model is in training mode.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as e:
-        raise MissingDependency("pictures need matplotlib: install plm-core[tour]") from e
+    plots.require_matplotlib("a picture", EXTRA)  # before the model runs
     clip = x.ndim == 5
     if x.ndim not in (4, 5) or x.shape[1] not in (1, 3) or not 0 < len(x) <= (1 if clip else COLUMNS):
         raise InputError(
@@ -74,7 +73,8 @@ def reconstruction(
     made, original = (_displayed(t, mean, std) for t in (made, original))
     rows = (original, torch.where(hidden, GREY, original), made, torch.where(hidden, made, original))
     strips = [row[0].movedim(1, 0) if clip else row for row in rows]  # [columns, C, H, W]
-    figure = Figure(figsize=(1.5 * len(strips[0]) + 0.5, 1.5 * len(ROWS)), layout="constrained")
+    size = (1.5 * len(strips[0]) + 0.5, 1.5 * len(ROWS))
+    figure = plots.figure("a picture", EXTRA, figsize=size, layout="constrained")
     axes = figure.subplots(len(ROWS), len(strips[0]), squeeze=False)
     for name, strip, places in zip(ROWS, strips, axes, strict=True):
         places[0].set_ylabel(name)

@@ -21,6 +21,7 @@ from hiera.experiments.command import Rows, run
 from hiera.micro.abswin import EPOCHS, LR, TRAINED, TWICE, Placed, classifier, finetuning
 from hiera.model import Hiera
 from plm_core.training.finetuning import accuracy, finetune
+from plm_core.utils import plots
 from plm_core.utils.progress import track
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def summary(rows: Rows) -> list[dict[str, str]]:
 
 def plot(rows: Rows) -> Figure:
     """Plot accuracy by resolution without finetuning, and at twice the resolution by epochs of it; a line per seed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = plots.figure("a plot", "plm-core[tour]", figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     colours = {PLAIN: "#bbbbbb", BUG: "#ee6677", FIX: "#4477aa"}
     for row in rows:

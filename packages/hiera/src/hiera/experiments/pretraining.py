@@ -16,6 +16,7 @@ from hiera.micro.shapes import HELD_OUT, UNLABELLED, finetuned, masked_autoencod
 from plm_core.shapes import SHAPES
 from plm_core.training.finetuning import accuracy
 from plm_core.training.micro import InMemory
+from plm_core.utils import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,9 +43,7 @@ def measure(seeds: Sequence[int]) -> Rows:
 
 def plot(rows: Rows) -> Figure:
     """Plot accuracy by the number of labelled scenes; a line per seed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+    figure = plots.figure("a plot", "plm-core[tour]", figsize=(4.8, 3.4), layout="constrained")
     ax = figure.subplots()
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     for name, colour in {SCRATCH: "#bbbbbb", PRETRAINED: "#4477aa"}.items():

@@ -13,7 +13,8 @@ from parc.benchmark.metrics import find_metric, pearson
 from parc.benchmark.oracle import Oracle
 from parc.benchmark.scoretable import read_scores
 from parc.benchmark.tables import KEY, Array, Columns
-from plm_core.errors import InputError, MissingDependency
+from plm_core.errors import InputError
+from plm_core.utils import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,11 +58,7 @@ def plot_scatter(scores: Any, method: str, oracle: Oracle | str | None = None, t
 
 
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise MissingDependency("plots need matplotlib: install parc[plot]") from e
-    return Figure(figsize=(width, height), layout="constrained")
+    return plots.figure("a plot", "parc[plot]", figsize=(width, height), layout="constrained")
 
 
 def _intervals(results: list[Aggregate], title: str) -> Figure:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from parc.benchmark import metrics
 from parc.benchmark.tables import Array
+from plm_core.utils import plots
 from plm_core.utils.files import atomic_path, write_text
 
 if TYPE_CHECKING:
@@ -228,9 +229,7 @@ def difficulty(tables: Tables) -> str:
 
 def plot(tables: Tables) -> Figure:
     """Draw methods and baselines with their intervals, one panel for Pearson and one for regret."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 6.2), layout="constrained")
+    figure = plots.figure("a plot", "parc[plot]", figsize=(9.6, 6.2), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("pearson", "regret"), strict=True):
         rows = [row for row in summary(tables, metric) if not np.isnan(row.mean)][::-1]
         for place, row in enumerate(rows):

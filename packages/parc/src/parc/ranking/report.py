@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parc.ranking.outcomes import RankedRow, by_model, mean_rank
-from plm_core.errors import InputError, MissingDependency
+from plm_core.errors import InputError
+from plm_core.utils import plots
 from plm_core.utils.text import millions
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".svg", ".pdf")
 TEXTS = (".csv", ".json", ".md")
+EXTRA = "parc[plot]"  # installs matplotlib
 
 
 def check_path(path: str | Path) -> None:
@@ -32,8 +33,8 @@ def check_path(path: str | Path) -> None:
     ending = Path(path).suffix.lower()
     if ending not in (*TEXTS, *PICTURES):
         raise InputError(f"file {str(path)!r} has ending {ending!r}; {', '.join((*TEXTS, *PICTURES))} are allowed")
-    if ending in PICTURES and importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependency("a picture needs matplotlib: install parc[plot]")
+    if ending in PICTURES:
+        plots.require_matplotlib("a picture", EXTRA)
 
 
 def table(rows: Sequence[RankedRow]) -> list[dict[str, Any]]:
@@ -99,8 +100,6 @@ def _cells(values: Sequence[Any]) -> str:
 
 def figure(rows: Sequence[RankedRow], title: str) -> Figure:
     """Draw the scores of each method with their intervals, the best model on top, and the sizes of the models."""
-    from matplotlib.figure import Figure
-
     methods = list(dict.fromkeys(row.method for row in rows))
     models = {
         model: of_model
@@ -109,7 +108,8 @@ def figure(rows: Sequence[RankedRow], title: str) -> Figure:
     }
     sizes = [of_model[methods[0]].params / 1e6 for of_model in models.values()]
     panels = len(methods) + 1
-    picture = Figure(figsize=(3 + 2.6 * panels, 1.6 + 0.3 * max(4, len(models))), layout="constrained")
+    size = (3 + 2.6 * panels, 1.6 + 0.3 * max(4, len(models)))
+    picture = plots.figure("a picture", EXTRA, figsize=size, layout="constrained")
     axes = picture.subplots(1, panels, sharey=True, squeeze=False)[0]
     for method, axis in zip(methods, axes, strict=False):
         _draw_scores(axis, method, [of_model[method] for of_model in models.values()])

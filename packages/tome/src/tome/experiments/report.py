@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plm_core.utils import plots
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,9 +24,7 @@ MERGING_COLOURS = {
 
 def plot_merging(rows: Sequence[Row]) -> Figure:
     """Plot accuracy by r, from the rows of `tome.experiments.merging.measure`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    figure = plots.figure("a plot", "plm-core[tour]", figsize=(5.2, 3.4), layout="constrained")
     ax = figure.subplots()
     for name, colour in MERGING_COLOURS.items():
         measured = [row for row in rows if name in row]
@@ -42,9 +42,7 @@ def plot_studies(studies: Mapping[str, Sequence[Row]]) -> Figure:
 
     Lines are the mean over the seeds; bands reach from the lowest to the highest seed.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.4 * len(studies) + 0.4, 3.4), layout="constrained")
+    figure = plots.figure("a plot", "plm-core[tour]", figsize=(4.4 * len(studies) + 0.4, 3.4), layout="constrained")
     axes = figure.subplots(1, len(studies), squeeze=False)[0]
     for ax, (title, rows) in zip(axes, studies.items(), strict=True):
         for way, colour in zip(_ways(rows), COLOURS, strict=False):
