@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from plm_core.cli.options import Seed
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 
@@ -60,7 +61,7 @@ def train(
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=1, help="Number of steps after which to stop.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train Hiera by the papers' recipes. For several devices, run it under ``torchrun --no-python``."""
     changes = {}

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from plm_core.cli.options import Json
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 from plm_core.utils.images import open_image
@@ -37,7 +38,7 @@ def paint_tokens(
         bool, typer.Option("--pretrained/--random", help="Use the trained weights, or random ones to try it out.")
     ] = True,
     scale: Annotated[int | None, typer.Option("--scale", min=1, help="Factor by which to enlarge the picture.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Paint the groups of patches of an image that become one token."""
     from PIL import Image
