@@ -1,1 +1,4 @@
-"""The measurements behind the tables of the README; each runs by ``python -m hiera.experiments.NAME --out DIR``."""
+"""The measurements behind the README's tables: ``python -m hiera.experiments.NAME --out DIR`` runs one of them.
+
+Training needs the extra ``hiera[train]``, and the plots need ``plm-core[tour]``.
+"""

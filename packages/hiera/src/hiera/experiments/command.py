@@ -1,4 +1,4 @@
-"""The command line that the measurements share."""
+"""The command line of the measurements."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def run(
     plot: Callable[[Rows], Figure],
     summary: Callable[[Rows], Rows] | None = None,
 ) -> None:
-    """Measure over some seeds, write ``name.json`` and ``name.png`` into a folder, and print the rows.
+    """Parse the command line, measure, write ``name.json`` and ``name.png`` into a folder, and print the rows.
 
     Args:
         name: Name of the two files.
         description: Text of ``--help``.
-        measure: Function of the seeds that returns the rows.
-        plot: Function of the rows that returns a figure.
-        summary: Function of the rows that returns those to print; None to print all.
+        measure: A function of the seeds that returns the rows.
+        plot: A function of the rows that returns a figure.
+        summary: A function of the rows that returns the rows to print (default: all).
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True, help="Folder for the two files.")

@@ -1,9 +1,9 @@
-"""The measurement of whether masked pretraining pays.
+"""The measurement of how much masked pretraining helps.
 
     python -m hiera.experiments.pretraining --out DIR      # the table and the plot of the README
 
-The same model is finetuned from scratch and after masked pretraining, for equal epochs, on grey scenes of one large
-shape, of which few are labelled. `hiera.micro.shapes` has the model, the data and both trainings.
+The same model is trained from scratch and finetuned after masked pretraining, for the same number of epochs, on grey
+scenes of one large shape, of which few are labelled. `hiera.micro.shapes` has the model, the data and both trainings.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from plm_core.utils import plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCRATCH, PRETRAINED = "from scratch", "pretrained"
-LABELLED = (250, 500, 1000)  # scenes
+SCRATCH = "from scratch"
+PRETRAINED = "pretrained"
+LABELLED = (250, 500, 1000)  # numbers of labelled scenes
 
 
 def measure(seeds: Sequence[int]) -> Rows:
-    """Measure held-out top-1 in % with and without pretraining, for equal epochs: a row per seed and label count."""
+    """Measure held-out top-1 in % with and without pretraining: one row per seed and number of labelled scenes."""
     x, y = scenes("train", UNLABELLED)
     held_out = InMemory(*scenes("heldout", HELD_OUT))
     rows: list[dict[str, float]] = []
     for seed in seeds:
         starts = {SCRATCH: masked_autoencoder(seed), PRETRAINED: pretrained(x, seed)}
-        for few in LABELLED:
+        for count in LABELLED:
             top1 = {
-                name: accuracy(finetuned(mae, x[:few], y[:few], seed), held_out, batch_size=250)
+                name: accuracy(finetuned(mae, x[:count], y[:count], seed), held_out, batch_size=250)
                 for name, mae in starts.items()
             }
-            rows.append({"seed": seed, "labelled": few, **top1})
+            rows.append({"seed": seed, "labelled": count, **top1})
     return rows
 
 
 def plot(rows: Rows) -> Figure:
-    """Plot accuracy by the number of labelled scenes; a line per seed."""
+    """Plot accuracy by the number of labelled scenes, with a line for each seed."""
     figure = plots.figure("a plot", "plm-core[tour]", figsize=(4.8, 3.4), layout="constrained")
     ax = figure.subplots()
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
@@ -60,7 +61,7 @@ def plot(rows: Rows) -> Figure:
 
 
 def main() -> None:
-    """Measure, and write ``pretraining.json`` and ``pretraining.png``; this takes three quarters of an hour."""
+    """Measure, and write ``pretraining.json`` and ``pretraining.png``. This takes three quarters of an hour."""
     run("pretraining", str(main.__doc__), measure=measure, plot=plot)
 
 

@@ -1,1 +1,1 @@
-"""The recipes of the micro models that are shipped: what ``plm retrain`` runs. Each also has the score, `evaluate`."""
+"""The recipes of the shipped micro models, which ``plm retrain`` runs. `evaluate` in each gives the held-out scores."""

@@ -1,7 +1,7 @@
-"""The recipe of ``hiera_micro_abswin`` and of ``hiera_micro_plain``, its twin with a plain position embedding.
+"""The recipe of ``hiera_micro_abswin`` and of its twin with a plain position embedding, ``hiera_micro_plain``.
 
 Both read digits of 16 to 32 px anywhere on a canvas of 32 px. ``plm retrain hiera_micro_abswin --out DIR`` runs
-`train`, and ``hiera_micro_plain`` is trained by `train_plain`. They need the extra ``hiera[train]``.
+`train`, and ``plm retrain hiera_micro_plain --out DIR`` runs `train_plain`. Both need the extra ``hiera[train]``.
 `hiera.experiments.abswin` compares the two at other sizes.
 """
 
@@ -27,20 +27,25 @@ from plm_core.training import seeded
 from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune
 from plm_core.training.micro import save_micro
 
-NAME, PLAIN_NAME = "hiera_micro_abswin", "hiera_micro_plain"
-TRAINED, TWICE = 32, 64  # sides of the canvas in training and in the second score, in pixels
-SMALLEST, LARGEST = 16, 32  # sides of the digits in pixels
-EPOCHS, LR = 30.0, 2e-3
-OWN, LARGER = f"held-out placed digits top-1 % at {TRAINED} px", f"held-out placed digits top-1 % at {TWICE} px"
+NAME = "hiera_micro_abswin"
+PLAIN_NAME = "hiera_micro_plain"
+TRAINED = 32  # side of the canvas in training and for the first score, in pixels
+TWICE = 64  # side of the canvas for the second score, in pixels
+SMALLEST = 16  # side of the smallest digits in pixels
+LARGEST = 32  # side of the largest digits in pixels; they fill the canvas of the training
+EPOCHS = 30.0
+LR = 2e-3
+OWN = f"held-out placed digits top-1 % at {TRAINED} px"
+LARGER = f"held-out placed digits top-1 % at {TWICE} px"
 
 
 class Placed(Dataset[tuple[Tensor, Tensor]]):
-    """A dataset of digits of random size and place on a canvas, float [3, canvas, canvas] from -1 to 1.
+    """A dataset of digits of random size at random places on a canvas, float [3, canvas, canvas] from -1 to 1.
 
     Args:
         split: "train" or "heldout".
         canvas: Side of the canvas in pixels.
-        fixed: Whether size and place are drawn by the index, which makes every pass the same.
+        fixed: Whether size and place depend on the index only, which makes every pass over the data the same.
     """
 
     def __init__(self, split: Literal["train", "heldout"], canvas: int, fixed: bool = False) -> None:
@@ -93,17 +98,17 @@ def train(out: Path, seed: int = 0, epochs: float = EPOCHS, abs_win: bool = True
     scores = evaluate(model)
     facts = {
         "Data": f"scikit-learn's digits (every fifth of 1797 held out) at {SMALLEST} to {LARGEST} px, at random places "
-        f"of a canvas of {TRAINED} px.",
+        f"on a canvas of {TRAINED} px.",
         "Recipe": f"`plm retrain {name} --seed {seed}` (module `hiera.micro.abswin`): {epochs:g} epochs, "
         f"batch {config.recipe.batch_size}, AdamW lr {LR}, weight decay {config.recipe.weight_decay}, cosine, "
         f"label smoothing {config.smoothing}; no pretraining.",
         "Held-out top-1": f"{scores[OWN]:.2f} % at {TRAINED} px; {scores[LARGER]:.2f} % on canvases of {TWICE} px, "
-        "which it was not trained on.",
+        "which the model was not trained on.",
     }
     positions = "Absolute Win positions (arXiv 2311.05613)" if abs_win else "a plain position embedding"
-    what = f"with {positions}, trained from scratch to read digits anywhere on a canvas"
+    description = f"with {positions}, trained from scratch to read digits anywhere on a canvas"
     kind = f"Hiera ({configs.PAPER})"
-    save_micro(model, kind=kind, name=name, out=out, task="image-classification", what=what, facts=facts)
+    save_micro(model, kind=kind, name=name, out=out, task="image-classification", what=description, facts=facts)
     return scores
 
 
@@ -113,7 +118,7 @@ def train_plain(out: Path, seed: int = 0, epochs: float = EPOCHS) -> Mapping[str
 
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
-    """Return the top-1 accuracy in % of a classifier of digits on the 360 held-out ones, on canvases of both sizes."""
+    """Return the top-1 accuracy in % of a classifier on the 360 held-out digits, on canvases of both sizes."""
     return {
         name: accuracy(model, Placed("heldout", size, fixed=True), batch_size=90)
         for name, size in ((OWN, TRAINED), (LARGER, TWICE))
@@ -121,6 +126,6 @@ def evaluate(model: nn.Module) -> Mapping[str, float]:
 
 
 def finetuning(epochs: float, lr: float) -> FinetuneConfig:
-    """Return the configuration of a training of these epochs at a peak rate."""
+    """Return the configuration of a training with this number of epochs and this peak learning rate."""
     recipe = replace(FINETUNE_IMAGE["micro"].recipe, clip_grad=None, epochs=epochs, warmup_epochs=epochs / 10, lr=lr)
     return replace(FINETUNE_IMAGE["micro"], recipe=recipe)

@@ -1,4 +1,4 @@
-"""The recipe of ``hiera_micro_detector``: a Mask R-CNN of 0.4M parameters on HieraDet that finds and cuts out shapes.
+"""The recipe of ``hiera_micro_detector``, a Mask R-CNN of 0.4M parameters on HieraDet that finds and outlines shapes.
 
 ``plm retrain hiera_micro_detector --out DIR`` runs `train`. It needs the extras ``hiera[train,detection]``.
 """
@@ -20,9 +20,11 @@ from plm_core.shapes import SHAPES
 from plm_core.training.micro import save_micro
 
 NAME = "hiera_micro_detector"
-SCENES, HELD_OUT = 3000, 500
+SCENES = 3000  # for training
+HELD_OUT = 500  # scenes for the score
 CONFIG = recipes.DETECT["micro"]
-BOX, MASK = "held-out shapes box mAP@[.5:.95]", "held-out shapes mask mAP@[.5:.95]"
+BOX = "held-out shapes box mAP@[.5:.95]"
+MASK = "held-out shapes mask mAP@[.5:.95]"
 
 
 def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count: int = SCENES) -> Mapping[str, float]:
@@ -51,12 +53,13 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
         "no pretraining.",
         "Held-out mAP@[.5:.95]": f"boxes {scores[BOX]:.3f}, masks {scores[MASK]:.3f} (pycocotools)",
     }
-    what = "as the trunk of a Mask R-CNN, trained from scratch to find shapes"
-    save_micro(model, kind=f"Hiera ({PAPER})", name=NAME, out=out, task="object-detection", what=what, facts=facts)
+    kind = f"Mask R-CNN with a Hiera trunk ({PAPER})"
+    description = "trained from scratch to find and outline shapes"
+    save_micro(model, kind=kind, name=NAME, out=out, task="object-detection", what=description, facts=facts)
     return scores
 
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
-    """Return COCO's box and mask mAP of a detector of shapes on 500 held-out scenes."""
+    """Return the box mAP and the mask mAP, as COCO defines them, of a detector on 500 held-out scenes."""
     scores = coco.evaluate(model, coco.ShapesDetection("heldout", size=96, count=HELD_OUT), batch_size=10)
     return {BOX: scores["box mAP@[.5:.95]"], MASK: scores["mask mAP@[.5:.95]"]}

@@ -1,6 +1,6 @@
-"""The recipe of ``hiera_micro_digits``: a Hiera of 0.2M parameters that reads scikit-learn's digits.
+"""The recipe of ``hiera_micro_digits``, a Hiera of 0.2M parameters that reads scikit-learn's digits.
 
-``plm retrain hiera_micro_digits --out DIR`` runs `train`; half a minute on two cores. It needs the extra
+``plm retrain hiera_micro_digits --out DIR`` runs `train`, which takes half a minute on two cores. It needs the extra
 ``hiera[train]``.
 """
 
@@ -28,14 +28,14 @@ TOP1 = "held-out digits top-1 %"
 
 
 def digits(model: nn.Module, split: Literal["train", "heldout"]) -> tuple[Tensor, Tensor]:
-    """Return the digits of a split, under a model's own preprocessing, and their labels."""
+    """Return the digits of a split, preprocessed for a model, and their labels."""
     preprocess = plm_core.transform_for(model)
     images, labels = samples.digits(split)
     return torch.stack([preprocess(image) for image in images]), torch.from_numpy(labels)
 
 
 def small_affine(background: float) -> v2.Transform:
-    """Return an augmentation: a small random shift, turn and zoom."""
+    """Return an augmentation that shifts, rotates and zooms an image a little, at random."""
     return v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=background)
 
 
@@ -61,7 +61,7 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs) -> Map
     scores = evaluate(model)
     facts = {
         "Data": "the 1797 8x8 digits of scikit-learn (UCI optical recognition of handwritten digits); every fifth "
-        "image held out (360). Writers are in both splits.",
+        "image held out (360). The splits share writers.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.digits`): {epochs:g} epochs, batch "
         f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
         f"{CONFIG.smoothing}, small affine augmentation; no pretraining.",
@@ -80,5 +80,5 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs) -> Map
 
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
-    """Return the top-1 accuracy in % of a classifier of digits on the 360 held-out ones."""
+    """Return the top-1 accuracy in % of a classifier on the 360 held-out digits."""
     return {TOP1: accuracy(model, InMemory(*digits(model, "heldout")), batch_size=360)}

@@ -1,4 +1,4 @@
-"""The recipe of ``hiera_micro_motions``: a video Hiera of 0.2M parameters that tells motions apart.
+"""The recipe of ``hiera_micro_motions``, a video Hiera of 0.2M parameters that tells motions apart.
 
 ``plm retrain hiera_micro_motions --out DIR`` runs `train`. It needs the extra ``hiera[train]``.
 """
@@ -34,13 +34,13 @@ def clips(split: str, count: int) -> tuple[Tensor, Tensor]:
     pixels, labels = np.empty((count, 8, 32, 32, 3), np.uint8), []
     for i, clip in enumerate(track(world, f"drawing {split} clips", count)):
         pixels[i] = clip.frames
-        moves = [event.motion for event in clip.events if event.motion != "still"]
-        labels.append(MOTIONS.index(moves[0] if moves else "still"))
+        motions = [event.motion for event in clip.events if event.motion != "still"]
+        labels.append(MOTIONS.index(motions[0] if motions else "still"))
     return torch.from_numpy(pixels).permute(0, 4, 1, 2, 3) / 127.5 - 1, torch.tensor(labels)
 
 
 def recolour(clip: Tensor) -> Tensor:
-    """Shuffle the channels of a clip and move it by up to two pixels."""
+    """Shuffle the channels of a clip and shift it by up to two pixels."""
     down, right = torch.randint(-2, 3, (2,)).tolist()
     return clip[torch.randperm(3)].roll((down, right), (2, 3))
 
@@ -58,10 +58,11 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
         The held-out score, as `evaluate` returns it.
     """
     torch.manual_seed(seed)
-    # The initialisation is MAE's, and the head does not start near zero. A classifier's own initialisation is made for
-    # wide models: with it, at this width and learning rate, nothing is learned for hundreds of steps.
-    untrained = MaskedAutoencoderHiera(**{**configs.MICRO_MOTIONS, **configs.MICRO_MAE})
-    model = untrained.plain_encoder(len(MOTIONS), q_pool=2, probabilities=False, head_init_scale=1.0)
+    # The encoder starts with MAE's initialisation, and the head does not start near zero. A classifier's own
+    # initialisation is meant for wide models. At this width and learning rate, a model that starts with it learns
+    # nothing for hundreds of steps.
+    autoencoder = MaskedAutoencoderHiera(**{**configs.MICRO_MOTIONS, **configs.MICRO_MAE})
+    model = autoencoder.plain_encoder(len(MOTIONS), q_pool=2, probabilities=False, head_init_scale=1.0)
     recipe = replace(CONFIG.recipe, epochs=epochs, warmup_epochs=epochs / 16)
     data = InMemory(*clips("train", count), recolour)
     finetune(model, data, replace(CONFIG, recipe=recipe), len(MOTIONS), seed=seed)
@@ -87,5 +88,5 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
 
 
 def evaluate(model: torch.nn.Module) -> Mapping[str, float]:
-    """Return the top-1 accuracy in % of a classifier of motions on 1000 held-out clips."""
+    """Return the top-1 accuracy in % of a classifier on 1000 held-out clips."""
     return {TOP1: accuracy(model, InMemory(*clips("heldout", 1000)), batch_size=250)}

@@ -1,7 +1,7 @@
-"""The recipe of ``hiera_micro_shapes``: masked pretraining, then finetuning on the few labelled scenes.
+"""The recipe of ``hiera_micro_shapes``: masked pretraining, then finetuning on few labelled scenes.
 
 The scenes are grey and show one large shape. ``plm retrain hiera_micro_shapes --out DIR`` runs `train`. It needs the
-extra ``hiera[train]``. `hiera.experiments.pretraining` measures whether the pretraining pays.
+extra ``hiera[train]``. `hiera.experiments.pretraining` measures how much the pretraining helps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from plm_core.training.micro import FlipAndShift, InMemory, large_shapes, save_m
 
 NAME = "hiera_micro_shapes"
 TOP1 = "held-out grey shapes top-1 %"
-UNLABELLED, LABELLED, HELD_OUT = 8000, 1000, 2000  # scenes; the labelled ones are among the unlabelled
+UNLABELLED = 8000  # scenes for pretraining
+LABELLED = 1000  # scenes for finetuning, the first of the same scenes
+HELD_OUT = 2000  # scenes for the score
 PRETRAINING = PretrainConfig(
     mask_ratio=0.5,
     recipe=Recipe(epochs=64, batch_size=64, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=1),
@@ -37,7 +39,7 @@ AUGMENT = FlipAndShift(pixels=3)
 def scenes(split: Literal["train", "heldout"], count: int) -> tuple[Tensor, Tensor]:
     """Draw grey scenes of one large shape, float [count, 3, 32, 32] from -1 to 1, and the numbers of their shapes.
 
-    They are grey because masked pretraining normalises each patch: a patch of one flat colour would become that colour
+    They are grey because masked pretraining normalises each patch. A patch of one flat colour would become that colour
     at full contrast, and the loss would only measure the tint of the background.
     """
     images, labels = large_shapes(split, 32, count)
@@ -45,7 +47,7 @@ def scenes(split: Literal["train", "heldout"], count: int) -> tuple[Tensor, Tens
 
 
 def masked_autoencoder(seed: int) -> MaskedAutoencoderHiera:
-    """Build the micro model with the decoder that pretrains it, untrained."""
+    """Build the untrained micro model, with the decoder for its pretraining."""
     torch.manual_seed(seed)
     return MaskedAutoencoderHiera(**{**configs.MICRO_GREY, **configs.MICRO_GREY_MAE})
 
@@ -58,7 +60,10 @@ def pretrained(unlabelled: Tensor, seed: int) -> MaskedAutoencoderHiera:
 
 
 def finetuned(mae: MaskedAutoencoderHiera, x: Tensor, y: Tensor, seed: int) -> Hiera:
-    """Finetune the encoder with a new head; of an untrained one it is the model from scratch, equally initialised."""
+    """Return the encoder, finetuned with a new head.
+
+    An untrained autoencoder gives the model that is trained from scratch, with the same initialisation.
+    """
     torch.manual_seed(seed)
     model = copy.deepcopy(mae).plain_encoder(len(SHAPES), q_pool=1, probabilities=False, head_init_scale=1.0)
     finetune(model, InMemory(x, y, AUGMENT), FINETUNING, len(SHAPES), seed=seed)
@@ -66,7 +71,9 @@ def finetuned(mae: MaskedAutoencoderHiera, x: Tensor, y: Tensor, seed: int) -> H
 
 
 def train(out: Path, seed: int = 0) -> Mapping[str, float]:
-    """Pretrain, finetune and write ``hiera_micro_shapes.safetensors`` and its model card into ``out``; 15 minutes.
+    """Pretrain, finetune, and write ``hiera_micro_shapes.safetensors`` and its model card into ``out``.
+
+    This takes 15 minutes.
 
     Args:
         out: Folder for the two files.
@@ -84,17 +91,17 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
     pretraining, finetuning = PRETRAINING.recipe, FINETUNING.recipe
     facts = {
         "Data": f"{UNLABELLED} grey scenes of 32 px with one large shape from plm_core.shapes, {LABELLED} of them "
-        f"labelled; {HELD_OUT} of the held-out split for the score.",
+        f"labelled. The score is measured on {HELD_OUT} scenes of the held-out split.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.shapes`): "
         f"{pretraining.epochs:g} epochs of masked pretraining on the scenes without labels, mask ratio "
         f"{PRETRAINING.mask_ratio}, batch {pretraining.batch_size}, AdamW lr {pretraining.lr}; "
-        f"{finetuning.epochs:g} epochs of finetuning on the labelled ones, batch {finetuning.batch_size}, AdamW lr "
-        f"{finetuning.lr}; cosine, weight decay {finetuning.weight_decay}; scenes moved and flipped.",
+        f"{finetuning.epochs:g} epochs of finetuning on the labelled scenes, batch {finetuning.batch_size}, AdamW lr "
+        f"{finetuning.lr}; cosine, weight decay {finetuning.weight_decay}; scenes flipped and shifted at random.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
-    what = "pretrained as a masked autoencoder and finetuned to tell eight shapes apart"
+    description = "pretrained as a masked autoencoder and finetuned to tell eight shapes apart"
     kind = f"Hiera ({configs.PAPER})"
-    save_micro(model, kind=kind, name=NAME, out=out, task="image-classification", what=what, facts=facts)
+    save_micro(model, kind=kind, name=NAME, out=out, task="image-classification", what=description, facts=facts)
     return scores
 
 

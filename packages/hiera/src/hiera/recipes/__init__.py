@@ -1,8 +1,9 @@
-"""The papers' trainings: masked pretraining and finetuning of images and video, detection (Hiera paper, appendix).
+"""The trainings of the papers: masked pretraining and finetuning on images and video, and detection.
 
-    trained = pretrain(model, data, PRETRAIN_IMAGE["base"])        # an autoencoder on a dataset of (input, anything)
+    result = pretrain(model, data, PRETRAIN_IMAGE["base"])        # an autoencoder, on a dataset of (input, anything)
 
-A configuration is data, and the loop is `plm_core.training.fit`. `plm_core.training.finetuning` trains classifiers.
+The settings are those in the appendix of the Hiera paper. A configuration is data, and the loop is
+`plm_core.training.fit`. `plm_core.training.finetuning` trains classifiers.
 `hiera.recipes.folders` runs whole trainings from a folder, as ``plm hiera`` does.
 """
 

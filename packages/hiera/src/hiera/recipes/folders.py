@@ -1,4 +1,4 @@
-"""Trainings from a folder of data to files of weights, as ``plm hiera`` runs them, also under torchrun."""
+"""The trainings behind ``plm hiera``, from a folder of data to files of weights. They also run under torchrun."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def pretrain(
     config = _begin(tables.PRETRAIN_VIDEO if video else tables.PRETRAIN_IMAGE, size, changes, options)
     model = MaskedAutoencoderHiera(**_autoencoder(size, video, abs_win), drop_path_rate=config.drop_path)
     preprocess = steps.pretrain_transform(model.input_size[-2:], config, *_statistics(video))
-    trained = steps.pretrain(model, _folder(data, model, preprocess), config, out=out, **options)
-    if trained.main:
-        model = _whole(MaskedAutoencoderHiera(**_autoencoder(size, video, abs_win)), trained)
+    result = steps.pretrain(model, _folder(data, model, preprocess), config, out=out, **options)
+    if result.main:
+        model = _whole(MaskedAutoencoderHiera(**_autoencoder(size, video, abs_win)), result)
         weights.save(model, out / "mae.safetensors")
         weights.save(model.plain_encoder(q_pool=model.steps), out / "encoder.safetensors")
-    return _last(trained)
+    return _last(result)
 
 
 def finetune(
@@ -67,14 +67,15 @@ def finetune(
     model = Hiera(**keywords, drop_path_rate=config.drop_path, head_dropout=config.dropout)
     if encoder is not None:
         load_encoder(model, encoder)
-    augmented = finetune_transform(model.input_size[-2:], config, *_statistics(video))
-    plain = eval_transform(model.input_size[-2:], *_statistics(video))
-    train, val = _folder(data / "train", model, augmented), _folder(data / "val", model, plain, training=False)
+    train_transform = finetune_transform(model.input_size[-2:], config, *_statistics(video))
+    val_transform = eval_transform(model.input_size[-2:], *_statistics(video))
+    train = _folder(data / "train", model, train_transform)
+    val = _folder(data / "val", model, val_transform, training=False)
     _same(train.classes, val.classes)
-    trained = finetune_classifier(model, train, config, classes, out=out, **options)
-    scores = _last(trained)
-    if trained.main:
-        model = _whole(Hiera(**keywords), trained)
+    result = finetune_classifier(model, train, config, classes, out=out, **options)
+    scores = _last(result)
+    if result.main:
+        model = _whole(Hiera(**keywords), result)
         weights.save(model, out / "model.safetensors")
         scores["val top-1 %"] = accuracy(model, val, num_workers=options.get("num_workers", 0))
     return scores
@@ -112,17 +113,17 @@ def detect(
     model = build(config.drop_path)
     if encoder is not None:
         load_encoder(model.backbone.trunk, encoder)
-    trained = steps.detect(model, train, config, out=out, **options)
-    scores = _last(trained)
-    if trained.main:
-        model = _whole(build(), trained)
+    result = steps.detect(model, train, config, out=out, **options)
+    scores = _last(result)
+    if result.main:
+        model = _whole(build(), result)
         weights.save(model, out / "model.safetensors")
         scores |= coco.evaluate(model, val, num_workers=options.get("num_workers", 0))
     return scores
 
 
 def load_encoder(model: Any, file: Path) -> None:
-    """Load a pretrained encoder into a Hiera or HieraDet; the model's own head, if it has one, stays untrained.
+    """Load a pretrained encoder into a Hiera or HieraDet. The model's own head, if it has one, stays untrained.
 
     Raises:
         InputError: The model is a HieraDet, and the file holds a Hiera of another size.
@@ -137,22 +138,23 @@ def load_encoder(model: Any, file: Path) -> None:
 
 
 def _begin(table: Mapping[str, Any], size: str, changes: Mapping[str, str], options: Mapping[str, Any]) -> Any:
-    """Return the configuration of a size with its changes, and seed the initialisation of the model."""
+    """Return the configuration of a size with its changes applied, and seed the initialisation of the model."""
     config = override(choose(table, size), changes)
     torch.manual_seed(options.get("seed", 0))
     return config
 
 
 def _same(train: Iterable[str], val: Iterable[str]) -> None:
+    """Check that the classes of both splits are the same, in the same order."""
     train, val = list(train), list(val)
     if train != val:
-        apart = sorted({*train} ^ {*val})
-        names = f"{', '.join(apart[:4])}{', ...' if len(apart) > 4 else ''}" if apart else "all, in another order"
+        unshared = sorted({*train} ^ {*val})
+        names = ", ".join([*unshared[:4], "..."] if len(unshared) > 4 else unshared) or "all, in another order"
         raise InputError(f"data must have the same classes in train and val; not in both: {names}")
 
 
 def _classifier(size: str, video: bool, abs_win: bool) -> Config:
-    """Return the keywords of a Hiera."""
+    """Return the constructor keywords of a Hiera."""
     if size == "micro":
         config = {**(configs.MICRO_MOTIONS if video else configs.MICRO_SHAPES)}
     else:
@@ -161,24 +163,26 @@ def _classifier(size: str, video: bool, abs_win: bool) -> Config:
 
 
 def _autoencoder(size: str, video: bool, abs_win: bool) -> Config:
-    """Return the keywords of a MaskedAutoencoderHiera."""
+    """Return the constructor keywords of a MaskedAutoencoderHiera."""
     return _classifier(size, video, abs_win) | (configs.MICRO_MAE if size == "micro" else {})
 
 
 def _trunk(size: str, **keywords: Any) -> HieraDet:
-    # SAM 2 has no base; HieraDet's default windows and positions are those of base_plus, which is as deep.
+    """Build the trunk of a detector."""
+    # SAM 2 has no base size. HieraDet's default windows and positions are those of base_plus, which is as deep as base.
     return HieraDet(**(configs.HIERADET if size in configs.HIERADET else configs.IMAGE)[size], **keywords)
 
 
 def _statistics(video: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation that inputs are normalised with."""
     return (configs.VIDEO_MEAN, configs.VIDEO_STD) if video else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _folder(root: Path, model: Hiera, preprocess: Any, training: bool = True) -> Any:
     """Open a folder of class folders of images or, when the model takes clips, of videos."""
     if len(model.input_size) == 3:
-        clipwise = preprocess and per_clip(preprocess)
-        return VideoFolder(root, model.input_size[0], transform=clipwise, training=training)
+        clip_preprocess = preprocess and per_clip(preprocess)
+        return VideoFolder(root, model.input_size[0], transform=clip_preprocess, training=training)
     try:
         return ImageFolder(root, preprocess, loader=_picture)
     except OSError as e:
@@ -188,16 +192,16 @@ def _folder(root: Path, model: Hiera, preprocess: Any, training: bool = True) ->
 def _picture(path: str) -> Any:
     try:
         return default_loader(path)
-    except Exception as e:  # PIL's decoders raise nearly anything on a file that is cut or not what it says
+    except Exception as e:  # PIL's decoders raise almost any error for a file that is truncated or no image
         raise InputError(f"image {path!r} cannot be read: {e}") from e
 
 
-def _whole(model: Any, trained: TrainResult) -> Any:
-    """Load the trained weights into a new model (the trained one may be sharded), on a GPU if there is one."""
-    model.load_state_dict(trained.state)
+def _whole(model: Any, result: TrainResult) -> Any:
+    """Load the trained weights into a new model, since the trained one may be sharded. Use a GPU if there is one."""
+    model.load_state_dict(result.state)
     return model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
 
 
-def _last(trained: TrainResult) -> dict[str, float]:
-    """Return the last logged loss in the process that reports, else nothing."""
-    return {"training loss": trained.history[-1]["loss"]} if trained.main and trained.history else {}
+def _last(result: TrainResult) -> dict[str, float]:
+    """Return the last logged loss, or nothing in a process other than the main one."""
+    return {"training loss": result.history[-1]["loss"]} if result.main and result.history else {}

@@ -1,4 +1,4 @@
-"""Changes of a configuration by text, as the command line writes them: ``epochs=100``."""
+"""Changes to a configuration, written as text on the command line, such as ``epochs=100``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from plm_core import InputError
 
 
 def choose(table: Mapping[str, Any], size: str) -> Any:
-    """Return the configuration of a size."""
+    """Return the configuration of a size.
+
+    Raises:
+        InputError: The table has no such size.
+    """
     if size not in table:
         raise InputError(f"size {size!r} is not allowed here: {', '.join(table)} are")
     return table[size]
 
 
 def override(config: Any, changes: Mapping[str, str]) -> Any:
-    """Replace fields of a configuration or of its recipe; values are written as in Python.
+    """Return a configuration in which fields of its own or of its recipe are replaced. Values are written as in Python.
 
     Raises:
         InputError: There is no such field, or a value has another type.
@@ -36,18 +40,19 @@ def override(config: Any, changes: Mapping[str, str]) -> Any:
 
 
 def _parse(name: str, text: str, hint: Any, old: Any) -> Any:
+    """Return the value that a text stands for, which must have the type of the field."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
     if not _fits(value, hint):
         expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise InputError(f"{name} {text!r} is not allowed: {expected} is expected, as {old!r}")
+        raise InputError(f"{name} {text!r} is not allowed: {expected} is expected, such as {old!r}")
     return value
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value has the type of a field; whole numbers are floats too."""
+    """Return whether a value has the type of a field. Whole numbers are accepted as floats."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in arguments

@@ -1,4 +1,4 @@
-"""Masked pretraining and the training of detectors; `plm_core.training.finetuning` trains classifiers."""
+"""Masked pretraining and the training of detectors. Classifiers are trained by `plm_core.training.finetuning`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def pretrain(model: MaskedAutoencoderHiera, data: Dataset[Any], config: Pretrain
 
     Args:
         model: The model, built with ``drop_path_rate=config.drop_path``.
-        data: A dataset of (input, anything); the input is float [in_chans, *size], normalised, as `pretrain_transform`
-            returns it.
+        data: A dataset of (input, anything). The input is float [in_chans, *size] and normalised, as
+            `pretrain_transform` returns it.
         config: A configuration of `hiera.recipes`, or your own.
         **options: Keywords of `plm_core.training.fit`.
     """
@@ -41,12 +41,15 @@ def detect(model: nn.Module, data: Dataset[Any], config: DetectConfig, **options
         config: A configuration of `hiera.recipes`, or your own.
         **options: Keywords of `plm_core.training.fit`.
     """
-    from hiera import coco  # needs pycocotools, which other trainings do not
+    from hiera import coco  # imported here because it needs pycocotools, and other trainings do not
 
     return fit(model, data, coco.loss, config.recipe, collate=coco.collate, **options)
 
 
 def pretrain_transform(size: Sequence[int], config: PretrainConfig, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """Return the preprocessing PIL image -> float [3, height, width]: random crop and flip, normalised."""
+    """Return the training preprocessing, PIL image -> float [3, height, width].
+
+    The image is cropped and flipped at random, and normalised.
+    """
     plain = FinetuneConfig(recipe=config.recipe, auto_augment=None, scale=config.scale, hflip=config.hflip)
     return finetune_transform(size, plain, mean, std)

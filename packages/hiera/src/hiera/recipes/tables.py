@@ -1,7 +1,7 @@
 """The papers' trainings as tables by size (Hiera paper, appendix).
 
-Each configuration is data, so a change is a ``dataclasses.replace``. Learning rates are those that the paper prints,
-for the batch size beside them.
+Each configuration is data, and `dataclasses.replace` makes a changed one. Learning rates are the ones that the paper
+prints, for the batch size that is given with them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PretrainConfig:
         drop_path: Drop path rate of the encoder's last block. Unlike ViT, Hiera needs it from base upwards
             (section 4.1).
         scale: Smallest and largest area of the random crops, as fractions of the image.
-        hflip: Probability that an image is mirrored.
+        hflip: Probability of a horizontal flip.
     """
 
     recipe: Recipe
@@ -55,10 +55,11 @@ class DetectConfig:
 
 
 def _by_size(sizes: Iterable[str], *values: Any) -> dict[str, Any]:
+    """Return one value per size."""
     return dict(zip(sizes, values, strict=True))
 
 
-# drop path
+# Columns: drop path.
 _PRETRAIN_IMAGE = _by_size(SIZES, 0.0, 0.0, 0.2, 0.2, 0.2, 0.3)
 PRETRAIN_IMAGE: dict[str, PretrainConfig] = {
     size: PretrainConfig(
@@ -68,7 +69,7 @@ PRETRAIN_IMAGE: dict[str, PretrainConfig] = {
     for size, drop_path in _PRETRAIN_IMAGE.items()
 }
 
-# epochs, learning rate, drop path, layer decay
+# Columns: epochs, learning rate, drop path, layer decay.
 _FINETUNE_IMAGE = _by_size(
     SIZES,
     (300, 2e-3, 0.1, 0.65),
@@ -86,7 +87,7 @@ FINETUNE_IMAGE: dict[str, FinetuneConfig] = {
     for size, (epochs, lr, drop_path, decay) in _FINETUNE_IMAGE.items()
 }
 
-# learning rate, drop path (for 3200 epochs, as the published models had)
+# Columns: learning rate, drop path. The drop path is that for 3200 epochs, as for the published models.
 _PRETRAIN_VIDEO = _by_size(VIDEO_SIZES, (8e-4, 0.1), (8e-4, 0.2), (8e-4, 0.2), (3.2e-4, 0.4))
 PRETRAIN_VIDEO: dict[str, PretrainConfig] = {
     size: PretrainConfig(
@@ -100,8 +101,8 @@ PRETRAIN_VIDEO: dict[str, PretrainConfig] = {
     for size, (lr, drop_path) in _PRETRAIN_VIDEO.items()
 }
 
-# The paper does not say whether these epochs count repetitions; we assume that they do, as for its pretraining.
-# epochs, learning rate, drop path, layer decay (after 3200 epochs of pretraining), dropout
+# The paper does not say whether these epochs count repetitions. We assume that they do, as in its pretraining.
+# Columns: epochs, learning rate, drop path, layer decay (after 3200 epochs of pretraining), dropout.
 _FINETUNE_VIDEO = _by_size(
     VIDEO_SIZES,
     (150, 8e-4, 0.2, 0.8, 0.3),
@@ -128,8 +129,8 @@ FINETUNE_VIDEO: dict[str, FinetuneConfig] = {
     for size, (epochs, lr, drop_path, decay, dropout) in _FINETUNE_VIDEO.items()
 }
 
-# The ViTDet recipe with Hiera's rates: 100 epochs of COCO are 184375 steps; the rate falls to a tenth after 163889 of
-# them and again after 177546.
+# The ViTDet recipe with Hiera's learning rates. 100 epochs of COCO are 184375 steps. The learning rate falls to a tenth
+# after 163889 of them, and again after 177546.
 _COCO: dict[str, Any] = {
     "epochs": 100,
     "batch_size": 64,
@@ -143,13 +144,13 @@ DETECT: dict[str, DetectConfig] = {
     size: DetectConfig(recipe=Recipe(**_COCO, lr=lr), drop_path=drop_path)
     for size, lr, drop_path in [("base", 3.5e-5, 0.2), ("base_plus", 3.5e-5, 0.2), ("large", 3e-5, 0.4)]
 }
-# ViTDet's own rates, for a detector on a ViTDet trunk.
+# ViTDet's own learning rates, for a detector on a ViTDet trunk.
 DETECT_VIT: dict[str, DetectConfig] = {
     size: DetectConfig(recipe=Recipe(**{**_COCO, "epochs": epochs}, lr=1e-4, layer_decay=decay), drop_path=drop_path)
     for size, epochs, drop_path, decay in [("base", 100, 0.1, 0.7), ("large", 100, 0.4, 0.8), ("huge", 75, 0.5, 0.9)]
 }
 
-# The micro models take minutes on two cores.
+# Training a micro model takes minutes on two cores.
 _MICRO_PRETRAIN = Recipe(epochs=20, batch_size=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
 PRETRAIN_IMAGE["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN)
 PRETRAIN_VIDEO["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, scale=(0.5, 1.0))
