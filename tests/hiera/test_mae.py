@@ -277,9 +277,9 @@ def test_there_is_no_classifier():
     for call, said in [
         (lambda: model.reset_classifier(5), "use plain_encoder"),
         (lambda: model.reset_classifier(0, "max"), "use plain_encoder"),
-        (lambda: model.forward_intermediates(x, norm=True), "forward_features returns"),
-        (lambda: model.forward_intermediates(x, stop_early=True), "ask for intermediates_only"),
-        (lambda: model.prune_intermediate_layers(1), "prune what plain_encoder"),
+        (lambda: model.forward_intermediates(x, norm=True), "see forward_features"),
+        (lambda: model.forward_intermediates(x, stop_early=True), "pass intermediates_only"),
+        (lambda: model.prune_intermediate_layers(1), "prune the model that plain_encoder"),
     ]:
         with pytest.raises(NotSupported) as e:
             call()
