@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer
 from hiera.model import Hiera, check_format, format_map
-from hiera.tokens import reroll_units, take
+from hiera.tokens import reroll_units
 from plm_core import InputError, NotSupported
+from plm_core.blocks import take_rows
 
 
 class DecoderBlock(HieraBlock):
@@ -37,10 +38,9 @@ class DecoderBlock(HieraBlock):
         """
         if at is None:
             return super().forward(x)
-        at = at[:, None, :, None]
         q, k, v = self.attn.project(self.norm1(x))
-        attended = F.scaled_dot_product_attention(take(q, at, 2), k, v)
-        return self.mlp_residual(take(x, at, 2) + self.attn.merge(attended, x.shape[0], 1))
+        attended = F.scaled_dot_product_attention(take_rows(q, at, 2), k, v)
+        return self.mlp_residual(take_rows(x, at, 2) + self.attn.merge(attended, x.shape[0], 1))
 
 
 class MaskedAutoencoderHiera(Hiera):
@@ -295,7 +295,7 @@ class MaskedAutoencoderHiera(Hiera):
         count = (units - keep.shape[1]) * math.prod(self.unit_grid)
         hidden = self.masked_tokens(visible).byte().argsort(dim=1, descending=True, stable=True)[:, :count]
         predicted = self._decode(self._encode(x, keep), keep, hidden).flatten(0, 1)
-        targets = _normalized(take(self.pixel_targets(x, False), hidden[..., None], 1)).flatten(0, 1)
+        targets = _normalized(take_rows(self.pixel_targets(x, False), hidden)).flatten(0, 1)
         return (predicted - targets).square().mean(), predicted, targets, visible
 
     def _keep(

@@ -23,8 +23,9 @@ from torch.utils.checkpoint import checkpoint
 from hiera.abswin import abs_win
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer, PatchEmbed
 from hiera.stages import plan_blocks, stage_ends
-from hiera.tokens import official_order, reroll, reroll_units, take, unroll
+from hiera.tokens import official_order, reroll, reroll_units, unroll
 from plm_core import InputError
+from plm_core.blocks import take_rows
 
 DIMENSION_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("time", "height", "width")}
 
@@ -329,7 +330,7 @@ class Hiera(nn.Module):
         # Patches overlap, so without this the pixels of dropped units would reach kept tokens.
         kept = x.new_zeros(x.shape[0], math.prod(units)).scatter(1, keep, 1)
         x = x * F.interpolate(kept.view(-1, 1, *units), size=x.shape[2:], mode="nearest")
-        return take(self._whole_tokens(x), keep[:, :, None, None], 1)
+        return take_rows(self._whole_tokens(x), keep)
 
     def _whole_tokens(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)

@@ -69,8 +69,3 @@ def pool_mean(x: Tensor, stride: int) -> Tensor:
 def official_order(x: Tensor) -> Tensor:
     """[B, U, T, C] -> [B, T*U, C], the token order of the original's outputs."""
     return x.transpose(1, 2).flatten(1, 2)
-
-
-def take(x: Tensor, index: Tensor, dim: int) -> Tensor:
-    """Take entries along a dimension. Unlike ``torch.take_along_dim``, this keeps the batch dynamic in an export."""
-    return x.gather(dim, index.expand(*x.shape[:dim], -1, *x.shape[dim + 1 :]))
