@@ -1,11 +1,11 @@
-"""Clips from video files, sampled as Hiera's recipes do: 16 frames, every fourth (Hiera paper, section 4.2).
+"""Clips from video files, sampled as in Hiera's recipes: 16 frames, every fourth (Hiera paper, section 4.2).
 
     clip = read_clip("cat.mp4")                                   # uint8 [16, H, W, 3]
     probabilities = classify(model, "cat.mp4")                    # 5 clips x 3 crops, averaged
     data = VideoFolder("train", transform=per_clip(create_transform(224, is_training=True)))
 
-Frames are counted in the order in which they are shown. Times and frame rates play no part, so files without a rate, or
-with a varying one, are read like any other. It needs PyAV (extra ``hiera[video]``).
+Frames are counted in the order in which they are shown. Times and frame rates are ignored, so files with a varying rate
+or none are read like any other. Reading needs PyAV (extra ``hiera[video]``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Augmentation of clips by what augments images.
+"""Augmentation of clips with image augmentations.
 
 Shapes: T frames, H, W pixels; pixels are RGB.
 """
@@ -19,13 +19,14 @@ from plm_core import InputError
 
 
 class per_clip:
-    """An augmentation of clips that gives all frames ONE draw of an augmentation of images, timm's or torchvision's.
+    """An augmentation of clips that applies ONE draw of an image augmentation, timm's or torchvision's, to all frames.
 
     The generators of Python, NumPy and torch are set to the same seed before each frame and restored at the end. The
-    seed is drawn from torch's generator. A transform that keeps a generator of its own is not reached.
+    seed is drawn from torch's generator. An augmentation with a generator of its own is not affected, so it may still
+    differ from frame to frame.
 
     Args:
-        transform: PIL image -> float tensor [3, H, W].
+        transform: The image augmentation: a function from a PIL image to a float tensor [3, H, W].
     """
 
     def __init__(self, transform: Callable[[Any], Tensor]) -> None:
@@ -35,7 +36,7 @@ class per_clip:
         """Augment a clip, uint8 [T, H, W, 3] -> float [3, T, H, W].
 
         Raises:
-            InputError: The clip has another form, or the transform does not end in a tensor.
+            InputError: The clip has a different form, or ``transform`` does not return a tensor.
         """
         pictures = [Image.fromarray(picture.numpy()) for picture in frames_tensor(clip)]
         seed = int(torch.randint(2**32, ()))

@@ -1,4 +1,4 @@
-"""Clips of a video: which frames they take, and their form in memory.
+"""Clips of a video: the numbers of their frames, and their form in memory.
 
 Shapes: T frames, H, W pixels; pixels are RGB.
 """
@@ -16,7 +16,9 @@ from torch import Tensor
 from hiera.video.file import Video
 from plm_core import InputError
 
-FRAMES, STRIDE = 16, 4  # of the papers' clips
+# The papers' clips: 16 frames, every fourth.
+FRAMES = 16
+STRIDE = 4
 
 Pad = Literal["last"] | None
 Frames = NDArray[np.uint8] | Tensor
@@ -29,10 +31,10 @@ def read_clip(
 
     Args:
         path: The file.
-        frames: Number of frames.
-        stride: Distance of the frames: 4 takes every fourth.
-        start: Number of the first frame; None for a clip from the middle.
-        pad: ``last`` repeats the last frame of a video that is too short; None refuses such a video.
+        frames: Number of frames in the clip.
+        stride: Step from one frame to the next: 4 takes every fourth.
+        start: Number of the first frame, from 0; None for a clip from the middle.
+        pad: "last" repeats the last frame if the video is too short; None raises an error instead.
 
     Returns:
         uint8 [frames, H, W, 3].
@@ -49,19 +51,19 @@ def read_clip(
 
 
 def check_sampling(frames: int, stride: int) -> None:
-    """Refuse numbers of frames and strides below 1."""
+    """Check that the number of frames and the stride are whole numbers from 1."""
     for name, value in {"frames": frames, "stride": stride}.items():
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{name} {value!r} is not allowed: a whole number from 1 is")
 
 
 def last_start(length: int, frames: int, stride: int) -> int:
-    """Return the last frame at which a clip can start; 0 in a video that is too short."""
+    """Return the number of the last frame at which a whole clip can start; 0 if the video is too short."""
     return max(length - (frames - 1) * stride - 1, 0)
 
 
 def clip_frames(length: int, frames: int, stride: int, start: int, pad: Pad, video: Any) -> list[int]:
-    """Return the numbers of a clip's frames in a video of ``length`` frames; errors call it ``video``."""
+    """Return the numbers of a clip's frames in a video of ``length`` frames, which error messages call ``video``."""
     if pad not in (None, "last"):
         raise InputError(f"pad {pad!r} is not allowed: 'last' and None are")
     if not 0 <= start < length:
@@ -76,7 +78,7 @@ def clip_frames(length: int, frames: int, stride: int, start: int, pad: Pad, vid
 
 
 def frames_tensor(video: Frames) -> Tensor:
-    """Return frames as a tensor, uint8 [T, H, W, 3], or refuse another form."""
+    """Return frames as a tensor, uint8 [T, H, W, 3], and raise an InputError for any other form."""
     pictures = torch.as_tensor(video)
     if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or not pictures.numel():
         raise InputError(

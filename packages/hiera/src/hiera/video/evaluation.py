@@ -1,4 +1,4 @@
-"""Prediction over several clips and crops of a video, as the paper evaluates (section 4.2).
+"""Prediction over several clips and crops of a video, as in the paper's evaluation (section 4.2).
 
 Shapes: T frames, H, W pixels; pixels are RGB.
 """
@@ -22,7 +22,7 @@ from plm_core.hookspecs import Input
 
 
 def input_of(model: nn.Module) -> Input:
-    """Return the input of a video model: its size, its frames, and its mean and std (by default Hiera's .45 and .225).
+    """Return the input of a video model: size, number of frames, mean and std (by default Hiera's .45 and .225).
 
     Raises:
         InputError: The model does not take clips.
@@ -50,24 +50,24 @@ def views(
 ) -> Tensor:
     """Return the views over which predictions are averaged (the paper's Kinetics evaluation: 5 clips x 3 crops).
 
-    Clips are spread evenly from the first frame to the last. The short side is resized to the model's, and crops are
-    spread evenly along the long one; a single crop is the centre of a picture that is larger by ``1 / crop_pct``. That
-    is the custom of the field; the paper states only the numbers.
+    Clips are spread evenly from the first frame to the last. The short side of the frames is resized to the model's
+    input, and crops are spread evenly along the long side. A single crop is the centre of frames that are larger by
+    ``1 / crop_pct``. These rules are common practice; the paper states only the numbers of clips and crops.
 
     Args:
         video: A file, or all frames of a video, uint8 [N, H, W, 3].
         model: A video model, or its input.
         clips: Number of positions in time.
         crops: Number of positions in space.
-        stride: Distance of the frames: 4 takes every fourth.
-        pad: As in `read_clip`.
+        stride: Step from one frame to the next: 4 takes every fourth.
+        pad: "last" or None; see `read_clip`.
 
     Returns:
-        Normalised float32 [clips * crops, 3, T, H, W], the crops of a clip together.
+        Normalised views, float32 [clips * crops, 3, T, H, W]; the crops of a clip follow one another.
 
     Raises:
         MissingDependency: PyAV is not installed.
-        InputError: As `read_clip`, or an argument is out of range.
+        InputError: The video cannot be read (see `read_clip`), or an argument is out of range.
     """
     spec = model if isinstance(model, Input) else input_of(model)
     if spec.frames is None or spec.size[0] != 3:
@@ -82,30 +82,30 @@ def views(
     fit = partial(_cover, size=spec.size[1:], zoom=zoom)
     if isinstance(video, str | Path):
         file = Video(video)
-        small = file.read(_views_frames(len(file), spec.frames, clips, stride, pad, file.path), fit)
+        resized = file.read(_views_frames(len(file), spec.frames, clips, stride, pad, file.path), fit)
     else:
         pictures = frames_tensor(video)
         numbers = _views_frames(len(pictures), spec.frames, clips, stride, pad, "the video")
-        small = torch.stack([fit(pictures[i]) for i in numbers])
-    cut = torch.stack([_crop(small, spec.size[1:], _share(i, crops)) for i in range(crops)])
-    pixels = cut.unflatten(1, (clips, spec.frames)).permute(1, 0, 3, 2, 4, 5).flatten(0, 1).float() / 255
+        resized = torch.stack([fit(pictures[i]) for i in numbers])
+    cropped = torch.stack([_crop(resized, spec.size[1:], _share(i, crops)) for i in range(crops)])
+    pixels = cropped.unflatten(1, (clips, spec.frames)).permute(1, 0, 3, 2, 4, 5).flatten(0, 1).float() / 255
     mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (spec.mean, spec.std))
     return (pixels - mean) / std
 
 
-def _views_frames(length: int, frames: int, clips: int, stride: int, pad: Pad, what: Any) -> list[int]:
+def _views_frames(length: int, frames: int, clips: int, stride: int, pad: Pad, name: Any) -> list[int]:
     latest = last_start(length, frames, stride)
     starts = [round(latest * _share(i, clips)) for i in range(clips)]
-    return [p for start in starts for p in clip_frames(length, frames, stride, start, pad, what)]
+    return [p for start in starts for p in clip_frames(length, frames, stride, start, pad, name)]
 
 
 def _share(i: int, count: int) -> float:
-    """Return the place of the i-th of ``count`` points from 0 to 1; a single point lies in the middle."""
+    """Return the i-th of ``count`` evenly spaced points from 0 to 1; a single point lies in the middle."""
     return i / (count - 1) if count > 1 else 0.5
 
 
 def _cover(picture: Tensor, size: Sequence[int], zoom: float) -> Tensor:
-    """Resize uint8 [H, W, 3] to the smallest uint8 [3, h, w] of its shape that covers ``size`` times ``zoom``."""
+    """Resize uint8 [H, W, 3] to the smallest uint8 [3, h, w] of the same aspect ratio that covers ``zoom * size``."""
     height, width = picture.shape[:2]
     scale = zoom * max(size[0] / height, size[1] / width)
     target = (max(round(height * scale), size[0]), max(round(width * scale), size[1]))
@@ -114,8 +114,8 @@ def _cover(picture: Tensor, size: Sequence[int], zoom: float) -> Tensor:
 
 
 def _crop(pictures: Tensor, size: Sequence[int], share: float) -> Tensor:
-    """Crop [..., h, w] at a share of the longer slack and in the middle of the other."""
-    slack = [have - want for have, want in zip(pictures.shape[-2:], size, strict=True)]
+    """Crop [..., h, w] to ``size``: at a share of the slack along the axis with more of it, centred on the other."""
+    slack = [side - target for side, target in zip(pictures.shape[-2:], size, strict=True)]
     along = slack.index(max(slack))
     top, left = (round(s * (share if axis == along else 0.5)) for axis, s in enumerate(slack))
     return pictures[..., top : top + size[0], left : left + size[1]]
@@ -135,26 +135,26 @@ def classify(
     Args:
         model: A video classifier in eval mode, on any device.
         video: A file, or all its frames, uint8 [N, H, W, 3].
-        clips: As in `views`.
-        crops: As in `views`.
-        stride: As in `views`.
-        pad: As in `views`.
+        clips: Number of positions in time.
+        crops: Number of positions in space.
+        stride: Step from one frame to the next: 4 takes every fourth.
+        pad: "last" or None; see `read_clip`.
 
     Returns:
-        float32 [classes], on the CPU.
+        Probabilities, float32 [classes], on the CPU.
 
     Raises:
-        InputError: As `views`; or the model is in training mode or has no classes.
+        InputError: The views cannot be made (see `views`), or the model is in training mode or has no classes.
     """
     if model.training:
         raise InputError("model is in training mode: call model.eval() first")
     if not getattr(model, "num_classes", 1):
         raise InputError(f"model {type(model).__name__} has no classes")
     weight = next(model.parameters())
-    answers = [
+    outputs = [
         model(view.to(weight.device, weight.dtype)).float()
         for view in views(video, model, clips, crops, stride, pad).split(1)
     ]
     if not getattr(model, "probabilities", False):
-        answers = [answer.softmax(-1) for answer in answers]
-    return torch.cat(answers).mean(0).cpu()
+        outputs = [output.softmax(-1) for output in outputs]
+    return torch.cat(outputs).mean(0).cpu()

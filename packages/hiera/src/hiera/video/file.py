@@ -20,30 +20,31 @@ from torch.utils.data import get_worker_info
 
 from plm_core import InputError, MissingDependency
 
-# A jump to a key frame must save this many frames: it empties the decoder, which costs about as much as a few frames.
+# Jumping to a key frame empties the decoder, which costs about as much as decoding a few frames. So a jump is made only
+# if it spares the decoding of at least this many frames.
 SPARED = 8
 
 
 class Video:
-    """A video file whose frames are read by number; ``len()`` is their number.
+    """A video file whose frames are read by number; ``len()`` counts them.
 
-    Its packets are read once, without decoding, so the length is the number of frames that the file holds, whatever its
-    header says; a truncated file has the frames that are left. Rotations by quarter turns that the file asks for are
-    applied. Pixels that are not square are left unchanged.
+    All packets are read once, without decoding, so the length is the number of frames that the file really holds,
+    whatever its header says. In a truncated file it is the number of frames that are left. Rotations by quarter turns
+    that the file specifies are applied. Pixels that are not square are left unchanged.
 
     Args:
         path: A file in any format that FFmpeg reads.
 
     Raises:
         MissingDependency: PyAV is not installed.
-        InputError: Not a file, not a video, or one without frames.
+        InputError: The path is not a file, the file is not a video, or the video has no frames.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with _opened(self.path) as (container, stream):
             self._times, self._keys, self._length = _index(container, stream)
-        if not self._times and self._length:  # packets without usable times: only decoding tells
+        if not self._times and self._length:  # no usable times, so only decoding can count the frames
             with _opened(self.path) as (container, stream):
                 self._length = sum(1 for _ in _decoded(container, stream))
         if not self._length:
@@ -53,21 +54,25 @@ class Video:
         return self._length
 
     def read(self, indices: Sequence[int], each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Read frames by number, in any order and also repeatedly, in one pass; only these are converted.
+        """Read frames by number, in one pass over the file.
+
+        Only the frames that are read are converted to pixels.
 
         Args:
-            indices: Numbers from 0 to ``len() - 1``.
-            each: Function of a frame, uint8 [H, W, 3], applied as soon as it is decoded, for example to shrink it.
+            indices: Frame numbers from 0 to ``len() - 1``, in any order, also repeated.
+            each: Function that is applied to each frame, uint8 [H, W, 3], once it is decoded, for example to shrink it.
 
         Returns:
-            uint8 [len(indices), H, W, 3], or the results of ``each``, stacked.
+            Frames, uint8 [len(indices), H, W, 3], or the stacked results of ``each``.
 
         Raises:
-            InputError: There is no such frame, or it cannot be decoded.
+            InputError: A frame does not exist or cannot be decoded.
         """
         numbers = sorted(set(indices))
         if not numbers or numbers[0] < 0 or numbers[-1] >= len(self):
-            raise InputError(f"indices {list(indices)} must be some of the {len(self)} frames of {self.path}, from 0")
+            raise InputError(
+                f"indices {list(indices)} must be one or more of the frames 0 to {len(self) - 1} of {self.path}"
+            )
         pictures: dict[int, Tensor] = {}
         # Frames that a jump missed, because the decoder cannot start there, are decoded from the beginning.
         for runs in (self._runs(numbers), [(None, numbers)]):
@@ -80,21 +85,21 @@ class Video:
         return torch.stack([pictures[i] for i in indices])
 
     def _runs(self, numbers: Sequence[int]) -> list[tuple[int | None, list[int]]]:
-        """Group frames into runs decoded in one go, each with the key frame to jump to first (None: no jump)."""
+        """Group frames into runs that are decoded without a jump, each with the key frame to jump to first, or None."""
         if not self._times:
             return [(None, list(numbers))]
         runs: list[tuple[int | None, list[int]]] = []
-        at = 0  # number of the frame that decoding would reach next
+        position = 0  # number of the frame that would be decoded next
         for i in numbers:
             key = bisect_right(self._keys, self._times[i]) - 1
-            spared = bisect_right(self._times, self._keys[key]) - 1 - at if key >= 0 else 0
+            spared = bisect_right(self._times, self._keys[key]) - 1 - position if key >= 0 else 0
             if spared >= SPARED:
                 runs.append((self._keys[key], [i]))
             elif runs:
                 runs[-1][1].append(i)
             else:
                 runs.append((None, [i]))
-            at = i + 1
+            position = i + 1
         return runs
 
     def _pictures(self, runs: Sequence[tuple[int | None, Sequence[int]]]) -> Iterator[tuple[int, Tensor]]:
@@ -113,7 +118,7 @@ class Video:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open the container and its first video stream."""
+    """Open a file and yield its container and first video stream."""
     try:
         import av
         from av.stream import Disposition
@@ -122,7 +127,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not path.is_file():
         raise InputError(f"path {str(path)!r} is not a file")
     try:
-        container = av.open(f"file:{path}")  # the prefix: a name like "a:b.mp4" is a file, not a protocol
+        container = av.open(f"file:{path}")  # without the prefix, "a:b.mp4" would be a protocol
     except (av.FFmpegError, OSError) as e:
         raise InputError(f"{path} cannot be read as a video: {e.strerror}") from e
     with container:
@@ -130,7 +135,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         if not streams or streams[0].codec_context is None:
             raise InputError(f"{path} has no video stream that can be decoded")
         streams[0].thread_type = "AUTO"
-        if get_worker_info() is not None:  # the workers of a DataLoader are the threads
+        if get_worker_info() is not None:  # DataLoader workers already run in parallel
             streams[0].codec_context.thread_count = 1
         yield container, streams[0]
 
@@ -140,14 +145,15 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
 
     try:
         yield from container.demux(stream)
-    except av.FFmpegError:  # the end of a truncated file
+    except av.FFmpegError:  # a truncated file ends here
         return
 
 
 def _index(container: Any, stream: Any) -> tuple[list[int], list[int], int]:
     """Return the ascending times of the shown frames and of the key frames, and the number of shown packets.
 
-    The times are empty when packets lack them or share them, as in raw streams: the packets then cannot be told apart.
+    The times of the shown frames are empty if packets have none or share one, as in raw streams, because such packets
+    cannot be told apart.
     """
     times, keys, shown = set(), set(), 0
     vp8 = stream.codec_context.name in ("vp8", "libvpx")
@@ -156,7 +162,7 @@ def _index(container: Any, stream: Any) -> tuple[list[int], list[int], int]:
             continue
         if packet.is_keyframe and packet.pts is not None:
             keys.add(packet.pts)
-        # Some packets are decoded but not shown: those an edit list cuts off, and VP8's frames without the bit "show".
+        # Some packets are decoded but not shown: those cut off by an edit list, and VP8 frames without the "show" bit.
         if not (packet.is_discard or (vp8 and not bytes(packet)[0] & 0x10)):
             shown += 1
             times.add(packet.pts)
@@ -170,7 +176,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     for packet in _packets(container, stream):
         try:
             yield from packet.decode()
-        except av.FFmpegError:  # a damaged packet; what can be decoded after it still counts
+        except av.FFmpegError:  # the packet is damaged, but later ones may be whole
             continue
 
 

@@ -1,4 +1,4 @@
-"""A folder of class folders of videos, for training."""
+"""A dataset of clips from a folder with one folder of videos per class."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ class VideoFolder(Dataset[tuple[Any, int]]):
     """A dataset of clips from the videos ``root/class/clip.mp4``, each with the number of its class.
 
     Args:
-        root: Folder of folders; their sorted names are ``classes``. Names that begin with a dot are left out.
-        frames: Number of frames of a clip.
-        stride: Distance of the frames: 4 takes every fourth.
-        transform: Function of the clip, uint8 [T, H, W, 3]; see `per_clip`.
+        root: Folder with one folder per class. Their sorted names are ``classes``. Names that begin with a dot are
+            ignored.
+        frames: Number of frames in a clip.
+        stride: Step from one frame to the next: 4 takes every fourth.
+        transform: Function that is applied to each clip, uint8 [T, H, W, 3], for example a `per_clip`.
         training: Whether clips start at a frame drawn from torch's generator; otherwise they are from the middle.
-        pad: As in `read_clip`.
+        pad: "last" or None; see `read_clip`.
 
     Raises:
-        InputError: The folder, or a class in it, has no videos. On indexing: a video cannot
-            be read; the message names the file.
+        InputError: The folder has no class folders, or one of them has no videos. On indexing: a video cannot be read;
+            the message names the file.
     """
 
     def __init__(
