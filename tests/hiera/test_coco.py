@@ -349,7 +349,7 @@ def test_a_part_of_the_data(world):
             lambda w: evaluate(
                 Known(w, lambda p: {k: p[k] for k in ("boxes", "labels", "scores")}), w, iou_types=("segm",)
             ),
-            "the model gives no masks",
+            "the model predicts no masks",
         ),
         (lambda w: evaluate(Known(w), w, limit=0), "data have no object"),
         (lambda w: LargeScaleJitter(32, (0, 1)), "scale (0, 1) is not allowed"),

@@ -1,8 +1,8 @@
-"""Detection data in COCO's format, its augmentation, its score, and the loss for a training.
+"""Detection data in COCO's format, with its augmentation, its score and the loss for training.
 
 `CocoDetection` reads a folder of images and an instances file, `ShapesDetection` offers the scenes of
-`plm_core.shapes` in the same form, and `write_coco` turns any such dataset into a folder. `evaluate` is COCO's mean
-average precision. It needs the extra ``hiera[detection]``.
+`plm_core.shapes` in the same form, and `write_coco` writes any such dataset to a folder. `evaluate` computes COCO's
+mean average precision. All of this needs the extra ``hiera[detection]``.
 
 An item is an image, float [3, H, W] from 0 to 1, and a target: ``boxes`` float32 [N, 4] (x0, y0, x1, y1 in pixels),
 ``labels`` int64 [N] from 1, ``masks`` uint8 [N, H, W], ``area`` float32 [N], ``iscrowd`` int64 [N] and ``image_id``.

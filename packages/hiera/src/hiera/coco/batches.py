@@ -1,4 +1,4 @@
-"""Batches of detection data for `plm_core.training`: how they are collated, and their loss."""
+"""The collating and the loss of detection batches for `plm_core.training`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def collate(batch: Sequence[tuple[Tensor, Target]]) -> dict[str, list[Any]]:
 
 
 def loss(model: nn.Module, batch: Mapping[str, list[Any]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the sum of a detector's losses for a batch of `collate`, and its parts by name."""
+    """Return the sum of a detector's losses for a batch from `collate`, and the single losses by name."""
     device = next(model.parameters()).device
     parts = model([image.to(device) for image in batch["images"]], [_to(t, device) for t in batch["targets"]])
     return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}

@@ -33,7 +33,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
 
     Attributes:
         names: Name of each label, from 1.
-        transform: Called with image and target of an item; None for none.
+        transform: Function that augments the image and target of each item; None for no augmentation.
     """
 
     names: dict[int, str]
@@ -45,7 +45,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
 
     @abstractmethod
     def scene(self, index: int) -> tuple[Tensor, Target]:
-        """Return an item before the transform."""
+        """Return an item without augmentation."""
 
     @abstractmethod
     def annotations(self) -> dict[str, Any]:
@@ -57,27 +57,27 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
 
 
 class CocoDetection(DetectionDataset):
-    """Images and instances in COCO's format.
+    """A dataset of images and instances in COCO's format.
 
-    Boxes are clipped to their image. An annotation is bad when its box is not four finite numbers, has a negative
-    size, is empty or outside of the image, or when it has no mask that can be drawn. Crowds are no targets, but
-    `evaluate` knows them.
+    Boxes are clipped to their image. An annotation is bad if its box is not four finite numbers, has a negative size,
+    is empty or lies outside the image, or if it has no mask that can be drawn. Crowds are not returned as targets, but
+    `evaluate` takes them into account.
 
     Args:
         images: Folder of the images.
         annotations: The instances file (JSON).
-        transform: Called with image and target, for example `LargeScaleJitter`.
-        masks: Whether targets have masks; without, annotations need none.
-        on_bad: "drop" leaves bad annotations out, with one warning that counts them; "raise" refuses them.
-        keep_empty: Whether images without targets stay in.
+        transform: Function that augments an image and its target, for example a `LargeScaleJitter`.
+        masks: Whether targets have masks. If not, annotations need none.
+        on_bad: "drop" leaves bad annotations out and counts them in one warning; "raise" raises an error.
+        keep_empty: Whether to keep images without targets.
 
     Attributes:
-        category_ids: The file's category id of labels 1, 2, ...: labels are contiguous, in the order of these ids.
+        category_ids: The file's category ids of labels 1, 2, ...: labels are contiguous, in the order of these ids.
 
     Raises:
-        InputError: The file is not readable as such; an annotation names an unknown category or image; an image file
-            is missing; an annotation is bad and ``on_bad`` is "raise". When read, an image is broken or has another
-            size than the file says.
+        InputError: The file cannot be read or is not in this format; an annotation refers to an unknown category or
+            image; an image file is missing; or an annotation is bad and ``on_bad`` is "raise". On indexing: an image
+            cannot be read, or its size differs from the one in the file.
     """
 
     def __init__(
@@ -117,7 +117,9 @@ class CocoDetection(DetectionDataset):
 
     def _report(self, bad: list[tuple[Any, str]], total: int, on_bad: OnBad) -> None:
         if bad and on_bad == "raise":
-            raise InputError(f"{self.file}: annotation {bad[0][0]} has {bad[0][1]}; on_bad='drop' leaves such out")
+            raise InputError(
+                f"{self.file}: annotation {bad[0][0]} has {bad[0][1]}; on_bad='drop' leaves bad annotations out"
+            )
         if bad:
             by_kind: dict[str, list[str]] = defaultdict(list)
             for name, kind in bad:
@@ -130,15 +132,15 @@ class CocoDetection(DetectionDataset):
 
     def _check_files(self) -> None:
         paths = [self.folder / self.images[i]["file_name"] for i in self.ids]
-        there = {path for parent in {p.parent for p in paths} if parent.is_dir() for path in parent.iterdir()}
-        if missing := [path for path in paths if path not in there]:
-            raise InputError(f"image {missing[0]} of {self.file} is missing, with {len(missing) - 1} more")
+        existing = {path for parent in {p.parent for p in paths} if parent.is_dir() for path in parent.iterdir()}
+        if missing := [path for path in paths if path not in existing]:
+            raise InputError(f"image {missing[0]} of {self.file} is missing, and so are {len(missing) - 1} more")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def scene(self, index: int) -> tuple[Tensor, Target]:
-        """Return an item before the transform."""
+        """Return an item without augmentation."""
         entry = self.images[self.ids[index]]
         path = self.folder / entry["file_name"]
         try:
@@ -166,19 +168,19 @@ class CocoDetection(DetectionDataset):
 
 
 class ShapesDetection(DetectionDataset):
-    """The scenes of `plm_core.shapes` for detection; the classes are its eight shapes.
+    """A detection dataset of the scenes of `plm_core.shapes`, whose classes are the eight shapes.
 
     Args:
         split: "train" or "heldout".
         size: Height and width in pixels.
-        count: How many scenes there are.
-        seed: Which world to draw from.
-        objects: The fewest and the most objects in a scene.
+        count: Number of scenes.
+        seed: Seed of the world from which scenes are drawn.
+        objects: Smallest and largest number of objects in a scene.
         background: "plain", "gradient" or "clutter".
-        transform: Called with image and target.
+        transform: Function that augments an image and its target.
 
     Raises:
-        ValueError: An argument is out of range; the line names it.
+        ValueError: An argument is out of range; the message names it.
     """
 
     def __init__(
@@ -199,7 +201,7 @@ class ShapesDetection(DetectionDataset):
         return len(self.world)
 
     def scene(self, index: int) -> tuple[Tensor, Target]:
-        """Return an item before the transform."""
+        """Return an item without augmentation."""
         scene = self.world[index]
         masks = np.stack([o.mask for o in scene.objects]).astype(np.uint8)
         boxes = torch.tensor([o.box for o in scene.objects], dtype=torch.float32)
@@ -208,7 +210,7 @@ class ShapesDetection(DetectionDataset):
         return _item(image, boxes, labels, torch.from_numpy(masks), masks.sum((1, 2)).tolist(), index % len(self))
 
     def annotations(self) -> dict[str, Any]:
-        """Return all annotations in COCO's instances format, for which every scene is drawn; see `DetectionDataset`."""
+        """Draw every scene and return all annotations in COCO's instances format; see `DetectionDataset`."""
         objects: list[dict[str, Any]] = []
         for index in range(len(self)):
             target = self.scene(index)[1]

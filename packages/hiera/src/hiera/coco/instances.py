@@ -1,4 +1,4 @@
-"""COCO's instances format: reading a file of annotations and checking each of them."""
+"""COCO's instances format: the reading of a file and the check of each annotation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def read_instances(path: Path) -> Instances:
     """Read an instances file.
 
     Returns:
-        Its ``images``, ``annotations`` and ``categories``.
+        A dict of the file's ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        InputError: The file is not JSON, lacks a part or a key, or has an id twice.
+        InputError: The file is not JSON, lacks a part or a key, or contains an id twice.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -32,38 +32,38 @@ def read_instances(path: Path) -> Instances:
         raise InputError(f"{path} cannot be read as JSON: {e}") from e
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; COCO's instances format is an object")
-    needed = {"images": {"id", "file_name", "height", "width"}, "annotations": set(), "categories": {"id"}}
-    for part, keys in needed.items():
+    required = {"images": {"id", "file_name", "height", "width"}, "annotations": set(), "categories": {"id"}}
+    for part, keys in required.items():
         rows = content.get(part)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InputError(f"{path}: {part!r} must be a list of objects, as in COCO's instances format")
         for number, row in enumerate(rows):
-            if lacking := sorted(keys - row.keys()):
-                raise InputError(f"{path}: {part}[{number}] lacks {', '.join(lacking)}")
+            if missing := sorted(keys - row.keys()):
+                raise InputError(f"{path}: {part}[{number}] lacks {', '.join(missing)}")
         ids = Counter(row["id"] for row in rows if keys)
-        if twice := [i for i, count in ids.items() if count > 1]:
-            raise InputError(f"{path}: {part} has the id {twice[0]} more than once")
+        if repeated := [i for i, count in ids.items() if count > 1]:
+            raise InputError(f"{path}: {part} has the id {repeated[0]} more than once")
     return content
 
 
 def check_annotation(
     annotation: dict[str, Any], labels: Mapping[Any, int], image: Mapping[str, Any], masks: bool
 ) -> dict[str, Any] | str:
-    """Check an annotation and bring it into our form.
+    """Check an annotation and convert it to the form that `hiera.coco.DetectionDataset.annotations` returns.
 
     Args:
-        annotation: An entry of the file.
+        annotation: An entry of the file's annotations.
         labels: The label of each category id.
-        image: The entry of its image.
+        image: The entry of the annotation's image.
         masks: Whether the annotation needs a mask.
 
     Returns:
-        The annotation as `hiera.coco.DetectionDataset.annotations` has it, without the ids of itself and its image;
-        or the reason why it is bad.
+        The converted annotation, without its own id and the id of its image; or, as text, the reason why the
+        annotation is bad.
     """
     box = annotation.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box)
-    if not numbers or not all(math.isfinite(n) for n in box or ()):
+    four_numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box)
+    if not four_numbers or not all(math.isfinite(n) for n in box or ()):
         return "no box of four finite numbers"
     x, y, width, height = box  # type: ignore[misc]
     if width < 0 or height < 0:

@@ -1,4 +1,4 @@
-"""Masks as COCO's run lengths, by pycocotools."""
+"""The conversion of masks to and from COCO's run lengths, with pycocotools."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ RunLengths = dict[str, Any]
 
 
 def encode_mask(mask: Tensor) -> RunLengths:
-    """Return a mask [H, W] as run lengths that JSON can hold."""
+    """Encode a mask [H, W] as run lengths that can be stored in JSON."""
     code = rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
     return {"size": code["size"], "counts": code["counts"].decode()}
 
 
 def decode_masks(masks: list[RunLengths], size: tuple[int, int]) -> Tensor:
-    """Return the masks of run lengths, uint8 [N, *size]."""
+    """Decode run lengths to masks, uint8 [N, *size]."""
     if not masks:
         return torch.zeros(0, *size, dtype=torch.uint8)
     return torch.from_numpy(np.ascontiguousarray(rle.decode(masks).transpose(2, 0, 1)))
 
 
 def from_segmentation(segmentation: Any, height: int, width: int) -> RunLengths | None:
-    """Return an annotation's polygons or run lengths as compressed run lengths; None if they are neither."""
+    """Convert an annotation's polygons or run lengths to compressed run lengths; return None if it has neither."""
     try:
         if isinstance(segmentation, list):
-            # pycocotools would take four numbers for a box
+            # pycocotools would read four numbers as a box
             polygons = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p).all()]
             return rle.merge(rle.frPyObjects(polygons, height, width)) if polygons else None
         if not isinstance(segmentation, dict) or list(segmentation["size"]) != [height, width]:
@@ -44,7 +44,7 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> RunLengths 
             code = rle.frPyObjects(segmentation, height, width)
         else:
             code = {"size": [height, width], "counts": segmentation["counts"]}
-        rle.decode(code)  # fails now rather than in the middle of a training
+        rle.decode(code)  # fail now rather than in the middle of training
         return code
     except (KeyError, TypeError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""COCO's mean average precision of a detector, by pycocotools."""
+"""COCO's mean average precision of a detector, computed with pycocotools."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ def evaluate(
     limit: int | None = None,
     progress: str = "evaluating",
 ) -> dict[str, float]:
-    """Score a detector on a dataset's untransformed scenes as COCO does.
+    """Score a detector as COCO does, on the scenes of a dataset without augmentation.
 
     Args:
-        model: Called with a list of images, returns a dict for each, as `hiera.detection.detector` does. It runs in
-            eval mode and gets its own mode back.
+        model: A detector that takes a list of images and returns a dict for each, as `hiera.detection.detector` does.
+            It runs in eval mode, and its previous mode is restored afterwards.
         data: The dataset.
-        batch_size: Images per forward pass.
-        num_workers: Processes that load images; 0 for this one.
+        batch_size: Number of images per forward pass.
+        num_workers: Number of processes that load images; with 0, this process loads them.
         iou_types: "bbox", "segm" or both; None for all that the model predicts.
-        limit: Number of images, from the first; None for all.
+        limit: Number of images to score, from the first; None for all.
         progress: Title of the progress bar.
 
     Returns:
-        "box mAP@[.5:.95]", "box AP50", "box AP75", "box AP small", "medium" and "large" (areas below 32^2, below 96^2
-        and above, each where the data have such objects), "box AR@100", and the same for "mask"; fractions from 0 to 1.
+        Fractions from 0 to 1: "box mAP@[.5:.95]", "box AP50", "box AP75", "box AP small", "box AP medium" and "box AP
+        large" (areas below 32^2, below 96^2 and above; each only if the data have objects of that size) and
+        "box AR@100"; and the same for "mask".
 
     Raises:
-        InputError: The data have no object; or masks are asked for and the model gives none.
+        InputError: The data have no objects, or masks are to be scored but the model or the data have none.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     indices = range(len(data) if limit is None else min(limit, len(data)))
@@ -71,7 +72,7 @@ def evaluate(
     truth = data.annotations()
     objects = [o for o in truth["annotations"] if not o["iscrowd"] and o["image_id"] in set(ids)]
     if not objects:
-        raise InputError("data have no object to be found")
+        raise InputError("data have no objects to detect (crowds do not count)")
     if "segm" in (iou_types or ()) and not all("segmentation" in o for o in objects):
         raise InputError("iou_types has 'segm', but data have no masks")
     scores: dict[str, float] = {}
@@ -95,7 +96,7 @@ def _check_types(iou_types: Sequence[str] | None, prediction: Mapping[str, Tenso
     if iou_types and not set(iou_types) <= {"bbox", "segm"}:
         raise InputError(f"iou_types {tuple(iou_types)} is not allowed: 'bbox' and 'segm' are")
     if iou_types and "segm" in iou_types and "masks" not in prediction:
-        raise InputError("iou_types has 'segm', but the model gives no masks")
+        raise InputError("iou_types has 'segm', but the model predicts no masks")
 
 
 def _results(prediction: Mapping[str, Tensor], image_id: Any, masks: bool) -> list[dict[str, Any]]:
@@ -123,7 +124,7 @@ def _score(truth: dict[str, Any], detections: list[dict[str, Any]], ids: list[An
     with redirect_stdout(StringIO()):
         results = []
         for number, row in enumerate(detections, 1):
-            # The size classes go by the area of what is scored, box or mask.
+            # A detection counts as small, medium or large by the area of its box or mask, whichever is scored.
             area = mask_area(row["segmentation"]) if kind == "segm" else row["area"]
             results.append({**row, "id": number, "area": area})
         run = COCOeval(_coco(truth), _coco({**truth, "annotations": results}), kind)
@@ -135,7 +136,7 @@ def _score(truth: dict[str, Any], detections: list[dict[str, Any]], ids: list[An
     ap = ("mAP@[.5:.95]", "AP50", "AP75", "AP small", "AP medium", "AP large")
     scores = {f"{word} {name}": float(value) for name, value in zip(ap, run.stats[:6], strict=True)}
     scores[f"{word} AR@100"] = float(run.stats[8])
-    # pycocotools reports -1 where the data have no such object.
+    # pycocotools reports -1 for sizes of which the data have no object.
     return {name: value for name, value in scores.items() if value >= 0}
 
 

@@ -1,4 +1,4 @@
-"""Writing a detection dataset as a folder in COCO's format."""
+"""The writing of a detection dataset as a folder in COCO's format."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from plm_core.utils.progress import track
 
 
 def write_coco(data: DetectionDataset, folder: str | Path) -> Path:
-    """Write a dataset as ``images/*.png`` and ``instances.json``, without its transform.
+    """Write a dataset as ``images/*.png`` and ``instances.json``, without augmentation.
 
-    Each file is written whole or not at all, and the instances come last, so where they exist all images exist.
+    Each file is written completely or not at all. The instances file comes last, so if it exists, all images exist.
 
     Returns:
-        The path of the instances.
+        The path of the instances file.
     """
     content = data.annotations()
     folder = Path(folder)

@@ -2,7 +2,7 @@
 
     model = detector(hiera.HieraDet(), num_classes=80)             # images and targets in, losses or detections out
 
-`hiera.coco` has the data, the score and the loss for a training.
+`hiera.coco` provides the data, the score and the loss for training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cascade R-CNN's box stages (arXiv 1712.00726), on torchvision's RoI heads.
 
-Each stage refines the boxes of the one before and is trained against a higher IoU. As in the common implementation,
-all stages share the pooled features' gradient: each sends back a third of it.
+Each stage refines the boxes of the stage before it and is trained with a higher IoU threshold. As in the common
+implementation, the gradient that each stage sends back to the pooled features is divided by the number of stages.
 
 Shapes: N regions of an image, R regions of all images, K classes without the background.
 """
@@ -20,16 +20,18 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_sm
 from hiera.detection.regions import RegionHeads, Sizes, Targets
 from plm_core import InputError
 
+# The IoU threshold of each stage.
 IOUS = (0.5, 0.6, 0.7)
+# The weights of the box deltas (x, y, width, height) in each stage. They grow because later stages correct less.
 WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 
 
 class ClassAgnosticPredictor(nn.Module):
-    """Scores for each class and one box for all of them.
+    """A predictor of one score per class and a single box for all classes.
 
     Args:
         dim: Width of the box head's output.
-        num_classes: Classes without the background, which becomes class 0.
+        num_classes: Number of classes without the background, which becomes class 0.
     """
 
     def __init__(self, dim: int, num_classes: int) -> None:
@@ -43,18 +45,20 @@ class ClassAgnosticPredictor(nn.Module):
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """Return x unchanged, and multiply its gradient by the factor."""
+    """Return x unchanged, but multiply its gradient by the factor."""
     return x * factor + x.detach() * (1 - factor) if x.requires_grad else x
 
 
 class CascadeRoIHeads(RegionHeads):
-    """Box stages of rising IoU. The mask branch is Mask R-CNN's and is trained on the first stage's regions.
+    """RoI heads with box stages of rising IoU thresholds.
+
+    The mask branch is Mask R-CNN's and is trained on the first stage's regions.
 
     Args:
-        stages: For each stage a box head and a `ClassAgnosticPredictor`.
-        ious: A region that overlaps an object by at least this much belongs to it, per stage.
-        weights: Weights of the box deltas x, y, width and height, per stage.
-        **heads: Further keywords of torchvision's RoIHeads: pooling, sampling, thresholds, the mask branch.
+        stages: A box head and a `ClassAgnosticPredictor` for each stage.
+        ious: IoU threshold of each stage. A region whose IoU with an object reaches it is matched to the object.
+        weights: Weights of the box deltas x, y, width and height in each stage.
+        **heads: Further keywords of torchvision's RoIHeads: pooling, sampling, thresholds and the mask branch.
 
     Raises:
         InputError: The numbers of stages, thresholds and weights differ.
@@ -92,8 +96,8 @@ class CascadeRoIHeads(RegionHeads):
     ) -> dict[str, Tensor]:
         """Return ``loss_classifier_1``, ``loss_box_reg_1``, ``loss_classifier_2`` and so on.
 
-        The first stage takes the sampled boxes, among them the objects' own. Each later stage takes the boxes that the
-        stage before refined and matches them again.
+        The first stage takes the sampled boxes, which include the objects' own. Each later stage takes the boxes that
+        the stage before it refined, and matches them again.
         """
         losses: dict[str, Tensor] = {}
         for stage, coder in enumerate(self.coders):
@@ -109,7 +113,7 @@ class CascadeRoIHeads(RegionHeads):
     def detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes
     ) -> list[dict[str, Tensor]]:
-        """Return detections whose scores are the mean over the stages and whose boxes are the last stage's."""
+        """Return detections with scores averaged over the stages and the boxes of the last stage."""
         boxes, scores = proposals, []
         for stage in range(len(self.coders)):
             logits, deltas = self._stage(stage, features, boxes, image_shapes)
@@ -126,11 +130,11 @@ class CascadeRoIHeads(RegionHeads):
         return logits.float(), deltas.float()
 
     def _refine(self, stage: int, deltas: Tensor, boxes: list[Tensor], image_shapes: Sizes) -> list[Tensor]:
-        moved = self.coders[stage].decode(deltas, boxes).view(-1, 4).split([len(b) for b in boxes])
-        return [clip_boxes_to_image(b, shape) for b, shape in zip(moved, image_shapes, strict=True)]
+        refined = self.coders[stage].decode(deltas, boxes).view(-1, 4).split([len(b) for b in boxes])
+        return [clip_boxes_to_image(b, shape) for b, shape in zip(refined, image_shapes, strict=True)]
 
     def _match(self, stage: int, boxes: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """For boxes [N, 4] of an image: label (0: overlap too little) and box of the object that each overlaps most."""
+        """Return the label (0: IoU too low) and box of the object that each of the boxes [N, 4] overlaps most."""
         truth = target["boxes"].to(boxes.dtype)
         if not len(truth):
             return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device), boxes
@@ -138,7 +142,7 @@ class CascadeRoIHeads(RegionHeads):
         return target["labels"][index] * (overlap >= self.ious[stage]), truth[index]
 
     def _select(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
-        """Detections of an image, best first, from its boxes [N, 4] and scores [N, K + 1]."""
+        """Return the detections of an image, best first, from its boxes [N, 4] and scores [N, K + 1]."""
         region, label = torch.where(scores[:, 1:] > self.score_thresh)
         boxes, scores, labels = boxes[region], scores[region, label + 1], label + 1
         keep = remove_small_boxes(boxes, 1e-2)

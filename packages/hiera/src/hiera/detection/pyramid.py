@@ -1,4 +1,4 @@
-"""The feature pyramids that detectors build on a trunk.
+"""The feature pyramids that connect a trunk to a detector.
 
 Shapes: B batch, C channels, H, W rows and columns.
 """
@@ -19,11 +19,11 @@ from plm_core import InputError
 
 
 class Pyramid(nn.Module):
-    """A HieraDet with the standard feature pyramid (arXiv 1612.03144), a LayerNorm after each convolution.
+    """A HieraDet with the standard feature pyramid (arXiv 1612.03144) and a LayerNorm after each convolution.
 
     Args:
         trunk: The trunk, whose maps go from high to low resolution.
-        channels: Channels of each level.
+        channels: Number of channels of each level.
     """
 
     def __init__(self, trunk: HieraDet, channels: int) -> None:
@@ -44,7 +44,7 @@ class SimplePyramid(nn.Module):
 
     Args:
         trunk: The trunk, which has a single map.
-        channels: Channels of each level.
+        channels: Number of channels of each level.
     """
 
     def __init__(self, trunk: ViTDet, channels: int) -> None:

@@ -31,10 +31,10 @@ from plm_core import InputError
 
 
 class Anchors(AnchorGenerator):
-    """torchvision's anchors, at the levels' true strides.
+    """torchvision's anchor generator with the true strides of the levels.
 
-    torchvision divides the image by the map, which at the pooled level is wrong for sides that are no multiple of its
-    stride (96 / 2 is 48, not 64).
+    torchvision computes a stride as the image's side over the map's. At the pooled level this is wrong for sides that
+    are not a multiple of the stride: 96 pixels over a map of 2 give 48 instead of 64.
     """
 
     def __init__(self, strides: Sequence[int], sizes: Sequence[Sequence[float]], ratios: Sequence[float]) -> None:
@@ -50,7 +50,10 @@ class Anchors(AnchorGenerator):
 
 
 class ProposalHead(RPNHead):
-    """torchvision's proposal head with float32 outputs: its box coder rounds to their precision, 4 px in bfloat16."""
+    """torchvision's proposal head with float32 outputs.
+
+    The box coder rounds boxes to the precision of these outputs, which in bfloat16 would be 4 px.
+    """
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the scores and the box deltas of the anchors of each level."""
@@ -59,23 +62,24 @@ class ProposalHead(RPNHead):
 
 
 class Detector(GeneralizedRCNN):
-    """torchvision's two-stage detector with checks of its input."""
+    """torchvision's two-stage detector with checks of its inputs."""
 
     def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module, transform: nn.Module, k: int) -> None:
         super().__init__(backbone, rpn, roi_heads, transform)
         self.num_classes = k
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
-        """Return the losses by name in training mode, else the detections.
+        """Return the losses by name in training mode, and the detections in eval mode.
 
         Args:
-            images: Each float [3, height, width] from 0 to 1; sizes may differ.
-            targets: In training mode, per image ``boxes`` float [N, 4], ``labels`` int64 [N] from 1 to
-                ``num_classes`` and, with masks, ``masks`` [N, height, width] of 0 and 1.
+            images: Images, float [3, height, width] from 0 to 1 each. Their sizes may differ.
+            targets: A dict for each image, needed in training mode: ``boxes`` float [N, 4], ``labels`` int64 [N] from 1
+                to ``num_classes`` and, if the detector predicts masks, ``masks`` [N, height, width] of 0 and 1.
 
         Returns:
-            A dict of scalar losses; or per image a dict of ``boxes`` [N, 4] in pixels of the given image, ``labels``
-            [N], ``scores`` [N], best first, and with masks ``masks`` [N, 1, height, width], probabilities.
+            A dict of scalar losses, or a dict for each image, best detection first: ``boxes`` [N, 4] in pixels of the
+            original image, ``labels`` [N], ``scores`` [N] and, if the detector predicts masks, ``masks``
+            [N, 1, height, width], which are probabilities.
 
         Raises:
             InputError: An image or a target is not as described.
@@ -91,15 +95,15 @@ class Detector(GeneralizedRCNN):
         return super().forward(images, targets)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that optimizers should not decay."""
+        """Return the names of the parameters that optimizers should not decay."""
         return {f"backbone.trunk.{name}" for name, _ in self.backbone.trunk.named_parameters() if "pos_embed" in name}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How timm groups parameters for layer-wise rates: embeddings first, then blocks, then all that is new."""
+        """Return timm's groups for layer-wise rates: embeddings first, then blocks, then parameters not pretrained."""
         del coarse
         return {
             "stem": r"^backbone\.trunk\.(?:pos_embed|patch_embed)",
-            # relative positions are new too; what is not matched comes last
+            # relative positions are not pretrained either; timm puts parameters without a match last
             "blocks": r"^backbone\.trunk\.blocks\.(\d+)\.(?!attn\.rel_pos)",
         }
 
@@ -122,7 +126,7 @@ class Detector(GeneralizedRCNN):
         if "masks" in needed and target["masks"].shape != (len(boxes), *image.shape[-2:]):
             raise InputError(
                 f"targets[{i}] has masks {list(target['masks'].shape)}; "
-                f"{[len(boxes), *image.shape[-2:]]} is expected, as its boxes and image"
+                f"{[len(boxes), *image.shape[-2:]]} is expected, to fit its boxes and image"
             )
 
 
@@ -165,42 +169,42 @@ def detector(
     """Build a Mask R-CNN on a trunk with the papers' settings, or with ``cascade`` a Cascade Mask R-CNN.
 
     Args:
-        trunk: A HieraDet, for the pyramid on its maps, or a ViTDet, for the simple pyramid on its last map.
-        num_classes: Classes of objects, WITHOUT the background. Labels are 1 to ``num_classes``; 0 is background.
-        cascade: Three box stages of rising IoU.
-        masks: Add the mask branch.
-        channels: Channels of the pyramid.
-        img_size: Longest side that images are resized to, in pixels. They are then padded at the bottom and right to
-            the next size that the trunk takes.
-        anchors: Side of the anchors in pixels, one per level of the pyramid; the pooled one is the last.
-        ratios: Height over width of the anchors.
+        trunk: A HieraDet, which gets a pyramid on its maps, or a ViTDet, which gets a simple pyramid on its last map.
+        num_classes: Number of object classes, WITHOUT the background. Labels are 1 to ``num_classes``; 0 is background.
+        cascade: Whether to use three box stages with rising IoU thresholds.
+        masks: Whether to add the mask branch.
+        channels: Number of channels of the pyramid.
+        img_size: Length in pixels to which the longest side of an image is resized. Images are then padded at the
+            bottom and right to the next size that the trunk takes.
+        anchors: Side of the anchors in pixels for each level of the pyramid; the pooled level is the last.
+        ratios: Ratios of height to width of the anchors.
         canonical: Side in pixels of a region that is pooled from the third level.
-        rpn_convs: Hidden convolutions of the proposal head.
-        rpn_iou: Anchors whose IoU is below the first are background; from the second on they are objects.
-        rpn_samples: Anchors per image in the proposal loss.
+        rpn_convs: Number of hidden convolutions of the proposal head.
+        rpn_iou: Two thresholds: anchors with an IoU below the first are background, and from the second on objects.
+        rpn_samples: Number of anchors per image in the proposal loss.
         rpn_positive: Largest share of these anchors that are objects.
-        rpn_before_nms: Proposals per level before non-maximum suppression, in training and in testing.
-        rpn_after_nms: Proposals in all after it, in training and in testing.
+        rpn_before_nms: Number of proposals per level before non-maximum suppression, in training and in testing.
+        rpn_after_nms: Total number of proposals after non-maximum suppression, in training and in testing.
         rpn_nms: IoU above which proposals are suppressed.
         box_size: Side of the pooled regions of the box head.
         box_convs: Channels of the box head's 3x3 convolutions, each with a LayerNorm.
         box_fc: Widths of the box head's linear layers.
-        box_samples: Regions per image in the box loss.
+        box_samples: Number of regions per image in the box loss.
         box_positive: Largest share of these regions that are objects.
-        mask_size: Side of the pooled regions of the mask head; masks have twice that.
+        mask_size: Side of the pooled regions of the mask head; the side of a mask is twice that.
         mask_convs: Channels of the mask head's convolutions.
         score_threshold: Detections with a lower score are dropped.
         nms: IoU above which detections of a class are suppressed.
         detections: Largest number of detections per image.
 
     Returns:
-        A module to be called with ``(images, targets)``.
+        A detector, to be called with ``(images, targets)``.
 
     Raises:
         InputError: An argument is not allowed.
     """
     if num_classes < 1:
-        raise InputError(f"num_classes {num_classes} is not allowed: at least 1, the background not counted")
+        raise InputError(f"num_classes {num_classes} is not allowed: at least 1 is, not counting the background")
     backbone = SimplePyramid(trunk, channels) if isinstance(trunk, ViTDet) else Pyramid(trunk, channels)
     if len(anchors) != len(backbone.strides):
         raise InputError(f"anchors has {len(anchors)} sizes; the pyramid has {len(backbone.strides)} levels")
@@ -257,12 +261,13 @@ def micro_detector(num_classes: int = 8, in_chans: int = 3, **settings: Any) -> 
     """Build a Mask R-CNN of 0.43M parameters for the scenes of ``plm_core.shapes`` at 96 pixels.
 
     Args:
-        num_classes: Classes without the background; the world has eight shapes.
-        in_chans: 3, as torchvision's detectors normalise red, green and blue.
+        num_classes: Number of classes without the background; the scenes have eight shapes.
+        in_chans: Number of input channels. Only 3 is allowed, because torchvision's detectors normalise red, green and
+            blue.
         **settings: Keywords of `detector` that replace the micro model's.
 
     Raises:
-        InputError: Another number of channels.
+        InputError: ``in_chans`` is not 3.
     """
     if in_chans != 3:
         raise InputError(f"in_chans {in_chans} is not allowed: a detector takes 3 channels")

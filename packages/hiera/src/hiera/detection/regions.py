@@ -1,8 +1,8 @@
-"""Regions of a detector: their pooling, Mask R-CNN's heads, and masks that sit where they should.
+"""Regions of a detector: their pooling, Mask R-CNN's heads, and masks without a half-pixel shift.
 
-torchvision's RoI heads pool, cut and paste half a pixel off: its boxes are pixel edges in one place and pixel centres
-in another. Masks that are learnt to perfection, of objects of 10 to 45 pixels, then score 0.77 mAP instead of 0.99.
-Here boxes are edges throughout, and the centre of the first pixel is at one half, as in the papers' detectors.
+torchvision's RoI heads pool, cut and paste half a pixel off, because box coordinates are pixel edges in one place and
+pixel centres in another. For objects of 10 to 45 pixels, perfectly learnt masks then score 0.77 mAP instead of 0.99.
+Here box coordinates are edges throughout, and the centre of the first pixel is at 0.5, as in the papers' detectors.
 
 Shapes: R regions of all images, N objects or detections of one, C channels, H, W rows and columns, M side of a mask.
 """
@@ -25,14 +25,14 @@ Sizes = list[tuple[int, int]]
 
 
 class RegionPool(nn.Module):
-    """RoIAlign of regions, each from the level that fits its size (FPN, equation 1).
+    """A RoIAlign that pools each region from the level that fits its size (FPN, equation 1).
 
-    torchvision's MultiScaleRoIAlign cannot do ``aligned=True``, and it guesses the strides from the first images that
-    it sees, wrongly when these are small and padded.
+    torchvision's MultiScaleRoIAlign does not support ``aligned=True``. It also infers the strides from the first images
+    it receives, and gets them wrong if these are small and padded.
 
     Args:
         strides: Strides of the levels "0", "1", ... to pool from.
-        size: Side of the result.
+        size: Side of the pooled regions.
         canonical: Side in pixels of a region that belongs to the third level.
     """
 
@@ -43,7 +43,7 @@ class RegionPool(nn.Module):
         self.canonical = canonical
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any = None) -> Tensor:
-        """Levels and the boxes [N, 4] of each image -> [R, C, size, size]; ``image_shapes`` is not needed."""
+        """Levels and the boxes [N, 4] of each image -> [R, C, size, size]; ``image_shapes`` is ignored."""
         rois = torch.cat([torch.cat([torch.full_like(b[:, :1], i), b], 1) for i, b in enumerate(boxes)])
         side = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
         level = (2 + torch.log2(side / self.canonical) + 1e-6).floor().clamp(0, len(self.strides) - 1)
@@ -56,7 +56,7 @@ class RegionPool(nn.Module):
 
 
 class RegionHeads(RoIHeads):
-    """torchvision's box and mask heads, with the masks in their place."""
+    """torchvision's box and mask heads, without its half-pixel shift of the masks."""
 
     def forward(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes, targets: Targets | None = None
@@ -88,7 +88,7 @@ class RegionHeads(RoIHeads):
     def detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes
     ) -> list[dict[str, Tensor]]:
-        """``boxes``, ``labels`` and ``scores`` of each image, best first."""
+        """Return ``boxes``, ``labels`` and ``scores`` of each image, best first."""
         logits, deltas = self._predict(features, proposals, image_shapes)
         rows = zip(*self.postprocess_detections(logits, deltas, proposals, image_shapes), strict=True)
         return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in rows]
@@ -102,7 +102,7 @@ class RegionHeads(RoIHeads):
         image_shapes: Sizes,
         targets: Targets,
     ) -> dict[str, Tensor]:
-        """Losses for sampled boxes [N, 4] of each image, their labels [N] (0: background) and box deltas [N, 4]."""
+        """Return the losses for each image's sampled boxes [N, 4], labels [N] (0: background) and deltas [N, 4]."""
         logits, deltas = self._predict(features, boxes, image_shapes)
         classifier, box = fastrcnn_loss(logits, deltas, labels, goals)
         return {"loss_classifier": classifier, "loss_box_reg": box}
@@ -116,12 +116,12 @@ class RegionHeads(RoIHeads):
 
 
 class RegionTransform(GeneralizedRCNNTransform):
-    """torchvision's resizing, normalising and padding, with masks pasted where they belong."""
+    """torchvision's resizing, normalising and padding, without its half-pixel shift of the masks."""
 
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: Sizes, original_image_sizes: Sizes
     ) -> list[dict[str, Tensor]]:
-        """Detections in pixels of the resized images -> in those of the original ones."""
+        """Convert detections from pixels of the resized images to pixels of the original images."""
         if self.training:
             return result
         masks = [r.pop("masks", None) for r in result]
@@ -133,13 +133,13 @@ class RegionTransform(GeneralizedRCNNTransform):
 
 
 def cut_masks(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut masks [N, H, W] to boxes [N, 4]: float [N, size, size], from 0 to 1."""
+    """Cut masks [N, H, W] to boxes [N, 4] -> float [N, size, size] from 0 to 1."""
     rows = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
     return roi_align(masks[:, None].to(boxes.dtype), torch.cat([rows, boxes], 1), (size, size), aligned=True)[:, 0]
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The inverse of `cut_masks`: masks [N, 1, M, M] in boxes [N, 4] -> [N, 1, *size], bilinear, 0 outside."""
+    """Invert `cut_masks`: masks [N, 1, M, M] in boxes [N, 4] -> [N, 1, *size], interpolated bilinearly, 0 outside."""
     pasted = masks.new_zeros(len(masks), 1, *size)
     for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         left, right = max(math.floor(x0), 0), min(math.ceil(x1), size[1])
@@ -152,7 +152,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _mask_loss(logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-    """Binary cross-entropy of logits [R, K + 1, M, M], each at its label, with masks [R, M, M]."""
+    """Return the binary cross-entropy between the label's map of logits [R, K + 1, M, M] and masks [R, M, M]."""
     if not len(labels):
         return logits.sum() * 0
     return F.binary_cross_entropy_with_logits(logits[torch.arange(len(labels), device=labels.device), labels], masks)
