@@ -1,4 +1,4 @@
-"""The command ``plm hiera``, which runs the papers' trainings."""
+"""The command ``plm hiera``, which trains models by the papers' recipes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plm_core.errors import InputError
 
 
 class Task(StrEnum):
-    """A training of the papers."""
+    """A training that the papers describe."""
 
     PRETRAIN = "pretrain"
     PRETRAIN_VIDEO = "pretrain-video"
@@ -24,46 +24,45 @@ class Task(StrEnum):
 
 
 def train(
-    task: Annotated[Task, typer.Argument(help="What to train.")],
+    task: Annotated[Task, typer.Argument(help="Training to run.")],
     data: Annotated[
         Path,
         typer.Argument(
-            help="Folder of the data. pretrain: class folders; finetune: train/ and val/ of class folders; detect: "
-            "train/ and val/, each with images/ and instances.json in COCO's format."
+            help="Data folder. For pretrain: one folder per class. For finetune: train/ and val/, each with one folder "
+            "per class. For detect: train/ and val/, each with images/ and instances.json in COCO's format."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and weights.")],
     size: Annotated[
-        str, typer.Option("--size", help="A size of the papers, such as base, or micro for a trial.")
+        str, typer.Option("--size", help="Model size of the papers, such as base, or micro for a quick trial.")
     ] = "base",
     encoder: Annotated[
         Path | None,
         typer.Option("--encoder", help="Weights of a pretrained encoder, for finetune and detect (default: none)."),
     ] = None,
     abs_win: Annotated[
-        bool, typer.Option("--abs-win", help="Use Absolute Win position embeddings (images only).")
+        bool, typer.Option("--abs-win", help="Use Absolute Win position embeddings (for images only).")
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change the paper's recipe, for example epochs=100 or lr=1e-3. Repeatable."),
+        typer.Option("--set", help="Setting of the recipe to change, for example epochs=100 or lr=1e-3. Repeatable."),
     ] = None,
     per_device_batch_size: Annotated[
         int | None,
         typer.Option("--per-device-batch-size", min=1, help="Samples per device and pass; gradients accumulate."),
     ] = None,
     num_workers: Annotated[
-        int, typer.Option("--num-workers", min=0, help="Processes per device that load data; 0 for none.")
+        int,
+        typer.Option("--num-workers", min=0, help="Data-loading processes per device (0: none)."),
     ] = 0,
     precision: Annotated[str, typer.Option("--precision", help="Precision: fp32, bf16 or fp16.")] = "fp32",
     fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the parameters over the devices.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")] = False,
     save_steps: Annotated[int, typer.Option("--save-steps", min=1, help="Steps between checkpoints.")] = 1000,
-    max_steps: Annotated[
-        int | None, typer.Option("--max-steps", min=1, help="Number of steps after which to stop.")
-    ] = None,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after this many steps.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train Hiera by the papers' recipes. For several devices, run it under ``torchrun --no-python``."""
+    """Train Hiera by the papers' recipes. To use several devices, run the command under ``torchrun --no-python``."""
     changes = {}
     for text in settings or ():
         name, equals, value = text.partition("=")
@@ -76,7 +75,9 @@ def train(
     if encoder is not None and kind == "pretrain":
         raise InputError("--encoder is for finetune and detect; a pretraining starts from scratch")
     if abs_win and (video or kind == "detect"):
-        raise InputError("--abs-win is for pretrain and finetune; a detector has these positions, a video has others")
+        raise InputError(
+            "--abs-win is for pretrain and finetune; detectors always use it, and videos have other positions"
+        )
     from hiera.recipes import folders
 
     arguments: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Pictures of what models make of an input: a masked autoencoder's reconstruction, a detector's finds."""
+"""Pictures of a model's output: a masked autoencoder's reconstruction and a detector's detections."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from plm_core.utils import plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Labels of a reconstruction's rows, from top to bottom.
 ROWS = ("original", "masked", "reconstruction", "pasted")
+# Level of masked pixels, from 0 (black) to 1 (white).
 GREY = 0.5
+# Largest number of images in one figure.
 COLUMNS = 16
 EXTRA = "plm-core[tour]"  # installs matplotlib
-# of labels in pictures; from Paul Tol's "bright" scheme, which colour-blind people can tell apart
+# Colours of the labels: Paul Tol's "bright" scheme, which colour-blind people can tell apart.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 
@@ -36,27 +39,28 @@ def reconstruction(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Figure:
-    """Original, masked input, reconstruction, and the reconstruction with the visible patches pasted in, as rows.
+    """Plot rows of the original, the masked input, the reconstruction, and the latter with visible patches pasted in.
 
-    Columns are the images of a batch, or the frames of one clip that are predicted (every second one). The model
-    predicts patches normalised by their own mean and variance; as in MAE papers they are put back with those of the
-    true patch, hidden ones too. So brightness and contrast of a patch are given, its structure is the model's.
+    The columns are the images of a batch, or those frames of one clip that are predicted (every second one). The model
+    predicts patches that are normalised by their own mean and variance. As in MAE papers, the normalisation is undone
+    with the mean and variance of the true patch, also where the patch is hidden. The brightness and contrast of a patch
+    are therefore the original's, and only its structure is predicted.
 
     Args:
-        mae: In eval mode.
-        x: Normalised images [B, C, H, W], B at most 16, or one clip [1, C, T, H, W], of 1 or 3 channels.
+        mae: The masked autoencoder, in eval mode.
+        x: Normalised images [B, C, H, W], with B at most 16, or one clip [1, C, T, H, W]; C is 1 or 3.
         mask: Keep mask, bool [B, U], True = visible, or kept indices, int64 [B, K].
-        mask_ratio: Share of mask units to drop when no mask is given; None for the paper's, 0.6 and for video 0.9.
-        generator: Draws that mask.
-        mean: Mean that ``x`` is normalised by; None for ImageNet's, for video .45.
-        std: Standard deviation that ``x`` is normalised by; None for ImageNet's, for video .225.
+        mask_ratio: Share of mask units to drop if ``mask`` is None. None for the papers': 0.6, or 0.9 for video.
+        generator: Generator for drawing that mask.
+        mean: Mean by which ``x`` is normalised. None for ImageNet's, or .45 for video.
+        std: Standard deviation by which ``x`` is normalised. None for ImageNet's, or .225 for video.
 
     Returns:
-        A matplotlib figure: ``savefig`` it, or give it to ``plm_core.tools.tour.Tour.figure``.
+        A matplotlib figure, to be saved with ``savefig`` or passed to ``plm_core.tools.tour.Tour.figure``.
 
     Raises:
         MissingDependency: matplotlib is not installed.
-        InputError: ``x`` has another shape, or the model is in training mode.
+        InputError: ``x`` has a different shape, or the model is in training mode.
     """
     plots.require_matplotlib("a picture", EXTRA)  # before the model runs
     clip = x.ndim == 5
@@ -68,17 +72,17 @@ def reconstruction(
     if mae.training:
         raise InputError("mae is in training mode: call mae.eval() first")
     ratio = (0.9 if clip else 0.6) if mask_ratio is None else mask_ratio
-    made, original, hidden = mae.reconstruct(x, ratio, mask, generator)
+    predicted, original, hidden = mae.reconstruct(x, ratio, mask, generator)
     mean, std = mean or (VIDEO_MEAN if clip else IMAGENET_MEAN), std or (VIDEO_STD if clip else IMAGENET_STD)
-    made, original = (_displayed(t, mean, std) for t in (made, original))
-    rows = (original, torch.where(hidden, GREY, original), made, torch.where(hidden, made, original))
+    predicted, original = (_displayed(t, mean, std) for t in (predicted, original))
+    rows = (original, torch.where(hidden, GREY, original), predicted, torch.where(hidden, predicted, original))
     strips = [row[0].movedim(1, 0) if clip else row for row in rows]  # [columns, C, H, W]
     size = (1.5 * len(strips[0]) + 0.5, 1.5 * len(ROWS))
     figure = plots.figure("a picture", EXTRA, figsize=size, layout="constrained")
     axes = figure.subplots(len(ROWS), len(strips[0]), squeeze=False)
-    for name, strip, places in zip(ROWS, strips, axes, strict=True):
-        places[0].set_ylabel(name)
-        for picture, ax in zip(strip, places, strict=True):
+    for name, strip, row_axes in zip(ROWS, strips, axes, strict=True):
+        row_axes[0].set_ylabel(name)
+        for picture, ax in zip(strip, row_axes, strict=True):
             ax.imshow(picture.movedim(0, -1).squeeze(-1).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
             ax.set_xticks([])
             ax.set_yticks([])
@@ -86,7 +90,7 @@ def reconstruction(
 
 
 def _displayed(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Undo the normalisation of channels at dim 1; levels from 0 to 1."""
+    """Undo the normalisation of the channels at dim 1, and clamp the levels to 0 and 1."""
     shape = (-1, *[1] * (x.ndim - 2))
     scale, shift = (torch.tensor(v[: x.shape[1]], device=x.device).view(shape) for v in (std, mean))
     return (x.float() * scale + shift).clamp(0, 1)
@@ -98,13 +102,13 @@ def detections(
     """Draw boxes, names and masks of the detections whose score is at least ``threshold``.
 
     Args:
-        image: Float [3, H, W] from 0 to 1.
-        prediction: As a detector gives it; a target of a dataset is drawn too.
+        image: The image, float [3, H, W] from 0 to 1.
+        prediction: A detector's prediction for the image. A target of a dataset can be drawn as well.
         names: Name of each label.
-        threshold: Least score.
+        threshold: Lowest score of a detection that is drawn.
 
     Returns:
-        Uint8 [3, H, W].
+        The picture, uint8 [3, H, W].
     """
     picture = (image.as_subclass(Tensor).clamp(0, 1) * 255).round().to(torch.uint8)
     boxes, labels = prediction["boxes"].as_subclass(Tensor), prediction["labels"].tolist()
@@ -116,7 +120,7 @@ def detections(
     if "masks" in prediction:
         masks = prediction["masks"].as_subclass(Tensor).reshape(len(labels), *picture.shape[1:])[keep] > 0.5
         picture = draw_segmentation_masks(picture, masks, alpha=0.5, colors=colours)
-    said = [names.get(labels[i], str(labels[i])) for i in keep]
+    captions = [names.get(labels[i], str(labels[i])) for i in keep]
     if "scores" in prediction:
-        said = [f"{name} {scores[i]:.2f}" for name, i in zip(said, keep, strict=True)]
-    return draw_bounding_boxes(picture, boxes[keep], said, colors=colours)
+        captions = [f"{name} {scores[i]:.2f}" for name, i in zip(captions, keep, strict=True)]
+    return draw_bounding_boxes(picture, boxes[keep], captions, colors=colours)

@@ -1,4 +1,4 @@
-"""Hiera's stops on the tour."""
+"""The tour stops of hiera."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logits = model(torch.stack([preprocess(image) for image in images]))'''
 DETECTOR_NAME = "hiera_micro_detector"
 
 ABS_WIN_CODE = f'''model = plm_core.create_model("{micro_abswin.NAME}", pretrained=True).eval()
-logits = model(torch.rand(1, 3, 64, 64))  # trained at 32: any multiple of 16 will do'''
+logits = model(torch.rand(1, 3, 64, 64))  # trained at 32 px; any multiple of 16 works'''
 
 DETECTION_CODE = f'''detector = plm_core.create_model("{DETECTOR_NAME}", pretrained=True).eval()
 detections = detector([torch.rand(3, 96, 96)])[0]  # boxes, labels, scores, masks'''
@@ -36,7 +36,7 @@ detections = detector([torch.rand(3, 96, 96)])[0]  # boxes, labels, scores, mask
 
 @torch.inference_mode()
 def digits(tour: Tour) -> None:
-    """Create the micro model by name, load its safetensors, read held-out digits."""
+    """Create the micro model by name, load its safetensors and classify held-out digits."""
     model = plm_core.create_model(NAME, pretrained=True).eval()
     preprocess = plm_core.transform_for(model)
     images, labels = samples.digits("heldout")
@@ -46,30 +46,30 @@ def digits(tour: Tour) -> None:
         f"{NAME} is a Hiera of {sum(p.numel() for p in model.parameters()):,} parameters, shipped as safetensors."
     )
     tour.code(DIGITS_CODE)
-    wrong = [i for i in range(len(labels)) if int(predicted[i]) != int(labels[i])]
-    shown = [*wrong, *(i for i in range(len(labels)) if i not in wrong)][:24]
+    errors = [i for i in range(len(labels)) if int(predicted[i]) != int(labels[i])]
+    order = [*errors, *(i for i in range(len(labels)) if i not in errors)][:24]
     figure = Figure(figsize=(9, 3.6))
-    for place, i in enumerate(shown):
-        ax = figure.add_subplot(3, 8, place + 1)
+    for position, i in enumerate(order, 1):
+        ax = figure.add_subplot(3, 8, position)
         ax.imshow(images[i], cmap="gray_r")
         ax.set_axis_off()
-        colour = "#b00020" if i in wrong else "#1c2330"
-        truth = f", is {int(labels[i])}" if i in wrong else ""
+        colour = "#b00020" if i in errors else "#1c2330"
+        truth = f", is {int(labels[i])}" if i in errors else ""
         ax.set_title(f"{int(predicted[i])} ({confidence[i]:.0%}){truth}", fontsize=9, color=colour)
     figure.tight_layout()
-    right = len(labels) - len(wrong)
+    num_correct = len(labels) - len(errors)
     tour.figure(
         figure,
-        f"What the model reads in held-out digits, and how sure it is: all {len(wrong)} errors first, in red, then "
-        f"{len(shown) - len(wrong)} of the {right} that it reads right.",
+        f"Predictions for held-out digits with the model's confidence: all {len(errors)} errors first, in red, then "
+        f"{len(order) - len(errors)} of the {num_correct} correct predictions.",
     )
-    tour.text(f"Right on {top1:.1f} % of {len(labels)} held-out digits.")
+    tour.text(f"The model is right on {top1:.1f} % of {len(labels)} held-out digits.")
     tour.fact(f"{NAME}, held-out digits", f"{top1:.1f} % of {len(labels)} right")
 
 
 @torch.inference_mode()
 def features(tour: Tour) -> None:
-    """The stages' feature maps of a photograph, in natural spatial order, as pictures."""
+    """Show each stage's feature map of a photograph, in natural spatial order."""
     photo = samples.photo("china").resize((480, 320))
     model = plm_core.create_model(NAME, pretrained=True, features_only=True).eval()
     pixels = torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(320, 480, 3)
@@ -79,17 +79,17 @@ def features(tour: Tour) -> None:
         ("the photo", photo),
         *((_title(m, i), _principal_colours(m)) for i, m in enumerate(maps)),
     ]
-    for place, (title, image) in enumerate(panels):
-        ax = figure.add_subplot(2, 2, place + 1)
+    for position, (title, image) in enumerate(panels, 1):
+        ax = figure.add_subplot(2, 2, position)
         ax.imshow(image, interpolation="nearest")
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
     figure.tight_layout()
     tour.text(
-        "features_only=True gives each stage's map as a timm backbone does. The three strongest directions of each "
-        "map are painted red, green and blue. This model has only ever seen digits, so what it shows are edges and "
-        "strokes; the photo is larger than its training images, which Hiera takes as long as the sides are multiples "
-        "of the mask unit."
+        "With features_only=True the model returns the feature map of each stage, as every timm backbone does. The "
+        "three principal components of each map are shown as red, green and blue. This model was trained on digits "
+        "only, so its features are edges and strokes. The photo is larger than the training images. Hiera accepts "
+        "any size whose sides are multiples of the mask unit."
     )
     tour.figure(
         figure,
@@ -103,7 +103,7 @@ def _title(m: Tensor, stage: int) -> str:
 
 
 def _principal_colours(m: Tensor) -> Any:
-    """[1, C, H, W] -> [H, W, 3] in 0..1: the three principal components as colours."""
+    """Return the three principal components of a map as colours: [1, C, H, W] -> [H, W, 3] in 0..1."""
     flat = m[0].flatten(1).T
     flat = flat - flat.mean(0)
     _, _, directions = torch.linalg.svd(flat, full_matrices=False)
@@ -114,32 +114,33 @@ def _principal_colours(m: Tensor) -> Any:
 
 @torch.inference_mode()
 def abs_win(tour: Tour) -> None:
-    """One model at twice its resolution: its embedding interpolated as a plain one is, and as Absolute Win does it."""
-    fix: Any = plm_core.create_model(micro_abswin.NAME, pretrained=True).eval()
-    bug: Any = plm_core.create_model(micro_abswin.PLAIN_NAME, pretrained=True).eval()
+    """Run two models at twice their resolution: one with a plain, interpolated embedding and one with Absolute Win."""
+    windowed: Any = plm_core.create_model(micro_abswin.NAME, pretrained=True).eval()
+    plain: Any = plm_core.create_model(micro_abswin.PLAIN_NAME, pretrained=True).eval()
     rows = []
     for size in (32, 48, 64):
         held_out = micro_abswin.Placed("heldout", size, fixed=True)
         rows.append(
             {
                 "resolution": f"{size} px",
-                "plain, interpolated": f"{accuracy(bug, held_out):.1f} %",
-                "Absolute Win": f"{accuracy(fix, held_out):.1f} %",
+                "plain, interpolated": f"{accuracy(plain, held_out):.1f} %",
+                "Absolute Win": f"{accuracy(windowed, held_out):.1f} %",
             }
         )
     tour.text(
-        "Attention in windows turns a learned position embedding into a repeated tile. Interpolated to a larger input, "
-        "the tiles no longer fit the windows. Absolute Win learns the tile and a global embedding apart: the one is "
-        "tiled, the other interpolated. Two models, alike but for their positions, were trained to read digits "
-        "anywhere on a canvas of 32 px; here they see digits of the same sizes on larger ones, not finetuned."
+        "With window attention, a learned position embedding becomes a repeated tile. When it is interpolated for a "
+        "larger input, the tiles no longer fit the windows. Absolute Win learns the tile and a global embedding "
+        "separately: the tile is repeated and the global embedding is interpolated. Two models that differ only in "
+        "their position embeddings were trained to read digits anywhere on a canvas of 32 px. Here they read digits "
+        "of the same sizes on larger canvases, without finetuning."
     )
     tour.code(ABS_WIN_CODE)
     tour.table(rows)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = {
-        "plain, trained at 8 x 8": bug.positions((8, 8)),
-        "plain, interpolated to 16 x 16": bug.positions((16, 16)),
-        "Absolute Win at 16 x 16": fix.positions((16, 16)),
+        "plain, trained at 8 x 8": plain.positions((8, 8)),
+        "plain, interpolated to 16 x 16": plain.positions((16, 16)),
+        "Absolute Win at 16 x 16": windowed.positions((16, 16)),
     }
     for ax, (title, table) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         side = table.shape[1]
@@ -151,15 +152,16 @@ def abs_win(tour: Tour) -> None:
         ax.set_axis_off()
     tour.figure(
         figure,
-        "The position embedding, its three strongest directions as colours; white lines are the attention windows. "
-        "Interpolated, each window sees a stretched part of a tile; with Absolute Win each sees a whole one.",
+        "The three principal components of the position embeddings as colours. White lines separate the attention "
+        "windows. After plain interpolation each window covers a stretched part of a tile. With Absolute Win each "
+        "window covers a whole tile.",
     )
     tour.fact("top-1 at twice the resolution", f"{rows[-1]['plain, interpolated']} -> {rows[-1]['Absolute Win']}")
 
 
 @torch.inference_mode()
 def detection(tour: Tour) -> None:
-    """Shapes found and cut out in held-out scenes by the micro detector."""
+    """Show the boxes and masks that the micro detector predicts in held-out scenes."""
     model = plm_core.create_model(DETECTOR_NAME, pretrained=True).eval()
     world = shapes.Images("heldout", size=96, count=8)
     images = [torch.from_numpy(scene.image).permute(2, 0, 1) / 255 for scene in world]
@@ -190,12 +192,12 @@ def detection(tour: Tour) -> None:
                     backgroundcolor="#0008",
                 )
         ax.set_axis_off()
-    shown = sum(int((prediction["scores"] >= 0.5).sum()) for prediction in predictions)
-    there = sum(len(scene.objects) for scene in world)
+    num_detections = sum(int((prediction["scores"] >= 0.5).sum()) for prediction in predictions)
+    num_objects = sum(len(scene.objects) for scene in world)
     tour.text(
         f"{DETECTOR_NAME} is a Mask R-CNN on a HieraDet trunk, in torchvision's detection framework: "
         f"{sum(p.numel() for p in model.parameters()):,} parameters in all."
     )
     tour.code(DETECTION_CODE)
-    tour.figure(figure, f"Held-out scenes with what it finds: {shown} detections above 0.5 for {there} objects.")
-    tour.fact("detections above 0.5 in 8 scenes", f"{shown}, of {there} objects")
+    tour.figure(figure, f"Held-out scenes: {num_detections} detections score at least 0.5, for {num_objects} objects.")
+    tour.fact("detections above 0.5 in 8 scenes", f"{num_detections}, for {num_objects} objects")
