@@ -134,7 +134,8 @@ class CocoDetection(DetectionDataset):
         paths = [self.folder / self.images[i]["file_name"] for i in self.ids]
         existing = {path for parent in {p.parent for p in paths} if parent.is_dir() for path in parent.iterdir()}
         if missing := [path for path in paths if path not in existing]:
-            raise InputError(f"image {missing[0]} of {self.file} is missing, and so are {len(missing) - 1} more")
+            count = f"{len(missing)} of {len(paths)} images are"
+            raise InputError(f"image {missing[0]} of {self.file} is missing ({count})")
 
     def __len__(self) -> int:
         return len(self.ids)
