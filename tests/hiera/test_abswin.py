@@ -25,7 +25,7 @@ def test_timms_outputs_at_a_size_it_was_not_built_for(golden):
 
 
 @torch.no_grad()
-def test_size_at_creation_does_not_matter(golden):
+def test_the_size_at_creation_does_not_matter(golden):
     g = golden("abswin_timm_resized")
     model = hiera.Hiera(**{**g.kwargs, "img_size": 64}, probabilities=False).eval()
     weights.load(model, g.weights)
@@ -44,7 +44,7 @@ def test_every_window_sees_the_whole_window_embedding(times, seed):
             assert torch.equal(positions[0, y : y + 4, x : x + 4], window[0].permute(1, 2, 0))
 
 
-def test_antialias_changes_every_size_but_the_own():
+def test_antialias_changes_every_size_but_the_models_own():
     """torch's two bicubic kernels differ (a = -0.5 and -0.75), so a checkpoint needs the mode it was trained with."""
     g = torch.Generator().manual_seed(0)
     embed, window = torch.rand(1, 2, 16, 16, generator=g), torch.zeros(1, 2, 4, 4)
@@ -53,13 +53,13 @@ def test_antialias_changes_every_size_but_the_own():
         assert torch.allclose(smooth, plain, atol=1e-6) == same
 
 
-def test_splitting_a_tile_plus_constants_gives_both_back():
+def test_splitting_a_tile_plus_constants_returns_both():
     g = torch.Generator().manual_seed(0)
     tile = torch.rand(1, 5, 4, 4, generator=g)
     steps = torch.rand(1, 5, 3, 2, generator=g)
     plain = tile.tile(1, 1, 3, 2) + F.interpolate(steps, scale_factor=4, mode="nearest")
     rest, window, _ = split_plain(plain.movedim(1, -1), (4, 4), (3, 2))
-    moved = steps.mean((2, 3), keepdim=True)  # the constant that goes from one to the other
+    moved = steps.mean((2, 3), keepdim=True)  # the constant that moves from one part to the other
     torch.testing.assert_close(window, tile + moved)
     torch.testing.assert_close(rest, steps - moved)
 

@@ -1,4 +1,4 @@
-"""COCO data, augmentation and score; the shapes world and a folder written from it say the same."""
+"""COCO data, augmentation and score. The shapes world and a folder written from it hold the same data."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ def same(a, b):
         assert torch.equal(value, b[1][name]) if isinstance(value, torch.Tensor) else value == b[1][name]
 
 
-def test_a_folder_gives_back_the_world(world, folder):
+def test_a_folder_holds_the_world_it_was_written_from(world, folder):
     data = open_folder(folder)
     assert data.names == world.names == dict(enumerate(shapes.SHAPES, 1))
     assert len(data) == len(world)
@@ -70,7 +70,7 @@ def test_writing_is_all_or_nothing(world, tmp_path):
 
 
 def write(folder, annotations=(), images=None, categories=None, **more):
-    """A folder with one image of 40 x 30 pixels and two categories with gaps between their ids."""
+    """Write a folder with one image of 40 x 30 pixels and two categories with gaps between their ids."""
     (folder / "images").mkdir(exist_ok=True)
     Image.new("RGB", (40, 30), (255, 0, 51)).save(folder / "images" / "a.png")
     content = {
@@ -100,7 +100,7 @@ def test_labels_are_contiguous_by_category_id_and_boxes_are_clipped(tmp_path):
     assert data.category_ids == [3, 90]
     assert target["labels"].tolist() == [2, 1]
     assert target["boxes"].tolist() == [[2, 2, 12, 10], [30, 0, 40, 15]]
-    assert target["iscrowd"].tolist() == [0, 0]  # the crowd is no target
+    assert target["iscrowd"].tolist() == [0, 0]  # the crowd is not a target
     assert [o["iscrowd"] for o in data.annotations()["annotations"]] == [0, 0, 1]
     assert target["image_id"] == 7
     assert image[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
@@ -145,7 +145,7 @@ def test_bad_annotations_are_left_out_and_counted_once(tmp_path, caplog):
     assert "left out 10 of 11 annotations" in said
     for kind, rows in BAD.items():
         assert f"{len(rows)} with {kind} (id {', '.join(str(r['id']) for r in rows)})" in said
-    # without masks those without one are good
+    # without masks, annotations that lack one are valid
     assert len(open_folder(tmp_path, masks=False)[0][1]["boxes"]) == 4
 
 
@@ -198,7 +198,7 @@ def truncated_image(folder):
     ],
 )
 @pytest.mark.parametrize("on_bad", ["drop", "raise"])
-def test_what_is_always_refused(tmp_path, make, said, on_bad):
+def test_broken_files_are_always_refused(tmp_path, make, said, on_bad):
     make(tmp_path)
     with pytest.raises(InputError) as e:
         open_folder(tmp_path, on_bad=on_bad)[0]
@@ -207,7 +207,7 @@ def test_what_is_always_refused(tmp_path, make, said, on_bad):
 
 
 def test_jitter_keeps_boxes_masks_and_labels_in_step(world):
-    """Each class gets its own grey, so that a picture says where its objects are, whatever happened to it."""
+    """Each class has its own grey, so a picture shows where its objects are after any change."""
     torch.manual_seed(0)
     jitter = LargeScaleJitter(64, (0.8, 2.0))
     sizes = set()
@@ -226,9 +226,9 @@ def test_jitter_keeps_boxes_masks_and_labels_in_step(world):
             y, x = torch.where(mask)
             assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
             assert area == mask.sum()
-            if area > 30:  # of tiny remains the edge is most
+            if area > 30:  # smaller remains consist mostly of their edge
                 assert round(10 * float(out[1][mask.bool()].median())) == label
-    assert len(sizes) > 1  # some were cut away
+    assert len(sizes) > 1  # some objects were cropped away
 
 
 def test_jitter_flips_half_of_the_time_and_does_nothing_else_at_scale_one(world):
@@ -254,7 +254,7 @@ def test_jitter_pads_with_the_mean_and_covers_the_scales(world):
     for _ in range(150):
         out, _ = LargeScaleJitter(32)(image, dict(target))
         padding = (out == torch.tensor(DETECTION_MEAN)[:, None, None]).all(0)
-        assert padding[-1, -1] or not padding.any()  # at the bottom and right only
+        assert padding[-1, -1] or not padding.any()  # only at the bottom and on the right
         shares.append(1 - float(padding.float().mean()))
     side = np.sqrt(shares)
     assert side.min() < 0.2
@@ -262,7 +262,7 @@ def test_jitter_pads_with_the_mean_and_covers_the_scales(world):
 
 
 class Known(nn.Module):
-    """Gives what it is told, in the order of the dataset."""
+    """A model that returns the targets of a dataset in order, each changed by a function."""
 
     def __init__(self, data, change=lambda prediction: prediction):
         super().__init__()
@@ -288,12 +288,12 @@ def test_perfect_predictions_score_one(world, folder, batch):
         scores = evaluate(model, data, batch_size=batch)
         assert model.training
         assert {"box mAP@[.5:.95]", "box AP50", "mask AP75", "mask AP small"} < set(scores)
-        assert "box AP large" not in scores  # there is none
+        assert "box AP large" not in scores  # no object is large
         assert all(score == pytest.approx(1) for score in scores.values())
 
 
 def test_shifted_boxes_pass_the_thresholds_below_their_overlap(tmp_path):
-    """Boxes of width 20 moved by 4: an overlap of 16 / 24, which passes .5, .55, .6 and .65 of the ten thresholds."""
+    """Boxes of width 20, shifted by 4, overlap by 16 / 24. This passes .5, .55, .6 and .65 of the ten thresholds."""
     data = open_folder(write(tmp_path, [annotation([5, 5, 20, 20], 0)]))
 
     def shift(prediction):
@@ -318,7 +318,7 @@ def test_wrong_labels_and_empty_predictions_score_zero(world):
     assert scores["box mAP@[.5:.95]"] == scores["mask mAP@[.5:.95]"] == 0
 
 
-def test_crowds_forgive(tmp_path):
+def test_detections_inside_crowds_do_not_count(tmp_path):
     """A detection inside a crowd is neither right nor wrong."""
     rows = [annotation([2, 2, 10, 8], 1), annotation([20, 10, 20, 20], 2, iscrowd=1)]
 
@@ -333,10 +333,10 @@ def test_crowds_forgive(tmp_path):
     assert evaluate(Known(data, lambda p: two({k: v[:1] for k, v in p.items()})), data)["box AP75"] < 0.6
 
 
-def test_a_part_of_the_data(world):
-    asked = []
-    scores = evaluate(Known(world, lambda p: asked.append(1) or p), world, limit=2, iou_types=("bbox",))
-    assert len(asked) == 2
+def test_the_limit_scores_a_part_of_the_data(world):
+    predictions = []
+    scores = evaluate(Known(world, lambda p: predictions.append(1) or p), world, limit=2, iou_types=("bbox",))
+    assert len(predictions) == 2
     assert scores["box mAP@[.5:.95]"] == pytest.approx(1)
     assert not any("mask" in name for name in scores)
 
@@ -363,7 +363,7 @@ def test_bad_input_is_named(world, call, said):
 
 
 def test_a_few_steps_on_one_scene_learn_it(world):
-    """The loss of a trainer: what it sums, and that it goes down."""
+    """The loss for a trainer is the sum of its named parts, and it goes down."""
     torch.manual_seed(0)
     model = micro_detector(img_size=64).train()
     batch = collate([world[0]])

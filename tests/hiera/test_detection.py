@@ -1,4 +1,4 @@
-"""Detectors: what they are made of, against torchvision where they agree and against geometry where they do not."""
+"""The parts of detectors, compared with torchvision where the two agree, and with geometry where they do not."""
 
 from collections import OrderedDict
 
@@ -43,7 +43,7 @@ def small(backbone=None, num_classes=3, **settings):
 
 
 def scene(size=64):
-    """An image and a target with two objects."""
+    """Return an image and a target with two objects."""
     torch.manual_seed(1)
     masks = torch.zeros(2, size, size, dtype=torch.uint8)
     masks[0, 4:20, 6:30] = 1
@@ -82,7 +82,7 @@ def test_images_without_objects_train(cascade):
 
 @pytest.mark.parametrize("cascade", [False, True])
 @torch.no_grad()
-def test_detections_are_in_pixels_of_the_given_image(cascade):
+def test_detections_are_in_pixels_of_the_input_image(cascade):
     model = small(cascade=cascade, score_threshold=0.0).eval()
     results = model([torch.rand(3, 30, 41), torch.rand(3, 100, 70)])
     for result, (height, width) in zip(results, [(30, 41), (100, 70)], strict=True):
@@ -93,12 +93,12 @@ def test_detections_are_in_pixels_of_the_given_image(cascade):
         assert set(result["labels"].tolist()) <= {1, 2, 3}
         assert (result["boxes"] >= 0).all()
         assert (result["boxes"] <= torch.tensor([width, height, width, height]) + 1e-3).all()
-        assert result["boxes"][:, 2].max() > 0.9 * width  # not those of the resized image
+        assert result["boxes"][:, 2].max() > 0.9 * width  # not in pixels of the resized image
     assert model([torch.rand(3, 64, 64)])[0]["boxes"].shape[1] == 4
 
 
 @torch.no_grad()
-def test_images_of_the_size_are_not_touched_but_normalised():
+def test_images_of_the_right_size_are_only_normalised():
     model = small().eval()
     image = torch.rand(3, 64, 64)
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
@@ -111,7 +111,7 @@ def test_images_of_the_size_are_not_touched_but_normalised():
 @pytest.mark.parametrize("cascade", [False, True])
 @torch.no_grad()
 def test_half_precision_does_not_round_boxes(cascade):
-    """Under autocast, deltas of nothing leave the anchors where they are, also beyond what bfloat16 can count."""
+    """Under autocast, zero deltas leave anchors where they are, also at coordinates that bfloat16 cannot represent."""
     model = small(cascade=cascade, img_size=512, anchors=(6, 10, 19, 37, 75), score_threshold=0.0, nms=0.99).eval()
     deltas = [model.rpn.head.bbox_pred, *(m for n, m in model.roi_heads.named_modules() if n.endswith("bbox_pred"))]
     for layer in deltas:
@@ -130,8 +130,8 @@ def test_half_precision_does_not_round_boxes(cascade):
 
 
 @torch.no_grad()
-def test_it_is_torchvisions_detector_but_for_pooling():
-    """Same pyramid, proposals and heads given to torchvision, and its pooling to ours: same losses, same detections."""
+def test_it_is_torchvisions_detector_except_for_pooling():
+    """With our other parts in torchvision's detector, and its pooling in ours, losses and detections are the same."""
     ours = small(masks=False, score_threshold=0.0)
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 0, canonical_scale=56)
     ours.roi_heads.box_roi_pool = pool
@@ -168,13 +168,13 @@ def test_it_is_torchvisions_detector_but_for_pooling():
 
 
 def ramp(side, stride):
-    """A map whose value is where its cell's centre is: x in one channel, y in the other."""
+    """Return a map whose values are the coordinates of its cells' centres: x in one channel, y in the other."""
     centre = (torch.arange(side / stride) + 0.5) * stride
     return torch.stack([centre.expand(len(centre), -1), centre[:, None].expand(-1, len(centre))])[None]
 
 
-def test_pooling_sees_where_things_are():
-    """On a ramp, a bin is the coordinate of its centre, at every level."""
+def test_pooling_keeps_coordinates():
+    """On a ramp, the value of a bin is the coordinate of its centre, at every level."""
     strides = (4, 8, 16, 32)
     features = {str(i): ramp(256, s) for i, s in enumerate(strides)}
     boxes = torch.tensor([[40.0, 40, 52, 60], [50, 70, 81, 95], [60, 60, 130, 118], [50, 40, 190, 200]])
@@ -188,7 +188,7 @@ def test_pooling_sees_where_things_are():
 
 
 def test_pooling_takes_the_level_that_fits():
-    """Levels as torchvision maps them: one constant per level shows which was taken."""
+    """Levels are chosen as in torchvision. Each level has one constant value, which shows the level that was used."""
     features = OrderedDict((str(i), torch.full((2, 1, 64 // 2**i, 64 // 2**i), float(i))) for i in range(4))
     side = torch.tensor([5.0, 27.9, 28.1, 55.9, 56.1, 111.9, 112.1, 200.0])
     boxes = torch.stack([torch.zeros(8), torch.zeros(8), side, side], 1)
@@ -198,8 +198,8 @@ def test_pooling_takes_the_level_that_fits():
     assert torch.equal(got, theirs(features, [boxes[:3], boxes[3:]], [(256, 256)] * 2))
 
 
-def test_masks_come_back_where_they_were():
-    """Cut and pasted at a good resolution, the masks of the shapes world are themselves."""
+def test_masks_are_pasted_where_they_were_cut():
+    """The masks of the shapes world, cut and pasted at a good resolution, are unchanged."""
     for s in shapes.Images("heldout", size=96, count=10):
         masks = torch.stack([torch.from_numpy(o.mask) for o in s.objects])
         boxes = torch.tensor([o.box for o in s.objects])
@@ -211,7 +211,7 @@ def test_masks_come_back_where_they_were():
 
 
 def test_anchors_sit_at_the_true_strides():
-    """At a size whose pooled level is rounded up, where torchvision's anchors leave their cells."""
+    """Checked at a size whose pooled level is rounded up, where torchvision's anchors drift out of their cells."""
     anchors = Anchors((4, 8), ((8,), (16,)), (1.0,))
     images = type("ImageList", (), {"image_sizes": [(12, 12)], "tensors": torch.zeros(1, 3, 12, 12)})
     got = anchors(images, [torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 2, 2)])[0]
@@ -266,18 +266,18 @@ def test_the_papers_settings():
 
 
 class Perfect(nn.Module):
-    """A box head that sees where its region is, on the ramp maps, and a predictor that moves it onto the object."""
+    """A box head that reads the place of its region off the ramp maps, and moves the region onto its object."""
 
     def __init__(self, coder, objects, labels, share):
         super().__init__()
         self.coder, self.objects, self.labels, self.share = coder, objects, labels, share
-        self.seen = []
+        self.regions = []
 
     def forward(self, pooled):
         x, y = pooled[:, 0, 0], pooled[:, 1, :, 0]
         half = (x[:, 1] - x[:, 0]) / 2, (y[:, 1] - y[:, 0]) / 2
         boxes = torch.stack([x[:, 0] - half[0], y[:, 0] - half[1], x[:, -1] + half[0], y[:, -1] + half[1]], 1)
-        self.seen.append(boxes)
+        self.regions.append(boxes)
         index = box_iou(boxes, self.objects).max(1).indices
         goal = boxes + self.share * (self.objects[index] - boxes)
         logits = 5 * nn.functional.one_hot(self.labels[index], 4).float()
@@ -302,20 +302,20 @@ def cascade_of(shares, **kwargs):
 
 
 def test_each_stage_starts_where_the_last_one_ended():
-    """Stages that go half of the way each: regions come closer, and the detection is three halves closer."""
+    """Each stage moves a region half of the way to its object, so the detection has one eighth of the distance left."""
     heads, stages, target = cascade_of((0.5, 0.5, 0.5))
     start = target["boxes"] + 8
     result, losses = heads.eval()({"0": ramp(256, 4)}, [start], [(256, 256)])
     assert losses == {}
     for i, stage in enumerate(stages):
-        torch.testing.assert_close(stage.seen[0], target["boxes"] + 8 / 2**i, atol=1e-3, rtol=0)
-    found = result[0]["boxes"][result[0]["labels"].argsort()]
-    torch.testing.assert_close(found, target["boxes"] + 1, atol=1e-3, rtol=0)
+        torch.testing.assert_close(stage.regions[0], target["boxes"] + 8 / 2**i, atol=1e-3, rtol=0)
+    boxes = result[0]["boxes"][result[0]["labels"].argsort()]
+    torch.testing.assert_close(boxes, target["boxes"] + 1, atol=1e-3, rtol=0)
     assert sorted(result[0]["labels"].tolist()) == [1, 3]
 
 
 def test_later_stages_match_at_their_own_overlap():
-    """A region of IoU 0.55 with its object is an object to the first stage only, when nothing moves it."""
+    """A region that has IoU 0.55 with its object and is never moved counts as an object in the first stage only."""
     heads, _, target = cascade_of((0.0, 0.0, 0.0))
     box = target["boxes"][0]
     width = float(box[2] - box[0])
@@ -330,11 +330,11 @@ def test_training_appends_the_objects_in_the_first_stage_only():
     torch.manual_seed(0)
     far = torch.tensor([[45.0, 45, 84, 92], [10, 10, 20, 20]])
     losses = heads({"0": ramp(256, 4)}, [far], [(256, 256)], [target])[1]
-    assert [len(stage.seen[0]) for stage in stages] == [4, 4, 4]  # two proposals and two objects, then no more
+    assert [len(stage.regions[0]) for stage in stages] == [4, 4, 4]  # two proposals and, added once, two objects
     # the first stage puts all regions onto objects, so the others have nothing to move
     assert losses["loss_box_reg_1"] == pytest.approx(0, abs=1e-6)
     assert losses["loss_box_reg_2"] == pytest.approx(0, abs=1e-6)
-    assert losses["loss_classifier_1"] > losses["loss_classifier_2"]  # the far one was background there
+    assert losses["loss_classifier_1"] > losses["loss_classifier_2"]  # the far region is background in the first stage
 
 
 def test_scores_are_the_mean_over_stages():
@@ -375,7 +375,7 @@ def test_micro_detector_fits_in_two_megabytes():
     ],
 )
 def test_layer_wise_rates(backbone):
-    """Embeddings, five blocks, and what no pretraining knows at the full rate."""
+    """Layers are the embeddings and five blocks. Parts that are not pretrained have the full rate."""
     model = small(backbone)
     groups = param_groups_layer_decay(model, layer_decay=0.5)
     scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}

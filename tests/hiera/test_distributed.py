@@ -1,6 +1,6 @@
-"""Trainings in several processes, and killed ones: the weights are those of one undisturbed process.
+"""Trainings in several processes, and killed trainings, end with the weights of one undisturbed process.
 
-Each start of a process costs seconds, so a test asks much of it.
+Each start of a process costs seconds, so one test checks much.
 """
 
 import json
@@ -30,18 +30,18 @@ MICRO_MAE = {**configs.MICRO_SHAPES, **configs.MICRO_MAE}
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
-    pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would want two devices"),
+    pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would need two devices"),
 ]
 
 
 def environment(threads):
-    """Of a process that starts no more threads than that; what a training in this process has set is left out."""
+    """Return the environment for this number of threads, without variables that a training in this process has set."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
     return {**kept, "OMP_NUM_THREADS": str(threads)}
 
 
 def torchrun(*words):
-    """Run in two processes, which talk over a free port."""
+    """Run a command in two processes, which communicate over a free port."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
     done = subprocess.run(
         [str(word) for word in command], env=environment(1), capture_output=True, text=True, timeout=240, check=False
@@ -57,15 +57,15 @@ def assert_close(a, b):
         torch.testing.assert_close(b[key], value, atol=1e-5, rtol=0)
 
 
-def test_two_processes_train_what_one_does(tmp_path):
-    """Copied to both (DDP) with accumulated gradients, sharded (FSDP), sharded and resumed: one start for all."""
+def test_two_processes_end_with_the_weights_of_one(tmp_path):
+    """Check DDP with accumulated gradients, FSDP, and FSDP resumed, in one start of the processes."""
     script = runpy.run_path(str(SCRIPT))
     before = script["untrained"]().state_dict()
     alone, held = script["finetuned"]()
     losses = [entry["loss"] for entry in alone.history]
     assert held == [1] * 8
     assert len(set(losses)) == 8
-    assert all((alone.state[key] - value).abs().max() > 1e-4 for key, value in before.items())  # what is compared below
+    assert all((alone.state[key] - value).abs().max() > 1e-4 for key, value in before.items())  # training changed all
 
     torchrun(SCRIPT, tmp_path)
     first, second = (json.loads((tmp_path / f"report{rank}.json").read_text()) for rank in range(2))
@@ -84,7 +84,7 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A class folder of 32 pictures."""
+    """Write 32 pictures in one class folder."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "scenes").mkdir()
     for number, scene in enumerate(shapes.Images("train", size=48, count=32)):
@@ -93,13 +93,13 @@ def pictures(tmp_path_factory):
 
 
 def test_the_command_in_two_processes(pictures, tmp_path):
-    """Both are needed for the whole batch, and what is printed and written is the main one's."""
+    """The batch needs both processes. Only the main one prints and writes."""
     changes = {"batch_size": 8, "epochs": 2, "warmup_epochs": 1}
     words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
     command = [PLM, "hiera", "pretrain", pictures, "--out", tmp_path / "out", "--size", "micro", "--fsdp", *words]
     (line,) = torchrun("--no-python", *command).stdout.splitlines()
-    what, loss, _ = line.split("\t")
-    assert what == "training loss"
+    name, loss, _ = line.split("\t")
+    assert name == "training loss"
     assert math.isfinite(float(loss))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"checkpoint-8", "mae.safetensors", "encoder.safetensors"}
     weights.load(model := MaskedAutoencoderHiera(**MICRO_MAE), tmp_path / "out" / "mae.safetensors")

@@ -1,4 +1,4 @@
-"""The measurements behind the README's tables run, and compare what they say."""
+"""The measurements behind the README's tables run, and compare the models that they claim to compare."""
 
 from dataclasses import replace
 
@@ -21,9 +21,9 @@ def test_frozen_positions_are_the_same_function_at_the_trained_size_only():
 
 
 def test_abs_win_measurement_runs(monkeypatch):
-    """On next to nothing: the rows, the table and the plot."""
-    for name, few in {"EPOCHS": 1.0, "FINETUNED": (1.0,), "SIZES": (32, 64)}.items():
-        monkeypatch.setattr(abswin, name, few)
+    """Run on very little data, and check the rows, the table and the plot."""
+    for name, value in {"EPOCHS": 1.0, "FINETUNED": (1.0,), "SIZES": (32, 64)}.items():
+        monkeypatch.setattr(abswin, name, value)
     rows = abswin.measure([0])
     table = abswin.summary(rows)
     assert [row["positions"] for row in table] == [abswin.PLAIN, abswin.BUG, abswin.FIX]
@@ -33,10 +33,10 @@ def test_abs_win_measurement_runs(monkeypatch):
 
 
 def test_pretraining_is_compared_with_none(monkeypatch, tmp_path):
-    """On next to nothing: both ways start from the same weights, and only one is pretrained; the recipe writes one."""
+    """Run on very little data. Both models start from the same weights, only one is pretrained, and one is written."""
     for module, labelled in ((shapes, 96), (pretraining, (64, 96))):
-        for name, few in {"UNLABELLED": 96, "LABELLED": labelled, "HELD_OUT": 40}.items():
-            monkeypatch.setattr(module, name, few)
+        for name, value in {"UNLABELLED": 96, "LABELLED": labelled, "HELD_OUT": 40}.items():
+            monkeypatch.setattr(module, name, value)
     for name in ("PRETRAINING", "FINETUNING"):
         config = getattr(shapes, name)
         short = replace(config.recipe, epochs=1, warmup_epochs=0)

@@ -1,4 +1,4 @@
-"""One graph under torch.compile, torch.export with a dynamic batch, and ONNX that answers as the model does."""
+"""One graph under torch.compile, torch.export with a dynamic batch, and ONNX with the model's own outputs."""
 
 import onnxruntime
 import pytest
@@ -41,7 +41,7 @@ CASES = {
 
 @pytest.fixture(params=CASES)
 def case(request):
-    """A model whose every parameter matters, and a way to make its inputs."""
+    """Return a model in which every parameter matters, and a function that draws its inputs."""
     make, size, masked = CASES[request.param]
     torch.manual_seed(0)
     model = make().eval()
@@ -64,7 +64,7 @@ def flat(out):
 def assert_same(out, expected, tolerance):
     assert len(out) == len(expected)
     for ours, theirs in zip(out, expected, strict=True):
-        assert theirs.std() > 1e-2  # an answer that depends on something
+        assert theirs.std() > 1e-2  # the output depends on the input
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
@@ -73,7 +73,7 @@ def test_one_graph_exported_and_onnx(case, tmp_path):
     """One test, so that the traced program serves both torch.export and ONNX."""
     model, inputs = case
     x = inputs(2)
-    torch.compiler.reset()  # or the models before make the compiler try dynamic sizes, which takes half a minute
+    torch.compiler.reset()  # else earlier models make the compiler try dynamic sizes, which takes half a minute
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert_same(flat(compiled(*x)), flat(model(*x)), 1e-5)
 
@@ -93,7 +93,7 @@ def test_one_graph_exported_and_onnx(case, tmp_path):
 
 @torch.no_grad()
 def test_the_exporter_traces_models_too(tmp_path):
-    """``torch.onnx.export(model, ...)`` as users write it."""
+    """``torch.onnx.export(model, ...)`` works as users write it."""
     torch.manual_seed(0)
     model, x = hiera.Hiera(input_size=(32, 48), **SMALL).eval(), torch.rand(2, 3, 32, 48)
     path = tmp_path / "model.onnx"
@@ -106,7 +106,7 @@ def test_the_exporter_traces_models_too(tmp_path):
 @pytest.mark.parametrize(("size", "grid"), [((4, 4), (28, 20)), ((14, 14), (8, 8)), ((16, 12), (12, 16))])
 @torch.no_grad()
 def test_exported_abs_win_positions_are_eager_ones(grid, size, tmp_path):
-    """torch's antialiased bicubic has a kernel of its own; ONNX's must shrink and grow alike."""
+    """torch's antialiased bicubic has its own kernel. ONNX's must agree with it for smaller and for larger grids."""
 
     class Positions(nn.Module):
         def forward(self, table, window):

@@ -1,4 +1,4 @@
-"""``plm hiera`` from folders of pictures and videos to weights, tiny and in this process."""
+"""``plm hiera`` from folders of pictures and videos to weights, with tiny models and in this process."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ MOTIONS = ("left", "still")
 
 
 def scenes(split, each):
-    """``each`` scenes of one shape for every class."""
+    """Yield ``each`` scenes of one shape for every class."""
     left = dict.fromkeys(CLASSES, each)
     for scene in shapes.Images(split, size=48, count=1000, objects=(1, 1)):
         shape = scene.objects[0].shape
@@ -47,7 +47,7 @@ def write_pictures(folder, split, each):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """train/ of 48 pictures and val/ of 9, in class folders."""
+    """Write train/ with 48 pictures and val/ with 9, in class folders."""
     folder = tmp_path_factory.mktemp("pictures")
     write_pictures(folder / "train", "train", 16)
     write_pictures(folder / "val", "heldout", 3)
@@ -68,7 +68,7 @@ def write_video(path, frames):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """train/ of 8 videos of 32 frames and val/ of 4, in folders by motion."""
+    """Write train/ with 8 videos of 32 frames and val/ with 4, in folders by motion."""
     folder = tmp_path_factory.mktemp("videos")
     for split, name, each in (("train", "train", 4), ("heldout", "val", 2)):
         left = dict.fromkeys(MOTIONS, each)
@@ -84,7 +84,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory):
-    """train/ and val/ as `coco.write_coco` leaves them."""
+    """Write train/ and val/ with `coco.write_coco`."""
     folder = tmp_path_factory.mktemp("objects")
     coco.write_coco(coco.ShapesDetection("train", size=96, count=8), folder / "train")
     coco.write_coco(coco.ShapesDetection("heldout", size=96, count=4), folder / "val")
@@ -103,12 +103,12 @@ class Result:
     @property
     def scores(self):
         rows = (line.split("\t") for line in self.out.splitlines())
-        return {what: float(score) for what, score, _ in rows}
+        return {name: float(score) for name, score, _ in rows}
 
 
 @pytest.fixture
 def hiera(monkeypatch, capfd):
-    """Run ``plm hiera WORDS`` in this process; the size is micro."""
+    """Return a function that runs ``plm hiera WORDS`` in this process, by default with the size micro."""
 
     def run(*words, size="micro"):
         monkeypatch.setattr(sys, "argv", ["plm", "hiera", *map(str, words), "--size", size])
@@ -135,7 +135,7 @@ def settings(**changes):
 
 
 def losses(out):
-    """Logged losses of the newest checkpoint, by step."""
+    """Return the logged losses of the newest checkpoint by step."""
     from plm_core.training import newest_checkpoint
 
     state = json.loads((newest_checkpoint(out) / "trainer_state.json").read_text())
@@ -155,7 +155,7 @@ SHORT = settings(batch_size=24, epochs=2, warmup_epochs=0)
 
 @pytest.fixture(scope="module")
 def pretrained(pictures, tmp_path_factory):
-    """The folder that a short pretraining leaves."""
+    """Return the folder that a short pretraining has written."""
     out = tmp_path_factory.mktemp("pretrained") / "out"
     changes = {"epochs": "2", "batch_size": "24", "warmup_epochs": "0"}
     folders.pretrain(pictures / "train", out, "micro", changes, seed=0)
@@ -187,7 +187,7 @@ def test_pretraining_and_finetuning_of_pictures(hiera, pictures, tmp_path):
 
 
 def test_a_finetuning_starts_from_the_encoder(hiera, pictures, pretrained, tmp_path):
-    """With a rate of next to nothing, what comes out is the encoder."""
+    """With a learning rate of almost zero, the result is the encoder."""
     words = ["finetune", pictures, "--encoder", pretrained / "encoder.safetensors", "--max-steps", 1]
     result = hiera(*words, "--out", tmp_path / "out", *settings(batch_size=24, lr=1e-12, warmup_epochs=0))
     assert result.code == 0, result.err
@@ -198,7 +198,7 @@ def test_a_finetuning_starts_from_the_encoder(hiera, pictures, pretrained, tmp_p
     assert model["head.fc.weight"].shape == (3, 96)
 
 
-def test_the_same_seed_gives_the_same_weights_and_resuming_goes_on(hiera, pictures, tmp_path):
+def test_the_same_seed_leads_to_the_same_weights_and_a_run_can_be_resumed(hiera, pictures, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     words = ["pretrain", pictures / "train", *SHORT, "--save-steps", 1]
     assert hiera(*words, "--out", whole).code == 0
@@ -206,12 +206,12 @@ def test_the_same_seed_gives_the_same_weights_and_resuming_goes_on(hiera, pictur
     assert not (parts / "checkpoint-4").exists()
     assert_one_line(hiera(*words, "--out", parts), "has checkpoints of another training: resume it, or choose another")
     assert hiera(*words, "--out", parts, "--resume").code == 0
-    assert losses(parts).keys() == {3, 4}  # the first three steps were the earlier training's
+    assert losses(parts).keys() == {3, 4}  # the earlier training took the first three steps
     a, b = (load_file(out / "mae.safetensors") for out in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_abs_win_gives_the_papers_positions():
+def test_abs_win_builds_the_papers_positions():
     plain, windowed = (folders._classifier("tiny", False, abs_win) for abs_win in (False, True))
     assert Hiera(**plain, device="meta").pos_embed_win is None
     assert Hiera(**windowed, device="meta").pos_embed_win.shape == (1, 96, 8, 8)
@@ -288,7 +288,7 @@ def test_a_video_that_is_too_short_is_named(hiera, tmp_path):
 
 # --- detection -------------------------------------------------------------------------------------------------
 
-# The trunk of the micro detector as a Hiera: a HieraDet whose windows are 8, not 4, tokens wide.
+# The trunk of the micro detector as a Hiera. The windows of this HieraDet are 8 tokens wide, not 4.
 DETECTOR_ENCODER = {
     **{key: configs.HIERADET["micro"][key] for key in ("embed_dim", "num_heads", "stages", "dim_mul", "head_mul")},
     "mlp_ratio": 2.0,
@@ -321,7 +321,7 @@ def test_detection_starts_from_a_hiera(hiera, objects, tmp_path, abs_win):
             torch.testing.assert_close(trained[f"backbone.trunk.{name}"], value, atol=1e-9, rtol=0)
 
 
-def test_a_trunk_can_go_on_from_a_trunk(tmp_path):
+def test_a_trunk_can_start_from_a_trunk(tmp_path):
     trunk, other = (HieraDet(**configs.HIERADET["micro"]) for _ in range(2))
     weights.save(trunk, tmp_path / "trunk.safetensors")
     folders.load_encoder(other, tmp_path / "trunk.safetensors")
@@ -378,13 +378,13 @@ def test_the_hiera_of_a_size_fits_the_detectors_trunk(size):
         ("detect", [], "micro", "instances.json cannot be read as JSON"),
     ],
 )
-def test_bad_words(hiera, tmp_path, task, words, size, said):
+def test_bad_arguments_are_named(hiera, tmp_path, task, words, size, said):
     assert_one_line(hiera(task, tmp_path / "none", "--out", tmp_path / "out", *words, size=size), said)
     assert not (tmp_path / "out").exists()
 
 
-def test_settings_that_fit_are_taken():
-    """Whole numbers for others, others for what was whole, None where it is allowed."""
+def test_settings_of_the_right_type_are_accepted():
+    """A float may be whole, a whole default may become a fraction, and None is accepted where it is allowed."""
     text = {
         "epochs": "0.5",
         "warmup_epochs": "0.1",
@@ -413,12 +413,12 @@ def test_classes_that_differ_are_named(hiera, pictures, objects, tmp_path):
 
     content = json.loads((objects / "val" / "instances.json").read_text())
     content["categories"][0]["name"] = "egg"
-    found = tmp_path / "objects"
-    (found / "val").mkdir(parents=True)
-    (found / "train").symlink_to(objects / "train")
-    (found / "val" / "images").symlink_to(objects / "val" / "images")
-    (found / "val" / "instances.json").write_text(json.dumps(content))
-    assert_one_line(hiera("detect", found, "--out", tmp_path / "out"), "not in both: circle, egg")
+    data = tmp_path / "objects"
+    (data / "val").mkdir(parents=True)
+    (data / "train").symlink_to(objects / "train")
+    (data / "val" / "images").symlink_to(objects / "val" / "images")
+    (data / "val" / "instances.json").write_text(json.dumps(content))
+    assert_one_line(hiera("detect", data, "--out", tmp_path / "out"), "not in both: circle, egg")
     assert not (tmp_path / "out").exists()
 
 
@@ -450,7 +450,7 @@ def test_an_encoder_that_does_not_fit_is_refused(hiera, pictures, objects, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_named(hiera, pictures, tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(hiera, pictures, tmp_path):
     (tmp_path / "file").write_text("")
     result = hiera("pretrain", pictures / "train", "--out", tmp_path / "file", *SHORT)
     assert_one_line(result, f"cannot make the folder {tmp_path / 'file'}: File exists")
@@ -463,7 +463,8 @@ def test_a_batch_larger_than_the_data_is_refused(hiera, pictures, tmp_path):
 
 # --- a Hiera in a HieraDet -------------------------------------------------------------------------------------
 
-# Windows are mask units up to the third stage's first block, then all is global; the fourth stage does not pool.
+# Windows are mask units up to the first block of the third stage. All later blocks are global, and the fourth stage
+# does not pool.
 TWIN = {"embed_dim": 8, "num_heads": 1, "stages": (1, 2, 2, 1), "q_pool": 2}
 
 
@@ -492,7 +493,7 @@ def test_at_the_pretraining_size_the_detectors_trunk_is_the_hiera(positions):
 
 @torch.no_grad()
 def test_abs_win_agrees_at_other_sizes_too():
-    """SAM 2 and what follows it interpolate without antialiasing, as a Hiera can."""
+    """SAM 2 and its successors interpolate without antialiasing, which a Hiera can do too."""
     hiera, det = twins(abs_win_pos_embed=True, global_pos_size=(16, 16), global_pos_antialias=False)
     det.load_hiera(hiera.state_dict())
     x = torch.rand(1, 3, 96, 128)

@@ -10,7 +10,7 @@ from plm_core import InputError, weights
 
 @torch.no_grad()
 def test_sam2_trunk_and_pyramid(golden):
-    """Windows that need padding, one global block, and the neck."""
+    """The configuration has windows that need padding, one global block, and the neck."""
     g = golden("hieradet_sam2_fpn")
     neck = {key: value for key, value in g.config["neck"].items() if key != "levels"} | {"levels": [2, 3]}
     trunk = hiera.HieraDet(**g.kwargs)
@@ -26,7 +26,7 @@ def test_sam2_trunk_and_pyramid(golden):
 
 @torch.no_grad()
 def test_same_weights_as_hiera_where_windows_are_mask_units():
-    """Windows of 8, 4 and then everything global is Hiera; the two differ in how they get there."""
+    """With windows of 8, then 4, then global blocks only, a HieraDet computes what a Hiera does, by another way."""
     config = {"embed_dim": 8, "num_heads": 1, "stages": (1, 2, 2, 1)}
     det = hiera.HieraDet(**config, window_spec=(8, 4, 2, 1), global_att_blocks=(4,), num_classes=10).eval()
     plain = hiera.Hiera(
@@ -35,7 +35,7 @@ def test_same_weights_as_hiera_where_windows_are_mask_units():
     state = {k.replace("pos_embed_window", "pos_embed_win"): v for k, v in det.state_dict().items()}
     plain.load_state_dict(state)
     x = torch.rand(2, 3, 64, 64)
-    # the first three blocks and the first of stage 3 are windowed in both; block 5 pools globally in Hiera only
+    # The first three blocks and the first block of stage 3 are windowed in both. Block 5 pools globally only in Hiera.
     ours = plain.forward_intermediates(x, indices=[0, 1, 2], intermediates_only=True)
     for a, b in zip(det(x), ours, strict=False):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
@@ -123,19 +123,19 @@ def test_at_the_pretraining_size_it_is_sam2s_form():
 
 
 def tiles(model):
-    """The maps of a picture that repeats with the pretraining size, 3 x 3 times: [B, C, 3, side, 3, side] each."""
+    """Return the maps of a picture that repeats the pretraining size 3 x 3 times, each as [B, C, 3, side, 3, side]."""
     x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).tile(1, 1, 3, 3)
     return [m.unflatten(3, (3, -1)).unflatten(2, (3, -1)) for m in model(x)]
 
 
 def differ(m):
-    """How much two tiles differ, neither of which touches the top or left, where patches see the edge."""
+    """Return the difference of two tiles that do not touch the top or the left, where patches reach over the edge."""
     return float((m[:, :, 1, :, 1] - m[:, :, 2, :, 2]).abs().max())
 
 
 @torch.no_grad()
-def test_windows_of_8_4_14_7_see_whole_tiles():
-    """A tile of 56 tokens is 28, 14 and 7 in the later stages: the last two are one window, so every tile is alike."""
+def test_windows_of_8_4_14_7_hold_whole_tiles():
+    """A tile of 56 tokens has 28, 14 and 7 in the later stages. The last two are one window, so all tiles are equal."""
     config = {"stages": (1, 1, 2, 1), "global_att_blocks": (), "pretrain_grid": (56, 56)}
     for m in tiles(recursive(**config, window_spec=(8, 4, 14, 7))):
         assert differ(m) < 1e-5
@@ -154,11 +154,11 @@ def test_relative_positions_tell_tiles_apart_once_they_are_learnt():
     }
     plain, model = recursive(**config), recursive(**config, rel_pos_img_size=224)
     tables = {name for name, _ in model.named_parameters() if "rel_pos" in name}
-    assert tables == {"blocks.3.attn.rel_pos_h", "blocks.3.attn.rel_pos_w"}  # the global block only
+    assert tables == {"blocks.3.attn.rel_pos_h", "blocks.3.attn.rel_pos_w"}  # only the global block has tables
     assert model.blocks[3].attn.rel_pos_h.shape == (2 * 224 // 16 - 1, 8)
     model.load_state_dict(plain.state_dict() | {k: v for k, v in model.state_dict().items() if k in tables})
-    x = torch.rand(1, 3, 96, 160)  # of another size than the tables
-    for a, b in zip(model(x), plain(x), strict=True):  # zero tables change nothing
+    x = torch.rand(1, 3, 96, 160)  # not the size of the tables
+    for a, b in zip(model(x), plain(x), strict=True):  # tables of zeros change nothing
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     for name in tables:
         torch.nn.init.normal_(model.get_parameter(name))
@@ -168,7 +168,7 @@ def test_relative_positions_tell_tiles_apart_once_they_are_learnt():
 
 @torch.no_grad()
 def test_relative_tables_of_another_size_are_interpolated():
-    """Built for the size with the interpolated tables, a model is the same as one that interpolates them itself."""
+    """A model that interpolates its tables equals a model built for that size with the interpolated tables."""
     config = {"pretrain_grid": None, "window_spec": (4, 2, 4, 2)}
     model, built = recursive(**config, rel_pos_img_size=64), recursive(**config, rel_pos_img_size=96)
     state = model.state_dict()

@@ -44,7 +44,7 @@ def test_official_loss_predictions_targets_and_latent(golden, name):
 
 
 @pytest.mark.parametrize(("ratio", "units", "keep"), [(0.6, (224, 224), 19), (0.9, (16, 224, 224), 39)])
-def test_random_masks_keep_what_the_paper_keeps(ratio, units, keep):
+def test_random_masks_keep_as_many_units_as_in_the_paper(ratio, units, keep):
     config = VIDEO if len(units) == 3 else {}
     model = hiera.MaskedAutoencoderHiera(**config, stages=(1, 1, 1, 1), decoder_depth=1, device="meta")
     x = torch.empty(1).expand(3, 3, *units)
@@ -54,14 +54,14 @@ def test_random_masks_keep_what_the_paper_keeps(ratio, units, keep):
 
 
 @torch.no_grad()
-def test_dropped_units_are_neither_computed_nor_seen():
+def test_dropped_units_are_not_computed_and_have_no_influence():
     model = small()
     x, mask = torch.rand(1, 3, 32, 48), torch.tensor([[True, False, True, False, False, True]])
-    seen = []
+    counts = []
     for block in model.blocks:
-        block.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+        block.register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[1]))
     latent = model.forward_encoder(x, mask)
-    assert seen == [3, 3, 3]  # kept mask units
+    assert counts == [3, 3, 3]  # kept mask units
     changed = torch.where(model_pixels(mask), x, torch.rand_like(x))
     assert torch.equal(model.forward_encoder(changed, mask), latent)
 
@@ -71,8 +71,8 @@ def model_pixels(mask):
 
 
 @torch.no_grad()
-def test_predictions_and_targets_are_of_the_same_places():
-    """A decoder that had learnt the identity would have loss 0: targets, masks and tokens share one order."""
+def test_predictions_and_targets_belong_to_the_same_places():
+    """Targets, masks and tokens have the same order: a decoder that has learned the identity has a loss of 0."""
     model = small()
     x = torch.rand(1, 3, 32, 48)
     mask = torch.tensor([[True, False, True, True, False, True]])
@@ -159,7 +159,7 @@ def test_bad_input_is_named(size, options, said):
 @DIMENSIONS
 @pytest.mark.parametrize("depth", [1, 3])
 def test_hidden_tokens_alone_give_the_predictions_of_all(config, depth):
-    """Skipping visible tokens at the end of the decoder changes neither the answer nor the gradients."""
+    """Skipping visible tokens at the end of the decoder changes neither the predictions nor the gradients."""
     model = small(**{**config, "decoder_depth": depth})
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -175,7 +175,7 @@ def test_hidden_tokens_alone_give_the_predictions_of_all(config, depth):
 
 
 def model_mask(model):
-    """Two rows that keep 2 units each, of however many there are."""
+    """Return a mask of two rows that each keep 2 of the model's units."""
     units = 1
     for side, pixels in zip(model.input_size, model.unit_pixels, strict=True):
         units *= side // pixels
@@ -188,18 +188,18 @@ def model_mask(model):
 @torch.no_grad()
 def test_the_end_of_the_decoder_runs_on_hidden_tokens():
     model = small(decoder_depth=2)
-    seen = []
+    counts = []
     for module in (model.decoder_blocks[0].mlp, model.decoder_blocks[1].mlp, model.decoder_pred):
-        module.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2]))
+        module.register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[-2]))
     model(torch.rand(2, 3, 32, 48), mask=model_mask(model))
-    assert seen == [24, 16, 16]  # 2 of 6 units, so 8 of 24 tokens, are visible
+    assert counts == [24, 16, 16]  # 2 of 6 units, so 8 of 24 tokens, are visible
 
 
 # --- back to pixels -------------------------------------------------------------------------------------------------
 
 
 @DIMENSIONS
-def test_pixels_come_back_from_patches(config):
+def test_patches_turn_back_into_pixels(config):
     model = small(**config)
     x = torch.rand(2, 3, *model.input_size)
     expected = x[:, :, ::2] if config is TINY_VIDEO else x
@@ -209,14 +209,14 @@ def test_pixels_come_back_from_patches(config):
 @DIMENSIONS
 @torch.no_grad()
 def test_a_perfect_decoder_reconstructs_the_input(config, monkeypatch):
-    """Predictions that equal the normalised targets give the pixels: the patches' own moments are put back."""
+    """Predictions that equal the normalised targets give the input, because each patch gets its own moments back."""
     model = small(**config)
     x, mask = torch.rand(2, 3, *model.input_size), model_mask(model)
     monkeypatch.setattr(model, "_decode", lambda *_: model.pixel_targets(x))
-    made, original, hidden = model.reconstruct(x, mask=mask)
+    reconstructed, original, hidden = model.reconstruct(x, mask=mask)
     expected = x[:, :, ::2] if config is TINY_VIDEO else x
     assert torch.equal(original, expected)
-    torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(reconstructed, expected, atol=1e-5, rtol=0)
     pixels = mask.view(2, *(s // p for s, p in zip(model.input_size, model.unit_pixels, strict=True)))
     for dim, size in enumerate(
         model.unit_pixels[-min(2, len(model.unit_pixels)) :], pixels.ndim - min(2, pixels.ndim - 1)
@@ -230,11 +230,11 @@ def test_reconstructions_are_the_models_predictions():
     model, x = small(), torch.rand(2, 3, 32, 48)
     mask = model_mask(model)
     _, predicted, _, _ = model(x, mask=mask)
-    made, _, hidden = model.reconstruct(x, mask=mask)
+    reconstructed, _, hidden = model.reconstruct(x, mask=mask)
     assert hidden.shape == (2, 1, 32, 48)
     targets = model.pixel_targets(x, normalize=False)[model.masked_tokens(mask)]
     raw = predicted * (targets.var(-1, keepdim=True) + 1e-6).sqrt() + targets.mean(-1, keepdim=True)
-    patches = model.pixel_targets(made, normalize=False)[model.masked_tokens(mask)]
+    patches = model.pixel_targets(reconstructed, normalize=False)[model.masked_tokens(mask)]
     torch.testing.assert_close(patches, raw, atol=1e-5, rtol=1e-5)
     drawn = [model.reconstruct(x, 0.5, generator=torch.Generator().manual_seed(s))[2] for s in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
@@ -322,4 +322,4 @@ def test_checkpoints_of_another_size_keep_their_decoder():
     assert weights.load(target, square.state_dict()).ok
     assert target.decoder_pos_embed.shape == (1, 64, 16)
     with pytest.raises(weights.WeightsMismatch, match=r"wrong shape: .*decoder_pos_embed"):
-        weights.load(target, source.state_dict())  # 4 x 6: not square, so not known to be
+        weights.load(target, source.state_dict())  # a table of 4 x 6 is not square, so its sides are not known

@@ -1,4 +1,4 @@
-"""Every public checkpoint by names and shapes: into our model, and out again, on the meta device."""
+"""The names and shapes of every public checkpoint convert into our model and back, on the meta device."""
 
 import json
 import re
@@ -19,13 +19,13 @@ FOLDER = Path(__file__).parent / "manifests"
 
 
 def expand(tensors):
-    """``blocks.{0..2}.norm1.weight`` stands for three tensors."""
+    """Expand patterns such as ``blocks.{0..2}.norm1.weight``, which stands for three tensors."""
     out = {}
     for pattern, shape in tensors.items():
-        found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-        numbers = range(int(found[1]), int(found[2]) + 1) if found else [None]
+        match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+        numbers = range(int(match[1]), int(match[2]) + 1) if match else [None]
         for number in numbers:
-            key = pattern if number is None else pattern.replace(found[0], str(number))
+            key = pattern if number is None else pattern.replace(match[0], str(number))
             out |= expand({key: shape}) if "{" in key else {key: tuple(shape)}
     return out
 
@@ -37,7 +37,7 @@ def cases():
 
 
 def layout_of(entry):
-    """Our name for what the manifest calls the layout."""
+    """Return our name of the layout that a manifest names."""
     theirs = entry["layout"]
     if theirs.startswith("transformers-sam2") or "PreTraining" in theirs or "ForImageClassification" in theirs:
         return "transformers"
@@ -83,7 +83,7 @@ def test_names_and_shapes_both_ways(entry, layout):
     state = {key: torch.empty(shape, device="meta") for key, shape in tensors.items()}
     _, report = weights.to_native(model, state)
     assert report.ok, report.message(entry["variant"])
-    # a headless file in the original's names is in timm's too, so only the named layout is sure to be found
+    # A file without a head has the same names for the original and for timm, so only a layout that is named is certain.
     assert weights.to_native(model, state, layout)[1].ok
     assert {key: tuple(value.shape) for key, value in weights.export(model, layout).items()} == tensors
 
@@ -93,7 +93,7 @@ def test_variants_that_transformers_lacks_are_refused(options):
     model = hiera.Hiera(**{**IMAGE["tiny"], **options}, device="meta")
     with pytest.raises(plm_core.NotSupported, match="transformers supports Hiera only for images"):
         weights.export(model, "transformers")
-    assert weights.to_native(model, model.state_dict())[1].ok  # the others are still tried
+    assert weights.to_native(model, model.state_dict())[1].ok  # other layouts are still tried
 
 
 def test_every_image_model_and_layout_is_covered():
@@ -101,11 +101,16 @@ def test_every_image_model_and_layout_is_covered():
     assert len(cases_list := list(cases())) == 10 + 10 + 17 + 18 + 17, len(cases_list)
     for size in IMAGE:
         dashed = size.replace("_", "-")
-        wanted = {f"hiera_{size}_224", f"hiera_{size}_224.mae", f"hiera-{dashed}-224-in1k-hf", f"hiera-{dashed}-224-hf"}
-        assert wanted <= variants
+        expected = {
+            f"hiera_{size}_224",
+            f"hiera_{size}_224.mae",
+            f"hiera-{dashed}-224-in1k-hf",
+            f"hiera-{dashed}-224-hf",
+        }
+        assert expected <= variants
 
 
-def test_declared_repositories_are_the_manifests(manifest):
+def test_declared_repositories_are_those_of_the_manifests(manifest):
     known = {repo for entry in manifest("hiera_official") for repo in entry["hub"]}
     declared = [p for e in registry().all(Model).values() for p in e.declaration.pretrained if p.repo]
     ours = {p.repo for p in declared if p.repo.startswith("facebook/hiera_")}

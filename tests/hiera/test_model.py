@@ -32,7 +32,7 @@ def small(**kwargs):
 
 
 def reference(model, x, units_local):
-    """The paper's text in plain spatial operations, float64: windows are cut out, pooling is max_pool2d."""
+    """Compute the paper's model by plain spatial operations in float64, with cut-out windows and max_pool2d."""
     x = F.conv2d(x, model.patch_embed.proj.weight, model.patch_embed.proj.bias, stride=4, padding=3)
     x = x.permute(0, 2, 3, 1) + model.pos_embed.view(1, *x.shape[2:], -1)
     side, maps = 4, []
@@ -80,7 +80,7 @@ def test_equals_the_plain_spatial_reference_in_float64():
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     x = torch.rand(2, 3, 32, 48, dtype=torch.float64)
-    # stage 1 is local; the first block of stage 2 still is (one block of lag)
+    # stage 1 is local, and so is the first block of stage 2, because global attention begins one block late
     logits, maps = reference(model, x, units_local=[True, True, False, False])
     out, intermediates = model(x, return_intermediates=True)
     torch.testing.assert_close(out, logits, atol=1e-10, rtol=1e-10)
@@ -134,16 +134,16 @@ def test_feature_maps_are_in_natural_spatial_order():
     model = small(probabilities=False)
     x = torch.rand(1, 3, 32, 48)
     final, maps = model.forward_intermediates(x)
-    seen = {}
+    outputs = {}
     for end in model.stage_ends:
-        model.blocks[end].register_forward_hook(lambda _, args, out, end=end: seen.__setitem__(end, out))
+        model.blocks[end].register_forward_hook(lambda _, args, out, end=end: outputs.__setitem__(end, out))
     _, channels_last = model(x, return_intermediates=True)
     for i, (nchw, nhwc) in enumerate(zip(maps, channels_last, strict=True)):
         assert torch.equal(nchw.permute(0, 2, 3, 1), nhwc)
         steps = model.stage_steps[i]
-        assert torch.equal(reroll(seen[model.stage_ends[i]], (2, 3), (2, 2), steps), nhwc)
+        assert torch.equal(reroll(outputs[model.stage_ends[i]], (2, 3), (2, 2), steps), nhwc)
     assert torch.equal(final, channels_last[-1].flatten(1, 2))
-    # moving the picture by a mask unit moves the map: positions and borders aside, nothing mixes up places
+    # Shifting the picture by a mask unit shifts the map, except for positions and borders: no places are mixed up.
     model.pos_embed.zero_()
     wide = torch.rand(1, 3, 32, 64)
     a = model.forward_intermediates(wide, indices=[0], intermediates_only=True)[0]
@@ -153,7 +153,7 @@ def test_feature_maps_are_in_natural_spatial_order():
 
 
 @torch.no_grad()
-def test_normed_features_are_what_the_head_norms():
+def test_normed_features_equal_the_heads_normed_input():
     model = small()
     x = torch.rand(1, 3, 32, 48)
     *early, last = model.forward_intermediates(x, norm=True, intermediates_only=True)
@@ -183,13 +183,13 @@ def test_dropped_units_do_not_leak_into_kept_tokens():
 
 
 @torch.no_grad()
-def test_without_classes_the_features_are_no_probabilities():
+def test_without_classes_the_output_is_features_not_probabilities():
     model, x = small(num_classes=0), torch.rand(2, 3, 32, 48)
     assert torch.equal(model(x), model.forward_head(model.forward_features(x), pre_logits=True))
 
 
 @torch.no_grad()
-def test_blocks_that_no_map_needs_are_not_run_or_kept():
+def test_blocks_that_no_map_needs_are_neither_run_nor_kept():
     model, x = small(), torch.rand(1, 3, 32, 48)
     ran = []
     model.blocks[-1].register_forward_hook(lambda *_: ran.append(0))

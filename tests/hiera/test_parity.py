@@ -1,4 +1,4 @@
-"""Against the originals: outputs of hiera-transformer 0.1.4 and transformers 5.23 on random weights, float32."""
+"""Comparison with recorded outputs of hiera-transformer 0.1.4 and transformers 5.23, on random weights in float32."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The reconstruction picture shows what it says: four rows, the model's pixels where it saw nothing."""
+"""The reconstruction picture has its four rows, with the model's pixels where patches were hidden."""
 
 import sys
 
@@ -24,7 +24,7 @@ def model(config=SMALL, **kwargs):
 
 
 def shown(figure):
-    """The pictures of a figure, [row][column]."""
+    """Return the pictures of a figure, as [row][column]."""
     pictures = [np.asarray(ax.images[0].get_array()) for ax in figure.axes]
     columns = len(pictures) // len(ROWS)
     return [pictures[i * columns : (i + 1) * columns] for i in range(len(ROWS))]
@@ -35,7 +35,7 @@ def test_rows_of_images():
     mask = torch.tensor([[True, False, True, False, False, True], [False, True, True, True, False, False]])
     figure = reconstruction(mae, x, mask, **PLAIN)
     assert [ax.get_ylabel() for ax in figure.axes[::2]] == list(ROWS)
-    original, masked, made, pasted = shown(figure)
+    original, masked, reconstructed, pasted = shown(figure)
     expected = mae.reconstruct(x, mask=mask)[0].detach().clamp(0, 1)
     for i in range(2):
         hidden = ~mask[i].view(2, 3).repeat_interleave(16, 0).repeat_interleave(16, 1).numpy()
@@ -43,9 +43,9 @@ def test_rows_of_images():
         np.testing.assert_array_equal(original[i], picture)
         np.testing.assert_array_equal(masked[i][~hidden], picture[~hidden])
         assert (masked[i][hidden] == 0.5).all()
-        np.testing.assert_allclose(made[i], expected[i].permute(1, 2, 0).numpy(), atol=1e-6)
+        np.testing.assert_allclose(reconstructed[i], expected[i].permute(1, 2, 0).numpy(), atol=1e-6)
         np.testing.assert_array_equal(pasted[i][~hidden], picture[~hidden])
-        np.testing.assert_array_equal(pasted[i][hidden], made[i][hidden])
+        np.testing.assert_array_equal(pasted[i][hidden], reconstructed[i][hidden])
 
 
 def test_a_clip_is_a_strip_of_the_predicted_frames():

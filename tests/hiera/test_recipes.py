@@ -1,4 +1,4 @@
-"""The configs are the paper's tables, written out here a second time; transforms and mixing do what they say."""
+"""The configurations are the paper's tables, written here a second time. Preprocessing and mixing work as described."""
 
 from dataclasses import replace
 
@@ -139,7 +139,7 @@ def mixing(**changes):
     return mixer(FinetuneConfig(recipe=PLAIN.recipe, **changes), num_classes=5)
 
 
-def test_no_mixing_when_both_are_0():
+def test_there_is_no_mixing_if_both_are_0():
     assert mixing(mixup=0.0, cutmix=0.0) is None
     assert mixing(mixup=0.0, cutmix=1.0) is not None
     assert mixing(mixup=0.8, cutmix=0.0) is not None
@@ -147,7 +147,7 @@ def test_no_mixing_when_both_are_0():
 
 @pytest.mark.parametrize("changes", [{"mixup": 0.8, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}])
 def test_inputs_and_labels_are_mixed_alike(changes):
-    """Of pictures that are their label everywhere, the mean of the mixture says how much of each label is in it."""
+    """The pixels of each picture equal its label, so the mean of a mixture tells the share of each label."""
     np.random.seed(0)
     y = torch.tensor([0, 1, 3, 4])
     x = y.float().view(-1, 1, 1, 1).expand(4, 3, 32, 32).clone()
@@ -183,13 +183,13 @@ def test_an_odd_batch_is_refused():
         mixing()(torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 2]))
 
 
-# --- transforms ------------------------------------------------------------------------------------------------
+# --- preprocessing ---------------------------------------------------------------------------------------------
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 
 def half(left=255, right=0):
-    """A picture that is white on the left."""
+    """Return a picture that is white on the left."""
     return Image.fromarray(np.tile(np.repeat([left, right], 32).astype(np.uint8)[None, :, None], (64, 1, 3)))
 
 
@@ -200,7 +200,7 @@ FLIPS = [(pretrain_transform, PRETRAINING), (finetune_transform, FINETUNING)]
 
 
 @pytest.mark.parametrize(("make", "config"), [*KINDS, (finetune_transform, recipes.FINETUNE_IMAGE["base"])])
-def test_transforms_give_normalised_pictures_of_the_size(make, config):
+def test_preprocessing_returns_normalised_pictures_of_the_size(make, config):
     grey = Image.new("RGB", (80, 60), (51, 51, 51))
     x = make((48, 32), config, MEAN, STD)(grey)
     assert (x.shape, x.dtype) == ((3, 48, 32), torch.float32)
@@ -220,7 +220,7 @@ def test_flips_are_drawn_only_when_asked_for(make, config, hflip):
 
 
 def test_pretraining_crops_no_less_than_its_area():
-    """Of a ramp, the range of what is seen is the width of the crop."""
+    """On a ramp, the range of the values is the width of the crop."""
     ramp = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (64, 1, 3)))
     wide = pretrain_transform((64, 64), PRETRAINING, (0.0,) * 3, (1 / 255,) * 3)
     narrow = pretrain_transform((64, 64), recipes.PRETRAIN_IMAGE["base"], (0.0,) * 3, (1 / 255,) * 3)
@@ -229,7 +229,7 @@ def test_pretraining_crops_no_less_than_its_area():
     assert min(widths[1]) < 64 * 0.6
 
 
-def test_the_evaluation_transform_cuts_the_centre():
+def test_evaluation_crops_the_centre():
     x = eval_transform((56, 56), (0.0,) * 3, (1.0,) * 3)(half())
     assert x.shape == (3, 56, 56)
     assert x[:, :, :26].allclose(torch.tensor(1.0))
@@ -240,7 +240,7 @@ def test_the_evaluation_transform_cuts_the_centre():
 
 
 class Loudest(torch.nn.Module):
-    """Answers with its input, and in training mode with nonsense."""
+    """A classifier that returns its input, and in training mode nonsense."""
 
     def __init__(self):
         super().__init__()

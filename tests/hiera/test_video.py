@@ -1,4 +1,4 @@
-"""Clips come from the frames that were asked for, held against all frames decoded one after the other."""
+"""Clips hold the requested frames, compared with all frames decoded one after the other."""
 
 import random
 import sys
@@ -45,7 +45,7 @@ def write(path, frames, codec="libx264rgb", pixels="rgb24", options=None, gop=8,
 
 
 def sequential(path):
-    """Every frame that can be decoded, one after the other."""
+    """Return every frame that can be decoded, one after the other."""
     pictures = []
     with av.open(str(path)) as file:
         for packet in file.demux(video=0):
@@ -58,7 +58,7 @@ def sequential(path):
 
 @pytest.fixture(scope="module")
 def clip():
-    """60 frames that differ from each other everywhere in the top left corner."""
+    """Return 60 frames that all differ from each other in the top left corner."""
     frames = shapes.Clips("heldout", size=32, frames=60, count=1, seed=0)[0].frames.copy()
     frames = np.concatenate([frames, frames[:, :, :16]], 2)  # 32 x 48
     frames[:, :4, :4] = (np.arange(60) * 4).reshape(-1, 1, 1, 1)
@@ -77,7 +77,8 @@ def test_a_clip_is_every_fourth_frame(mp4, clip):
     read = read_clip(mp4, frames=6, stride=4, start=3)
     assert read.dtype == torch.uint8
     assert torch.equal(read, torch.from_numpy(clip[3:27:4]))
-    assert torch.equal(read_clip(mp4, 3, 10), torch.from_numpy(clip[[19, 29, 39]]))  # the middle: 39 of 60 are spare
+    # The clip is from the middle: it spans 21 of the 60 frames, so 19 come before it.
+    assert torch.equal(read_clip(mp4, 3, 10), torch.from_numpy(clip[[19, 29, 39]]))
     assert torch.equal(read_clip(str(mp4), 60, 1), torch.from_numpy(clip))
 
 
@@ -105,22 +106,22 @@ def test_frames_are_those_of_decoding_in_order(name, clip, tmp_path, monkeypatch
         **{"format": {".ts": "mpegts", ".mkv": "matroska"}.get(path.suffix, path.suffix[1:]), **options},
     )
     (tmp_path / "plain").rename(path)
-    with path.open("rb") as file:  # by a file object: this name means something else to FFmpeg
+    with path.open("rb") as file:  # opened as a file object, because FFmpeg gives this name another meaning
         expected = torch.from_numpy(np.stack([f.to_ndarray(format="rgb24") for f in av.open(file).decode(video=0)]))
     if options.get("b_frames"):
         with path.open("rb") as file:
             times = [p.pts for p in av.open(file).demux(video=0) if p.size]
-        assert not all(times) or times != sorted(times)  # there are frames that are stored in another order
+        assert not all(times) or times != sorted(times)  # some frames are stored in another order
     read = Video(path)
     assert len(read) == len(expected) == 60
     for spared in (0, video_file.SPARED):  # with and without jumps
         monkeypatch.setattr(video_file, "SPARED", spared)
-        for wanted in ([0], [59], [57, 13, 13, 40, 41], list(range(2, 60, 7))):
-            assert torch.equal(read.read(wanted), expected[wanted])
+        for indices in ([0], [59], [57, 13, 13, 40, 41], list(range(2, 60, 7))):
+            assert torch.equal(read.read(indices), expected[indices])
 
 
 def test_hidden_frames_do_not_count(clip, tmp_path):
-    """VP8 has frames that are only there for others to refer to; a bit of theirs says so."""
+    """VP8 has frames that only serve as references for others and are marked as hidden by a bit."""
     path = write(tmp_path / "clip.webm", clip, "libvpx", "yuv420p", {"cpu-used": "8", "deadline": "realtime"}, gop=20)
     with av.open(str(path)) as file:
         places = [p.pos for p in file.demux(video=0) if p.size]
@@ -139,30 +140,30 @@ def test_only_what_is_needed_is_decoded_and_converted(mp4, clip, monkeypatch):
     picture = video_file._picture
     monkeypatch.setattr(video_file, "_picture", lambda frame: (converted.append(0), picture(frame))[1])
     read = Video(mp4)
-    assert decoded == []  # the length costs no decoding
+    assert decoded == []  # the length is known without decoding
     assert torch.equal(read.read([2, 50]), torch.from_numpy(clip[[2, 50]]))
     assert len(converted) == 2
     assert len(decoded) == 3 + 3  # 0 to 2; the key frame 48 to 50
 
 
-def spy(function, seen):
+def spy(function, times):
     def generator(*args):
         for frame in function(*args):
-            seen.append(frame.pts)
+            times.append(frame.pts)
             yield frame
 
     return generator
 
 
 @pytest.mark.parametrize("degrees", [-90, 90, 180])
-def test_rotations_are_done(degrees, clip, tmp_path):
+def test_rotations_are_applied(degrees, clip, tmp_path):
     path = write(tmp_path / "turned.mp4", clip[:4], **LOSSLESS, rotation=degrees)
     read = read_clip(path, 4, 1)
     expected = [np.asarray(Image.fromarray(f).rotate(degrees, expand=True)) for f in clip[:4]]  # counterclockwise
     assert torch.equal(read, torch.from_numpy(np.stack(expected)))
 
 
-def test_short_videos_repeat_the_last_frame_when_asked(clip, tmp_path):
+def test_short_videos_can_repeat_the_last_frame(clip, tmp_path):
     path = write(tmp_path / "short.mp4", clip[:10], **LOSSLESS)
     assert torch.equal(read_clip(path, 4, 4, pad="last"), torch.from_numpy(clip[[0, 4, 8, 9]]))
     with pytest.raises(InputError, match=r"short.mp4 has 10 frames that can be decoded; .* need 13"):
@@ -226,7 +227,7 @@ def audio_only(path):
         (audio_only, "has no video stream"),
     ],
 )
-def test_what_is_no_video_is_named(make, said, tmp_path):
+def test_files_that_are_no_videos_are_named(make, said, tmp_path):
     path = tmp_path / "bad.mp4"
     make(path)
     with pytest.raises(InputError) as e:
@@ -264,7 +265,7 @@ def test_bad_arguments_are_named(options, said, mp4):
 
 
 @pytest.mark.parametrize("indices", [[], [-1], [60]])
-def test_frames_that_are_not_there_are_named(indices, mp4):
+def test_missing_frames_are_named(indices, mp4):
     with pytest.raises(InputError, match=r"must be one or more of the frames 0 to 59 of .*clip.mp4"):
         Video(mp4).read(indices)
 
@@ -295,16 +296,16 @@ def model():
 
 
 def test_views_are_clips_in_time_and_crops_in_space(mp4, clip, model):
-    """32 x 48 frames: no resizing, three crops 32 wide that begin at 0, 8 and 16."""
-    made = views(mp4, model, clips=5, crops=3, stride=4)
-    assert made.shape == (15, 3, 4, 32, 32)
+    """Frames of 32 x 48 are not resized. The three crops are 32 wide and begin at 0, 8 and 16."""
+    inputs = views(mp4, model, clips=5, crops=3, stride=4)
+    assert inputs.shape == (15, 3, 4, 32, 32)
     for i, start in enumerate([0, 12, 24, 35, 47]):  # 47 = 60 - 13 is the last possible start
         for j, left in enumerate([0, 8, 16]):
             pixels = clip[start : start + 13 : 4, :, left : left + 32].transpose(3, 0, 1, 2) / 255
             expected = torch.from_numpy((pixels - 0.45) / 0.225).float()
-            torch.testing.assert_close(made[3 * i + j], expected)
-    assert torch.equal(views(clip, model), made)
-    assert torch.equal(views(torch.from_numpy(clip), model), made)
+            torch.testing.assert_close(inputs[3 * i + j], expected)
+    assert torch.equal(views(clip, model), inputs)
+    assert torch.equal(views(torch.from_numpy(clip), model), inputs)
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((40, 90), 1), ((90, 40), 0)])
@@ -313,26 +314,26 @@ def test_the_short_side_is_resized(shape, axis, model):
     frames = np.stack([np.asarray(Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize(shape[::-1]))] * 4)
     size = (32, 72) if axis else (72, 32)
     resized = np.asarray(Image.fromarray(frames[0]).resize(size[::-1], Image.Resampling.BICUBIC))
-    made = views(frames, Input(size=(3, 32, 32), frames=4, mean=(0,) * 3, std=(1,) * 3), 1, 3, stride=1)
+    inputs = views(frames, Input(size=(3, 32, 32), frames=4, mean=(0,) * 3, std=(1,) * 3), 1, 3, stride=1)
     for j, offset in enumerate([0, 20, 40]):
         expected = resized[:, offset : offset + 32] if axis else resized[offset : offset + 32]
-        levels = made[j, :, 0].permute(1, 2, 0) * 255
+        levels = inputs[j, :, 0].permute(1, 2, 0) * 255
         torch.testing.assert_close(levels, torch.from_numpy(expected.copy()).float(), atol=1.01, rtol=0)
 
 
 def test_a_single_crop_is_the_centre_of_a_larger_picture():
     frames = np.zeros((4, 64, 64, 3), np.uint8)
     frames[:, 16:48, 16:48] = 255
-    made = views(frames, Input(size=(3, 32, 32), frames=4, mean=(0,) * 3, std=(1,) * 3, crop_pct=0.5), 1, 1, stride=1)
-    assert (made == 1).all()
+    inputs = views(frames, Input(size=(3, 32, 32), frames=4, mean=(0,) * 3, std=(1,) * 3, crop_pct=0.5), 1, 1, stride=1)
+    assert (inputs == 1).all()
 
 
 def test_probabilities_are_averaged_over_views(mp4, model):
     with torch.inference_mode():
-        expected = model(views(mp4, model)).mean(0)  # the original's class answers with probabilities
-    found = classify(model, mp4)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(found.sum(), torch.tensor(1.0))
+        expected = model(views(mp4, model)).mean(0)  # the original's class returns probabilities
+    probabilities = classify(model, mp4)
+    torch.testing.assert_close(probabilities, expected)
+    torch.testing.assert_close(probabilities.sum(), torch.tensor(1.0))
     logits = hiera.Hiera(**TINY, probabilities=False).eval()
     logits.load_state_dict(model.state_dict())
     torch.testing.assert_close(classify(logits, mp4), expected)
@@ -392,7 +393,7 @@ def test_training_clips_start_anywhere_as_torchs_generator_says(folder):
 
     def starts(seed):
         torch.manual_seed(seed)
-        return [int(data[0][0][0, 0, 0, 0]) // 4 for _ in range(20)]  # the corner counts the frames
+        return [int(data[0][0][0, 0, 0, 0]) // 4 for _ in range(20)]  # the corner pixel counts the frames
 
     first = starts(0)
     assert first == starts(0)
@@ -438,11 +439,11 @@ def draw_from_all(image):
 
 def test_all_frames_of_a_clip_share_one_draw(clip):
     augment = per_clip(draw_from_all)
-    made = augment(clip[:5])
-    assert made.shape == (3, 5, 1, 1)
-    same = made[..., 0, 0] - torch.arange(5) * 4
+    inputs = augment(clip[:5])
+    assert inputs.shape == (3, 5, 1, 1)
+    same = inputs[..., 0, 0] - torch.arange(5) * 4
     torch.testing.assert_close(same, same[:, :1].expand(3, 5))
-    assert not torch.allclose(augment(clip[:5]), made)  # the next clip has its own
+    assert not torch.allclose(augment(clip[:5]), inputs)  # the next clip has its own draw
 
 
 def test_a_clip_takes_one_draw_from_torchs_generator_and_nothing_else(clip):
@@ -471,13 +472,13 @@ def test_timms_training_transform_on_clips(folder, model):
     data = VideoFolder(folder, 4, 1, per_clip(transform))
     still = torch.full((4, 40, 40, 3), 90, dtype=torch.uint8)
     still[:, 10:30, 20:] = torch.tensor([200, 0, 50], dtype=torch.uint8)
-    made = data.transform(still)
-    assert all(torch.equal(made[:, 0], made[:, t]) for t in range(4))
-    assert made[:, 0].std() > 0.1
+    inputs = data.transform(still)
+    assert all(torch.equal(inputs[:, 0], inputs[:, t]) for t in range(4))
+    assert inputs[:, 0].std() > 0.1
     clips = torch.stack([data[i][0] for i in range(2)])
     assert model(clips).shape == (2, 3)
 
 
-def test_a_transform_that_gives_no_tensor_is_named(clip):
+def test_a_transform_that_returns_no_tensor_is_named(clip):
     with pytest.raises(InputError, match="transform gives Image; it must end in a tensor"):
         per_clip(lambda image: image)(clip[:1])

@@ -64,15 +64,15 @@ def test_at_the_pretraining_size_it_is_the_vit():
     torch.testing.assert_close(model(x).flatten(2).transpose(1, 2), blocks, atol=1e-5, rtol=1e-5)
 
 
-def test_position_of_a_class_token_is_left_behind():
+def test_the_position_of_a_class_token_is_dropped():
     vit, model = timm.create_model("vit_tiny_patch16_224", **VIT), small()
     model.load_vit(vit)
     assert torch.equal(model.pos_embed, vit.pos_embed[:, 1:])
 
 
 @torch.no_grad()
-def test_windows_are_alike_until_a_global_block():
-    """Of a picture that repeats with the window, every window gives the same: positions do not tell them apart."""
+def test_windows_are_equal_until_a_global_block():
+    """On a picture that repeats with the window, all windows have the same output: positions do not tell them apart."""
     model = small(global_att_blocks=())
     tile = torch.rand(1, 3, 32, 32)
     out = model(tile.tile(1, 1, 2, 3))
