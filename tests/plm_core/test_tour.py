@@ -29,7 +29,7 @@ def test_report_is_self_contained(tmp_path):
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     for word in ("What is installed", "hiera_micro_digits", "hiera_image_huge_224", "held-out"):
         assert word in page
-    facts = {row["what"]: row["value"] for row in rows}
+    facts = {row["fact"]: row["value"] for row in rows}
     assert float(facts["hiera_micro_digits, held-out digits"].split()[0]) >= 97
     assert "FAILED" not in facts
 

@@ -24,42 +24,62 @@ class Task(StrEnum):
 
 
 def train(
-    task: Annotated[Task, typer.Argument(help="Training to run.")],
+    task: Annotated[Task, typer.Argument(help="Training task to run.")],
     data: Annotated[
         Path,
         typer.Argument(
-            help="Data folder. For pretrain: one folder per class. For finetune: train/ and val/, each with one folder "
-            "per class. For detect: train/ and val/, each with images/ and instances.json in COCO's format."
+            help="Data folder. For pretrain and pretrain-video: one folder per class (the labels are not used). For "
+            "finetune and finetune-video: train/ and val/, each with one folder per class. For detect: train/ and "
+            "val/, each with images/ and instances.json in COCO's format."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and weights.")],
     size: Annotated[
-        str, typer.Option("--size", help="Model size of the papers, such as base, or micro for a quick trial.")
+        str,
+        typer.Option(
+            "--size",
+            help="Model size: tiny, small, base, base_plus, large or huge as in the papers, or micro for a trial.",
+        ),
     ] = "base",
     encoder: Annotated[
         Path | None,
-        typer.Option("--encoder", help="Weights of a pretrained encoder, for finetune and detect (default: none)."),
+        typer.Option(
+            "--encoder", help="File with pretrained encoder weights. If absent, training starts from random weights."
+        ),
     ] = None,
     abs_win: Annotated[
         bool, typer.Option("--abs-win", help="Use Absolute Win position embeddings (for images only).")
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Setting of the recipe to change, for example epochs=100 or lr=1e-3. Repeatable."),
+        typer.Option("--set", help="A recipe setting to override, such as epochs=100 or lr=1e-3. May be repeated."),
     ] = None,
     per_device_batch_size: Annotated[
         int | None,
-        typer.Option("--per-device-batch-size", min=1, help="Samples per device and pass; gradients accumulate."),
+        typer.Option(
+            "--per-device-batch-size",
+            min=1,
+            help="Samples per device in one forward pass. Gradients are accumulated up to the recipe's batch size.",
+        ),
     ] = None,
     num_workers: Annotated[
         int,
-        typer.Option("--num-workers", min=0, help="Data-loading processes per device (0: none)."),
+        typer.Option(
+            "--num-workers", min=0, help="Data-loading processes per device (0: the main process loads the data)."
+        ),
     ] = 0,
     precision: Annotated[str, typer.Option("--precision", help="Precision: fp32, bf16 or fp16.")] = "fp32",
     fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the parameters over the devices.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")] = False,
     save_steps: Annotated[int, typer.Option("--save-steps", min=1, help="Steps between checkpoints.")] = 1000,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after this many steps.")] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--max-steps",
+            min=1,
+            help="Stop after this many optimiser steps. The schedule stays that of the whole training.",
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Train Hiera by the papers' recipes. To use several devices, run the command under ``torchrun --no-python``."""
@@ -95,4 +115,4 @@ def train(
     if kind != "pretrain":
         arguments["encoder"] = encoder
     scores = getattr(folders, kind)(data, out, size, changes, **arguments)
-    show([{"what": name, "score": round(score, 4), "folder": str(out)} for name, score in scores.items()])
+    show([{"metric": name, "score": round(score, 4), "folder": str(out)} for name, score in scores.items()])

@@ -97,16 +97,16 @@ def train(out: Path, seed: int = 0, epochs: float = EPOCHS, abs_win: bool = True
     finetune(model, Placed("train", TRAINED), config, 10, seed=seed)
     scores = evaluate(model)
     facts = {
-        "Data": f"scikit-learn's digits (every fifth of 1797 held out) at {SMALLEST} to {LARGEST} px, at random places "
-        f"on a canvas of {TRAINED} px.",
+        "Data": f"scikit-learn's 1797 digits (every fifth held out), scaled to {SMALLEST} to {LARGEST} px and placed "
+        f"at random on a canvas of {TRAINED} px.",
         "Recipe": f"`plm retrain {name} --seed {seed}` (module `hiera.micro.abswin`): {epochs:g} epochs, "
-        f"batch {config.recipe.batch_size}, AdamW lr {LR}, weight decay {config.recipe.weight_decay}, cosine, "
+        f"batch {config.recipe.batch_size}, AdamW lr {LR}, weight decay {config.recipe.weight_decay}, cosine schedule, "
         f"label smoothing {config.smoothing}; no pretraining.",
         "Held-out top-1": f"{scores[OWN]:.2f} % at {TRAINED} px; {scores[LARGER]:.2f} % on canvases of {TWICE} px, "
-        "which the model was not trained on.",
+        "on which the model was not trained.",
     }
-    positions = "Absolute Win positions (arXiv 2311.05613)" if abs_win else "a plain position embedding"
-    description = f"with {positions}, trained from scratch to read digits anywhere on a canvas"
+    positions = "Absolute Win position embeddings (arXiv 2311.05613)" if abs_win else "an ordinary position embedding"
+    description = f"with {positions}, trained from scratch to read digits placed anywhere on a canvas"
     kind = f"Hiera ({configs.PAPER})"
     save_micro(model, kind=kind, name=name, out=out, task="image-classification", what=description, facts=facts)
     return scores

@@ -49,9 +49,9 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
         "Data": f"{count} scenes of `plm_core.shapes.Images` (96 px, 1 to 4 shapes in clutter); {HELD_OUT} held-out "
         f"scenes. Classes: {', '.join(SHAPES)}.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.detector`): {epochs:g} epochs, "
-        f"batch {recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, flips; "
+        f"batch {recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine schedule, flips; "
         "no pretraining.",
-        "Held-out mAP@[.5:.95]": f"boxes {scores[BOX]:.3f}, masks {scores[MASK]:.3f} (pycocotools)",
+        "Held-out mAP@[.5:.95]": f"boxes {scores[BOX]:.3f}, masks {scores[MASK]:.3f} (computed with pycocotools).",
     }
     kind = f"Mask R-CNN with a Hiera trunk ({PAPER})"
     description = "trained from scratch to find and outline shapes"

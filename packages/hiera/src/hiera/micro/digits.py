@@ -61,10 +61,10 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs) -> Map
     scores = evaluate(model)
     facts = {
         "Data": "the 1797 8x8 digits of scikit-learn (UCI optical recognition of handwritten digits); every fifth "
-        "image held out (360). The splits share writers.",
+        "image (360) is held out. Both splits have the same writers, so the score says little about other writers.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.digits`): {epochs:g} epochs, batch "
-        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
-        f"{CONFIG.smoothing}, small affine augmentation; no pretraining.",
+        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine schedule, "
+        f"label smoothing {CONFIG.smoothing}, small affine augmentation; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
     save_micro(

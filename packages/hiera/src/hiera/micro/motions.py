@@ -68,11 +68,11 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
     finetune(model, data, replace(CONFIG, recipe=recipe), len(MOTIONS), seed=seed)
     scores = evaluate(model)
     facts = {
-        "Data": f"{count} clips of `plm_core.shapes.Clips` (8 frames of 32 px, one shape on grey, motions: "
-        f"{', '.join(MOTIONS)}); 1000 held-out clips.",
+        "Data": f"{count} clips of `plm_core.shapes.Clips` (8 frames of 32 px, one shape on grey); 1000 held-out "
+        f"clips. Classes: {', '.join(MOTIONS)}.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.motions`): {epochs:g} epochs, batch "
-        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
-        f"{CONFIG.smoothing}, small shifts and permuted colour channels; no pretraining.",
+        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine schedule, "
+        f"label smoothing {CONFIG.smoothing}, small shifts and permuted colour channels; no pretraining.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
     save_micro(
@@ -81,7 +81,7 @@ def train(out: Path, seed: int = 0, epochs: float = CONFIG.recipe.epochs, count:
         name=NAME,
         out=out,
         task="video-classification",
-        what="trained from scratch to tell how a shape moves",
+        what="trained from scratch to tell how a shape moves or changes in a clip",
         facts=facts,
     )
     return scores

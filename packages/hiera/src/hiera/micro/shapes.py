@@ -90,13 +90,14 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
     scores = evaluate(model)
     pretraining, finetuning = PRETRAINING.recipe, FINETUNING.recipe
     facts = {
-        "Data": f"{UNLABELLED} grey scenes of 32 px with one large shape from plm_core.shapes, {LABELLED} of them "
-        f"labelled. The score is measured on {HELD_OUT} scenes of the held-out split.",
+        "Data": f"{UNLABELLED} grey scenes of 32 px from `plm_core.shapes`, each with one large shape. {LABELLED} of "
+        f"them are used with their labels. The score is measured on {HELD_OUT} scenes of the held-out split.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `hiera.micro.shapes`): "
-        f"{pretraining.epochs:g} epochs of masked pretraining on the scenes without labels, mask ratio "
+        f"{pretraining.epochs:g} epochs of masked pretraining on all scenes without their labels, mask ratio "
         f"{PRETRAINING.mask_ratio}, batch {pretraining.batch_size}, AdamW lr {pretraining.lr}; "
         f"{finetuning.epochs:g} epochs of finetuning on the labelled scenes, batch {finetuning.batch_size}, AdamW lr "
-        f"{finetuning.lr}; cosine, weight decay {finetuning.weight_decay}; scenes flipped and shifted at random.",
+        f"{finetuning.lr}. Both with a cosine schedule, weight decay {finetuning.weight_decay}, and scenes flipped and "
+        "shifted at random.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
     description = "pretrained as a masked autoencoder and finetuned to tell eight shapes apart"

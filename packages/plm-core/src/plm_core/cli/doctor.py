@@ -39,8 +39,8 @@ def doctor(as_json: Json = False) -> None:
     else:
         show(
             [
-                {"what": "python", "version": platform.python_version()},
-                *({"what": k, "version": v} for k, v in versions.items()),
+                {"component": "python", "version": platform.python_version()},
+                *({"component": k, "version": v} for k, v in versions.items()),
             ]
         )
         show([_status_row(status) for status in registry().statuses])

@@ -28,5 +28,8 @@ def retrain(
         raise InputError(f"model {model!r} is not a micro model; there are: {', '.join(micros)}")
     scores = resolve(spec.micro.recipe)(out, seed=seed)
     show(
-        [{"model": model, "what": what, "score": round(score, 4), "folder": str(out)} for what, score in scores.items()]
+        [
+            {"model": model, "metric": metric, "score": round(score, 4), "folder": str(out)}
+            for metric, score in scores.items()
+        ]
     )

@@ -22,5 +22,5 @@ def tour(
     rows = run(out)
     show(rows, as_json, title="tour of the installed packages")
     typer.echo(f"report: {out.resolve()}", err=True)
-    if any(row["what"] == "FAILED" for row in rows):
+    if any(row["fact"] == "FAILED" for row in rows):
         raise PlmError("a stop of the tour failed; see the table and the report")

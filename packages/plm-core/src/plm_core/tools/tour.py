@@ -73,7 +73,7 @@ def run(out: Path) -> list[dict[str, str]]:
         out: Path of the HTML file.
 
     Returns:
-        Rows for the terminal: stop, what, value.
+        Rows for the terminal: stop, fact, value.
 
     Raises:
         MissingDependency: The extra plm-core[tour] is not installed.
@@ -94,7 +94,7 @@ def run(out: Path) -> list[dict[str, str]]:
                 tour.parts.append(f'<p class="failed">This stop failed: {html.escape(f"{type(e).__name__}: {e}")}</p>')
                 tour.facts = {"FAILED": f"{type(e).__name__}: {e}"}
             sections.append(f"<section><h2>{html.escape(stop.title)}</h2>{''.join(tour.parts)}</section>")
-            rows += [{"stop": stop.title, "what": what, "value": value} for what, value in tour.facts.items()]
+            rows += [{"stop": stop.title, "fact": fact, "value": value} for fact, value in tour.facts.items()]
         report.write_text(_page(sections), encoding="utf-8")
     return rows
 

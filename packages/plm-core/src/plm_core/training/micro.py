@@ -29,10 +29,12 @@ tags: [{family}, plm]
 {what}
 
 {facts}
+
+Load it with `plm_core.create_model("{name}", pretrained=True)`.
 """
 SHIPPED = (
-    "It is shipped so that this family of packages can be tried and tested without a download; it is not a model for "
-    "general use."
+    "It is shipped with its package, so that the package can be tried and tested without a download. It is not a model "
+    "for general use."
 )
 
 
@@ -102,7 +104,7 @@ def save_micro(model: nn.Module, kind: str, name: str, out: Path, task: str, wha
     """
     weights.save(model.cpu(), out / f"{name}.safetensors")
     params = sum(p.numel() for p in model.parameters())
-    about = f"A {kind} of {params:,} parameters, {what}. {SHIPPED}"
+    about = f"A {kind}, {what}. It has {params:,} parameters. {SHIPPED}"
     rows = {**facts, "Licence": "Apache-2.0, code and weights."}
     lines = "\n".join(fill(f"- **{key}**: {value}", 120, subsequent_indent="  ") for key, value in rows.items())
     write_text(

@@ -60,8 +60,8 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
         "Data": f"{TRAIN} scenes of {SIZE} px with one large shape from plm_core.shapes; {HELD_OUT} of the held-out "
         "split for the score.",
         "Recipe": f"`plm retrain {NAME} --seed {seed}` (module `tome.micro.shapes`): {recipe.epochs:g} epochs, batch "
-        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine, label smoothing "
-        f"{CONFIG.smoothing}; scenes shifted and flipped; no merging.",
+        f"{recipe.batch_size}, AdamW lr {recipe.lr}, weight decay {recipe.weight_decay}, cosine schedule, "
+        f"label smoothing {CONFIG.smoothing}; scenes shifted and flipped; no merging.",
         "Held-out top-1": f"{scores[TOP1]:.2f} %",
     }
     what = "trained from scratch to tell eight shapes apart, as a model to try Token Merging on"
