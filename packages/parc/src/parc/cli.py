@@ -55,8 +55,8 @@ def _command(
         list[str] | None,
         typer.Option(
             "--method",
-            help="Methods to rank by, as in parc,knn:k=5,metric=cosine. The first one orders the models. May be "
-            "repeated. (default: parc,logme,knn)",
+            help="Methods to rank by: names of scores or facts, separated by commas, each with its options, as in "
+            "parc,knn:k=5,metric=cosine. The first one orders the models. May be repeated. (default: parc,logme,knn)",
         ),
     ] = None,
     budget: Annotated[
@@ -69,14 +69,19 @@ def _command(
         str,
         typer.Option(
             "--pca",
-            help="Dimensions to reduce features to; none for no reduction, compat:32 for the published recipe.",
+            help="Number of dimensions to reduce features to. none: no reduction. compat:32: the recipe of the "
+            "published code, which is less exact.",
         ),
     ] = str(Settings.pca),
     bootstraps: Annotated[
         int, typer.Option("--bootstraps", min=0, help="Number of half-samples for the intervals; 0 for no intervals.")
     ] = Settings.bootstraps,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="A model that was trained on the dataset, for rsa and dds.")
+        str | None,
+        typer.Option(
+            "--reference",
+            help="Name of a model that was trained on the dataset, in the form of --models, for rsa and dds.",
+        ),
     ] = None,
     imagenet_csv: Annotated[
         Path | None,
@@ -94,14 +99,17 @@ def _command(
         typer.Option(
             "--ray",
             metavar="[ADDRESS]",
-            help="Address of a Ray cluster that does the work. Without an address, as the last option, a cluster is "
-            "started on this machine.",
+            help="Address of a Ray cluster that does the work. Put --ray without an address last: "
+            "a cluster is then started on this machine.",
         ),
     ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")] = True,
     out: Annotated[
         list[Path] | None,
-        typer.Option("--out", help="A file to write: .csv, .json, .md, .png, .svg or .pdf. May be repeated."),
+        typer.Option(
+            "--out",
+            help="A file with the ranking to write: .csv, .json or .md, or a picture as with --plot. May be repeated.",
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="The picture to write: .png, .svg or .pdf.")] = None,
     as_json: Json = False,

@@ -47,7 +47,7 @@ def plm_commands() -> list[Command]:
         ),
         Command(
             name="tour",
-            help="Show the installed packages at work, on embedded data.",
+            help="Show the installed packages at work, on data that ships with them.",
             implementation="plm_core.cli.tour:tour",
         ),
     ]

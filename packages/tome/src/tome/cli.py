@@ -19,20 +19,24 @@ def paint_tokens(
     out: Annotated[Path, typer.Option("--out", help="Path of the picture to write.")] = Path("groups.png"),
     r: Annotated[
         str | None,
-        typer.Option("--r", help="Tokens to merge in each block: 8, '(8, -1)' or '[16, 8]', for example (default: 8)."),
+        typer.Option(
+            "--r",
+            help="Tokens to merge in each block: a number, '(mean, inflection)', or a list with one number per block "
+            "(default: 8).",
+        ),
     ] = None,
     flops: Annotated[
-        float | None, typer.Option("--flops", help="Share of the multiply-adds to leave, instead of --r.")
+        float | None, typer.Option("--flops", help="Share of the multiply-adds to keep, from 0 to 1, instead of --r.")
     ] = None,
     tokens: Annotated[
-        float | None, typer.Option("--tokens", help="Share of the patch tokens to leave, instead of --r.")
+        float | None, typer.Option("--tokens", help="Share of the patch tokens to keep, from 0 to 1, instead of --r.")
     ] = None,
     prop_attn: Annotated[
         bool, typer.Option("--prop-attn/--no-prop-attn", help="Let attention count a token once for each patch in it.")
     ] = True,
     after: Annotated[
         list[int] | None,
-        typer.Option("--after", help="Show the groups after this many blocks. It may be repeated."),
+        typer.Option("--after", help="Show the groups after this many blocks. May be repeated."),
     ] = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained/--random", help="Use the trained weights, or random ones to try it out.")

@@ -64,7 +64,7 @@ def plm_commands() -> list[Command]:
     return [
         Command(
             name="paint-tokens",
-            help="Paint the patches of an image that become one token.",
+            help="Paint which patches of an image are merged into one token.",
             implementation="tome.cli:paint_tokens",
         )
     ]

@@ -22,7 +22,8 @@ def bench(
     dtype: Dtype = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
     runs: Annotated[
-        int, typer.Option("--runs", min=1, help="Timed runs per contender; the first quarter is discarded.")
+        int,
+        typer.Option("--runs", min=1, help="Timed runs with and without transforms; the first quarter is discarded."),
     ] = 40,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")

@@ -19,7 +19,12 @@ def convert(
         ),
     ],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    to: Annotated[str, typer.Option("--to", help="Layout to write; 'native' is the model's own.")] = "native",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="Layout to write, such as official, timm or transformers; 'native' is the model's own."
+        ),
+    ] = "native",
     layout: Annotated[
         str | None, typer.Option("--from", help="Layout of the source (default: detected from its names).")
     ] = None,

@@ -23,7 +23,9 @@ app = typer.Typer(add_completion=False)
 @app.command(cls=LightCommand, options_metavar="[OPTIONS] [PATTERN]...", context_settings={"allow_extra_args": True})
 def _list(
     ctx: typer.Context,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Show one row for each set of weights.")] = False,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="List only models with weights, one row for each set of weights.")
+    ] = False,
     timm: Annotated[
         bool, typer.Option("--timm", help="Include timm's own models. Importing timm takes seconds.")
     ] = False,

@@ -9,15 +9,17 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Transforms = Annotated[
     list[str] | None,
-    typer.Option("--transform", help="A transform to apply to the model, such as tome:r=13. May be repeated."),
+    typer.Option(
+        "--transform", help="A transform to apply: NAME or NAME:option=value,... such as tome:r=13. May be repeated."
+    ),
 ]
 Device = Annotated[
     str, typer.Option("--device", help="Device: cpu, cuda, cuda:1, mps, or auto for the accelerator if there is one.")
 ]
-Dtype = Annotated[str, typer.Option("--dtype", help="Precision: fp32, or bf16 or fp16 by autocast.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="Precision: fp32, bf16 or fp16 (the last two by autocast).")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or clips per batch.")]
 NumWorkers = Annotated[
     int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")

@@ -1,4 +1,4 @@
-"""``plm tour``: the installed packages at work, on embedded data."""
+"""``plm tour``: the installed packages at work, on data that ships with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def tour(
     out: Annotated[Path, typer.Option("--out", help="HTML report to write.")] = Path("report.html"),
     as_json: Json = False,
 ) -> None:
-    """Show the installed packages at work on embedded data, and write a self-contained report."""
+    """Show the installed packages at work on data that ships with them, and write a self-contained report."""
     from plm_core.tools.tour import run
 
     rows = run(out)
