@@ -80,7 +80,7 @@ def _command(
         str | None,
         typer.Option(
             "--reference",
-            help="Name of a model that was trained on the dataset, in the form of --models, for rsa and dds.",
+            help="Name of a model that was trained on the dataset, written as in --models. Used by rsa and dds.",
         ),
     ] = None,
     imagenet_csv: Annotated[
@@ -99,8 +99,8 @@ def _command(
         typer.Option(
             "--ray",
             metavar="[ADDRESS]",
-            help="Address of a Ray cluster that does the work. Put --ray without an address last: "
-            "a cluster is then started on this machine.",
+            help="Address of a Ray cluster that does the work. Without an address, a cluster is started on this "
+            "machine; --ray must then be the last argument.",
         ),
     ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")] = True,
@@ -108,7 +108,7 @@ def _command(
         list[Path] | None,
         typer.Option(
             "--out",
-            help="A file with the ranking to write: .csv, .json or .md, or a picture as with --plot. May be repeated.",
+            help="File to write the ranking to: .csv, .json or .md, or a picture as for --plot. May be repeated.",
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="The picture to write: .png, .svg or .pdf.")] = None,
