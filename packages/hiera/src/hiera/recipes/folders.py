@@ -15,13 +15,13 @@ from hiera.hieradet import HieraDet
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
 from hiera.recipes import steps, tables
-from hiera.recipes.overrides import choose, override
 from hiera.video import VideoFolder, per_clip
 from plm_core import InputError, weights
 from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD
 from plm_core.training import TrainResult
 from plm_core.training.finetuning import accuracy, eval_transform, finetune_transform
 from plm_core.training.finetuning import finetune as finetune_classifier
+from plm_core.training.overrides import choose, override
 
 Config = dict[str, Any]
 

@@ -9,6 +9,7 @@ same script under ``torchrun``). Training needs the extra ``plm-core[train]``.
 
 - ``recipe``: the optimisation, as data.
 - ``loop``: `fit`, which trains a model by a recipe.
+- ``overrides``: changes to a configuration, written as text such as ``epochs=100``.
 - ``seeding``: random streams for samples.
 - ``trainer``: transformers' Trainer, driven by a recipe.
 - ``finetuning``: supervised training of classifiers.

@@ -27,8 +27,11 @@ PROVIDERS = (
 )
 
 
-def miss(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return one line for a look-up that failed: similar names, and the distribution that would provide the name."""
+def miss(kind: str, name: str, known: Iterable[str], most: int = 20) -> str:
+    """Return one line for a look-up that failed: similar names, and the distribution that would provide the name.
+
+    Without similar names, all that are known are listed if they are at most ``most``.
+    """
     known = sorted(set(known))
     line = f"no {kind} {name!r}"
     provider = next((dist for k, pattern, dist in PROVIDERS if k == kind and fnmatchcase(name, pattern)), None)
@@ -38,6 +41,6 @@ def miss(kind: str, name: str, known: Iterable[str]) -> str:
     suggestions = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if suggestions:
         line += f"; did you mean {' or '.join(map(repr, suggestions))}?"
-    elif not absent and 0 < len(known) <= 20:
+    elif not absent and 0 < len(known) <= most:
         line += f"; there are: {', '.join(known)}"
     return line
