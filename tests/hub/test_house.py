@@ -19,7 +19,7 @@ LAYERS = (
     ("errors", "hookspecs"),  # what everything may import
     ("utils",),
     ("layouts", "registry"),
-    ("hub", "transforms", "samples", "shapes"),
+    ("datasets", "hub", "transforms", "samples", "shapes"),
     ("weights",),
     ("timm_bridge",),
     ("models",),

@@ -15,8 +15,8 @@ import pytest
 
 import parc
 from parc.ranking import Interrupted, Ranking, Settings, evaluation, rank, report, run
-from parc.ranking.datasets import load_dataset
 from parc.ranking.probes import draw_probes
+from plm_core.datasets import load_dataset
 from plm_core.errors import InputError, UnknownName
 
 MODELS = ["hiera_micro_digits", "hiera_micro_shapes", "tome_micro_shapes", "random:test_vit", "random:test_resnet"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import default_loader
 
 from hiera import configs
 from hiera.hieradet import HieraDet
@@ -22,6 +21,7 @@ from plm_core.training import TrainResult
 from plm_core.training.finetuning import accuracy, eval_transform, finetune_transform
 from plm_core.training.finetuning import finetune as finetune_classifier
 from plm_core.training.overrides import choose, override
+from plm_core.utils.images import open_image
 
 Config = dict[str, Any]
 
@@ -190,10 +190,7 @@ def _folder(root: Path, model: Hiera, preprocess: Any, training: bool = True) ->
 
 
 def _picture(path: str) -> Any:
-    try:
-        return default_loader(path)
-    except Exception as e:  # PIL's decoders raise almost any error for a file that is truncated or no image
-        raise InputError(f"image {path!r} cannot be read: {e}") from e
+    return open_image(path).convert("RGB")
 
 
 def _whole(model: Any, result: TrainResult) -> Any:

@@ -2,7 +2,6 @@
 
     run.py            `rank` and its core, `rank_models`
     settings.py       the settings of a ranking
-    datasets/         labelled images from a folder, an npz file or Hugging Face datasets
     probes.py         the few images of a dataset that the models are run on
     candidates.py     the models to rank: from patterns to names, from names to models
     extraction.py     features and class probabilities of a probe
@@ -11,7 +10,6 @@
     outcomes.py       the scores of one model, and the rows that all outcomes make
     results.py        the ranking
     report.py         a ranking as a table, as text files and as a picture
-    messages.py       one line out of the error of another library
     ray_backend.py    the same work on a Ray cluster
     progress_bars.py  progress on the terminal
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from parc.ranking.datasets import Dataset
 from parc.sampling import sample_probe
+from plm_core.datasets import Dataset
 from plm_core.errors import InputError
+from plm_core.utils.images import decode_image
 from plm_core.utils.progress import track
 
 MAX_NAMES = 5
@@ -44,7 +44,7 @@ class Probe:
 
     def image(self, index: int) -> Image.Image:
         """Return one image, decoded."""
-        return decode(_contents(self.items[index]))
+        return decode_image(_contents(self.items[index]))
 
     def packed(self) -> Probe:
         """Return the probe with the contents of all files in memory, for a machine that does not see the files."""
@@ -90,7 +90,7 @@ def _digests(dataset: Dataset, indices: list[int]) -> dict[int, str]:
     def read(index: int) -> tuple[int, str, str]:
         try:
             contents = _contents(dataset.items[index])
-            decode(contents)
+            decode_image(contents)
         except InputError as e:
             return index, "", str(e)
         return index, hashlib.sha256(_bytes(contents)).hexdigest(), ""
@@ -118,21 +118,3 @@ def _bytes(contents: bytes | NDArray[np.uint8]) -> bytes:
     if isinstance(contents, bytes):
         return contents
     return str(contents.shape).encode() + np.ascontiguousarray(contents).tobytes()
-
-
-def decode(contents: bytes | NDArray[np.uint8]) -> Image.Image:
-    """Return encoded bytes or pixels as a PIL image.
-
-    Raises:
-        InputError: The bytes are no image, or only a part of one.
-    """
-    if not isinstance(contents, bytes):
-        channels = contents.shape[2] if contents.ndim == 3 else 1
-        return Image.fromarray(contents.reshape(contents.shape[:2]) if channels == 1 else contents)
-    try:
-        with Image.open(io.BytesIO(contents)) as image:
-            image.load()
-            return image.copy()
-    except Exception as e:  # PIL's decoders raise almost anything on a file that is truncated or no image
-        why = "not an image" if isinstance(e, UnidentifiedImageError) else str(e) or type(e).__name__
-        raise InputError(why) from e

@@ -10,7 +10,6 @@ from typing import Any
 
 from parc.facts import read_imagenet_csv
 from parc.ranking.candidates import Candidate, expand_patterns, make_model
-from parc.ranking.datasets import load_dataset
 from parc.ranking.evaluation import cached_features, evaluate
 from parc.ranking.outcomes import Outcome, ranked_rows
 from parc.ranking.probes import Probe, draw_probes
@@ -19,6 +18,7 @@ from parc.ranking.ray_backend import evaluate_on_ray
 from parc.ranking.results import Interrupted, Ranking
 from parc.ranking.settings import Settings
 from parc.scores.pca import parse_pca
+from plm_core.datasets import load_dataset
 from plm_core.errors import InputError
 
 _log = logging.getLogger("parc")
@@ -58,7 +58,7 @@ def rank(
 
     Args:
         dataset: A folder with one folder of images per class, an .npz file, or ``hf:name[:split]``; see
-            `parc.ranking.datasets.load_dataset`.
+            `plm_core.datasets.load_dataset`.
         models: Names and patterns of models; see `parc.ranking.candidates.expand_patterns`.
         methods: Methods to rank by; the first one orders the models. `Settings` describes them and all further
             arguments in detail.

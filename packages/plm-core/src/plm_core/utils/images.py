@@ -1,23 +1,52 @@
-"""Image files, read with an error that names the file."""
+"""Images from files, encoded bytes or pixels, read with an error that says why one cannot be read."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from plm_core.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read an image of any format that PIL reads.
+    """Read an image file of any format that PIL reads.
 
     Raises:
         InputError: The file cannot be read; the message names it.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.copy()
+        return _loaded(path)
     except Exception as e:  # PIL's decoders raise almost any error for a file that is truncated or no image
         raise InputError(f"image {str(path)!r} cannot be read: {e}") from e
+
+
+def decode_image(contents: bytes | NDArray[np.uint8]) -> Image.Image:
+    """Return an encoded image or pixels as a PIL image.
+
+    Args:
+        contents: The bytes of a file of any format that PIL reads, or pixels, uint8 [H, W] or [H, W, 1, 3 or 4].
+
+    Raises:
+        InputError: The bytes are no image, or only a part of one. The message says no more, since bytes have no name.
+    """
+    if not isinstance(contents, bytes):
+        channels = contents.shape[2] if contents.ndim == 3 else 1
+        return Image.fromarray(contents.reshape(contents.shape[:2]) if channels == 1 else contents)
+    try:
+        return _loaded(io.BytesIO(contents))
+    except Exception as e:  # as above
+        why = "not an image" if isinstance(e, UnidentifiedImageError) else str(e) or type(e).__name__
+        raise InputError(why) from e
+
+
+def _loaded(file: Any) -> Image.Image:
+    with Image.open(file) as image:
+        image.load()
+        return image.copy()

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parc.ranking.datasets.labelled import Dataset, numbered
+from plm_core.datasets.labelled import Dataset, numbered
 from plm_core.errors import InputError, MissingDependency
 from plm_core.utils.text import first_line
 
-_log = logging.getLogger("parc")
+_log = logging.getLogger("plm_core")
 
 
 class _Column(Sequence[Any]):
@@ -75,7 +75,7 @@ def _import_datasets() -> Any:
     try:
         import datasets
     except ModuleNotFoundError as e:
-        raise MissingDependency("Hugging Face datasets are not installed: install parc[datasets]") from e
+        raise MissingDependency("Hugging Face datasets are not installed: install plm-core[datasets]") from e
     return datasets
 
 

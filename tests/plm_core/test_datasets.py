@@ -1,15 +1,14 @@
-"""Datasets from folders, npz files and Hugging Face, the errors of bad ones, and the probes drawn from them."""
+"""Datasets from folders, npz files and Hugging Face, and the errors of bad ones."""
 
 import logging
-import pickle
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from parc.ranking.datasets import load_dataset
-from parc.ranking.probes import decode, draw_probes
+from plm_core.datasets import load_dataset
 from plm_core.errors import InputError
+from plm_core.utils.images import decode_image
 
 
 def picture(shade, size=(5, 4)):
@@ -50,7 +49,7 @@ def test_train_may_be_a_class(tmp_path):
 
 def test_empty_class_folders_are_said(tmp_path, caplog):
     root = folder(tmp_path, {"a": 2, "b": 2, "c": 0})
-    with caplog.at_level(logging.WARNING, "parc"):
+    with caplog.at_level(logging.WARNING, "plm_core"):
         assert load_dataset(root).classes == ("a", "b")
     assert "have no images: c" in caplog.text
 
@@ -70,7 +69,7 @@ def test_folders_that_nothing_can_be_learnt_from(tmp_path, counts, said):
 
 
 def test_classes_of_one_image_are_said(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, "parc"):
+    with caplog.at_level(logging.WARNING, "plm_core"):
         load_dataset(folder(tmp_path, {"a": 2, "b": 1}))
     assert "1 of 2 classes have 1 image only: b" in caplog.text
 
@@ -87,12 +86,12 @@ def test_neither_a_folder_nor_an_npz(tmp_path):
 def test_npz(tmp_path, shape, mode):
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=[0, 2, 0, 2, 0, 2])
-    probe = draw_probes(load_dataset(tmp_path / "x.npz"), budget=4)[0]
-    assert probe.classes == ("0", "1", "2")
-    for i, name in enumerate(probe.names):
-        image = probe.image(i)
+    dataset = load_dataset(tmp_path / "x.npz")
+    assert (dataset.classes, dataset.names[5]) == (("0", "1", "2"), "x.npz[5]")
+    for item, expected in zip(dataset.items, images, strict=True):
+        image = decode_image(item)
         assert image.mode == mode
-        np.testing.assert_array_equal(np.asarray(image), images[int(name[6:-1])].squeeze())
+        np.testing.assert_array_equal(np.asarray(image), expected.squeeze())
 
 
 def test_labels_of_an_npz_may_be_words_or_multi_hot(tmp_path):
@@ -131,67 +130,6 @@ def test_an_npz_that_is_cut(tmp_path):
         load_dataset(tmp_path / "x.npz")
 
 
-def test_unreadable_images_are_named_before_anything_runs(tmp_path):
-    root = folder(tmp_path, {"a": 8, "b": 8})
-    for i in range(6):
-        (root / "a" / f"{i}.png").write_bytes(b"not an image")
-    cut = (root / "b" / "7.png").read_bytes()
-    (root / "b" / "7.png").write_bytes(cut[:-30])
-    with pytest.raises(InputError, match=r"7 of 16 images of .*a/0\.png \(not an image\), .*a/4\.png .* and 2 more"):
-        draw_probes(load_dataset(root))
-    for i in range(6):
-        picture(i).save(root / "a" / f"{i}.png")
-    with pytest.raises(InputError, match=r"1 of 16 images of .*: b/7\.png"):
-        draw_probes(load_dataset(root))
-
-
-def test_a_budget_that_draws_one_class(tmp_path):
-    dataset = load_dataset(folder(tmp_path, {"a": 4, "b": 4, "c": 4}))
-    with pytest.raises(InputError, match=r"budget=3 draws 1 of 3 classes in .*; at least 2 are needed"):
-        draw_probes(dataset, budget=3)
-    assert len(draw_probes(dataset, budget=4)[0]) == 4
-
-
-def test_probes_differ_by_run_and_repeat(tmp_path):
-    dataset = load_dataset(folder(tmp_path, {"a": 20, "b": 20}))
-    first, second = draw_probes(dataset, budget=10, runs=2)
-    assert (len(first), len(second)) == (10, 10)
-    assert first.names != second.names
-    assert first.digest != second.digest
-    assert [probe.digest for probe in draw_probes(dataset, budget=10, runs=2)] == [first.digest, second.digest]
-    assert [first.classes[label] for label in first.labels] == [name[0] for name in first.names]
-
-
-def test_the_digest_follows_names_labels_and_contents(tmp_path):
-    root = folder(tmp_path, {"a": 2, "b": 2})
-    digests = {draw_probes(load_dataset(root))[0].digest}
-    picture(200).save(root / "a" / "0.png")
-    digests.add(draw_probes(load_dataset(root))[0].digest)
-    (root / "a" / "0.png").rename(root / "a" / "00.png")
-    digests.add(draw_probes(load_dataset(root))[0].digest)
-    (root / "a").rename(root / "c")
-    digests.add(draw_probes(load_dataset(root))[0].digest)
-    assert len(digests) == 4
-
-
-def test_a_packed_probe_needs_no_files(tmp_path):
-    root = folder(tmp_path, {"a": 2, "b": 2})
-    probe = draw_probes(load_dataset(root))[0]
-    before = [np.asarray(probe.image(i)) for i in range(4)]
-    packed = pickle.loads(pickle.dumps(probe.packed()))
-    for file in root.rglob("*.png"):
-        file.unlink()
-    for i in range(4):
-        np.testing.assert_array_equal(np.asarray(packed.image(i)), before[i])
-    assert packed.digest == probe.digest
-
-
-def test_decode_keeps_16_bits():
-    """The preprocessing of a model scales them to 8 bits (`plm_core.transform_for`), decoding does not."""
-    pixels = np.full((2, 2), 40000, np.uint16)
-    assert np.asarray(decode(pixels)).max() == 40000
-
-
 class TestHuggingFace:
     @pytest.fixture(autouse=True)
     def _library(self):
@@ -209,9 +147,8 @@ class TestHuggingFace:
         kind = self.datasets.ClassLabel(names=["cat", "dog"])
         dataset = load_dataset(self.saved(tmp_path / "x", self.columns(animal=[0, 1, 0, 1]), animal=kind))
         assert (dataset.classes, dataset.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
-        probe = draw_probes(dataset)[0]
-        for i, name in enumerate(probe.names):
-            assert probe.image(i).getpixel((0, 0))[0] == 20 * int(name.removeprefix("row "))
+        assert list(dataset.names) == ["row 0", "row 1", "row 2", "row 3"]
+        assert [decode_image(item).getpixel((0, 0))[0] for item in dataset.items] == [0, 20, 40, 60]
 
     def test_several_labels(self, tmp_path):
         kind = self.datasets.Sequence(self.datasets.ClassLabel(names=["x", "y", "z"]))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from parc.ranking.datasets.folder import read_folder
-from parc.ranking.datasets.huggingface import is_saved, read_hub, read_saved
-from parc.ranking.datasets.labelled import Dataset
-from parc.ranking.datasets.npz import read_npz
+from plm_core.datasets.folder import read_folder
+from plm_core.datasets.huggingface import is_saved, read_hub, read_saved
+from plm_core.datasets.labelled import Dataset
+from plm_core.datasets.npz import read_npz
 from plm_core.errors import InputError
 
-_log = logging.getLogger("parc")
+_log = logging.getLogger("plm_core")
 MAX_NAMES = 5
 """Number of classes that a warning names."""
 

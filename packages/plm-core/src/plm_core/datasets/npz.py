@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parc.ranking.datasets.labelled import Dataset, numbered
+from plm_core.datasets.labelled import Dataset, numbered
 from plm_core.errors import InputError
 
 CHANNELS = (1, 3, 4)

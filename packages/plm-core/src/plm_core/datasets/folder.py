@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from parc.ranking.datasets.labelled import Dataset
+from plm_core.datasets.labelled import Dataset
 from plm_core.errors import InputError
 
-_log = logging.getLogger("parc")
+_log = logging.getLogger("plm_core")
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
 MAX_NAMES = 5
 """Number of empty folders that a warning names."""

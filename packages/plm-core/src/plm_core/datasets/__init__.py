@@ -9,7 +9,7 @@
 Images stay encoded until a model needs them. Nothing here imports torch.
 """
 
-from parc.ranking.datasets.labelled import Dataset
-from parc.ranking.datasets.loading import load_dataset
+from plm_core.datasets.labelled import Dataset
+from plm_core.datasets.loading import load_dataset
 
 __all__ = ["Dataset", "load_dataset"]
