@@ -16,8 +16,13 @@ from plm_core.errors import InputError, WeightsError
 from plm_core.utils.text import first_line
 
 WEIGHTS_FILE = "model.safetensors"
-# The only files that are uploaded. None of them can run code when it is read.
-PUSHED = (WEIGHTS_FILE, "config.json", "README.md")
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+FORMAT = 1
+"""Version of the model folders that this version writes, as ``plm.format`` in their config. It reads older ones too."""
+MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
+# The only files that are uploaded. None of them can run code when it is read. The last ones are left by a training.
+PUSHED = (*MODEL_FILES, "training.json", "curve.csv", "curve.png")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".tar")
 
 
@@ -88,8 +93,9 @@ def one_line(prefix: str) -> Iterator[None]:
 def push(folder: str | Path, repo: str, private: bool = False, message: str | None = None) -> str:
     """Upload a model folder (model.safetensors, config.json, README.md with a license) to the Hub.
 
-    ``plm_core.weights.save_pretrained`` writes such a folder. Other files in it are not uploaded, and a folder with
-    pickled weights is refused.
+    ``plm train`` and ``plm_core.weights.save_pretrained`` write such a folder. The record and the curve of a training
+    go along. Other files in the folder, such as checkpoints, are not uploaded, and a folder with pickled weights is
+    refused.
 
     Returns:
         The URL of the commit.
@@ -124,10 +130,10 @@ def check_folder(folder: Path) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    missing = [name for name in PUSHED if not (folder / name).is_file()]
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"folder {str(folder)!r} lacks {', '.join(missing)}; plm_core.weights.save_pretrained writes them"
+            f"folder {str(folder)!r} lacks {', '.join(missing)}; plm train and plm_core.weights.save_pretrained write them"
         )
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
@@ -140,9 +146,9 @@ def check_folder(folder: Path) -> None:
     except (SafetensorError, OSError) as e:
         raise InputError(f"{folder / WEIGHTS_FILE} is not a readable safetensors file: {e}") from e
     if "architecture" not in read_config(folder):
-        raise InputError(f"{folder / 'config.json'} has no key 'architecture'")
-    if not _front_matter(folder / "README.md").get("license"):
-        raise InputError(f"{folder / 'README.md'} names no 'license:' in its front matter")
+        raise InputError(f"{folder / CONFIG_FILE} has no key 'architecture'")
+    if not _front_matter(folder / CARD_FILE).get("license"):
+        raise InputError(f"{folder / CARD_FILE} names no 'license:' in its front matter")
 
 
 def _front_matter(card: Path) -> Mapping[str, Any]:
@@ -155,6 +161,45 @@ def _front_matter(card: Path) -> Mapping[str, Any]:
         return {}
 
 
+def check_config(folder: Path) -> None:
+    """Check that a local folder holds a model that timm can create again by its config.
+
+    Raises:
+        WeightsError: It does not exist, is not finished, holds a model of another library, was written by a newer
+            version, or names another number of classes than the model has.
+    """
+    source = f"cannot get local-dir:{folder}"
+    if not folder.is_dir():
+        raise WeightsError(f"{source}: there is no such folder")
+    if not (folder / CONFIG_FILE).is_file():
+        why = f"it has no {CONFIG_FILE}; plm train and plm_core.weights.save_pretrained write one"
+        if any(folder.glob("checkpoint-*")) or (folder / WEIGHTS_FILE).is_file():
+            why = "its training is not finished; the same plm train command with --resume goes on"
+        raise WeightsError(f"{source}: {why}")
+    try:
+        config = read_config(folder)
+    except InputError as e:
+        raise WeightsError(f"{source}: {e}") from e
+    if "architecture" not in config:
+        kind = f"one of transformers ({config['model_type']})" if "model_type" in config else "not timm's"
+        raise WeightsError(
+            f"{source}: its {CONFIG_FILE} is {kind} (no 'architecture'); create the model by name and use "
+            "plm_core.weights.load"
+        )
+    ours = config.get("plm")
+    if isinstance(ours, dict) and ours.get("format", 0) > FORMAT:
+        raise WeightsError(
+            f"{source}: a newer version of plm-core wrote it (format {ours['format']}, this version reads {FORMAT}); "
+            "update plm-core"
+        )
+    inner = config.get("pretrained_cfg")
+    labels = config.get("label_names") or (inner.get("label_names") if isinstance(inner, dict) else None)
+    if labels and len(labels) != config.get("num_classes", len(labels)):
+        raise WeightsError(
+            f"{source}: its {CONFIG_FILE} names {len(labels)} labels for {config['num_classes']} classes; they must agree"
+        )
+
+
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the config.json of a model folder.
 
@@ -162,9 +207,9 @@ def read_config(folder: Path) -> Mapping[str, Any]:
         InputError: It cannot be read, or is not a JSON object.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise InputError(f"{folder / 'config.json'} cannot be read: {e}") from e
+        raise InputError(f"{folder / CONFIG_FILE} cannot be read: {e}") from e
     if not isinstance(config, dict):
-        raise InputError(f"{folder / 'config.json'} is not a JSON object")
+        raise InputError(f"{folder / CONFIG_FILE} is not a JSON object")
     return config

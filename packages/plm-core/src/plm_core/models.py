@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from plm_core import timm_bridge
 from plm_core.errors import DuplicateName, InputError, NotSupported, PluginError, UnknownName, WeightsError
-from plm_core.hookspecs import Model
-from plm_core.hub import HubFile, one_line
+from plm_core.hookspecs import Input, Model
+from plm_core.hub import CONFIG_FILE, HubFile, check_config, one_line
 from plm_core.registry import registry
 from plm_core.utils.near_misses import miss
 
@@ -23,7 +24,8 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     """Create a model of timm or of any plug-in, with ``timm.create_model``.
 
     Args:
-        name: ``name``, ``name.tag``, ``hf-hub:org/name[@revision]`` (or just ``org/name``) or ``local-dir:path``.
+        name: ``name``, ``name.tag``, ``hf-hub:org/name[@revision]`` (or just ``org/name``) or ``local-dir:path`` (or
+            just the path of a model folder).
         pretrained: Load weights. If the name has no tag, they are those of the default tag.
         **kwargs: Keywords of timm: ``num_classes`` (0 for no classifier), ``in_chans``, ``img_size``,
             ``features_only``...
@@ -45,6 +47,9 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     import timm
 
     timm_bridge.register()
+    name = _with_source(name)
+    if name.lower().startswith("local-dir:"):
+        check_config(Path(name.partition(":")[2]))
     if ":" not in name:
         if "/" in name and HubFile.parse(name):
             name = f"hf-hub:{name}"
@@ -67,6 +72,20 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         if unknown := re.fullmatch(r"Unknown model \((.+)\)", str(e)):  # a name in the config.json of a repository
             _check_name(unknown[1])
         raise
+
+
+def _with_source(name: str) -> str:
+    """Return ``local-dir:path`` for the path of a folder that holds a model or a training, and other names unchanged.
+
+    A folder comes before a repository of the Hub of the same name, and after a model of timm's registry.
+    """
+    import timm
+
+    if ":" in name and not Path(name).is_absolute():
+        return name
+    folder = Path(name)
+    holds_model = (folder / CONFIG_FILE).is_file() or any(folder.glob("checkpoint-*"))
+    return f"local-dir:{name}" if holds_model and not timm.is_model(name) else name
 
 
 def _check_name(name: str) -> None:
@@ -130,18 +149,53 @@ def transform_for(model: nn.Module) -> Any:
     import timm.data
     from torchvision.transforms import Compose
 
+    config = _data_config(model)
+    channels = config["input_size"][0]
+    if channels not in _Channels.MODES:
+        raise InputError(f"model {type(model).__name__} takes {channels} channels; a PIL image has 1 or 3")
+    return Compose([_Channels(channels), timm.data.create_transform(**config, is_training=False)])
+
+
+def input_of(model: nn.Module) -> Input:
+    """Return the input of a model as it was created: size, frames of a clip, mean, standard deviation, and the crop.
+
+    Args:
+        model: Any model with timm's ``pretrained_cfg``.
+
+    Raises:
+        InputError: The model has no ``pretrained_cfg``.
+
+    Example:
+        >>> import plm_core
+        >>> plm_core.models.input_of(plm_core.create_model("hiera_micro_motions")).shape
+        (3, 8, 32, 32)
+    """
+    config = _data_config(model)
+    declared = registry().all(Model).get(model.pretrained_cfg["architecture"])  # type: ignore[index, union-attr]
+    return Input(
+        size=tuple(config["input_size"]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+        frames=declared.declaration.input.frames if declared else None,
+    )
+
+
+def _data_config(model: nn.Module) -> dict[str, Any]:
+    """Return timm's data configuration of a model, for the channels and the size that it was created with."""
+    import timm.data
+
     if not getattr(model, "pretrained_cfg", None):
         raise InputError(f"model {type(model).__name__} has no pretrained_cfg: create it with plm_core.create_model")
     # timm's newer function reads the in_chans and img_size of the model itself, the older one only its configuration
     resolve_config = getattr(timm.data, "resolve_input_data_config", timm.data.resolve_model_data_config)
-    config = resolve_config(model)
+    config: dict[str, Any] = resolve_config(model)
     channels, *size = config["input_size"]
-    if channels not in _Channels.MODES:
-        raise InputError(f"model {type(model).__name__} takes {channels} channels; a PIL image has 1 or 3")
     # a model that takes any size may have been created for another size than its weights; neither function reads that
     img_size = getattr(model, "_model_args", {}).get("img_size", size)
-    config["input_size"] = (channels, *((img_size, img_size) if isinstance(img_size, int) else img_size))
-    return Compose([_Channels(channels), timm.data.create_transform(**config, is_training=False)])
+    return config | {"input_size": (channels, *((img_size, img_size) if isinstance(img_size, int) else img_size))}
 
 
 def embed(model: Any, x: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from plm_core.errors import InputError
 from plm_core.hookspecs import Model
-from plm_core.hub import WEIGHTS_FILE
+from plm_core.hub import CONFIG_FILE, FORMAT, WEIGHTS_FILE
 from plm_core.registry import registry
 from plm_core.utils.files import atomic_path, write_text
 from plm_core.weights.files import write
@@ -41,35 +43,44 @@ def save(model: nn.Module, path: str | Path, layout: str | None = None) -> None:
     write(export(model, layout), path, {"layout": layout or "native"})
 
 
-def save_pretrained(model: nn.Module, folder: str | Path, license: str, card: str = "") -> None:
-    """Write a folder for the Hub: model.safetensors, timm's config.json, and README.md with the license of the weights.
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    license: str,
+    card: str = "",
+    *,
+    labels: Sequence[str] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model folder: model.safetensors, README.md with the license of the weights, and config.json, in this order.
 
     Both ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and, after `plm_core.hub.push`,
-    ``timm.create_model("hf-hub:org/name", pretrained=True)`` read it back.
+    ``timm.create_model("hf-hub:org/name", pretrained=True)`` read it back. A folder is complete when it has a config.
 
     Args:
         model: A model from ``create_model``.
         folder: The folder to write to. It is created if it does not exist.
-        license: SPDX identifier of the license of the weights.
+        license: SPDX identifier of the license of the weights, or "other".
         card: Text of the model card below its front matter.
+        labels: Names of the classes in their order, or None for those that the model has.
+        about: Further facts for the key ``plm`` of the config, such as the recipe.
 
     Raises:
-        InputError: The model cannot be created by name again, or the license is empty.
+        InputError: The model cannot be created by name again, the license is empty, or the number of labels is not
+            that of the classes.
         FileError: A file cannot be written.
         WeightsError: The weights cannot be written.
 
     Example:
         >>> import tempfile, plm_core
         >>> from plm_core import weights
-        >>> model = plm_core.create_model("test_vit")
+        >>> model = plm_core.create_model("test_vit", num_classes=2)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     weights.save_pretrained(model, folder, license="apache-2.0", card="Random weights, for a test.")
-        ...     again = plm_core.create_model(f"local-dir:{folder}", pretrained=True)
-        >>> weights.fingerprint(again) == weights.fingerprint(model)
-        True
+        ...     weights.save_pretrained(model, folder, license="apache-2.0", labels=["cat", "dog"])
+        ...     again = plm_core.create_model(folder, pretrained=True)
+        >>> weights.fingerprint(again) == weights.fingerprint(model), again.pretrained_cfg["label_names"]
+        (True, ['cat', 'dog'])
     """
-    from timm.models._hub import save_config_for_hf
-
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if not name or not hasattr(model, "num_classes"):
         raise InputError(
@@ -77,15 +88,38 @@ def save_pretrained(model: nn.Module, folder: str | Path, license: str, card: st
         )
     if not license:
         raise InputError("license is empty: name the SPDX identifier of the weights")
+    num_classes: Any = model.num_classes
+    if labels is not None and len(labels) != num_classes:
+        raise InputError(f"labels has {len(labels)} names; the model has {num_classes} classes")
     license = license.lower()  # the Hub's spelling of SPDX identifiers
     folder = Path(folder)
-    save(model, folder / WEIGHTS_FILE)
-    with atomic_path(folder / "config.json") as part:
-        # timm's configuration still describes the weights that the model may have started from, not these
-        save_config_for_hf(model, part, {"pretrained_cfg": {"license": license, "description": None}})
     declared = registry().all(Model).get(name)
-    task = [declared.declaration.task] if declared else []
-    head = {"license": license, "library_name": "timm", "tags": [*task, "plm"]}
-    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
-    use = f'import plm_core\nmodel = plm_core.create_model("local-dir:...", pretrained=True)  # {name}'
-    write_text(folder / "README.md", f"---\n{front}\n---\n\n# {name}\n\n{card}\n\n```python\n{use}\n```\n")
+    task = declared.declaration.task if declared else "image-classification"
+    save(model, folder / WEIGHTS_FILE)
+    write_text(folder / "README.md", _front_matter(license, task) + _card(name, card))
+    facts = {"format": FORMAT, "task": task, **(about or {})}
+    _write_config(model, folder / CONFIG_FILE, license, labels, facts)
+
+
+def _write_config(
+    model: nn.Module, path: Path, license: str, labels: Sequence[str] | None, facts: Mapping[str, Any]
+) -> None:
+    """Write timm's configuration of a model, with the names of its classes and our own facts."""
+    from timm.models._hub import save_config_for_hf
+
+    # timm's configuration still describes the weights that the model may have started from, not these
+    config: dict[str, Any] = {"pretrained_cfg": {"license": license, "description": None, "tag": None}, "plm": facts}
+    if labels is not None:
+        config["label_names"] = list(labels)
+    with atomic_path(path) as part:
+        save_config_for_hf(model, part, config)
+
+
+def _front_matter(license: str, task: str) -> str:
+    head = {"license": license, "library_name": "timm", "pipeline_tag": task, "tags": [task, "plm"]}
+    return "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---\n"
+
+
+def _card(name: str, text: str) -> str:
+    use = 'import plm_core\n\nmodel = plm_core.create_model("local-dir:FOLDER", pretrained=True)  # or hf-hub:org/name'
+    return f"\n# {name}\n\n{text.strip()}\n\n## Use\n\n```python\n{use}\n```\n"
