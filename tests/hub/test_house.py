@@ -19,7 +19,7 @@ LAYERS = (
     ("errors", "hookspecs"),  # what everything may import
     ("utils",),
     ("layouts", "registry"),
-    ("datasets", "hub", "transforms", "samples", "shapes"),
+    ("datasets", "hub", "transforms", "samples", "shapes", "video"),
     ("weights",),
     ("timm_bridge",),
     ("models",),

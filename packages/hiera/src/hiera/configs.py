@@ -94,11 +94,8 @@ VIDEO: Config = {
     "sep_pos_embed": True,
 }
 
-# Pixel mean and standard deviation that the inputs of the video models were normalised with.
-VIDEO_MEAN = (0.45, 0.45, 0.45)
-VIDEO_STD = (0.225, 0.225, 0.225)
-
-# The same for the papers' detectors, whose code states them on a scale of 0 to 255.
+# Pixel mean and standard deviation that the inputs of the papers' detectors were normalised with. Their code states
+# them on a scale of 0 to 255.
 DETECTION_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 DETECTION_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 

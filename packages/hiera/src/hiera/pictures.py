@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from hiera.configs import VIDEO_MEAN, VIDEO_STD
 from hiera.mae import MaskedAutoencoderHiera
 from plm_core import InputError
-from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD
+from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD, VIDEO_MEAN, VIDEO_STD
 from plm_core.utils import plots
 
 if TYPE_CHECKING:

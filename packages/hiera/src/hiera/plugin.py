@@ -16,11 +16,11 @@ from hiera.configs import (
     PAPER,
     SIZES,
     VIDEO,
-    VIDEO_MEAN,
-    VIDEO_STD,
     Size,
 )
 from plm_core.hookspecs import (
+    VIDEO_MEAN,
+    VIDEO_STD,
     BlockAdapter,
     Command,
     Input,

@@ -24,6 +24,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's training images per channel (R, G, B), for values between 0 and 1."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of the same images."""
+VIDEO_MEAN = (0.45, 0.45, 0.45)
+"""Mean per channel by which most models of Kinetics normalise their clips."""
+VIDEO_STD = (0.225, 0.225, 0.225)
+"""Standard deviation that goes with it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,14 @@ from hiera.hieradet import HieraDet
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
 from hiera.recipes import steps, tables
-from hiera.video import VideoFolder, per_clip
 from plm_core import InputError, weights
-from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD
+from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD, VIDEO_MEAN, VIDEO_STD
 from plm_core.training import TrainResult
 from plm_core.training.finetuning import accuracy, eval_transform, finetune_transform
 from plm_core.training.finetuning import finetune as finetune_classifier
 from plm_core.training.overrides import choose, override
 from plm_core.utils.images import open_image
+from plm_core.video import VideoFolder, per_clip
 
 Config = dict[str, Any]
 
@@ -175,7 +175,7 @@ def _trunk(size: str, **keywords: Any) -> HieraDet:
 
 def _statistics(video: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation that inputs are normalised with."""
-    return (configs.VIDEO_MEAN, configs.VIDEO_STD) if video else (IMAGENET_MEAN, IMAGENET_STD)
+    return (VIDEO_MEAN, VIDEO_STD) if video else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _folder(root: Path, model: Hiera, preprocess: Any, training: bool = True) -> Any:

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 
 import hiera
 from hiera.configs import MICRO_MOTIONS
-from hiera.video import Video, VideoFolder, classify, input_of, per_clip, read_clip, views
-from hiera.video import file as video_file
 from plm_core import InputError, MissingDependency, shapes
 from plm_core.hookspecs import Input
+from plm_core.video import Video, VideoFolder, classify, input_of, per_clip, read_clip, views
+from plm_core.video import file as video_file
 
 LOSSLESS = {"codec": "libx264rgb", "pixels": "rgb24", "options": {"crf": "0", "preset": "ultrafast"}}
 LOSSY = {"codec": "libx264", "pixels": "yuv420p", "options": {"preset": "superfast", "b-adapt": "0"}}
@@ -272,7 +272,7 @@ def test_missing_frames_are_named(indices, mp4):
 
 def test_without_pyav_the_extra_is_named(mp4, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingDependency, match=r"install hiera\[video\]"):
+    with pytest.raises(MissingDependency, match=r"install plm-core\[video\]"):
         read_clip(mp4)
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hiera.video.clips import FRAMES, STRIDE, Pad, check_sampling, clip_frames, last_start
-from hiera.video.file import Video
-from plm_core import InputError
+from plm_core.errors import InputError
+from plm_core.video.clips import FRAMES, STRIDE, Pad, check_sampling, clip_frames, last_start
+from plm_core.video.file import Video
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hiera.video.clips import Frames, frames_tensor
-from plm_core import InputError
+from plm_core.errors import InputError
+from plm_core.video.clips import Frames, frames_tensor
 
 
 class per_clip:

@@ -1,4 +1,4 @@
-"""Prediction over several clips and crops of a video, as in the paper's evaluation (section 4.2).
+"""Prediction over several clips and crops of a video, as in the evaluation of the Hiera paper (section 4.2).
 
 Shapes: T frames, H, W pixels; pixels are RGB.
 """
@@ -14,15 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiera.configs import VIDEO_MEAN, VIDEO_STD
-from hiera.video.clips import STRIDE, Frames, Pad, check_sampling, clip_frames, frames_tensor, last_start
-from hiera.video.file import Video
-from plm_core import InputError
-from plm_core.hookspecs import Input
+from plm_core.errors import InputError
+from plm_core.hookspecs import VIDEO_MEAN, VIDEO_STD, Input
+from plm_core.video.clips import STRIDE, Frames, Pad, check_sampling, clip_frames, frames_tensor, last_start
+from plm_core.video.file import Video
 
 
 def input_of(model: nn.Module) -> Input:
-    """Return the input of a video model: size, number of frames, mean and std (by default Hiera's .45 and .225).
+    """Return the input of a video model: size, number of frames, mean and std.
+
+    Mean, std and crop_pct are those of the model's ``pretrained_cfg``. A model without one, such as a Hiera built by
+    its class, is taken to have the mean of .45 and std of .225 that are common for video.
+
+    Args:
+        model: A model whose attribute ``input_size`` is (frames, height, width).
 
     Raises:
         InputError: The model does not take clips.
@@ -48,7 +53,7 @@ def views(
     stride: int = STRIDE,
     pad: Pad = None,
 ) -> Tensor:
-    """Return the views over which predictions are averaged (the paper's Kinetics evaluation: 5 clips x 3 crops).
+    """Return the views over which predictions are averaged (Hiera's Kinetics evaluation: 5 clips x 3 crops).
 
     Clips are spread evenly from the first frame to the last. The short side of the frames is resized to the model's
     input, and crops are spread evenly along the long side. A single crop is the centre of frames that are larger by

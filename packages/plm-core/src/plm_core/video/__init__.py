@@ -1,19 +1,19 @@
-"""Clips from video files, sampled as in Hiera's recipes: 16 frames, every fourth (Hiera paper, section 4.2).
+"""Clips from video files. By default they have 16 frames, every fourth of the video (Hiera paper, section 4.2).
 
     clip = read_clip("cat.mp4")                                   # uint8 [16, H, W, 3]
     probabilities = classify(model, "cat.mp4")                    # 5 clips x 3 crops, averaged
     data = VideoFolder("train", transform=per_clip(create_transform(224, is_training=True)))
 
 Frames are counted in the order in which they are shown. Times and frame rates are ignored, so files with a varying rate
-or none are read like any other. Reading needs PyAV (extra ``hiera[video]``).
+or none are read like any other. Reading needs PyAV (extra ``plm-core[video]``).
 """
 
 from __future__ import annotations
 
-from hiera.video.augmentation import per_clip
-from hiera.video.clips import read_clip
-from hiera.video.evaluation import classify, input_of, views
-from hiera.video.file import Video
-from hiera.video.folder import VideoFolder
+from plm_core.video.augmentation import per_clip
+from plm_core.video.clips import read_clip
+from plm_core.video.evaluation import classify, input_of, views
+from plm_core.video.file import Video
+from plm_core.video.folder import VideoFolder
 
 __all__ = ["Video", "VideoFolder", "classify", "input_of", "per_clip", "read_clip", "views"]

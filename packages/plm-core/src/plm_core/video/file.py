@@ -1,6 +1,6 @@
 """A video file whose frames are read by number.
 
-Frames are counted in the order in which they are shown. PyAV decodes them (extra ``hiera[video]``).
+Frames are counted in the order in which they are shown. PyAV decodes them (extra ``plm-core[video]``).
 
 Shapes: H, W pixels; pixels are RGB.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from plm_core import InputError, MissingDependency
+from plm_core.errors import InputError, MissingDependency
 
 # Jumping to a key frame empties the decoder, which costs about as much as decoding a few frames. So a jump is made only
 # if it spares the decoding of at least this many frames.
@@ -123,7 +123,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         import av
         from av.stream import Disposition
     except ModuleNotFoundError as e:
-        raise MissingDependency("reading video needs PyAV: install hiera[video]") from e
+        raise MissingDependency("reading video needs PyAV: install plm-core[video]") from e
     if not path.is_file():
         raise InputError(f"path {str(path)!r} is not a file")
     try:
