@@ -63,6 +63,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
     before = script["untrained"]().state_dict()
     alone, held = script["finetuned"]()
     losses = [entry["loss"] for entry in alone.history]
+    scores = [entry["val logit"] for entry in alone.history if "val logit" in entry]
     assert held == [1] * 8
     assert len(set(losses)) == 8
     assert all((alone.state[key] - value).abs().max() > 1e-4 for key, value in before.items())  # training changed all
@@ -72,6 +73,9 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
     for name in ("copied", "sharded", "resumed"):
         assert_close(alone.state, load_file(tmp_path / f"{name}.safetensors"))
         assert first[name]["losses"] == second[name]["losses"] == pytest.approx(losses, abs=1e-5)
+        assert len(scores) == 2
+        stopped = 1 if name == "resumed" else 0  # the training that was stopped was evaluated where it ended
+        assert first[name]["scores"][stopped:] == second[name]["scores"][stopped:] == pytest.approx(scores, abs=1e-5)
         assert (first[name]["main"], first[name]["tensors"]) == (True, len(before))
         assert (second[name]["main"], second[name]["tensors"]) == (False, 0)
     for name, batches in {"sharded": 8, "stopped": 3, "resumed": 5}.items():

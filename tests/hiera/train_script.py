@@ -42,7 +42,11 @@ def finetuned(**options):
         held.append(sum(p.numel() for p in local) / sum(p.numel() for p in parameters))
         return F.cross_entropy(model(x), y)
 
-    result = fit(model, data, loss, RECIPE, log_steps=1, **options)
+    def evaluate(model):
+        with torch.inference_mode():  # as `accuracy` does
+            return {"val logit": model(data.x[:4])[0, 0]}
+
+    result = fit(model, data, loss, RECIPE, log_steps=1, evaluate=evaluate, **options)
     return result, held
 
 
@@ -57,7 +61,9 @@ def main(out):
     for name, options in runs.items():
         result, held = finetuned(**options)
         losses = [entry["loss"] for entry in result.history]
+        scores = [entry["val logit"] for entry in result.history if "val logit" in entry]
         report[name] = {"held": held, "main": result.main, "tensors": len(result.state), "losses": losses}
+        report[name]["scores"] = scores
         if result.main:
             weights.write(result.state, out / f"{name}.safetensors")
     (out / f"report{os.environ['RANK']}.json").write_text(json.dumps(report))

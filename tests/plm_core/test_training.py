@@ -15,7 +15,7 @@ from torch import nn
 
 from plm_core import InputError, shapes
 from plm_core.training import Recipe, fit, newest_checkpoint, parameter_groups, seeded
-from plm_core.training.finetuning import FinetuneConfig
+from plm_core.training.finetuning import FinetuneConfig, accuracy
 from plm_core.training.micro import FlipAndShift, large_shapes
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
@@ -235,6 +235,96 @@ def test_seeded_leaves_the_generators_alone():
         assert (torch.rand(2).tolist(), random.random(), np.random.rand()) == first
     with seeded(1, 3, 2):
         assert torch.rand(2).tolist() != first[0]
+
+
+# --- evaluation ----------------------------------------------------------------------------------------------
+
+
+class Probe:
+    """An evaluation that uses the model and all generators, and remembers how it was called."""
+
+    def __init__(self):
+        self.modes, self.draws, self.gradients = [], [], []
+
+    def __call__(self, model):
+        self.modes.append([module.training for module in model.modules()])
+        self.draws.append((torch.rand(()).item(), np.random.rand(), random.random()))
+        self.gradients.append(model(torch.ones(1, 4)).requires_grad)
+        model.train()
+        return {"val score": model[0].weight.sum()}
+
+
+def test_an_evaluated_training_equals_one_that_is_not(reference):
+    weights, result = trained(evaluate=(probe := Probe()))
+    assert same(reference[0], weights)
+    scores = [entry.pop("val score") for entry in result.history]
+    assert result.history == reference[1].history  # the log_steps of both are one epoch
+    assert scores[-1] == pytest.approx(weights["0.weight"].sum().item())
+    assert len(set(scores)) == len(scores) == 4
+    assert probe.modes == [[False] * 5] * 4
+    assert probe.gradients == [False] * 4
+    assert len(set(probe.draws)) == 1  # a random score changes with the model only
+
+
+@pytest.mark.parametrize(
+    ("every", "options", "steps"),
+    [
+        (0.5, {}, [2, 4, 6, 8, 10, 12, 14, 16]),
+        (1.5, {}, [6, 12, 16]),
+        (math.inf, {}, [16]),
+        (1.0, {"max_steps": 6}, [4, 6]),
+        (1 / 3, {"max_steps": 4}, [2, 3, 4]),
+    ],
+)
+def test_evaluations_are_so_many_epochs_apart_and_one_is_at_the_end(every, options, steps):
+    _, result = trained(evaluate=Probe(), evaluate_every=every, **options)
+    evaluated = [entry for entry in result.history if "val score" in entry]
+    assert [entry["step"] for entry in evaluated] == steps
+    assert [entry["epoch"] for entry in evaluated] == [step / 4 for step in steps]
+    assert all("loss" in entry for entry in result.history)
+
+
+def test_an_epoch_of_the_history_is_one_of_the_recipe():
+    recipe = Recipe(epochs=4, batch_size=8, lr=1e-2, aug_repeats=2)
+    _, result = trained(recipe=recipe, evaluate=Probe())
+    assert [(entry["step"], entry["epoch"]) for entry in result.history] == [(4, 1), (8, 2), (12, 3), (16, 4)]
+
+
+def test_a_resumed_history_is_whole(tmp_path):
+    _, whole = trained(evaluate=Probe())
+    trained(evaluate=Probe(), out=tmp_path, max_steps=8)
+    _, resumed = trained(evaluate=Probe(), out=tmp_path, resume=True)
+    assert resumed.history == whole.history
+
+
+def test_the_logged_learning_rate_is_that_of_the_recipe():
+    import plm_core
+
+    model = plm_core.create_model("hiera_micro_digits")
+    data = torch.utils.data.TensorDataset(torch.rand(8, 3, *model.input_size))
+    recipe = Recipe(epochs=2, batch_size=4, lr=1e-3, layer_decay=0.5)
+    result = fit(model, data, lambda model, batch: model(batch[0]).square().mean(), recipe, log_steps=1)
+    expected = [1e-3 * recipe.lr_factor(step, 4) for step in range(4)]
+    assert [entry["learning_rate"] for entry in result.history] == pytest.approx(expected)
+
+
+def test_accuracy_restores_the_mode_of_each_module():
+    model = net()
+    model[1].eval()
+    data = torch.utils.data.TensorDataset(torch.rand(6, 4), torch.zeros(6, dtype=torch.int64))
+    accuracy(model, data)
+    assert [module.training for module in model] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["loss", "epoch", "entropy"])
+def test_a_score_with_the_name_of_another_value_is_refused(name):
+    with pytest.raises(InputError, match=f"evaluate returned '{name}', which is the name of another logged value"):
+        trained(evaluate=lambda model: {name: 1})
+
+
+def test_evaluate_every_must_be_positive():
+    with pytest.raises(InputError, match="evaluate_every must be more than 0, not 0"):
+        trained(evaluate=Probe(), evaluate_every=0)
 
 
 # --- bad input -----------------------------------------------------------------------------------------------

@@ -9,6 +9,10 @@ same script under ``torchrun``). Training needs the extra ``plm-core[train]``.
 
 - ``recipe``: the optimisation, as data.
 - ``loop``: `fit`, which trains a model by a recipe.
+- ``arguments``: the Trainer's settings that follow from a recipe.
+- ``checkpoints``: the folder of a training and its checkpoints.
+- ``evaluation``: evaluation in the middle of a training.
+- ``history``: the logged values by step.
 - ``overrides``: changes to a configuration, written as text such as ``epochs=100``.
 - ``seeding``: random streams for samples.
 - ``trainer``: transformers' Trainer, driven by a recipe.
@@ -16,7 +20,8 @@ same script under ``torchrun``). Training needs the extra ``plm-core[train]``.
 - ``micro``: the shared parts of the recipes of micro models.
 """
 
-from plm_core.training.loop import TrainResult, fit, newest_checkpoint
+from plm_core.training.checkpoints import newest_checkpoint
+from plm_core.training.loop import TrainResult, fit
 from plm_core.training.recipe import Loss, Recipe, parameter_groups
 from plm_core.training.seeding import seeded
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from plm_core.errors import InputError
+from plm_core.training.evaluation import eval_mode
 from plm_core.training.loop import TrainResult, fit
 from plm_core.training.recipe import Recipe
 
@@ -128,11 +129,13 @@ def eval_transform(size: Sequence[int], mean: Sequence[float], std: Sequence[flo
 
 
 def accuracy(model: nn.Module, data: Dataset[Any], batch_size: int = 64, num_workers: int = 0) -> float:
-    """Compute the top-1 accuracy of a classifier in percent, on a dataset of (input, label)."""
-    model.eval()
+    """Compute the top-1 accuracy of a classifier in percent, on a dataset of (input, label).
+
+    The model runs in eval mode, and its previous mode is restored afterwards.
+    """
     correct = total = 0
     device = next(model.parameters()).device
-    with torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for x, y in torch.utils.data.DataLoader(data, batch_size, num_workers=num_workers):
             correct += int((model(x.to(device)).argmax(1).cpu() == y).sum())
             total += len(y)

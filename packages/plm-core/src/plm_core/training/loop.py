@@ -1,13 +1,8 @@
-"""`fit`, which trains a model by a recipe with transformers' Trainer, and its checkpoints."""
+"""`fit`, which trains a model by a recipe with transformers' Trainer."""
 
 from __future__ import annotations
 
 import atexit
-import json
-import logging
-import os
-import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from plm_core.errors import FileError, InputError, MissingDependency
+from plm_core.errors import InputError, MissingDependency
+from plm_core.training.checkpoints import newest_checkpoint, run_folder
+from plm_core.training.evaluation import Evaluate
+from plm_core.training.history import history
 from plm_core.training.recipe import Loss, Recipe
 from plm_core.training.seeding import Collate, Seeded
 from plm_core.utils.progress import interactive
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,11 @@ class TrainResult:
 
     Attributes:
         state: The whole state dict on the CPU, also if the model was sharded. It is empty except on the main process.
-        history: Logged values by step.
+        history: Logged values, one entry per logged step, of resumed trainings from their first step on. An entry has
+            "step" (optimiser steps), "epoch" (passes over the data, as in the recipe), "loss" (the mean over the steps
+            since the last entry) and "learning_rate" (the one of ``recipe.lr`` and the schedule, without
+            ``layer_decay``). It also has "grad_norm" (before clipping) if the Trainer knows it, the means of the named
+            parts of the loss, and after an evaluation its scores.
         main: Whether this is the main process, which should write the results.
     """
 
@@ -59,6 +59,8 @@ def fit(
     max_steps: int | None = None,
     log_steps: int = 50,
     fsdp: bool = False,
+    evaluate: Evaluate | None = None,
+    evaluate_every: float = 1.0,
     callbacks: Sequence[Any] = (),
 ) -> TrainResult:
     """Train a model in place.
@@ -83,50 +85,49 @@ def fit(
         max_steps: Stop after this many optimiser steps. The schedule is still that of the whole training.
         log_steps: Steps between logged values.
         fsdp: Whether to shard the parameters over the processes (FSDP) instead of copying them (DDP).
+        evaluate: A function ``evaluate(model)`` that returns named scores, such as {"val top-1 %": 83.1}, for the
+            history. It is called with the model in eval mode and without gradients. The training goes on as if there
+            had been no evaluation: modes and random generators are restored. Under torchrun every process calls it at
+            the same time, since a sharded model needs all of them, and the scores of the main process count.
+        evaluate_every: Epochs between evaluations (a fraction for several per epoch, or more than 1). There is always
+            one at the end of the training.
         callbacks: Callbacks of transformers (TrainerCallback).
 
     Raises:
         InputError: The batch size does not divide over the processes or is larger than the data; ``out`` has
             checkpoints and ``resume`` is False; a sample or the loss is NaN or infinite, in which case the message
-            names the samples.
+            names the samples; ``evaluate_every`` is not more than 0; a score has the name of another logged value.
         FileError: The folder cannot be created.
         MissingDependency: The extra plm-core[train] is not installed.
     """
     try:
+        import transformers  # noqa: F401
         from accelerate.utils import extract_model_from_parallel
-        from transformers import TrainingArguments
     except ModuleNotFoundError as e:
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
+    from plm_core.training.arguments import training_arguments
     from plm_core.training.trainer import RecipeTrainer
 
-    with _folder(out, resume) as folder:
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            num_train_epochs=recipe.epochs / recipe.aug_repeats,
-            learning_rate=recipe.lr,
-            max_grad_norm=recipe.clip_grad or 0.0,
-            bf16=precision == "bf16",
-            fp16=precision == "fp16",
+    if not evaluate_every > 0:
+        raise InputError(f"evaluate_every must be more than 0, not {evaluate_every!r}")
+
+    with run_folder(out, resume) as folder:
+        arguments = training_arguments(
+            model,
+            recipe,
+            folder,
+            per_device_batch_size=per_device_batch_size,
+            precision=precision,
+            fsdp=fsdp,
             seed=seed,
             data_seed=seed,
             save_strategy="no" if out is None else "steps",
             save_steps=save_steps,
-            save_total_limit=2,
             logging_steps=log_steps,
             report_to=[],
             disable_tqdm=not interactive(),
             dataloader_num_workers=num_workers,
-            dataloader_drop_last=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            remove_unused_columns=False,
-            fsdp=fsdp or None,
-            fsdp_config=_units(model) if fsdp else None,
-            ddp_find_unused_parameters=False,
-            use_cpu=not torch.accelerator.is_available(),
-            **_shares(recipe, per_device_batch_size),
         )
-        # without torchrun, several GPUs would become nn.DataParallel, with a batch that many times larger
-        arguments._n_gpu = min(arguments.n_gpu, 1)
         samples = Seeded(data, seed, recipe.aug_repeats)
         if len(samples) * recipe.aug_repeats < recipe.batch_size:
             raise InputError(f"batch_size {recipe.batch_size} is larger than the data, {len(samples)} samples")
@@ -139,6 +140,8 @@ def fit(
             loss=loss,
             recipe=recipe,
             max_steps=max_steps,
+            scoring=evaluate,
+            evaluate_every=evaluate_every,
         )
         # the Trainer seeded all processes alike, for equal weights; from here on their random numbers should differ
         torch.manual_seed(seed + arguments.process_index)
@@ -152,43 +155,15 @@ def fit(
         if torch.distributed.is_initialized():
             atexit.register(_leave)
     main = trainer.is_world_process_zero()
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    entries = history(trainer.state.log_history, recipe.aug_repeats)
     whole = {k: v.detach().to("cpu", copy=True) for k, v in state.items()} if main else {}
-    return TrainResult(whole, history, main)
+    return TrainResult(whole, entries, main)
 
 
 def _leave() -> None:
     """Leave the process group. This runs once, however many trainings there were."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in a folder, or None. The Trainer writes the state file last."""
-    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            _log.warning("%s is not complete and is skipped", checkpoint)
-        else:
-            return checkpoint
-    return None
-
-
-@contextmanager
-def _folder(out: Path | None, resume: bool) -> Iterator[Path]:
-    if out is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield Path(scratch)
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise FileError(f"cannot make the folder {out}: {e.strerror}") from e
-    if not resume and any(out.glob("checkpoint-*")):  # a later resume could not tell the two trainings apart
-        raise InputError(f"out {str(out)!r} has checkpoints of another training: resume it, or choose another folder")
-    yield out
 
 
 @contextmanager
@@ -198,24 +173,3 @@ def _one_line() -> Iterator[None]:
         yield
     except InputError as e:
         raise InputError(str(e).strip().splitlines()[-1].partition(f"{InputError.__name__}: ")[2] or str(e)) from e
-
-
-def _units(model: nn.Module) -> dict[str, Any]:
-    """Return the FSDP setting that shards a model block by block; empty if it has no blocks, to shard it as a whole."""
-    blocks = (module for name, module in model.named_modules() if re.search(r"blocks\.\d+$", name))
-    names = sorted({type(block).__name__ for block in blocks})
-    return {"transformer_layer_cls_to_wrap": names} if names else {}
-
-
-def _shares(recipe: Recipe, per_device_batch_size: int | None) -> dict[str, int]:
-    """Return the Trainer's batch size per device and its accumulation steps, counted in samples before repetition."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun; the Trainer starts the process group later
-    whole = recipe.batch_size // recipe.aug_repeats
-    share, rest = divmod(whole, processes)
-    at_once = min(share, max((per_device_batch_size or recipe.batch_size) // recipe.aug_repeats, 1))
-    if rest or not share or share % at_once:
-        raise InputError(
-            f"batch_size {recipe.batch_size} does not divide over {processes} processes, aug_repeats "
-            f"{recipe.aug_repeats} and per_device_batch_size {per_device_batch_size}"
-        )
-    return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once}

@@ -1,0 +1,33 @@
+"""The history of a training: its logged values, with one entry per logged step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+EVALUATION = "eval_"
+"""The Trainer's prefix for values of an evaluation, by which TensorBoard and Weights & Biases group them."""
+
+
+def history(log: Iterable[Mapping[str, float]], aug_repeats: int = 1) -> list[dict[str, float]]:
+    """Return one entry per step of the Trainer's log, which has a training's and an evaluation's values apart.
+
+    Args:
+        log: The Trainer's log.
+        aug_repeats: Passes over the data that the Trainer counts as one epoch.
+
+    Returns:
+        Entries with "step", "epoch", "loss" and what else was logged. The names of an evaluation are those that the
+        caller's function gave.
+    """
+    entries: dict[float, dict[str, float]] = {}
+    for values in log:
+        step = values["step"]
+        if "loss" in values:
+            entries[step] = {"step": step, "epoch": values["epoch"] * aug_repeats} | {
+                name: value for name, value in values.items() if name not in ("step", "epoch")
+            }
+        elif step in entries:  # the other entries are the Trainer's totals
+            entries[step] |= {
+                name.removeprefix(EVALUATION): value for name, value in values.items() if name.startswith(EVALUATION)
+            }
+    return list(entries.values())
