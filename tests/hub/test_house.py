@@ -22,7 +22,7 @@ LAYERS = (
     ("datasets", "hub", "transforms", "samples", "shapes", "video"),
     ("weights",),
     ("timm_bridge",),
-    ("models",),
+    ("models", "embedding"),
     ("blocks",),
     ("adapters", "training"),
     ("tools",),

@@ -79,7 +79,7 @@ def call_of(model, x, index=1):
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
 def test_adapters_name_existing_objects(name):
-    for reference in (*ADAPTERS[name].models, ADAPTERS[name].view):
+    for reference in filter(None, (*ADAPTERS[name].models, ADAPTERS[name].view, ADAPTERS[name].embed)):
         assert callable(resolve(reference))
 
 

@@ -520,7 +520,7 @@ def test_embedding_is_what_the_classifier_sees(name):
 
 @pytest.mark.parametrize("model", [nn.Linear(1, 1), timm.create_model("test_vit", features_only=True)])
 def test_no_embedding(model):
-    with pytest.raises(NotSupported, match=f"model {type(model).__name__} has no forward_features"):
+    with pytest.raises(NotSupported, match=f"model {type(model).__name__} has no pooled embedding"):
         plm_core.embed(model, torch.rand(1, 3, 160, 160))
 
 

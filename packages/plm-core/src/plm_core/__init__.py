@@ -31,13 +31,14 @@ from plm_core.utils.lazy import attributes
 if TYPE_CHECKING:
     __version__: str
     from plm_core import blocks, hub, samples, shapes, weights
-    from plm_core.models import create_model, embed, list_models, transform_for
+    from plm_core.embedding import embed
+    from plm_core.models import create_model, list_models, transform_for
     from plm_core.transforms import apply, remove
 
 _LAZY = {
     "apply": "plm_core.transforms",
     "create_model": "plm_core.models",
-    "embed": "plm_core.models",
+    "embed": "plm_core.embedding",
     "list_models": "plm_core.models",
     "remove": "plm_core.transforms",
     "transform_for": "plm_core.models",

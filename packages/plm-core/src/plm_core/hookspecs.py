@@ -164,6 +164,9 @@ class BlockAdapter(Declaration):
     or ``"module:function"`` and keywords for the function (see `plm_core.blocks.examples`)."""
     input_size: tuple[int, ...] | None = None
     """Shape of the example's input without the batch. None for the size in its ``pretrained_cfg``."""
+    embed: str | None = None
+    """``"module:function"`` that is called with a model of the family and a batch and returns the pooled embedding,
+    [B, D]. None for a model with timm's ``forward_features`` and ``forward_head``. It needs no view of the blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)

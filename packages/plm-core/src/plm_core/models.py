@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from plm_core import timm_bridge
-from plm_core.errors import DuplicateName, InputError, NotSupported, PluginError, UnknownName, WeightsError
+from plm_core.errors import DuplicateName, InputError, PluginError, UnknownName, WeightsError
 from plm_core.hookspecs import Input, Model
 from plm_core.hub import CONFIG_FILE, HubFile, check_config, one_line
 from plm_core.registry import registry
@@ -196,31 +196,6 @@ def _data_config(model: nn.Module) -> dict[str, Any]:
     # a model that takes any size may have been created for another size than its weights; neither function reads that
     img_size = getattr(model, "_model_args", {}).get("img_size", size)
     return config | {"input_size": (channels, *((img_size, img_size) if isinstance(img_size, int) else img_size))}
-
-
-def embed(model: Any, x: Tensor) -> Tensor:
-    """Return the pooled embedding of a batch, [B, D]: the classifier's input (``forward_head(..., pre_logits=True)``).
-
-    Args:
-        model: Any model with timm's ``forward_features`` and ``forward_head``.
-        x: Preprocessed inputs, [B, C, H, W].
-
-    Raises:
-        NotSupported: The model has no pooled embedding.
-
-    Example:
-        >>> import plm_core
-        >>> import torch
-        >>> model = plm_core.create_model("hiera_micro_digits", pretrained=True).eval()
-        >>> plm_core.embed(model, torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 96])
-    """
-    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise NotSupported(
-            f"model {type(model).__name__} has no forward_features and forward_head, so no pooled embedding"
-        )
-    pooled: Tensor = model.forward_head(model.forward_features(x), pre_logits=True)
-    return pooled.flatten(1)
 
 
 class _Channels:

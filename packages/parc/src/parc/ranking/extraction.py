@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from parc.ranking.probes import Probe
 from parc.ranking.settings import Settings
 from parc.scoring import Features
+from plm_core.embedding import embed
 from plm_core.errors import NotSupported
-from plm_core.models import embed, transform_for
+from plm_core.models import transform_for
 from plm_core.utils.devices import autocast, pick_device
 from plm_core.weights import fingerprint
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from plm_core import blocks, transforms
 from plm_core.blocks.examples import make, tensor_of
+from plm_core.embedding import embed
 from plm_core.errors import MissingDependency, NotSupported
 from plm_core.hookspecs import BlockAdapter, Merger, Scorer, Transform
-from plm_core.models import embed
 from plm_core.registry import registry
 from plm_core.utils.progress import track
 from plm_core.utils.references import resolve
