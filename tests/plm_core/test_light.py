@@ -58,6 +58,8 @@ LOOKING = {
     "import hiera": None,
     "import parc": None,
     "import tome": None,
+    "import plm_core.datasets.kinds": None,
+    "import plm_core.datasets.splits": None,
     "plm --help": "doctor",
     "plm --version": f"plm-core {__version__}",
     "plm list": "hiera_image_tiny_224",

@@ -1,15 +1,56 @@
-"""Labelled images from a folder, an npz file or Hugging Face datasets.
+"""Labelled images from a folder, an npz file or Hugging Face datasets, and what a source of data holds.
 
-    loading.py      `load_dataset`, which finds out what a source is
-    labelled.py     `Dataset`, and class numbers from labels of other types
+    loading.py      `load_dataset`, which finds out what a source is and reads its names and labels
+    splits.py       `load_splits`, the part to train on and the part to judge the training on
+    kinds.py        `kind_of` and `check_kind`: images, videos, COCO's format, a model ...
+    pictures.py     `Pictures`, a dataset of torch
+    labelled.py     `Dataset`, its `digest`, and class numbers from labels of other types
+    layout.py       the splits and the class folders of a folder
     folder.py       folders of images by class
     npz.py          arrays
     huggingface.py  datasets of the Hugging Face Hub, and those that its library has saved
 
-Images stay encoded until a model needs them. Nothing here imports torch.
+Images stay encoded until a model needs them. Only pictures.py imports torch. The names below are imported when they are
+first used, so that a command can describe the kinds of data without loading NumPy.
 """
 
-from plm_core.datasets.labelled import Dataset
-from plm_core.datasets.loading import load_dataset
+from __future__ import annotations
 
-__all__ = ["Dataset", "load_dataset"]
+from typing import TYPE_CHECKING
+
+from plm_core.utils.lazy import attributes
+
+if TYPE_CHECKING:
+    from plm_core.datasets.kinds import KINDS, Kind, check_kind, kind_of
+    from plm_core.datasets.labelled import Dataset, digest
+    from plm_core.datasets.loading import load_dataset
+    from plm_core.datasets.pictures import Pictures
+    from plm_core.datasets.splits import Splits, load_splits
+
+_LAZY = {
+    "KINDS": "plm_core.datasets.kinds",
+    "Dataset": "plm_core.datasets.labelled",
+    "Kind": "plm_core.datasets.kinds",
+    "Pictures": "plm_core.datasets.pictures",
+    "Splits": "plm_core.datasets.splits",
+    "check_kind": "plm_core.datasets.kinds",
+    "digest": "plm_core.datasets.labelled",
+    "kind_of": "plm_core.datasets.kinds",
+    "load_dataset": "plm_core.datasets.loading",
+    "load_splits": "plm_core.datasets.splits",
+}
+
+__all__ = [
+    "KINDS",
+    "Dataset",
+    "Kind",
+    "Pictures",
+    "Splits",
+    "check_kind",
+    "digest",
+    "kind_of",
+    "load_dataset",
+    "load_splits",
+]
+
+__getattr__, __dir__ = attributes(__name__, "plm-core", _LAZY)

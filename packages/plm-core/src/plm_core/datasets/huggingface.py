@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plm_core.datasets.labelled import Dataset, numbered
+from plm_core.datasets.layout import TRAIN, VAL, first
 from plm_core.errors import InputError, MissingDependency
 from plm_core.utils.text import first_line
 
@@ -41,16 +42,21 @@ def read_hub(source: str) -> Dataset:
     """
     library = _import_datasets()
     name, _, split = source.removeprefix("hf:").partition(":")
-    try:
-        table = library.load_dataset(name, split=split or "train")
-    except Exception as e:  # the errors of the network, the Hub and the parsers have no common base
-        raise InputError(f"dataset {source!r} cannot be loaded: {first_line(e)}") from e
-    return _read_table(source, table)
+    return _read_table(source, _loaded(source, lambda: library.load_dataset(name, split=split or "train")))
 
 
-def is_saved(path: Path) -> bool:
-    """Whether a folder was saved by Hugging Face's library."""
-    return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+def read_hub_splits(source: str) -> tuple[Dataset, Dataset | None]:
+    """Read the split to train on and the one to judge it on, if there is one. ``hf:name:split`` has none.
+
+    Raises:
+        InputError: The dataset cannot be downloaded, has no split to train on, or its columns are of another form.
+        MissingDependency: Hugging Face datasets are not installed.
+    """
+    library = _import_datasets()
+    name, _, split = source.removeprefix("hf:").partition(":")
+    if split:
+        return read_hub(source), None
+    return _train_and_val(source, _loaded(source, lambda: library.load_dataset(name)))
 
 
 def read_saved(path: Path) -> Dataset:
@@ -60,15 +66,42 @@ def read_saved(path: Path) -> Dataset:
         InputError: The folder cannot be read, or its columns are of another form.
         MissingDependency: Hugging Face datasets are not installed.
     """
-    library = _import_datasets()
-    try:
-        table = library.load_from_disk(str(path))
-    except Exception as e:  # the errors of pyarrow have no common base either
-        raise InputError(f"dataset {str(path)!r} cannot be read: {first_line(e)}") from e
+    table = _read(path)
     if hasattr(table, "keys"):  # a DatasetDict
-        split = "train" if "train" in table else next(iter(table))
-        table = table[split]
+        table = table[first(TRAIN, table) or next(iter(table))]
     return _read_table(str(path), table)
+
+
+def read_saved_splits(path: Path) -> tuple[Dataset, Dataset | None]:
+    """Read the split to train on and the one to judge it on, if there is one.
+
+    Raises:
+        InputError: The folder cannot be read, has no split to train on, or its columns are of another form.
+        MissingDependency: Hugging Face datasets are not installed.
+    """
+    table = _read(path)
+    if hasattr(table, "keys"):
+        return _train_and_val(str(path), table)
+    return _read_table(str(path), table), None
+
+
+def _read(path: Path) -> Any:
+    library = _import_datasets()
+    return _loaded(str(path), lambda: library.load_from_disk(str(path)))
+
+
+def _loaded(source: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as e:  # the errors of the network, the Hub, the parsers and pyarrow have no common base
+        raise InputError(f"dataset {source!r} cannot be loaded: {first_line(e)}") from e
+
+
+def _train_and_val(source: str, tables: Mapping[str, Any]) -> tuple[Dataset, Dataset | None]:
+    train, val = first(TRAIN, tables), first(VAL, tables)
+    if train is None:
+        raise InputError(f"dataset {source!r} has no split named train, but {', '.join(tables)}")
+    return _read_table(source, tables[train]), None if val is None else _read_table(f"{source}:{val}", tables[val])
 
 
 def _import_datasets() -> Any:

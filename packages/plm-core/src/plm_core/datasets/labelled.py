@@ -1,15 +1,19 @@
-"""Labelled images of any source, and class numbers from labels of other types."""
+"""Labelled images of any source, their digest, and class numbers from labels of other types."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from plm_core.errors import InputError
+from plm_core.utils.images import decode_image, open_image
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,53 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """Return one image, decoded.
+
+        Raises:
+            InputError: The image cannot be read. The message names it.
+        """
+        item = self.items[index]
+        if isinstance(item, Path):
+            return open_image(item)
+        try:
+            return decode_image(item)
+        except InputError as e:
+            raise InputError(f"image {self.names[index]!r} of {self.source!r} cannot be read: {e}") from e
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Dataset:
+        """Return the images of some indices, in their order, with the same classes. No image is copied."""
+        order = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self, names=[self.names[i] for i in order], labels=self.labels[order], items=_Taken(self.items, order)
+        )
+
+
+class _Taken(Sequence[Any]):
+    """The items of some indices, each fetched when it is needed."""
+
+    def __init__(self, items: Sequence[Any], order: NDArray[np.int64]) -> None:
+        self.items = items
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[int(self.order[int(index)])]
+
+
+def digest(dataset: Dataset) -> str:
+    """Return 16 digits that change with the name, the label or the order of any image, or with the classes.
+
+    They are cheap, because no image is opened: images of other contents under the same names have the same digest.
+    """
+    hasher = hashlib.sha256(f"{dataset.labels.shape}\n".encode())
+    for text in (*dataset.classes, *dataset.names):
+        hasher.update(f"{len(text)} {text}\n".encode())
+    hasher.update(np.ascontiguousarray(dataset.labels, dtype="<i8").tobytes())
+    return hasher.hexdigest()[:16]
 
 
 def numbered(labels: NDArray[Any], source: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from plm_core.datasets.folder import read_folder
-from plm_core.datasets.huggingface import is_saved, read_hub, read_saved
+from plm_core.datasets.folder import read_classes
+from plm_core.datasets.huggingface import read_hub, read_saved
 from plm_core.datasets.labelled import Dataset
+from plm_core.datasets.layout import find_splits, is_saved
 from plm_core.datasets.npz import read_npz
 from plm_core.errors import InputError
 
@@ -22,10 +23,10 @@ def load_dataset(source: str | Path) -> Dataset:
     """Read the names and labels of a dataset. The images are not decoded.
 
     Args:
-        source: A folder with one folder of images per class (if it holds splits, its ``train`` folder); an ``.npz``
-            file with ``images``, uint8 [N, H, W] or [N, H, W, C], and ``labels``, [N] or zeros and ones [N, C]; a
-            folder that Hugging Face datasets have saved; ``hf:name`` or ``hf:name:split`` of the Hugging Face Hub,
-            where the default split is train.
+        source: A folder with one folder of images per class (if it holds splits, its ``train`` folder, see
+            `plm_core.datasets.layout.find_splits`); an ``.npz`` file with ``images``, uint8 [N, H, W] or [N, H, W, C],
+            and ``labels``, [N] or zeros and ones [N, C]; a folder that Hugging Face datasets have saved; ``hf:name`` or
+            ``hf:name:split`` of the Hugging Face Hub, where the default split is train.
 
     Raises:
         InputError: The source is none of these, has fewer than 2 classes, or no class with 2 images.
@@ -33,19 +34,23 @@ def load_dataset(source: str | Path) -> Dataset:
     """
     text = str(source)
     if text.startswith("hf:"):
-        return _checked(read_hub(text))
+        return check_labels(read_hub(text))
     path = Path(source)
     if not path.exists():
         raise InputError(f"dataset {text!r} does not exist; a folder, an .npz file or hf:name[:split] is allowed")
     if path.is_file():
         if path.suffix.lower() != ".npz":
             raise InputError(f"dataset {text!r} is a {path.suffix or 'nameless'} file; of files, .npz is allowed")
-        return _checked(read_npz(path))
-    return _checked(read_saved(path) if is_saved(path) else read_folder(path))
+        return check_labels(read_npz(path))
+    return check_labels(read_saved(path) if is_saved(path) else read_classes(find_splits(path)[0]))
 
 
-def _checked(dataset: Dataset) -> Dataset:
-    """Refuse labels that no model can learn from, and warn about classes with a single image."""
+def check_labels(dataset: Dataset) -> Dataset:
+    """Return a dataset that a model can learn from, and warn about classes with a single image.
+
+    Raises:
+        InputError: There are fewer than 2 classes, or no class has 2 images.
+    """
     if dataset.labels.ndim > 1:
         return dataset
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))

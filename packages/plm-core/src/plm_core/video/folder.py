@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from plm_core.errors import InputError
+from plm_core.utils.endings import VIDEOS
 from plm_core.video.clips import FRAMES, STRIDE, Pad, check_sampling, clip_frames, last_start
 from plm_core.video.file import Video
-
-SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 class VideoFolder(Dataset[tuple[Any, int]]):
@@ -53,9 +52,9 @@ class VideoFolder(Dataset[tuple[Any, int]]):
         self.classes = [folder.name for folder in folders]
         self.samples: list[tuple[Path, int]] = []
         for label, folder in enumerate(folders):
-            files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+            files = [f for f in folder.iterdir() if f.suffix.lower() in VIDEOS and not f.name.startswith(".")]
             if not files:
-                raise InputError(f"class folder {str(folder)!r} has no videos ({', '.join(SUFFIXES)})")
+                raise InputError(f"class folder {str(folder)!r} has no videos ({', '.join(VIDEOS)})")
             self.samples += [(file, label) for file in sorted(files)]
         self.frames, self.stride, self.pad = frames, stride, pad
         self.transform = transform

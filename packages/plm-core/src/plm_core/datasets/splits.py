@@ -1,0 +1,112 @@
+"""The two parts of a source of labelled images: one to train on, and one to judge the training on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plm_core.datasets.folder import read_classes
+from plm_core.datasets.huggingface import read_hub_splits, read_saved_splits
+from plm_core.datasets.labelled import Dataset
+from plm_core.datasets.layout import find_splits, is_saved
+from plm_core.datasets.loading import check_labels, load_dataset
+from plm_core.errors import InputError
+
+MAX_NAMES = 4
+"""Number of classes that an error names."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Two parts of a dataset, with the same classes in the same order."""
+
+    train: Dataset
+    val: Dataset
+    note: str
+    """Where the second part comes from, for people to read."""
+
+
+def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Splits:
+    """Read the names and labels of the images to train on and of those to judge the training on. None is decoded.
+
+    The source may have splits of its own: folders (see `plm_core.datasets.layout.find_splits`) or the splits of Hugging
+    Face datasets. Training is then on ``train``, and the other part is the first of these that is there: val, valid,
+    validation, dev, eval, test, testing. From a source without them a share is held out, class by class. Each class
+    keeps at least one image to train on, and may get none to be judged on if it has few.
+
+    Args:
+        source: As for `plm_core.datasets.load_dataset`. ``hf:name:split`` has no splits of its own.
+        seed: Seed of the draw of the images that are held out.
+        holdout: Share of the images that is held out, between 0 and 1.
+
+    Raises:
+        InputError: The source cannot be read (see `load_dataset`), its splits have different classes, or ``holdout`` is
+            not allowed.
+        MissingDependency: Hugging Face datasets are not installed.
+    """
+    if not 0 < holdout < 1:
+        raise InputError(f"holdout is {holdout}; a number between 0 and 1 is allowed")
+    train, val = _own_splits(source)
+    if val is None:
+        kept, held_out = hold_out(train.labels, seed, holdout)
+        count = f"{len(held_out)} of {len(train)} images"
+        note = f"{100 * holdout:g} % of {train.source} ({count}) held out, seed {seed}"
+        return Splits(train.take(kept), train.take(held_out), note)
+    _check_classes(source, train.classes, val.classes)
+    return Splits(train, val, f"{len(val)} images of {val.source}")
+
+
+def _own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
+    """Read the splits that a source has of its own."""
+    if str(source).startswith("hf:"):
+        train, val = read_hub_splits(str(source))
+        return check_labels(train), val
+    path = Path(source)
+    if path.is_dir() and is_saved(path):
+        train, val = read_saved_splits(path)
+        return check_labels(train), val
+    if path.is_dir() and (folders := find_splits(path))[1] is not None:
+        return check_labels(read_classes(folders[0])), read_classes(folders[1])
+    return load_dataset(source), None
+
+
+def _check_classes(source: str | Path, train: tuple[str, ...], val: tuple[str, ...]) -> None:
+    if train != val:
+        unshared = sorted({*train} ^ {*val})
+        names = ", ".join([*unshared[:MAX_NAMES], *["..."] * (len(unshared) > MAX_NAMES)])
+        raise InputError(
+            f"data {str(source)!r} must have the same classes in both splits, in the same order; "
+            f"not in both: {names or 'none, but the order differs'}"
+        )
+
+
+def hold_out(labels: NDArray[np.int64], seed: int, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ascending indices of the images that are kept and of those that are held out.
+
+    Classes give images in proportion to their size, by the largest remainders, and keep at least one. Images with
+    several labels are drawn without regard to them.
+
+    Args:
+        labels: Class numbers [N], or zeros and ones [N, C].
+        seed: Seed of the draw.
+        share: Share of the images to hold out. At least one is held out.
+    """
+    rng = np.random.default_rng(seed)
+    groups = [np.arange(len(labels))]
+    if labels.ndim == 1:
+        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    wanted = np.array([share * len(group) for group in groups])
+    most = np.array([len(group) - 1 for group in groups])
+    counts = np.minimum(np.floor(wanted).astype(int), most)
+    missing = min(max(round(share * len(labels)), 1), int(most.sum())) - int(counts.sum())
+    # equal remainders are drawn by lot, since otherwise the first classes would give the images
+    for place in sorted(rng.permutation(len(groups)), key=lambda i: counts[i] - wanted[i]):
+        if missing > 0 and counts[place] < most[place]:
+            counts[place] += 1
+            missing -= 1
+    parts = [rng.permutation(group)[:count] for group, count in zip(groups, counts, strict=True)]
+    held_out = np.sort(np.concatenate(parts))
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
