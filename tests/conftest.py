@@ -1,8 +1,15 @@
-"""Settings that must hold before anything is imported: no test reaches the real Hub or writes to the user's folders."""
+"""Settings that must hold before anything is imported, and the data and the command that many tests share.
+
+No test reaches the real Hub or writes to the user's folders.
+"""
 
 import os
 import shutil
+import sys
 import tempfile
+from dataclasses import dataclass
+
+import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each only wait for one another on two cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,3 +34,112 @@ def pytest_configure(config):
 
 def pytest_sessionfinish(session):
     shutil.rmtree(_home, ignore_errors=True)
+
+
+@dataclass
+class Result:
+    """The outcome of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self):
+        """The rows that a command prints into a pipe."""
+        return [line.split("\t") for line in self.out.splitlines()]
+
+    @property
+    def scores(self):
+        """The scores that ``plm train`` prints, by name."""
+        return {name: float(score) for name, score, *_ in self.rows}
+
+
+@pytest.fixture
+def plm(monkeypatch, capfd):
+    """Return a function that runs ``plm WORDS`` in this process."""
+    from plm_core.cli import main
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["plm", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as e:
+            code = e.code or 0
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+def _write_pictures(folder, split, each, classes):
+    """Write ``each`` scenes of one shape for every class, in folders by shape."""
+    from PIL import Image
+
+    from plm_core import shapes
+
+    left = dict.fromkeys(classes, each)
+    for number, scene in enumerate(shapes.Images(split, size=48, count=1000, objects=(1, 1))):
+        shape = scene.objects[0].shape
+        if left.get(shape):
+            left[shape] -= 1
+            (folder / shape).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scene.image).save(folder / shape / f"{number}.png")
+        if not any(left.values()):
+            return
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Write train/ with 48 pictures and val/ with 9, in folders by shape; tests do not change them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for split, name, each in (("train", "train", 16), ("heldout", "val", 3)):
+        _write_pictures(folder / name, split, each, ("circle", "cross", "star"))
+    return folder
+
+
+def _write_video(path, frames):
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264rgb", rate=25, options={"crf": "0", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb24"
+        for pixels in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="session")
+def write_video():
+    """Return a function (path, frames uint8 [T, H, W, 3]) that writes a video without loss, at 25 frames a second."""
+    return _write_video
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory, write_video):
+    """Write train/ with 8 videos of 32 frames and val/ with 4, in folders by motion; tests do not change them."""
+    from plm_core import shapes
+
+    folder = tmp_path_factory.mktemp("videos")
+    for split, name, each in (("train", "train", 4), ("heldout", "val", 2)):
+        left = dict.fromkeys(("left", "still"), each)
+        for number, clip in enumerate(shapes.Clips(split, size=32, frames=32, count=1000, objects=(1, 1))):
+            motion = ([event.motion for event in clip.events if event.motion != "still"] or ["still"])[0]
+            if left.get(motion):
+                left[motion] -= 1
+                write_video(folder / name / motion / f"{number}.mp4", clip.frames)
+            if not any(left.values()):
+                break
+    return folder
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory):
+    """Write train/ with 8 scenes of shapes and val/ with 4 in COCO's format; tests do not change them."""
+    from hiera import coco
+
+    folder = tmp_path_factory.mktemp("objects")
+    coco.write_coco(coco.ShapesDetection("train", size=96, count=8), folder / "train")
+    coco.write_coco(coco.ShapesDetection("heldout", size=96, count=4), folder / "val")
+    return folder

@@ -25,6 +25,7 @@ LAYERS = (
     ("models", "embedding"),
     ("blocks",),
     ("adapters", "training"),
+    ("runs",),
     ("tools",),
     ("cli", "testing"),
     ("plugin",),
@@ -35,6 +36,7 @@ PLACES = {
     "TourStop": ("run", r"(plm_core\.tools\.tour|{package}\.tour)"),
     "WeightLayout": ("rules", r"{package}\.layouts"),
     "BlockAdapter": ("view", r"(plm_core\.adapters\.\w+|{package}\.blocks)"),
+    "Training": ("train", r"(plm_core\.runs\.classification|{package}\.(recipes\.\w+|finetuning))"),
 }
 
 
@@ -183,7 +185,7 @@ def test_a_package_declares_what_it_has_in_the_files_that_every_package_has_it_i
     for declaration in (declaration for hook in hooks for declaration in hook()):
         field, place = PLACES.get(type(declaration).__name__, (None, ""))
         code = [(getattr(declaration, field), place)] if field else []
-        if getattr(declaration, "micro", None):
+        if type(declaration).__name__ == "Model" and declaration.micro:
             code += [
                 (code, r"{package}\.micro\.\w+") for code in (declaration.micro.recipe, declaration.micro.evaluate)
             ]

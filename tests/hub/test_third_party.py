@@ -66,7 +66,7 @@ def acme(acme_folder, monkeypatch):
 # --- in this process --------------------------------------------------------------------------------------------
 
 
-def test_it_passes_its_own_tests_beside_a_broken_plugin(acme, plm_registry):
+def test_it_passes_its_own_tests_beside_a_broken_plugin(acme, plm_registry, tmp_path):
     registry = plm_registry(BROKEN)
     healthy = {status.name: status.healthy for status in registry.statuses}
     assert healthy["acme"]
@@ -76,6 +76,7 @@ def test_it_passes_its_own_tests_beside_a_broken_plugin(acme, plm_registry):
     tests = runpy.run_path(str(ACME / "tests" / "test_acme_models.py"))
     tests["test_model"]()
     tests["test_transform_is_undone"]()
+    tests["test_recipe_leaves_a_model_folder"](tmp_path)
 
 
 def test_the_conformance_check_finds_a_wrong_declaration(plm_registry):

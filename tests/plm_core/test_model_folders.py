@@ -62,7 +62,7 @@ def test_labels_must_fit_the_head(tmp_path):
         ({"plm": {"format": FORMAT + 1}}, "a newer version of plm-core wrote it"),
         ({"architecture": None, "model_type": "vit"}, "one of transformers (vit)"),
         ({"architecture": None}, "not timm's (no 'architecture')"),
-        ({"num_classes": 3, "label_names": ["cat", "dog"]}, "names 2 labels for 3 classes"),
+        ({"num_classes": 3, "label_names": ["cat", "dog"]}, "has 2 labels for 3 classes"),
     ],
 )
 def test_a_config_that_cannot_be_used_says_why(changes, said, folder, tmp_path):

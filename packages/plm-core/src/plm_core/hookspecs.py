@@ -216,6 +216,34 @@ class Scorer(Declaration):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training(Declaration):
+    """A recipe that ``plm train NAME DATA --out FOLDER`` runs. It leaves a model folder."""
+
+    hook = "plm_trainings"
+    word = "recipe"
+
+    help: str
+    data: str
+    """The kind of data that it takes: a key of `plm_core.datasets.KINDS`."""
+    train: str
+    """``"module:function"``: ``function(job) -> Trained | None``, see `Job` and `Trained` of `plm_core.runs`.
+    It is None in a process that is not the main one. plm-core checks the arguments and writes the folder."""
+    configs: str
+    """``"module:attribute"``: a mapping from the names of presets to configs. A config is a frozen dataclass. Its
+    fields, and those of its field ``recipe``, are what ``--set`` changes."""
+    presets: Mapping[str, str] = field(default_factory=lambda: {"*": "default"})
+    """Patterns of model names, such as ``hiera_image_base_*``, and their presets. The first pattern that matches
+    counts. A model that matches none needs ``--preset``."""
+    model: str | None = None
+    """The model that is trained if the user names none. None if the user must name one."""
+    micro: str
+    """A small model, for trials and tests. Its preset trains in minutes on a CPU."""
+    options: tuple[str, ...] = ()
+    """Options of ``plm train`` that not every recipe has and this one has: ``pretrained``, ``weights``,
+    ``transforms``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Command(Declaration):
     """A sub-command of ``plm``. Its ``implementation`` is a function with typer annotations or a ``typer.Typer``."""
 
@@ -239,7 +267,7 @@ class TourStop(Declaration):
 
 
 KINDS: tuple[type[Declaration], ...] = (
-    Model, WeightLayout, BlockAdapter, Transform, Merger, Scorer, Command, TourStop
+    Model, WeightLayout, BlockAdapter, Transform, Merger, Scorer, Training, Command, TourStop
 )  # fmt: skip
 """The kinds of declarations, in the order in which a plug-in's hooks are called."""
 
@@ -272,6 +300,11 @@ def plm_mergers() -> Sequence[Merger]:  # type: ignore[empty-body]
 @hookspec
 def plm_scorers() -> Sequence[Scorer]:  # type: ignore[empty-body]
     """Return transferability scores."""
+
+
+@hookspec
+def plm_trainings() -> Sequence[Training]:  # type: ignore[empty-body]
+    """Return recipes for ``plm train``."""
 
 
 @hookspec

@@ -133,7 +133,7 @@ def check_folder(folder: Path) -> None:
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"folder {str(folder)!r} lacks {', '.join(missing)}; plm train and plm_core.weights.save_pretrained write them"
+            f"folder {str(folder)!r} lacks {', '.join(missing)}; plm train and weights.save_pretrained write them"
         )
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
@@ -172,7 +172,7 @@ def check_config(folder: Path) -> None:
     if not folder.is_dir():
         raise WeightsError(f"{source}: there is no such folder")
     if not (folder / CONFIG_FILE).is_file():
-        why = f"it has no {CONFIG_FILE}; plm train and plm_core.weights.save_pretrained write one"
+        why = f"it has no {CONFIG_FILE}; plm train and weights.save_pretrained write one"
         if any(folder.glob("checkpoint-*")) or (folder / WEIGHTS_FILE).is_file():
             why = "its training is not finished; the same plm train command with --resume goes on"
         raise WeightsError(f"{source}: {why}")
@@ -196,7 +196,7 @@ def check_config(folder: Path) -> None:
     labels = config.get("label_names") or (inner.get("label_names") if isinstance(inner, dict) else None)
     if labels and len(labels) != config.get("num_classes", len(labels)):
         raise WeightsError(
-            f"{source}: its {CONFIG_FILE} names {len(labels)} labels for {config['num_classes']} classes; they must agree"
+            f"{source}: its {CONFIG_FILE} has {len(labels)} labels for {config['num_classes']} classes; they must agree"
         )
 
 

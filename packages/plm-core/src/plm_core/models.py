@@ -156,7 +156,7 @@ def transform_for(model: nn.Module) -> Any:
     return Compose([_Channels(channels), timm.data.create_transform(**config, is_training=False)])
 
 
-def input_of(model: nn.Module) -> Input:
+def input_of(model: Any) -> Input:
     """Return the input of a model as it was created: size, frames of a clip, mean, standard deviation, and the crop.
 
     Args:
@@ -171,7 +171,7 @@ def input_of(model: nn.Module) -> Input:
         (3, 8, 32, 32)
     """
     config = _data_config(model)
-    declared = registry().all(Model).get(model.pretrained_cfg["architecture"])  # type: ignore[index, union-attr]
+    declared = registry().all(Model).get(model.pretrained_cfg["architecture"])
     return Input(
         size=tuple(config["input_size"]),
         mean=tuple(config["mean"]),
@@ -183,7 +183,7 @@ def input_of(model: nn.Module) -> Input:
     )
 
 
-def _data_config(model: nn.Module) -> dict[str, Any]:
+def _data_config(model: Any) -> dict[str, Any]:
     """Return timm's data configuration of a model, for the channels and the size that it was created with."""
     import timm.data
 

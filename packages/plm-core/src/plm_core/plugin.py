@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plm_core.adapters.declarations import block_adapters
-from plm_core.hookspecs import BlockAdapter, Command, TourStop, hookimpl
+from plm_core.hookspecs import BlockAdapter, Command, TourStop, Training, hookimpl
 
 
 @hookimpl
@@ -41,6 +41,11 @@ def plm_commands() -> list[Command]:
             name="push", help="Publish a model folder on the Hugging Face Hub.", implementation="plm_core.cli.push:push"
         ),
         Command(
+            name="train",
+            help="Train a model by a recipe, and leave a model folder.",
+            implementation="plm_core.cli.train:train",
+        ),
+        Command(
             name="retrain",
             help="Train a shipped micro model again, from scratch.",
             implementation="plm_core.cli.retrain:retrain",
@@ -57,6 +62,23 @@ def plm_commands() -> list[Command]:
 def plm_block_adapters() -> list[BlockAdapter]:
     """Return the adapters of the model families of other libraries."""
     return block_adapters()
+
+
+@hookimpl
+def plm_trainings() -> list[Training]:
+    """Return the recipe for any classifier."""
+    return [
+        Training(
+            name="finetune",
+            help="Finetune any classifier of images, of timm or of a plug-in.",
+            data="images",
+            train="plm_core.runs.classification:train_classifier",
+            configs="plm_core.runs.classification:PRESETS",
+            presets={"*_micro_*": "micro", "test_*": "micro", "*": "default"},
+            micro="test_vit",
+            options=("pretrained", "weights", "transforms"),
+        )
+    ]
 
 
 @hookimpl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +10,7 @@ from plm_core.errors import InputError
 from plm_core.hookspecs import Transform
 from plm_core.registry import registry
 from plm_core.utils.references import resolve
-from plm_core.utils.text import is_name
+from plm_core.utils.text import is_name, literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,7 +108,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             raise InputError(f"transform {text!r}: option {part!r} is not of the form key=value")
         if key in options:
             raise InputError(f"transform {text!r}: option {key!r} is given twice")
-        options[key] = _literal(value)
+        options[key] = literal(value)
     if not is_name(name):
         raise InputError(f"transform {text!r} is not of the form name or name:key=value,...")
     return name, options
@@ -135,10 +134,3 @@ def _split(text: str) -> list[str]:
     if depth:
         raise InputError(f"brackets in {text!r} do not match")
     return [part for part in parts if part.strip()]
-
-
-def _literal(value: str) -> Any:
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError):  # TypeError: a list as the key of a dict
-        return value

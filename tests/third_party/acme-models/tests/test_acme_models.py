@@ -1,7 +1,10 @@
 import torch
+from PIL import Image
 
 import plm_core
-from plm_core.testing import check_model
+from plm_core import shapes
+from plm_core.runs import train
+from plm_core.testing import check_model, check_run_folder
 
 
 def test_model():
@@ -15,3 +18,12 @@ def test_transform_is_undone():
         before = model(images)
         assert not torch.equal(plm_core.apply(model, "acme_mean")(images), before)
         assert torch.equal(plm_core.remove(model)(images), before)
+
+
+def test_recipe_leaves_a_model_folder(tmp_path):
+    for number, scene in enumerate(shapes.Images("train", size=32, count=32)):
+        folder = tmp_path / "shapes" / scene.objects[0].shape
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(folder / f"{number}.png")
+    trained = train("acme-turns", tmp_path / "shapes", tmp_path / "run", settings={"epochs": 2, "batch_size": 8})
+    check_run_folder(tmp_path / "run", trained.model)

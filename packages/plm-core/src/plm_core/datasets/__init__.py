@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from plm_core.datasets.labelled import Dataset, digest
     from plm_core.datasets.loading import load_dataset
     from plm_core.datasets.pictures import Pictures
-    from plm_core.datasets.splits import Splits, load_splits
+    from plm_core.datasets.splits import Splits, check_classes, load_splits
 
 _LAZY = {
     "KINDS": "plm_core.datasets.kinds",
@@ -33,6 +33,7 @@ _LAZY = {
     "Kind": "plm_core.datasets.kinds",
     "Pictures": "plm_core.datasets.pictures",
     "Splits": "plm_core.datasets.splits",
+    "check_classes": "plm_core.datasets.splits",
     "check_kind": "plm_core.datasets.kinds",
     "digest": "plm_core.datasets.labelled",
     "kind_of": "plm_core.datasets.kinds",
@@ -46,6 +47,7 @@ __all__ = [
     "Kind",
     "Pictures",
     "Splits",
+    "check_classes",
     "check_kind",
     "digest",
     "kind_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Spli
         count = f"{len(held_out)} of {len(train)} images"
         note = f"{100 * holdout:g} % of {train.source} ({count}) held out, seed {seed}"
         return Splits(train.take(kept), train.take(held_out), note)
-    _check_classes(source, train.classes, val.classes)
+    check_classes(source, train.classes, val.classes)
     return Splits(train, val, f"{len(val)} images of {val.source}")
 
 
@@ -73,8 +74,13 @@ def _own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
     return load_dataset(source), None
 
 
-def _check_classes(source: str | Path, train: tuple[str, ...], val: tuple[str, ...]) -> None:
-    if train != val:
+def check_classes(source: str | Path, train: Sequence[str], val: Sequence[str]) -> None:
+    """Check that two splits have the same classes in the same order.
+
+    Raises:
+        InputError: They differ. The message names some classes that are not in both.
+    """
+    if list(train) != list(val):
         unshared = sorted({*train} ^ {*val})
         names = ", ".join([*unshared[:MAX_NAMES], *["..."] * (len(unshared) > MAX_NAMES)])
         raise InputError(

@@ -1,6 +1,7 @@
 """Test helpers for authors of plug-ins.
 
 - ``conformance``: `check_model(name)` tests a registered model, and `check_blocks` a block adapter.
+- ``run_folders``: `check_run_folder(folder)` tests what a recipe of ``plm train`` leaves.
 - ``distributions``: write temporary distributions, to test plug-ins.
 - ``fixtures``: the pytest fixtures ``plm_registry``, ``hub_double`` and ``tiny_weights``, which pytest offers wherever
   plm-core is installed.
@@ -18,7 +19,16 @@ from plm_core.testing.goldens import Golden, goldens_in
 from plm_core.testing.hub_client import offline
 from plm_core.testing.hub_double import HubDouble
 
-__all__ = ["Golden", "HubDouble", "check_blocks", "check_model", "goldens_in", "offline", "write_distribution"]
+__all__ = [
+    "Golden",
+    "HubDouble",
+    "check_blocks",
+    "check_model",
+    "check_run_folder",
+    "goldens_in",
+    "offline",
+    "write_distribution",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +36,8 @@ def __getattr__(name: str) -> Any:
         from plm_core.testing import conformance
 
         return getattr(conformance, name)
+    if name == "check_run_folder":
+        from plm_core.testing.run_folders import check_run_folder
+
+        return check_run_folder
     raise AttributeError(f"module 'plm_core.testing' has no attribute {name!r}")

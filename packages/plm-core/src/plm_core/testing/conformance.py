@@ -43,7 +43,7 @@ def check_model(name: str) -> None:
     also with another head; every weight layout in both directions; the block adapter;
     ``torch.compile(fullgraph=True)``; and ``torch.export`` with a dynamic batch. A model of more than five million
     parameters is built on the meta device. For an object detector, which has torchvision's interface, the checks cover
-    the facts, the loading and the form of the detections.
+    the facts, the loading and, unless it is that large, the form of the detections.
 
     Args:
         name: Name of a model in the registry.
@@ -60,7 +60,8 @@ def check_model(name: str) -> None:
         channels, *size = spec.input.size
         x = torch.rand(2, channels, *([spec.input.frames] if spec.input.frames else []), *size)
         if spec.task == "object-detection":
-            check_detections(model, x)
+            if device != "meta":  # what is found depends on the values
+                check_detections(model, x)
             check_strict_loading(spec, model)
             check_layouts(model)
             return

@@ -1,5 +1,7 @@
 """One way to train any model: a recipe, a loss and data, driven by transformers' Trainer.
 
+`plm_core.runs` builds on this: it trains by declared recipes, from data to a model folder.
+
 This package covers what papers state: peak learning rate, warm-up, decay, layer-wise rates, batch size and losses. The
 Trainer and accelerate provide the loop, mixed precision, gradient accumulation, checkpoints, and DDP and FSDP (run the
 same script under ``torchrun``). Training needs the extra ``plm-core[train]``.
@@ -26,4 +28,12 @@ from plm_core.training.loop import TrainResult, fit
 from plm_core.training.recipe import Loss, Recipe, parameter_groups
 from plm_core.training.seeding import seeded
 
-__all__ = ["Loss", "Recipe", "TrainResult", "fit", "newest_checkpoint", "parameter_groups", "seeded"]
+__all__ = [
+    "Loss",
+    "Recipe",
+    "TrainResult",
+    "fit",
+    "newest_checkpoint",
+    "parameter_groups",
+    "seeded",
+]

@@ -1,8 +1,10 @@
-"""Small functions on text: sort keys, numbers for people, the first line of an error, the rule for names."""
+"""Small functions on text: sort keys, numbers for people, the first line of an error, names, literals."""
 
 from __future__ import annotations
 
+import ast
 import re
+from typing import Any
 
 
 def natural_key(text: str) -> list[int | str]:
@@ -31,3 +33,11 @@ def is_name(text: str) -> bool:
 def as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """Return names as a tuple. timm's configurations give one as a string, several as a tuple, or None."""
     return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def literal(text: str) -> Any:
+    """Return the Python literal that a text of the command line stands for, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):  # TypeError: a list as the key of a dict
+        return text

@@ -52,7 +52,7 @@ def save_pretrained(
     labels: Sequence[str] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model folder: model.safetensors, README.md with the license of the weights, and config.json, in this order.
+    """Write a model folder: model.safetensors, a README.md with the license of the weights, and then config.json.
 
     Both ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and, after `plm_core.hub.push`,
     ``timm.create_model("hf-hub:org/name", pretrained=True)`` read it back. A folder is complete when it has a config.

@@ -1,6 +1,6 @@
 """What acme-models declares. Importing this imports neither torch nor timm."""
 
-from plm_core.hookspecs import Input, Model, Transform, hookimpl
+from plm_core.hookspecs import Input, Model, Training, Transform, hookimpl
 
 
 @hookimpl
@@ -30,5 +30,20 @@ def plm_transforms():
             apply="acme_models.transform:apply",
             remove="acme_models.transform:remove",
             help="Attention becomes the mean of the values.",
+        )
+    ]
+
+
+@hookimpl
+def plm_trainings():
+    return [
+        Training(
+            name="acme-turns",
+            help="Learn without labels how an image was rotated.",
+            data="images",
+            train="acme_models.recipe:run",
+            configs="acme_models.recipe:CONFIGS",
+            model="acme_vit_micro",
+            micro="acme_vit_micro",
         )
     ]

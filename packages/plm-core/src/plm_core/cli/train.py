@@ -1,0 +1,162 @@
+"""``plm train``: train a model by a recipe, and leave a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plm_core.cli.options import Json, Seed, Transforms
+from plm_core.cli.table import show
+from plm_core.errors import InputError
+from plm_core.hookspecs import Training
+from plm_core.registry import registry
+from plm_core.utils.text import literal
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe (see --list).")] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="Data of the recipe's kind. Images: a folder with one folder of images per class, or such folders "
+            "train and val; an .npz file; or hf:name. Videos: folders train and val, each with one folder of videos "
+            "per class. COCO: folders train and val, each with images/ and instances.json."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the trained model and its checkpoints.")] = None,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Name of the model to train, or a model folder (default: the recipe's own)."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="Settings to start from (default: those that the recipe has for the model)."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting to change, such as epochs=100 or lr=1e-3. May be repeated."),
+    ] = None,
+    pretrained: Annotated[
+        bool | None,
+        typer.Option(
+            "--pretrained/--random", help="Start from pretrained or from random weights (default: pretrained)."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="File with weights to start from instead. A classifier in it is left out."),
+    ] = None,
+    model_kwargs: Annotated[
+        list[str] | None,
+        typer.Option("--model-kwargs", help="A keyword for the model, such as img_size=128. May be repeated."),
+    ] = None,
+    transform: Transforms = None,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            "--license", help="SPDX identifier of the trained weights' licence (default: that of the starting weights)."
+        ),
+    ] = None,
+    per_device_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--per-device-batch-size",
+            min=1,
+            help="Samples per device in one forward pass. Gradients are accumulated up to the recipe's batch_size.",
+        ),
+    ] = None,
+    num_workers: Annotated[
+        int, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
+    ] = 0,
+    precision: Annotated[str, typer.Option("--precision", help="Precision: fp32, bf16 or fp16.")] = "fp32",
+    fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the parameters over the devices.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")] = False,
+    save_steps: Annotated[int, typer.Option("--save-steps", min=1, help="Steps between checkpoints.")] = 1000,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--max-steps",
+            min=1,
+            help="Stop after this many optimiser steps. The schedule stays that of the whole training.",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option("--report-to", help="Tracker to log to as well: tensorboard or wandb. May be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model by a recipe. To use several devices, run the command under ``torchrun --no-python``."""
+    if list_recipes:
+        show(_recipes(), as_json)
+        return
+    missing = [name for name, value in {"RECIPE": recipe, "DATA": data, "--out": out}.items() if value is None]
+    if recipe is None or data is None or out is None:
+        raise InputError(f"{' and '.join(missing)} must be given; plm train --list shows the recipes")
+    registry().get(Training, recipe)  # so that a wrong name fails before torch is imported
+    changes, keywords = pairs(settings, "set"), pairs(model_kwargs, "model-kwargs")
+
+    from plm_core.runs import train as run
+
+    trained = run(
+        recipe,
+        data,
+        out,
+        model=model,
+        preset=preset,
+        settings=changes,
+        pretrained=pretrained,
+        weights=weights,
+        model_kwargs={name: literal(value) for name, value in keywords.items()},
+        transforms=transform or (),
+        license=license,
+        seed=seed,
+        resume=resume,
+        precision=precision,
+        fsdp=fsdp,
+        max_steps=max_steps,
+        save_steps=save_steps,
+        per_device_batch_size=per_device_batch_size,
+        num_workers=num_workers,
+        report_to=report_to or (),
+    )
+    if trained is None:  # the main process reports
+        return
+    scores = {name: round(score, 4) for name, score in trained.scores.items()}
+    show([{"metric": name, "score": score, "folder": str(out)} for name, score in scores.items()], as_json)
+    typer.echo(f"model folder: {out.resolve()}; use it as in: plm predict {out} FILE", err=True)
+
+
+def _recipes() -> list[dict[str, Any]]:
+    entries = sorted(registry().all(Training).items())
+    return [
+        {
+            "recipe": name,
+            "from": entry.distribution,
+            "data": entry.declaration.data,
+            "model": entry.declaration.model,
+            "help": entry.declaration.help,
+        }
+        for name, entry in entries
+    ]
+
+
+def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """Split texts of the form ``name=value``.
+
+    Raises:
+        InputError: A text has another form, or a name comes twice.
+    """
+    split: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--{option} {text!r} is not of the form name=value")
+        if name in split:
+            raise InputError(f"--{option} {name!r} is given twice")
+        split[name] = value
+    return split

@@ -1,0 +1,136 @@
+"""The recipe ``finetune``: any classifier of images or clips, on a folder or a dataset of Hugging Face.
+
+`train_classifier` is the function of every recipe that trains a classifier; what differs are the presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from plm_core.datasets import Pictures, check_classes, digest, load_splits
+from plm_core.errors import InputError
+from plm_core.hookspecs import Input
+from plm_core.models import input_of, transform_for
+from plm_core.runs.job import Job, Trained
+from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune, finetune_transform
+from plm_core.training.recipe import Recipe
+from plm_core.transforms import apply_all, remove
+
+TOP1 = "val top-1 %"
+EVAL_BATCH = 64
+
+
+def _mae(epochs: int, layer_decay: float, drop_path: float) -> FinetuneConfig:
+    """Return the finetuning of masked autoencoders (arXiv 2111.06377, table 9): a base rate of 1e-3 for 256 images."""
+    recipe = Recipe(
+        epochs=epochs, batch_size=1024, lr=4e-3, weight_decay=0.05, warmup_epochs=5, layer_decay=layer_decay
+    )
+    return FinetuneConfig(recipe=recipe, drop_path=drop_path)
+
+
+PRESETS: dict[str, FinetuneConfig] = {
+    # Our own, for a pretrained model and a few thousand images: it keeps what was learned (low rates below), and leaves
+    # out what any model may lack (drop path) or what drowns a small training in noise (mixup, cutmix).
+    "default": FinetuneConfig(
+        recipe=Recipe(
+            epochs=20, batch_size=64, lr=5e-4, weight_decay=0.05, warmup_epochs=2, layer_decay=0.75, clip_grad=1.0
+        ),
+        drop_path=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        scale=(0.35, 1.0),
+    ),
+    "micro": FinetuneConfig.plain(
+        Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0)
+    ),
+    # The training of DeiT (arXiv 2012.12877, table 9), from scratch: a base rate of 5e-4 for 512 images.
+    "deit": FinetuneConfig(
+        recipe=Recipe(epochs=300, batch_size=1024, lr=1e-3, weight_decay=0.05, warmup_epochs=5), drop_path=0.1
+    ),
+    "mae_base": _mae(100, 0.65, 0.1),
+    "mae_large": _mae(50, 0.75, 0.2),
+    "mae_huge": _mae(50, 0.75, 0.3),
+}
+"""Settings of the recipe ``finetune``: our own default, and those of papers."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled data, still to be preprocessed.
+
+    Attributes:
+        classes: Names of the classes.
+        found: The data in words.
+        open: A function (split "train" or "val", preprocessing of an image, input of the model) -> a dataset of
+            (input, class number).
+    """
+
+    classes: Sequence[str]
+    found: str
+    open: Callable[[str, Callable[[Any], Any], Input], Dataset[Any]]
+
+
+def train_classifier(job: Job) -> Trained | None:
+    """Train a classifier of images, and score it on the held-out images."""
+    splits = load_splits(job.data, seed=job.seed)
+    if splits.train.labels.ndim > 1:
+        raise InputError(f"data {job.data!r} has several labels for an image; recipe {job.recipe!r} takes one")
+    classes = splits.train.classes
+    found = f"{len(splits.train)} images of {len(classes)} classes (digest {digest(splits.train)[:12]}); scored on"
+
+    def open_split(split: str, preprocess: Callable[[Any], Any], spec: Input) -> Dataset[Any]:
+        if spec.frames is not None:
+            raise InputError(f"model {job.model!r} takes clips; recipe {job.recipe!r} trains on images")
+        return Pictures(getattr(splits, split), preprocess)
+
+    return _train(job, Labelled(classes, f"{found} {splits.note}", open_split))
+
+
+def train_video_classifier(job: Job) -> Trained | None:
+    """Train a classifier of clips on the videos in ``train``, and score it on the middle of the videos in ``val``."""
+    from plm_core.video import VideoFolder, per_clip  # these need no PyAV, but a recipe for images should not wait
+
+    train, val = (VideoFolder(Path(job.data) / split) for split in ("train", "val"))
+    check_classes(job.data, train.classes, val.classes)
+    found = f"{len(train)} videos of {len(train.classes)} classes, {len(val)} held-out videos"
+
+    def open_split(split: str, preprocess: Callable[[Any], Any], spec: Input) -> Dataset[Any]:
+        if spec.frames is None:
+            raise InputError(f"model {job.model!r} takes images; recipe {job.recipe!r} trains on videos")
+        folder = Path(job.data) / split
+        return VideoFolder(folder, spec.frames, transform=per_clip(preprocess), training=split == "train")
+
+    return _train(job, Labelled(train.classes, found, open_split))
+
+
+def _train(job: Job, data: Labelled) -> Trained | None:
+    config: FinetuneConfig = job.config
+    num_classes = len(data.classes)
+    rates: dict[str, Any] = {
+        "drop_path_rate": config.drop_path,
+        "drop_rate": config.dropout,
+    }  # some models know neither
+    model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})
+    spec = input_of(model)
+    preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std)
+    train = data.open("train", preprocess, spec)
+    val = data.open("val", transform_for(model), spec)
+
+    def score(model: nn.Module) -> dict[str, float]:
+        return {TOP1: accuracy(model, val, batch_size=EVAL_BATCH, num_workers=job.num_workers)}
+
+    result = finetune(model, train, config, num_classes, evaluate=score, **job.options)
+    if not result.main:
+        return None
+    model = job.rebuild(result.state, num_classes=num_classes)
+    scores = score(model)
+    if job.transforms:
+        scores |= {f"{TOP1} with {' '.join(job.transforms)}": score(apply_all(model, job.transforms))[TOP1]}
+        remove(model)
+    return Trained(model=model, labels=data.classes, scores=scores, history=result.history, data=data.found)

@@ -1,0 +1,137 @@
+"""One run of a recipe: what was asked for, and what came out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plm_core import weights
+from plm_core.errors import InputError
+from plm_core.models import create_model
+from plm_core.transforms import apply_all
+from plm_core.utils.text import as_tuple
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a user asked a recipe to do. The function of a recipe gets one.
+
+    Attributes:
+        recipe: Name of the recipe.
+        data: The source of data, of the kind that the recipe declares.
+        out: Folder of the run.
+        model: Name of the model for `create`.
+        preset: Name of the preset.
+        settings: The user's changes to the preset, as text.
+        config: The preset with these changes.
+        pretrained: Whether the training starts from the model's pretrained weights.
+        weights: File with weights to start from instead, or None.
+        model_kwargs: Further keywords for `plm_core.create_model`. They become part of the model folder.
+        transforms: Transforms that are applied while the model trains, as `plm_core.transforms.parse` reads them.
+        seed: Random seed.
+        options: Keywords for `plm_core.training.fit`: ``out``, ``resume``, ``seed``, ``precision`` ...
+    """
+
+    recipe: str
+    data: str
+    out: Path
+    model: str
+    preset: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    config: Any
+    pretrained: bool = True
+    weights: Path | None = None
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    transforms: tuple[str, ...] = ()
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that load data."""
+        return int(self.options.get("num_workers", 0))
+
+    def create(self, load: Callable[[nn.Module, Path], None] | None = None, **kwargs: Any) -> nn.Module:
+        """Create the model to train, with its starting weights. What has no weights is initialised by the seed.
+
+        Args:
+            load: A function (model, file) that loads ``weights`` (default: `load_body`).
+            **kwargs: Keywords for `plm_core.create_model`, such as ``num_classes`` and ``drop_path_rate``.
+
+        Raises:
+            InputError: The model does not take one of the keywords.
+            WeightsError: The weights cannot be obtained or do not fit.
+        """
+        torch.manual_seed(self.seed)
+        model = self._build(self.pretrained and self.weights is None, kwargs)
+        if self.weights is not None:
+            (load or load_body)(model, self.weights)
+        return apply_all(model, self.transforms)
+
+    def rebuild(self, state: Mapping[str, Tensor], **kwargs: Any) -> nn.Module:
+        """Return a new model with trained weights in eval mode, without transforms, on the accelerator if there is one.
+
+        The model that was trained may be sharded, wrapped or transformed.
+
+        Args:
+            state: The state dict, as in `plm_core.training.TrainResult`.
+            **kwargs: The keywords of `create` that shape the model, such as ``num_classes``.
+        """
+        model = self._build(False, kwargs)
+        model.load_state_dict(state)
+        return model.eval().to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+
+    def _build(self, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module:
+        keywords = {**kwargs, **self.model_kwargs}
+        try:
+            return create_model(self.model, pretrained=pretrained, **keywords)
+        except TypeError as e:
+            names = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
+            raise InputError(f"model {self.model!r} cannot be created with {names}: {e}") from e
+        except RuntimeError as e:
+            if "No pretrained weights exist" not in str(e):
+                raise
+            why = "there are no pretrained weights of it; without them (--random) it trains from scratch"
+            raise InputError(f"model {self.model!r}: {why}") from e
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a recipe returns: the trained model, and what its folder should say about it.
+
+    Attributes:
+        model: The model, in eval mode and without transforms. It was created by name, so the folder rebuilds it.
+        labels: Names of the classes; empty for a model without classes.
+        scores: Scores on held-out data by name, such as ``{"val top-1 %": 83.1}``. They are plain numbers.
+        history: `TrainResult.history`.
+        data: The data in words, such as "1437 images of 10 classes".
+        notes: Further lines of the model card, by title.
+        extras: Further weights to write into the folder, by file name: models whose own keys are written.
+    """
+
+    model: nn.Module
+    labels: Sequence[str] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    history: Sequence[Mapping[str, float]] = ()
+    data: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+def load_body(model: nn.Module, file: Path) -> None:
+    """Load a file of weights in any layout into a model, all but the classifier, which stays untrained.
+
+    Raises:
+        WeightsError: The file cannot be read, or does not fit the model.
+    """
+    mapped, _ = weights.to_native(model, weights.read(file))
+    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    heads = tuple(f"{name}." for name in as_tuple(config.get("classifier")))
+    own = {key: value for key, value in model.state_dict().items() if key.startswith(heads)} if heads else {}
+    body = {key: value for key, value in mapped.items() if not (heads and key.startswith(heads))}
+    weights.load(model, body | own)

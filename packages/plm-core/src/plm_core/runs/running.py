@@ -1,0 +1,162 @@
+"""`train`, which runs a recipe by name: it checks what was asked for, calls the recipe, and writes the model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from plm_core.datasets import check_kind
+from plm_core.errors import InputError
+from plm_core.hookspecs import Training
+from plm_core.hub import CONFIG_FILE, read_config
+from plm_core.registry import registry
+from plm_core.runs.folder import write_run
+from plm_core.runs.job import Job, Trained
+from plm_core.training.overrides import override
+from plm_core.utils.references import resolve
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def train(
+    recipe: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    pretrained: bool | None = None,
+    weights: str | Path | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    transforms: Sequence[str] = (),
+    license: str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    precision: str = "fp32",
+    fsdp: bool = False,
+    max_steps: int | None = None,
+    save_steps: int = 1000,
+    per_device_batch_size: int | None = None,
+    num_workers: int = 0,
+    report_to: Sequence[str] = (),
+) -> Trained | None:
+    """Train a model by a recipe, and leave a model folder.
+
+    The folder holds ``model.safetensors``, ``config.json``, ``README.md`` (a model card), ``training.json`` (everything
+    that was asked for, and digests), the loss curve as ``curve.csv`` and ``curve.png``, and the last checkpoints.
+    ``create_model``, ``plm predict``, ``plm rank`` and ``plm push`` take it as it is.
+
+    Example:
+        >>> from plm_core.runs import train
+        >>> trained = train("finetune", "digits/", "runs/digits", model="hiera_micro_digits", settings={"epochs": 1})
+        >>> model = plm_core.create_model("runs/digits", pretrained=True)
+
+    Args:
+        recipe: Name of a declared recipe, see ``plm train --list``.
+        data: The data, of the kind that the recipe takes.
+        out: Folder to write to.
+        model: Name of a model; None for the recipe's own.
+        preset: Name of the recipe's preset; None for the one that the recipe has for the model.
+        settings: Changes to the preset by the names of its fields. Values may be written as text.
+        pretrained: Whether to start from the model's pretrained weights (default: yes, if the recipe can).
+        weights: File with weights to start from instead, in any layout. A classifier in it is left out.
+        model_kwargs: Further keywords for ``create_model``, such as ``img_size``.
+        transforms: Transforms to train with, such as ``tome:r=8``.
+        license: SPDX identifier of the license of the trained weights (default: that of the weights that the training
+            started from, or else "other").
+        seed: Random seed.
+        resume: Whether to continue from the newest checkpoint in ``out``.
+        precision: "fp32", or "bf16" or "fp16" by autocast.
+        fsdp: Whether to shard the parameters over the processes.
+        max_steps: Stop after this many optimiser steps. The schedule stays that of the whole training.
+        save_steps: Optimiser steps between checkpoints.
+        per_device_batch_size: Samples per forward pass on one device.
+        num_workers: Processes per device that load data.
+        report_to: Trackers to log to as well: "tensorboard", "wandb" and others of transformers.
+
+    Returns:
+        The result, or None in a process that is not the main one.
+
+    Raises:
+        UnknownName: There is no such recipe or model.
+        InputError: An argument or the data is not allowed. Nothing was written.
+        Interrupted: The training was stopped by Ctrl-C. The message says how to go on.
+    """
+    spec = registry().get(Training, recipe)
+    out = Path(out)
+    _check_options(spec, {"pretrained": pretrained, "weights": weights, "transforms": transforms or None})
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is not allowed: {', '.join(PRECISIONS)} are")
+    name = model or spec.model
+    if name is None:
+        raise InputError(f"recipe {recipe!r} needs a model: name one, such as {spec.micro!r} for a trial")
+    changes = {key: str(value) for key, value in (settings or {}).items()}
+    preset, config = _preset(spec, name, preset)
+    config = override(config, changes)
+    others = {other.data: f"recipe {other.name!r}" for other in reversed(registry().declared(Training))}
+    check_kind(data, spec.data, f"recipe {recipe!r}", others)
+    if (out / CONFIG_FILE).exists() and not resume:
+        raise InputError(f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it")
+    job = Job(
+        recipe=recipe,
+        data=str(data),
+        out=out,
+        model=name,
+        preset=preset,
+        settings=changes,
+        config=config,
+        pretrained=("pretrained" in spec.options) if pretrained is None else pretrained,
+        weights=None if weights is None else Path(weights),
+        model_kwargs=dict(model_kwargs or {}),
+        transforms=tuple(transforms),
+        seed=seed,
+        options={
+            "out": out,
+            "seed": seed,
+            "resume": resume,
+            "precision": precision,
+            "fsdp": fsdp,
+            "max_steps": max_steps,
+            "save_steps": save_steps,
+            "per_device_batch_size": per_device_batch_size,
+            "num_workers": num_workers,
+            **({"report_to": tuple(report_to)} if report_to else {}),
+        },
+    )
+    trained: Trained | None = resolve(spec.train)(job)
+    if trained is not None:
+        write_run(job, trained, license)
+    return trained
+
+
+def _check_options(spec: Training, given: Mapping[str, Any]) -> None:
+    """Refuse options that the recipe does not have."""
+    for name, value in given.items():
+        if value is not None and name not in spec.options:
+            raise InputError(f"{name} {value!r} is not for recipe {spec.name!r}, which has no such option")
+
+
+def _preset(spec: Training, model: str, preset: str | None) -> tuple[str, Any]:
+    """Return the name and the config of a preset, by its name or for a model."""
+    configs: Mapping[str, Any] = resolve(spec.configs)
+    if preset is None:
+        architecture = _architecture(model)
+        preset = next((name for pattern, name in spec.presets.items() if fnmatchcase(architecture, pattern)), None)
+        if preset is None:
+            raise InputError(
+                f"recipe {spec.name!r} has no preset for model {model!r}; choose one: {', '.join(configs)}"
+            )
+    if preset not in configs:
+        raise InputError(f"preset {preset!r} is not allowed for recipe {spec.name!r}: {', '.join(configs)} are")
+    return preset, configs[preset]
+
+
+def _architecture(model: str) -> str:
+    """Return the name by which a model's presets are found: without its source and tag, from the config of a folder."""
+    path = Path(model.removeprefix("local-dir:"))
+    if (path / CONFIG_FILE).is_file():
+        return str(read_config(path).get("architecture", ""))
+    return model.rpartition("/")[2].rpartition(":")[2].partition("@")[0].partition(".")[0]

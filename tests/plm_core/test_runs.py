@@ -1,0 +1,265 @@
+"""`plm train`: every option reaches the optimiser, the data, the loss or the model, and errors write nothing."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import plm_core
+from plm_core import weights
+
+MODEL = "hiera_micro_shapes"
+ONE_STEP = ["--model", MODEL, "--set", "batch_size=16", "--max-steps", "1"]
+
+
+class Spy:
+    """What a training was given, as the first call of its loss sees it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def note(self, trainer, model, inputs):
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        call = {"trainer": trainer, "model": model, "x": inputs["batch"][0], "state": state}
+        linear = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+        linear.register_forward_hook(lambda module, args, y: call.update(dtype=y.dtype))
+        self.calls.append(call)
+
+    @property
+    def first(self):
+        return self.calls[0]
+
+    @property
+    def groups(self):
+        return self.first["trainer"].optimizer.param_groups
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    from plm_core.training.trainer import RecipeTrainer
+
+    spy, compute = Spy(), RecipeTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        spy.note(self, model, inputs)
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(RecipeTrainer, "compute_loss", compute_loss)
+    return spy
+
+
+@pytest.fixture
+def finetune(plm, pictures, tmp_path):
+    """Return a function that runs ``plm train finetune`` for one step, and returns its folder."""
+
+    def run(*words, out="run"):
+        result = plm("train", "finetune", pictures, "--out", tmp_path / out, *ONE_STEP, *words)
+        assert result.code == 0, result.err
+        return tmp_path / out
+
+    return run
+
+
+# --- options ---------------------------------------------------------------------------------------------------
+
+
+def test_settings_reach_the_optimiser_the_data_and_the_loss(finetune, spy):
+    finetune("--set", "lr=0.25", "--set", "weight_decay=0.125", "--set", "layer_decay=None", "--set", "warmup_epochs=0")
+    assert {group["initial_lr"] for group in spy.groups} == {0.25}
+    assert {group["weight_decay"] for group in spy.groups} == {0, 0.125}
+    assert spy.first["trainer"].args.per_device_train_batch_size == 16
+    preprocess = repr(spy.first["trainer"].train_dataset.data.preprocess)
+    assert "RandomHorizontalFlip(p=0.5)" in preprocess
+    assert "RandAugment" not in preprocess
+    losses = [spy.first["trainer"].state.log_history[0]["loss"]]
+    finetune("--set", "hflip=0", "--set", "auto_augment=rand-m5", out="other")
+    preprocess = repr(spy.calls[1]["trainer"].train_dataset.data.preprocess)
+    assert "RandomHorizontalFlip" not in preprocess
+    assert "RandAugment" in preprocess
+    for smoothing in (0, 0.5):
+        run = finetune("--set", f"smoothing={smoothing}", out=f"smooth{smoothing}")
+        losses.append(json.loads((run / "checkpoint-1" / "trainer_state.json").read_text())["log_history"][0]["loss"])
+    assert losses[1] != losses[2]
+
+
+def test_a_preset_is_chosen_by_the_model_or_by_name(finetune, spy):
+    record = json.loads((finetune() / "training.json").read_text())
+    assert (record["preset"], record["config"]["recipe"]["epochs"]) == ("micro", 20)
+    record = json.loads((finetune("--preset", "mae_large", out="large") / "training.json").read_text())
+    assert (record["preset"], record["config"]["drop_path"]) == ("mae_large", 0.2)
+    assert spy.calls[0]["model"].blocks[-1].drop_path1.__class__.__name__ == "Identity"
+    assert spy.calls[1]["model"].blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
+
+
+def test_the_model_and_its_keywords(finetune, spy):
+    folder = finetune("--model-kwargs", "img_size=48", "--model-kwargs", "global_pool=avg")
+    assert spy.first["x"].shape == (16, 3, 48, 48)
+    again = plm_core.create_model(str(folder), pretrained=True)
+    assert again.input_size == (48, 48)
+    assert plm_core.transform_for(again)(plm_core.samples.photo("china")).shape == (3, 48, 48)
+
+
+def test_where_the_weights_start(finetune, spy, tmp_path):
+    shipped = plm_core.create_model(MODEL, pretrained=True).state_dict()
+    other = plm_core.create_model(MODEL)
+    weights.save(other, tmp_path / "other.safetensors")
+    finetune()
+    finetune("--random", out="random")
+    finetune("--weights", tmp_path / "other.safetensors", out="weights")
+    name = "blocks.0.mlp.fc1.weight"
+    started = [call["state"][name] for call in spy.calls]
+    assert torch.equal(started[0], shipped[name])
+    assert not torch.equal(started[1], shipped[name])
+    assert torch.equal(started[2], other.state_dict()[name])
+    assert spy.calls[2]["state"]["head.fc.weight"].shape == (3, 64)
+
+
+def test_seed(finetune, spy):
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        finetune("--seed", seed, out=out)
+    a, b, c = spy.calls
+    assert torch.equal(a["x"], b["x"])
+    assert not torch.equal(a["x"], c["x"])
+    head = "head.fc.weight"
+    assert torch.equal(a["state"][head], b["state"][head])
+    assert not torch.equal(a["state"][head], c["state"][head])
+
+
+def test_batches_workers_and_precision(finetune, spy):
+    finetune("--per-device-batch-size", 8, "--num-workers", 1, "--precision", "bf16")
+    trainer = spy.first["trainer"]
+    assert [len(call["x"]) for call in spy.calls] == [8, 8]
+    assert trainer.args.gradient_accumulation_steps == 2
+    assert trainer.get_train_dataloader().num_workers == 1
+    assert spy.first["dtype"] is torch.bfloat16
+    finetune(out="plain")
+    assert spy.calls[2]["dtype"] is torch.float32
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_under_autocast_weights_stay_float32(finetune, precision):
+    folder = finetune("--precision", precision)
+    assert {value.dtype for value in load_file(folder / "model.safetensors").values()} == {torch.float32}
+
+
+def test_fsdp_reaches_the_trainer(plm, pictures, tmp_path, monkeypatch):
+    """tests/hiera/test_distributed.py trains with it; here there is one process, which has nothing to shard."""
+    from plm_core.training import arguments
+
+    seen = {}
+
+    def stop(*args, **kwargs):
+        seen.update(kwargs)
+        raise plm_core.InputError("seen")
+
+    monkeypatch.setattr(arguments, "training_arguments", stop)
+    words = ["train", "finetune", pictures, "--out", tmp_path / "out", *ONE_STEP]
+    assert plm(*words, "--fsdp").err == "plm: error: seen\n"
+    assert seen["fsdp"] is True
+
+
+def test_a_transform_trains_and_the_folder_holds_the_plain_model(plm, pictures, tmp_path, spy):
+    model = ["--model", "tome_micro_shapes", "--set", "batch_size=16", "--max-steps", 1]
+    result = plm("train", "finetune", pictures, "--out", tmp_path / "run", *model, "--transform", "tome:r=16")
+    assert result.code == 0, result.err
+    assert spy.first["model"].__dict__["_plm_transforms"] == ["tome"]
+    assert result.scores.keys() == {"val top-1 %", "val top-1 % with tome:r=16"}
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["transforms"] == ["tome:r=16"]
+    assert "_plm_transforms" not in plm_core.create_model(str(tmp_path / "run"), pretrained=True).__dict__
+
+
+def test_checkpoints_steps_and_resuming(finetune, plm, pictures, tmp_path):
+    words = ["train", "finetune", pictures, "--model", MODEL, "--set", "batch_size=16", "--set", "epochs=2"]
+    words += ["--set", "warmup_epochs=0", "--save-steps", 2]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert plm(*words, "--out", whole).code == 0
+    assert {path.name for path in whole.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    assert plm(*words, "--out", parts, "--max-steps", 3).code == 0
+    assert json.loads((parts / "training.json").read_text())["steps"] == 3
+    refused = plm(*words, "--out", parts)
+    assert "holds a model already: choose another folder, or resume" in refused.err
+    assert plm(*words, "--out", parts, "--resume").code == 0
+    a, b = (load_file(out / "model.safetensors") for out in (whole, parts))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_license(finetune):
+    assert 'license: "apache-2.0"' in (finetune() / "README.md").read_text()  # that of the shipped weights
+    assert 'license: "other"' in (finetune("--random", out="random") / "README.md").read_text()
+    assert 'license: "mit"' in (finetune("--license", "MIT", out="mit") / "README.md").read_text()
+
+
+def test_the_score_is_that_of_the_loaded_model(finetune, pictures):
+    from plm_core.datasets import Pictures, load_dataset
+    from plm_core.training.finetuning import accuracy
+
+    folder = finetune()
+    model = plm_core.create_model(str(folder), pretrained=True)
+    val = Pictures(load_dataset(pictures / "val"), plm_core.transform_for(model))
+    record = json.loads((folder / "training.json").read_text())
+    assert record["scores"] == {"val top-1 %": pytest.approx(accuracy(model, val))}
+    assert model.pretrained_cfg["label_names"] == ["circle", "cross", "star"]
+
+
+# --- errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "RECIPE and DATA and --out must be given; plm train --list shows the recipes"),
+        (["finetun", "DATA", "--out", "OUT"], "no recipe 'finetun'; did you mean 'finetune'"),
+        (["finetune", "DATA", "--out", "OUT"], "recipe 'finetune' needs a model: name one, such as 'test_vit'"),
+        ([*ONE_STEP, "--set", "epoch=3"], "no setting 'epoch'; did you mean 'epochs'"),
+        ([*ONE_STEP, "--set", "lr"], "--set 'lr' is not of the form name=value"),
+        ([*ONE_STEP, "--set", "lr=1", "--set", "lr=2"], "--set 'lr' is given twice"),
+        (["--model", MODEL, "--set", "batch_size=1.5"], "batch_size '1.5' is not allowed: int is expected, such as 64"),
+        ([*ONE_STEP, "--set", "epochs=0"], "epochs must be more than 0, not 0"),
+        ([*ONE_STEP, "--precision", "fp64"], "precision 'fp64' is not allowed: fp32, bf16, fp16 are"),
+        ([*ONE_STEP, "--preset", "deiT"], "preset 'deiT' is not allowed for recipe 'finetune': default, micro, deit,"),
+        ([*ONE_STEP, "--model", "resnet81"], "no model 'resnet81'"),
+        ([*ONE_STEP, "--model", "test_vit", "--random", "--model-kwargs", "depht=2"], "cannot be created with"),
+        (["--model", MODEL], "batch_size 64 is larger than the data, 48 samples"),
+        ([*ONE_STEP, "--transform", "tome:r=8"], "attends inside"),
+        ([*ONE_STEP, "--model", "hiera_micro_motions"], "takes clips; recipe 'finetune' trains on images"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_write_nothing(words, said, plm, pictures, tmp_path):
+    if words[:1] != ["finetun"] and words[:1] != ["finetune"] and words:
+        words = ["finetune", "DATA", "--out", "OUT", *words]
+    names = {"DATA": pictures, "OUT": tmp_path / "out"}
+    result = plm("train", *(names.get(word, word) for word in words))
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.count("\n") == 1
+    assert said in result.err
+    assert not list((tmp_path / "out").glob("*.*"))
+
+
+def test_labels_that_differ_between_the_splits_are_named(plm, pictures, tmp_path):
+    data = tmp_path / "data"
+    (data / "val").mkdir(parents=True)
+    (data / "train").symlink_to(pictures / "train")
+    for name in ("circle", "star"):
+        (data / "val" / name).symlink_to(pictures / "val" / name)
+    result = plm("train", "finetune", data, "--out", tmp_path / "out", *ONE_STEP)
+    assert "the same classes in both splits" in result.err
+    assert "cross" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_named(workers, plm, pictures, tmp_path):
+    data = tmp_path / "data"
+    for name in ("star", "cross"):
+        (data / name).mkdir(parents=True)
+        whole = next((pictures / "train" / name).iterdir()).read_bytes()
+        (data / name / "a.png").write_bytes(whole)
+        (data / name / "b.png").write_bytes(whole[:100])
+    words = [*ONE_STEP, "--set", "batch_size=2", "--num-workers", workers]
+    result = plm("train", "finetune", data, "--out", tmp_path / "out", *words[:2], *words[4:])
+    assert result.code == 2
+    assert result.err.splitlines()[-1].startswith("plm: error: ")
+    assert "b.png" in result.err.splitlines()[-1]
+    assert not list((tmp_path / "out").iterdir())
