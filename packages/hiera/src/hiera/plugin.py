@@ -1,33 +1,39 @@
-"""Declare the models, weight layouts and commands of hiera to plm-core.
+"""Declare the models, weight layouts and recipes of hiera to plm-core.
 
 This module imports neither torch nor timm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hiera.configs import (
+    DETECTION_MEAN,
+    DETECTION_STD,
+    HIERADET,
+    IMAGE,
     MICRO_ABSWIN,
+    MICRO_DETECTOR,
     MICRO_DIGITS,
     MICRO_GREY,
     MICRO_MOTIONS,
     PAPER,
     SIZES,
     VIDEO,
+    VIDEO_SIZES,
     Size,
 )
 from plm_core.hookspecs import (
     VIDEO_MEAN,
     VIDEO_STD,
     BlockAdapter,
-    Command,
     Input,
     Micro,
     Model,
     Pretrained,
     TourStop,
+    Training,
     WeightLayout,
     hookimpl,
 )
@@ -144,6 +150,28 @@ def _micro(
     )
 
 
+def _detector(name: str, params: int) -> Model:
+    # SAM 2 has no base size. HieraDet's default windows and positions are those of base_plus, which is as deep as base.
+    return Model(
+        name=f"hiera_detector_{name}_1024",
+        family="hiera",
+        task="object-detection",
+        builder="hiera.detection:hiera_detector",
+        config={"trunk": HIERADET.get(name, IMAGE[name])},
+        params=params,
+        input=Input(size=(3, 1024, 1024), mean=DETECTION_MEAN, std=DETECTION_STD),
+        num_classes=80,
+        classifier=None,
+        first_conv=None,
+        out_indices=(),
+        license="Apache-2.0",
+        paper=PAPER,
+    )
+
+
+# The sizes of which the papers train detectors, with the numbers of parameters.
+DETECTOR_SIZES = {"base": 72_661_493, "base_plus": 90_920_309, "large": 234_516_773}
+
 DIGITS = tuple("0123456789")
 
 MICRO = (
@@ -192,11 +220,11 @@ MICRO = (
     _micro(
         "detector",
         params=432_189,
-        config={},
+        config={"trunk": HIERADET["micro"], **MICRO_DETECTOR},
         size=96,
         labels=SHAPES,
         metrics={"held-out shapes box mAP@[.5:.95]": 0.872, "held-out shapes mask mAP@[.5:.95]": 0.858},
-        builder="hiera.detection:micro_detector",
+        builder="hiera.detection:hiera_detector",
         task="object-detection",
         classifier=None,
         first_conv=None,
@@ -207,10 +235,11 @@ MICRO = (
 
 @hookimpl
 def plm_models() -> list[Model]:
-    """Declare the paper's image and video models, two smaller video models, and the micro models."""
+    """Declare the paper's image and video models, two smaller video models, detectors, and the micro models."""
     images = [_image(name, size) for name, size in SIZES.items()]
     videos = [_video(name, size) for name, size in SIZES.items()]
-    return [*images, *videos, *MICRO]
+    detectors = [_detector(name, params) for name, params in DETECTOR_SIZES.items()]
+    return [*images, *videos, *detectors, *MICRO]
 
 
 @hookimpl
@@ -248,9 +277,89 @@ def plm_block_adapters() -> list[BlockAdapter]:
 
 
 @hookimpl
-def plm_commands() -> list[Command]:
-    """Declare the command that trains Hiera by the papers' recipes."""
-    return [Command(name="hiera", help="Train Hiera by the papers' recipes.", implementation="hiera.cli:train")]
+def plm_trainings() -> list[Training]:
+    """Declare the papers' trainings: masked pretraining, and finetuning for classes and for detection."""
+    classes = "plm_core.runs.classification:train_"
+
+    def recipe(
+        name: str,
+        help: str,
+        data: str,
+        train: str,
+        table: str,
+        base: str,
+        micro: str,
+        sizes: Iterable[str],
+        *options: str,
+    ) -> Training:
+        return Training(
+            name=f"hiera-{name}",
+            help=help,
+            data=data,
+            train=train,
+            configs=f"hiera.recipes:{table}",
+            presets=_presets(base, sizes),
+            model=base,
+            micro=micro,
+            options=options,
+        )
+
+    image, video, detector = "hiera_image_base_224", "hiera_video_base_16x224", "hiera_detector_base_1024"
+    shapes, motions = "hiera_micro_shapes", "hiera_micro_motions"
+    pretrain, start = "hiera.recipes.pretraining:run", ("pretrained", "weights", "transforms")
+    return [
+        recipe("pretrain", "Pretrain on images with MAE.", "images", pretrain, "PRETRAIN_IMAGE", image, shapes, SIZES),
+        recipe(
+            "pretrain-video",
+            "Pretrain on videos with MAE.",
+            "videos",
+            pretrain,
+            "PRETRAIN_VIDEO",
+            video,
+            motions,
+            VIDEO_SIZES,
+        ),
+        recipe(
+            "finetune",
+            "Finetune a classifier of images by the Hiera paper.",
+            "images",
+            f"{classes}classifier",
+            "FINETUNE_IMAGE",
+            image,
+            shapes,
+            SIZES,
+            *start,
+        ),
+        recipe(
+            "finetune-video",
+            "Finetune a classifier of videos by the Hiera paper.",
+            "videos",
+            f"{classes}video_classifier",
+            "FINETUNE_VIDEO",
+            video,
+            motions,
+            VIDEO_SIZES,
+            *start,
+        ),
+        recipe(
+            "detect",
+            "Train a detector with masks.",
+            "coco",
+            "hiera.recipes.detecting:run",
+            "DETECT",
+            detector,
+            "hiera_micro_detector",
+            DETECTOR_SIZES,
+            "pretrained",
+            "weights",
+        ),
+    ]
+
+
+def _presets(base: str, sizes: Iterable[str]) -> dict[str, str]:
+    """Return the preset of each size by the name of its model, which is like that of the base size."""
+    head, tail = base.split("base")
+    return {f"{head}{size}{tail}": size for size in sizes} | {"hiera_micro_*": "micro"}
 
 
 @hookimpl

@@ -8,6 +8,6 @@
 from __future__ import annotations
 
 from hiera.detection.pyramid import Pyramid, SimplePyramid
-from hiera.detection.rcnn import Anchors, Detector, detector, micro_detector
+from hiera.detection.rcnn import Anchors, Detector, detector, hiera_detector, micro_detector
 
-__all__ = ["Anchors", "Detector", "Pyramid", "SimplePyramid", "detector", "micro_detector"]
+__all__ = ["Anchors", "Detector", "Pyramid", "SimplePyramid", "detector", "hiera_detector", "micro_detector"]

@@ -8,7 +8,7 @@ Shapes: B batch, C channels, H, W rows and columns; boxes are x0, y0, x1, y1 in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ class Detector(GeneralizedRCNN):
     def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module, transform: nn.Module, k: int) -> None:
         super().__init__(backbone, rpn, roi_heads, transform)
         self.num_classes = k
+        self.num_features: int = backbone.out_channels  # type: ignore[assignment]
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         """Return the losses by name in training mode, and the detections in eval mode.
@@ -257,18 +258,40 @@ def detector(
     return Detector(backbone, rpn, heads, transform, num_classes)
 
 
-def micro_detector(num_classes: int = 8, in_chans: int = 3, **settings: Any) -> Detector:
-    """Build a Mask R-CNN of 0.43M parameters for the scenes of ``plm_core.shapes`` at 96 pixels.
+def hiera_detector(
+    trunk: Mapping[str, Any],
+    num_classes: int = 80,
+    in_chans: int = 3,
+    img_size: int | Sequence[int] = 1024,
+    drop_path_rate: float = 0.0,
+    **settings: Any,
+) -> Detector:
+    """Build a detector on a HieraDet, with the keywords that every registered model takes.
 
     Args:
-        num_classes: Number of classes without the background; the scenes have eight shapes.
+        trunk: Keywords of `hiera.HieraDet`.
+        num_classes: Number of classes without the background.
         in_chans: Number of input channels. Only 3 is allowed, because torchvision's detectors normalise red, green and
             blue.
-        **settings: Keywords of `detector` that replace the micro model's.
+        img_size: Length in pixels to which the longest side of an image is resized, or height and width, of which the
+            longer counts.
+        drop_path_rate: Drop path rate of the trunk's last block.
+        **settings: Keywords of `detector`.
 
     Raises:
         InputError: ``in_chans`` is not 3.
     """
     if in_chans != 3:
         raise InputError(f"in_chans {in_chans} is not allowed: a detector takes 3 channels")
-    return detector(HieraDet(**configs.HIERADET["micro"]), num_classes, **{**configs.MICRO_DETECTOR, **settings})
+    longest = img_size if isinstance(img_size, int) else max(img_size)
+    return detector(HieraDet(**trunk, drop_path_rate=drop_path_rate), num_classes, img_size=longest, **settings)
+
+
+def micro_detector(num_classes: int = 8, **settings: Any) -> Detector:
+    """Build a Mask R-CNN of 0.43M parameters for the scenes of ``plm_core.shapes`` at 96 pixels.
+
+    Args:
+        num_classes: Number of classes without the background; the scenes have eight shapes.
+        **settings: Keywords of `hiera_detector` that replace the micro model's.
+    """
+    return hiera_detector(configs.HIERADET["micro"], num_classes, **{**configs.MICRO_DETECTOR, **settings})

@@ -3,8 +3,8 @@
     result = pretrain(model, data, PRETRAIN_IMAGE["base"])        # an autoencoder, on a dataset of (input, anything)
 
 The settings are those in the appendix of the Hiera paper. A configuration is data, and the loop is
-`plm_core.training.fit`. `plm_core.training.finetuning` trains classifiers.
-`hiera.recipes.folders` runs whole trainings from a folder, as ``plm hiera`` does.
+`plm_core.training.fit`. `plm_core.training.finetuning` trains classifiers. The modules `pretraining` and `detecting`
+are the recipes of ``plm train`` that plm-core does not have: from data to a model folder.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ class PretrainConfig:
             (section 4.1).
         scale: Smallest and largest area of the random crops, as fractions of the image.
         hflip: Probability of a horizontal flip.
+        decoder_embed_dim: Width of the decoder.
+        decoder_depth: Number of blocks in the decoder.
+        decoder_num_heads: Number of attention heads in the decoder.
     """
 
     recipe: Recipe
@@ -33,6 +36,9 @@ class PretrainConfig:
     drop_path: float = 0.0
     scale: tuple[float, float] = (0.2, 1.0)
     hflip: float = 0.5
+    decoder_embed_dim: int = 512
+    decoder_depth: int = 8
+    decoder_num_heads: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +158,9 @@ DETECT_VIT: dict[str, DetectConfig] = {
 
 # Training a micro model takes minutes on two cores.
 _MICRO_PRETRAIN = Recipe(epochs=20, batch_size=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
-PRETRAIN_IMAGE["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN)
-PRETRAIN_VIDEO["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, scale=(0.5, 1.0))
+_MICRO_DECODER: dict[str, Any] = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
+PRETRAIN_IMAGE["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, **_MICRO_DECODER)
+PRETRAIN_VIDEO["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, scale=(0.5, 1.0), **_MICRO_DECODER)
 FINETUNE_IMAGE["micro"] = FinetuneConfig.plain(
     Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0)
 )

@@ -36,6 +36,8 @@ def timm_filter(state: State, model: nn.Module, weights: Pretrained | None = Non
     state = check_state(dict(state), "the checkpoint")
     mapped, report = to_native(model, state, weights.layout if weights else None)
     untrained = weights.untrained if weights else ()
+    if not cfg.get("num_classes"):  # an encoder without classes, as pretrainings leave it, gets a new classifier
+        untrained = (*untrained, *(f"{name}." for name in as_tuple(cfg.get("classifier"))))
     own = model.state_dict()
     shapes = {key: tuple(value.shape) for key, value in own.items()} | _native_head(cfg, own, mapped)
     shapes = {key: shape for key, shape in shapes.items() if not key.startswith(untrained)}

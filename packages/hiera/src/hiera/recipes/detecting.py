@@ -1,0 +1,65 @@
+"""The recipe ``hiera-detect``: a detector on data in COCO's format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hiera import coco
+from hiera.detection import Detector
+from hiera.hieradet import HieraDet
+from hiera.recipes.steps import detect
+from hiera.recipes.tables import DetectConfig
+from plm_core import InputError, weights
+from plm_core.datasets import check_classes
+from plm_core.runs import Job, Trained
+from plm_core.runs.job import load_body
+
+
+def run(job: Job) -> Trained | None:
+    """Train a detector on ``job.data``/train, and score it on ``job.data``/val."""
+    config: DetectConfig = job.config
+    train, val = (
+        coco.CocoDetection(Path(job.data) / split / "images", Path(job.data) / split / "instances.json")
+        for split in ("train", "val")
+    )
+    check_classes(job.data, list(train.names.values()), list(val.names.values()))
+    train.transform = coco.LargeScaleJitter(config.img_size, config.scale)
+    shape: dict[str, Any] = {"num_classes": len(train.names), "img_size": config.img_size}
+    shape |= {"cascade": True} if config.cascade else {}
+    model = job.create(load=load_trunk, drop_path_rate=config.drop_path, **shape)
+    if not isinstance(model, Detector):
+        raise InputError(f"model {job.model!r} is a {type(model).__name__}; recipe {job.recipe!r} trains a Detector")
+    result = detect(model, train, config, **job.options)
+    if not result.main:
+        return None
+    trained = job.rebuild(result.state, **shape)
+    objects = sum(len(entries) for entries in train.objects.values())
+    return Trained(
+        model=trained,
+        labels=list(train.names.values()),
+        scores=coco.evaluate(trained, val, num_workers=job.num_workers),
+        history=result.history,
+        data=f"{len(train)} images with {objects} objects of {len(train.names)} classes, {len(val)} held-out images",
+    )
+
+
+def load_trunk(model: nn.Module, file: Path) -> None:
+    """Load a pretrained encoder into the trunk of a detector.
+
+    Args:
+        model: A detector.
+        file: Weights of a Hiera, in any layout, or of a HieraDet.
+
+    Raises:
+        InputError: The model is no detector, or the file holds a Hiera of another size.
+        WeightsError: The file cannot be read, or does not hold an encoder of this size.
+    """
+    trunk: Any = model.backbone.trunk if isinstance(model, Detector) else model
+    mapped, _ = weights.to_native(trunk, weights.read(file))
+    if isinstance(trunk, HieraDet) and "pos_embed_window" not in mapped:
+        trunk.load_hiera(mapped)
+    else:
+        load_body(trunk, file)

@@ -1,0 +1,211 @@
+"""hiera's recipes by `plm train`, from data to model folders, with tiny models and in this process.
+
+tests/hub/test_trainings.py runs each recipe and checks its folder, and tests/plm_core/test_runs.py checks the options.
+"""
+
+import csv
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import plm_core
+from hiera import configs, recipes
+from hiera.detection import micro_detector
+from hiera.mae import MaskedAutoencoderHiera
+from hiera.model import Hiera
+from plm_core import shapes, weights
+from plm_core.training.overrides import override
+
+MODEL = ["--model", "hiera_micro_shapes"]
+
+
+def settings(**changes):
+    return [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+
+
+SHORT = [*MODEL, *settings(batch_size=24, epochs=2, warmup_epochs=0)]
+STILL = settings(batch_size=24, lr=1e-12, warmup_epochs=0)  # weights that start somewhere stay there
+
+
+def losses(out):
+    with (out / "curve.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+
+def assert_same_body(a, b, atol=1e-9):
+    body = [name for name in a if not name.startswith("head.")]
+    assert len(body) > 20
+    for name in body:
+        torch.testing.assert_close(a[name], b[name], atol=atol, rtol=0)
+
+
+def assert_one_line(result, said):
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.count("\n") == 1
+    assert result.err.startswith("plm: error: ")
+    assert said in result.err
+
+
+@pytest.fixture(scope="module")
+def pretrained(pictures, tmp_path_factory):
+    """Return the folder that a short pretraining has left."""
+    from plm_core.runs import train
+
+    out = tmp_path_factory.mktemp("pretrained") / "out"
+    changes = {"epochs": 2, "batch_size": 24, "warmup_epochs": 0}
+    train("hiera-pretrain", pictures, out, model="hiera_micro_shapes", settings=changes)
+    return out
+
+
+def test_a_pretraining_leaves_the_encoder_and_the_autoencoder(pretrained):
+    config = json.loads((pretrained / "config.json").read_text())
+    assert (config["architecture"], config["num_classes"]) == ("hiera_micro_shapes", 0)
+    decoder = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4, "q_pool": 0}
+    whole = MaskedAutoencoderHiera(**{**configs.MICRO_GREY, **decoder})
+    weights.load(whole, pretrained / "autoencoder.safetensors")
+    assert_same_body(load_file(pretrained / "model.safetensors"), whole.state_dict(), atol=0)
+
+
+@pytest.mark.parametrize("way", ["folder", "weights"])
+def test_a_finetuning_starts_from_a_pretraining(way, plm, pictures, pretrained, tmp_path):
+    model = ["--model", pretrained] if way == "folder" else [*MODEL, "--weights", pretrained / "model.safetensors"]
+    words = ["hiera-finetune", pictures, *model, "--max-steps", 1, *STILL]
+    result = plm("train", *words, "--out", tmp_path / "out")
+    assert result.code == 0, result.err
+    trained = load_file(tmp_path / "out" / "model.safetensors")
+    assert_same_body(load_file(pretrained / "model.safetensors"), trained)
+    assert trained["head.fc.weight"].shape == (3, 64)
+
+
+def test_absolute_win_positions_are_a_keyword_of_the_model(plm, pictures, tmp_path):
+    words = ["hiera-pretrain", pictures, *SHORT, "--max-steps", 1, "--model-kwargs", "abs_win_pos_embed=False"]
+    assert plm("train", *words, "--out", tmp_path / "out").code == 0
+    assert "pos_embed_win" not in load_file(tmp_path / "out" / "model.safetensors")
+    assert plm_core.create_model(str(tmp_path / "out"), pretrained=True).pos_embed_win is None
+
+
+def test_masked_pretraining_learns(plm, pictures, tmp_path):
+    changes = settings(batch_size=24, epochs=40, warmup_epochs=4)
+    result = plm("train", "hiera-pretrain", pictures, "--out", tmp_path / "out", *MODEL, *changes)
+    assert result.code == 0, result.err
+    assert losses(tmp_path / "out")[-1] < 0.9 * losses(tmp_path / "out")[0]
+
+
+def test_finetuning_learns(plm, pictures, pretrained, tmp_path):
+    changes = settings(batch_size=24, epochs=50, warmup_epochs=4, lr=3e-3, smoothing=0, scale="(0.9,1.0)", hflip=0.0)
+    words = ["hiera-finetune", pictures, "--out", tmp_path / "out", "--model", pretrained, *changes]
+    result = plm("train", *words)
+    assert result.code == 0, result.err
+    assert losses(tmp_path / "out")[-1] < 0.7 * losses(tmp_path / "out")[0]
+
+
+def test_a_video_pretraining_is_finetuned(plm, videos, tmp_path):
+    first, then = tmp_path / "mae", tmp_path / "classifier"
+    short = settings(batch_size=8, epochs=2, warmup_epochs=0)
+    result = plm(
+        "train", "hiera-pretrain-video", videos / "train", "--out", first, "--model", "hiera_micro_motions", *short
+    )
+    assert result.code == 0, result.err
+    result = plm("train", "hiera-finetune-video", videos, "--out", then, "--model", first, *short)
+    assert result.code == 0, result.err
+    assert result.scores["val top-1 %"] in (0, 25, 50, 75, 100)
+    assert plm_core.create_model(str(then), pretrained=True).pretrained_cfg["label_names"] == ["left", "still"]
+
+
+def test_a_video_that_is_too_short_is_named(plm, write_video, tmp_path):
+    clip = shapes.Clips("train", size=32, frames=8, count=1)[0]
+    write_video(tmp_path / "data" / "still" / "short.mp4", clip.frames)
+    model = ["--model", "hiera_micro_motions", *settings(batch_size=1)]
+    result = plm("train", "hiera-pretrain-video", tmp_path / "data", "--out", tmp_path / "out", *model)
+    assert_one_line(result, "short.mp4 has 8 frames that can be decoded; 8 frames, stride 4, start 0 need 29")
+
+
+@pytest.mark.parametrize("abs_win", [True, False])
+def test_a_detection_starts_from_a_hiera(abs_win, plm, objects, detector_encoder, tmp_path):
+    encoder = Hiera(**detector_encoder, abs_win_pos_embed=abs_win, global_pos_size=(6, 6))
+    weights.save(encoder, tmp_path / "encoder.safetensors")
+    words = ["--weights", tmp_path / "encoder.safetensors", "--model", "hiera_micro_detector", "--max-steps", 1]
+    changes = settings(batch_size=4, lr=1e-12, warmup_epochs=0)
+    result = plm("train", "hiera-detect", objects, "--out", tmp_path / "out", *words, *changes)
+    assert result.code == 0, result.err
+    assert {"box mAP@[.5:.95]", "mask mAP@[.5:.95]"} <= result.scores.keys()
+    trained = load_file(tmp_path / "out" / "model.safetensors")
+    for name, value in encoder.state_dict().items():
+        if name.startswith(("blocks.", "patch_embed.")):
+            torch.testing.assert_close(trained[f"backbone.trunk.{name}"], value, atol=1e-9, rtol=0)
+
+
+def test_a_cascade_is_a_setting_that_the_folder_remembers(plm, objects, tmp_path):
+    words = ["--model", "hiera_micro_detector", "--max-steps", 1, *settings(batch_size=4, cascade=True)]
+    result = plm("train", "hiera-detect", objects, "--out", tmp_path / "out", "--random", *words)
+    assert result.code == 0, result.err
+    weights.load(micro_detector(cascade=True), tmp_path / "out" / "model.safetensors")
+    again = plm_core.create_model(str(tmp_path / "out"), pretrained=True)
+    assert len(again.roi_heads.coders) == 3
+    assert again.pretrained_cfg["label_names"] == list(shapes.SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "words", "said"),
+    [
+        ("pretrain", "hiera_micro_shapes", ["--weights", "x"], "is not for recipe 'hiera-pretrain', which has no such"),
+        ("pretrain", "hiera_micro_shapes", ["--pretrained"], "pretrained True is not for recipe 'hiera-pretrain'"),
+        ("pretrain", "test_vit", ["--preset", "micro"], "model 'test_vit' is a VisionTransformer; recipe"),
+        ("pretrain", "test_vit", [], "has no preset for model 'test_vit'; choose one: tiny, small, base, base_plus,"),
+        ("finetune", "hiera_micro_motions", ["--preset", "micro"], "takes clips; recipe 'hiera-finetune' trains on im"),
+        ("detect", "hiera_micro_shapes", ["--preset", "micro"], "is a Hiera; recipe 'hiera-detect' trains a Detector"),
+        ("detect", "hiera_micro_detector", ["--transform", "tome:r=8"], "is not for recipe 'hiera-detect'"),
+    ],
+)
+def test_what_does_not_fit_a_recipe_is_named(recipe, model, words, said, plm, pictures, objects, tmp_path):
+    data = objects if recipe == "detect" else pictures
+    out = tmp_path / "out"
+    assert_one_line(plm("train", f"hiera-{recipe}", data, "--out", out, "--model", model, *SHORT[2:], *words), said)
+    assert not out.exists()
+
+
+def test_an_encoder_that_does_not_fit_is_refused(plm, pictures, objects, tmp_path):
+    weights.save(Hiera(**{**configs.MICRO_GREY, "embed_dim": 48}, num_classes=0), tmp_path / "wide.safetensors")
+    (tmp_path / "text.safetensors").write_text("no")
+    words = ["--out", tmp_path / "out", "--weights"]
+    result = plm("train", "hiera-finetune", pictures, *words, tmp_path / "wide.safetensors", *SHORT)
+    assert_one_line(result, "weights do not fit Hiera")
+    detector = ["--model", "hiera_micro_detector"]
+    result = plm("train", "hiera-detect", objects, *words, tmp_path / "wide.safetensors", *detector)
+    assert_one_line(result, "hiera does not fit this HieraDet: ")
+    result = plm("train", "hiera-finetune", pictures, *words, tmp_path / "text.safetensors", *SHORT)
+    assert_one_line(result, "text.safetensors is not a readable safetensors file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_objects_of_other_classes_are_named(plm, objects, tmp_path):
+    content = json.loads((objects / "val" / "instances.json").read_text())
+    content["categories"][0]["name"] = "egg"
+    data = tmp_path / "objects"
+    (data / "val").mkdir(parents=True)
+    (data / "train").symlink_to(objects / "train")
+    (data / "val" / "images").symlink_to(objects / "val" / "images")
+    (data / "val" / "instances.json").write_text(json.dumps(content))
+    result = plm("train", "hiera-detect", data, "--out", tmp_path / "out", "--model", "hiera_micro_detector")
+    assert_one_line(result, "circle, egg")
+
+
+def test_settings_of_the_right_type_are_accepted():
+    """A float may be whole, a whole default may become a fraction, and None is accepted where it is allowed."""
+    text = {
+        "epochs": "0.5",
+        "warmup_epochs": "0.1",
+        "lr": "1",
+        "layer_decay": "None",
+        "clip_grad": "3",
+        "milestones": "(0.5, 0.9, 1)",
+    }
+    config = override(recipes.FINETUNE_IMAGE["base"], {**text, "scale": "(0.5, 1)", "auto_augment": "rand-m7"})
+    recipe = config.recipe
+    assert (recipe.epochs, recipe.lr, recipe.layer_decay, recipe.clip_grad) == (0.5, 1, None, 3)
+    assert (recipe.milestones, config.scale, config.auto_augment) == ((0.5, 0.9, 1), (0.5, 1), "rand-m7")
+    assert (config.mixup, recipe.batch_size) == (0.8, 1024)
+    assert recipes.FINETUNE_IMAGE["base"].recipe.epochs == 100
