@@ -70,7 +70,7 @@ def test_finetuning_while_merging_learns_and_keeps_merging(held_out):
     before = [p.clone() for p in model.parameters()]
     config = replace(FINETUNE_CONFIG, recipe=replace(FINETUNE_CONFIG.recipe, epochs=1, batch_size=32))
     data = micro_shapes.scenes("train", 96)
-    trained = finetune(model, data, MergedFinetuneConfig(base=config, r=24), 8, seed=0)
+    trained = finetune(model, data, MergedFinetuneConfig(**vars(config), r=24), 8, seed=0)
     assert trace(model, held_out.x[:1]).tokens[0] == 145 - 24
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert trained.history[-1]["loss"] > 0
@@ -90,10 +90,10 @@ def test_recipe_writes_a_file_that_the_name_loads(tmp_path, monkeypatch):
 
 def test_the_papers_recipes_are_those_of_the_models_without_merging():
     mae = finetuning.PAPER["mae_base_r16"]
-    assert mae.base.recipe.lr == 1e-3 * mae.base.recipe.batch_size / 256
+    assert mae.recipe.lr == 1e-3 * mae.recipe.batch_size / 256
     assert (mae.r, mae.unmerge) == (16, True)
     deit = finetuning.PAPER["deit_small_r13"]
-    assert deit.base.recipe.lr == 5e-4 * deit.base.recipe.batch_size / 512
+    assert deit.recipe.lr == 5e-4 * deit.recipe.batch_size / 512
 
 
 @pytest.mark.slow

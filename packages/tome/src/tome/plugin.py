@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plm_core.hookspecs import Command, Input, Micro, Model, Pretrained, TourStop, Transform, hookimpl
+from plm_core.hookspecs import Command, Input, Micro, Model, Pretrained, TourStop, Training, Transform, hookimpl
 from plm_core.shapes.words import SHAPES
 
 
@@ -54,6 +54,30 @@ def plm_models() -> list[Model]:
                     note="trained by plm retrain tome_micro_shapes; see its model card",
                 ),
             ),
+        )
+    ]
+
+
+@hookimpl
+def plm_trainings() -> list[Training]:
+    """Declare the paper's finetuning while tokens merge."""
+    return [
+        Training(
+            name="tome-finetune",
+            help="Finetune a classifier while its tokens merge.",
+            data="images",
+            train="tome.finetuning:run",
+            configs="tome.finetuning:PRESETS",
+            presets={
+                "deit_tiny_*": "deit_tiny_r13",
+                "deit_small_*": "deit_small_r13",
+                "vit_base_*": "mae_base_r16",
+                "vit_large_*": "mae_large_r8",
+                "vit_huge_*": "mae_huge_r7",
+                "tome_micro_*": "micro",
+            },
+            micro="tome_micro_shapes",
+            options=("pretrained", "weights", "transforms"),
         )
     ]
 

@@ -49,9 +49,14 @@ class FinetuneConfig:
     hflip: float = 0.5
 
     @classmethod
-    def plain(cls, recipe: Recipe) -> Self:
-        """Return the settings for a model too small for drop path, RandAugment, mixup and cutmix: without them."""
-        return cls(recipe=recipe, drop_path=0.0, auto_augment=None, mixup=0.0, cutmix=0.0)
+    def plain(cls, recipe: Recipe, **fields: Any) -> Self:
+        """Return the settings for a model too small for drop path, RandAugment, mixup and cutmix: without them.
+
+        Args:
+            recipe: The optimisation.
+            **fields: Further fields.
+        """
+        return cls(recipe=recipe, drop_path=0.0, auto_augment=None, mixup=0.0, cutmix=0.0, **fields)
 
 
 def finetune(

@@ -39,7 +39,7 @@ def measure(seed: int = 0) -> list[dict[str, float]]:
                 row["tokens"] = trace(model, held_out.x[:1]).tokens[-1]
         if r in FINETUNED_R:
             finetuned = copy.deepcopy(model)
-            finetune(finetuned, data, MergedFinetuneConfig(base=FINETUNE_CONFIG, r=r), len(SHAPES), seed=seed)
+            finetune(finetuned, data, MergedFinetuneConfig(**vars(FINETUNE_CONFIG), r=r), len(SHAPES), seed=seed)
             row["finetuned while merging"] = accuracy(finetuned, held_out, batch_size=250)
         rows.append(row)
     return rows
