@@ -6,6 +6,7 @@ Each start of a process costs seconds, so one test checks much.
 import json
 import math
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -101,7 +102,9 @@ def test_the_command_in_two_processes(pictures, tmp_path):
     changes = {"batch_size": 8, "epochs": 2, "warmup_epochs": 1}
     words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
     command = [PLM, "hiera", "pretrain", pictures, "--out", tmp_path / "out", "--size", "micro", "--fsdp", *words]
-    (line,) = torchrun("--no-python", *command).stdout.splitlines()
+    done = torchrun("--no-python", *command)
+    assert re.findall(r"^epoch \S+", done.stderr, re.MULTILINE) == ["epoch 1/2", "epoch 2/2"]
+    (line,) = done.stdout.splitlines()
     name, loss, _ = line.split("\t")
     assert name == "training loss"
     assert math.isfinite(float(loss))

@@ -12,8 +12,10 @@ same script under ``torchrun``). Training needs the extra ``plm-core[train]``.
 - ``recipe``: the optimisation, as data.
 - ``loop``: `fit`, which trains a model by a recipe.
 - ``arguments``: the Trainer's settings that follow from a recipe.
+- ``callbacks``: what steers the Trainer.
 - ``checkpoints``: the folder of a training and its checkpoints.
 - ``curve``: the history as a table and as a picture.
+- ``display``: the progress on stderr, with the pace that ``pace`` measures.
 - ``evaluation``: evaluation in the middle of a training.
 - ``history``: the logged values by step.
 - ``overrides``: changes to a configuration, written as text such as ``epochs=100``.

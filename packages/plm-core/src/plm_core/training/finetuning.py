@@ -20,6 +20,7 @@ from plm_core.errors import InputError
 from plm_core.training.evaluation import eval_mode
 from plm_core.training.loop import TrainResult, fit
 from plm_core.training.recipe import Recipe
+from plm_core.utils.progress import track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,8 @@ def accuracy(model: nn.Module, data: Dataset[Any], batch_size: int = 64, num_wor
     correct = total = 0
     device = next(model.parameters()).device
     with eval_mode(model), torch.inference_mode():
-        for x, y in torch.utils.data.DataLoader(data, batch_size, num_workers=num_workers):
+        loader = torch.utils.data.DataLoader(data, batch_size, num_workers=num_workers)
+        for x, y in track(loader, "evaluating", len(loader)):
             correct += int((model(x.to(device)).argmax(1).cpu() == y).sum())
             total += len(y)
     return 100 * correct / total

@@ -31,3 +31,13 @@ def history(log: Iterable[Mapping[str, float]], aug_repeats: int = 1) -> list[di
                 name.removeprefix(EVALUATION): value for name, value in values.items() if name.startswith(EVALUATION)
             }
     return list(entries.values())
+
+
+def complete(epochs: float) -> int:
+    """Return how many epochs are complete. A sum of fractions may be short of a whole number."""
+    return int(epochs + 1e-6)
+
+
+def passed(before: float, after: float, every: float = 1.0) -> bool:
+    """Return whether a multiple of ``every`` epochs has been reached between two moments of a training."""
+    return complete(after / every) > complete(before / every)

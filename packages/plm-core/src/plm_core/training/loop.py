@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,6 @@ from plm_core.training.evaluation import Evaluate
 from plm_core.training.history import history
 from plm_core.training.recipe import Loss, Recipe
 from plm_core.training.seeding import Collate, Seeded
-from plm_core.utils.progress import interactive
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ def fit(
     fsdp: bool = False,
     evaluate: Evaluate | None = None,
     evaluate_every: float = 1.0,
+    show: bool = True,
     callbacks: Sequence[Any] = (),
 ) -> TrainResult:
     """Train a model in place.
@@ -83,7 +83,7 @@ def fit(
             ``recipe.batch_size``). If it is smaller than that share, gradients are accumulated.
         precision: "fp32", or "bf16" or "fp16" to train under autocast.
         max_steps: Stop after this many optimiser steps. The schedule is still that of the whole training.
-        log_steps: Steps between logged values.
+        log_steps: Steps between logged values. The end of each epoch is logged too.
         fsdp: Whether to shard the parameters over the processes (FSDP) instead of copying them (DDP).
         evaluate: A function ``evaluate(model)`` that returns named scores, such as {"val top-1 %": 83.1}, for the
             history. It is called with the model in eval mode and without gradients. The training goes on as if there
@@ -91,6 +91,7 @@ def fit(
             the same time, since a sharded model needs all of them, and the scores of the main process count.
         evaluate_every: Epochs between evaluations (a fraction for several per epoch, or more than 1). There is always
             one at the end of the training.
+        show: Whether the main process shows the progress on stderr: a bar on a terminal, else a line per epoch.
         callbacks: Callbacks of transformers (TrainerCallback).
 
     Raises:
@@ -106,6 +107,7 @@ def fit(
     except ModuleNotFoundError as e:
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
     from plm_core.training.arguments import training_arguments
+    from plm_core.training.display import display
     from plm_core.training.trainer import RecipeTrainer
 
     if not evaluate_every > 0:
@@ -125,7 +127,7 @@ def fit(
             save_steps=save_steps,
             logging_steps=log_steps,
             report_to=[],
-            disable_tqdm=not interactive(),
+            disable_tqdm=True,
             dataloader_num_workers=num_workers,
         )
         samples = Seeded(data, seed, recipe.aug_repeats)
@@ -147,7 +149,9 @@ def fit(
         torch.manual_seed(seed + arguments.process_index)
         np.random.seed(seed + arguments.process_index)
         newest = newest_checkpoint(folder) if resume else None
-        with _one_line():
+        with _one_line(), ExitStack() as shown:
+            if show and trainer.is_world_process_zero():
+                trainer.add_callback(shown.enter_context(display(recipe, max_steps)))
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         # mixed precision leaves a wrapper around the forward of the caller's model

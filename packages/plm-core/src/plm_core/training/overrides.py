@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from types import UnionType
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from plm_core.errors import InputError, UnknownName
 from plm_core.utils.near_misses import miss
+from plm_core.utils.progress import main_process
 
 Config = TypeVar("Config")
 
@@ -61,7 +61,7 @@ def override(config: Config, changes: Mapping[str, str]) -> Config:
         own_changes["recipe"] = replace(nested, **inner)
     changed: Config = replace(config, **own_changes)  # type: ignore[type-var]
     for name, value in warmup.items():
-        if os.environ.get("RANK", "0") == "0":  # set by torchrun, where every process comes here
+        if main_process():
             _log.warning("%s follows epochs: %.4g -> %.4g", name, (recipe | own)[name], value)
     return changed
 

@@ -9,9 +9,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer
 
 from plm_core.errors import InputError
+from plm_core.training.callbacks import Epochs, StopAfter
 from plm_core.training.evaluation import Evaluate, undisturbed
 from plm_core.training.history import EVALUATION
 from plm_core.training.recipe import Loss, Recipe, parameter_groups
@@ -36,9 +37,9 @@ class RecipeTrainer(Trainer):
         self.scoring = scoring
         self.parts: dict[str, list[Tensor]] = {}
         self.model_accepts_loss_kwargs = False  # accumulated losses are then averaged
-        self.remove_callback(PrinterCallback)  # the values are in the history, and a progress bar is shown
-        self.add_callback(_Stops(max_steps))
-        self.add_callback(_Epochs(self.train_dataset, evaluate_every / recipe.aug_repeats if scoring else None))
+        self.remove_callback(PrinterCallback)  # `display` shows what is going on
+        self.add_callback(StopAfter(max_steps))
+        self.add_callback(Epochs(self.train_dataset, recipe.aug_repeats, evaluate_every if scoring else None))
 
     def create_accelerator_and_postprocess(self) -> None:
         """Let FSDP run on CPUs too. torch supports that (over gloo), but accelerate silently falls back to DDP."""
@@ -114,47 +115,3 @@ class RecipeTrainer(Trainer):
         if "learning_rate" in logs:  # it is that of the first group, which layer_decay scales
             logs["learning_rate"] *= self.recipe.lr / float(self.lr_scheduler.base_lrs[0])
         super().log({**logs, **means}, start_time)
-
-
-class _Stops(TrainerCallback):
-    """A callback that stops after ``max_steps`` and saves a checkpoint there."""
-
-    def __init__(self, max_steps: int | None) -> None:
-        self.max_steps = max_steps
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.max_steps is not None and state.global_step >= self.max_steps:
-            control.should_training_stop = True
-            control.should_save = args.save_strategy != "no"
-
-
-class _Epochs(TrainerCallback):
-    """A callback that tells the dataset the epoch, and has the model evaluated and the values logged when it is time.
-
-    Args:
-        data: The dataset.
-        evaluate_every: Epochs of the Trainer between evaluations; None for no evaluation.
-    """
-
-    def __init__(self, data: Any, evaluate_every: float | None) -> None:
-        self.data = data
-        self.evaluate_every = evaluate_every
-        self.evaluations = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.evaluations = self._due(state)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.data.epoch = int(state.epoch)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        ends = control.should_training_stop or state.global_step >= state.max_steps
-        due, self.evaluations = self._due(state) > self.evaluations, self._due(state)
-        if self.evaluate_every and (ends or due):
-            control.should_evaluate = True
-        if ends or control.should_evaluate:
-            control.should_log = True  # also the steps after the last multiple of log_steps
-
-    def _due(self, state: Any) -> int:
-        """Return how many evaluations belong to the steps so far. A sum of fractions may be short of a whole number."""
-        return int((state.epoch or 0) / self.evaluate_every + 1e-6) if self.evaluate_every else 0

@@ -1,0 +1,61 @@
+"""Callbacks that steer the Trainer. Import it late, since it imports transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from plm_core.training.history import passed
+
+
+class StopAfter(TrainerCallback):
+    """A callback that stops the training after a number of steps and saves a checkpoint there.
+
+    Args:
+        max_steps: The number of steps; None for no stop.
+    """
+
+    def __init__(self, max_steps: int | None) -> None:
+        self.max_steps = max_steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop if it is time."""
+        if self.max_steps is not None and state.global_step >= self.max_steps:
+            control.should_training_stop = True
+            control.should_save = args.save_strategy != "no"
+
+
+class Epochs(TrainerCallback):
+    """A callback that tells the dataset the epoch, and has values logged and the model evaluated when it is time.
+
+    Values are logged at the end of each epoch and of the training, whatever the Trainer's logging steps.
+
+    Args:
+        data: The dataset.
+        aug_repeats: Passes over the data that the Trainer counts as one epoch.
+        evaluate_every: Epochs between evaluations; None for no evaluation.
+    """
+
+    def __init__(self, data: Any, aug_repeats: int, evaluate_every: float | None) -> None:
+        self.data = data
+        self.aug_repeats = aug_repeats
+        self.evaluate_every = evaluate_every
+        self.epoch = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Read the epoch, which is not 0 in a resumed training."""
+        self.epoch = (state.epoch or 0) * self.aug_repeats
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Tell the dataset the epoch."""
+        self.data.epoch = int(state.epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for logged values and an evaluation if it is time."""
+        before, self.epoch = self.epoch, state.epoch * self.aug_repeats
+        ends = control.should_training_stop or state.global_step >= state.max_steps
+        if self.evaluate_every and (ends or passed(before, self.epoch, self.evaluate_every)):
+            control.should_evaluate = True
+        if ends or control.should_evaluate or passed(before, self.epoch):
+            control.should_log = True
