@@ -22,6 +22,7 @@ LAYERS = (
     ("datasets", "hub", "transforms", "samples", "shapes", "video"),
     ("weights",),
     ("timm_bridge",),
+    ("sources",),
     ("models", "embedding"),
     ("blocks",),
     ("adapters", "training"),

@@ -324,7 +324,11 @@ def test_a_declaration_that_timm_cannot_take_hurts_no_other(plm_registry, caplog
         (f"{MICRO}.sklearn_digit", UnknownName, f"no tag of model '{MICRO}' named 'sklearn_digit'; did you mean 'skl"),
         ("test_resnet.r161_in1k", UnknownName, "did you mean 'r160_in1k'?"),
         (f"{MICRO}.", None, ""),
-        ("gopher:org/name", InputError, "has source 'gopher'; 'hf-hub:' and 'local-dir:' are allowed"),
+        (
+            "gopher:org/name",
+            InputError,
+            "has source 'gopher'; 'hf-hub:', 'local-dir:', 'torchvision:', 'transformers:' are allowed",
+        ),
         ("local-dir:/no/such/folder", WeightsError, "/no/such/folder"),
         ("hf-hub:org/name", WeightsError, "HF_HUB_OFFLINE is set"),
         ("org/name", WeightsError, "HF_HUB_OFFLINE is set"),

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from plm_core.errors import NotSupported
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
-from plm_core.utils.references import class_paths, resolve
-
-LIBRARIES = ("torchvision.models", "transformers.models")
-"""The packages that define models whose classifier is known: its last linear layer, or its part ``classifier``."""
+from plm_core.sources.torchvision import Origin, is_of_torchvision
+from plm_core.sources.transformers import is_of_transformers
+from plm_core.utils.references import resolve
 
 
 def embed(model: Any, x: Tensor) -> Tensor:
@@ -137,13 +136,13 @@ def _by_image_tower(model: Any, x: Tensor) -> Tensor | None:
 
 def _classifier(model: nn.Module) -> nn.Module | None:
     """Return the part that turns the embedding into logits, for a model of a library where that is known."""
-    libraries = {library for path in class_paths(model) for library in LIBRARIES if path.startswith(library)}
-    if not libraries:
-        return None
-    named = getattr(model, "classifier", None)
-    if isinstance(named, nn.Module) and "transformers.models" in libraries:
+    if isinstance(origin := getattr(model, "plm_origin", None), Origin):
+        return model.get_submodule(origin.classifier) if origin.classifier else None
+    if is_of_transformers(model) and isinstance(named := getattr(model, "classifier", None), nn.Module):
         return named
-    return next((part for part in reversed(list(model.modules())) if isinstance(part, nn.Linear)), None)
+    if is_of_transformers(model) or is_of_torchvision(model):
+        return next((part for part in reversed(list(model.modules())) if isinstance(part, nn.Linear)), None)
+    return None
 
 
 def _outermost(model: nn.Module) -> Iterator[nn.Module]:

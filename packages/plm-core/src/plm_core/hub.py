@@ -6,7 +6,7 @@ All environment variables of huggingface_hub apply: HF_HOME, HF_ENDPOINT, HF_HUB
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,19 @@ def fetch(file: HubFile, cache_dir: str | Path | None = None) -> Path:
 
     with one_line(f"cannot get {file}"):
         return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
+
+
+def fetch_folder(repo: HubFile, patterns: Sequence[str]) -> Path:
+    """Download the files of a repository that match the patterns, and return the folder in the cache that has them.
+
+    Raises:
+        WeightsError: The repository cannot be downloaded. The message names it and, when offline, the cache folder.
+    """
+    from huggingface_hub import snapshot_download
+
+    name = repo.repo + (f"@{repo.revision}" if repo.revision else "")
+    with one_line(f"cannot get {name}"):
+        return Path(snapshot_download(repo.repo, revision=repo.revision, allow_patterns=list(patterns)))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -15,20 +15,25 @@ from plm_core.errors import DuplicateName, InputError, PluginError, UnknownName,
 from plm_core.hookspecs import Input, Model
 from plm_core.hub import CONFIG_FILE, HubFile, check_config, one_line
 from plm_core.registry import registry
+from plm_core.sources import torchvision, transformers
+from plm_core.utils.images import Channels
 from plm_core.utils.near_misses import miss
 
-SOURCES = ("hf-hub", "hf_hub", "local-dir")  # hf_hub is timm's older spelling
+LIBRARIES = {"torchvision": torchvision.create, "transformers": transformers.create}
+SOURCES = ("hf-hub", "hf_hub", "local-dir", *LIBRARIES)  # hf_hub is timm's older spelling
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Create a model of timm or of any plug-in, with ``timm.create_model``.
+    """Create a model of timm or of any plug-in, with ``timm.create_model``, or one of another library.
 
     Args:
         name: ``name``, ``name.tag``, ``hf-hub:org/name[@revision]`` (or just ``org/name``) or ``local-dir:path`` (or
-            just the path of a model folder).
+            just the path of a model folder) for a model with timm's interface. ``torchvision:resnet50`` or
+            ``torchvision:resnet50.IMAGENET1K_V1`` for a model of torchvision. ``transformers:org/name[@revision]`` or
+            ``transformers:path`` for a model of transformers.
         pretrained: Load weights. If the name has no tag, they are those of the default tag.
         **kwargs: Keywords of timm: ``num_classes`` (0 for no classifier), ``in_chans``, ``img_size``,
-            ``features_only``...
+            ``features_only``... The other libraries take ``num_classes`` too, and keywords of their own.
 
     Raises:
         UnknownName: There is no such model or tag. The message gives similar names and the distribution that would
@@ -36,6 +41,8 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         DuplicateName: Two plug-ins declare the name.
         PluginError: timm cannot register what the plug-in declares.
         WeightsError: The weights cannot be obtained or do not fit.
+        NotSupported: ``num_classes`` has no meaning for the model.
+        MissingDependency: The library of the model is not installed.
 
     Example:
         >>> import plm_core
@@ -44,19 +51,29 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         >>> plm_core.create_model("test_vit", num_classes=3).num_classes  # a model of timm
         3
     """
-    import timm
-
+    source, colon, rest = name.partition(":")
+    if colon and (create := LIBRARIES.get(source.lower())) is not None:
+        return create(rest, pretrained, **kwargs)
     timm_bridge.register()
     name = _with_source(name)
-    if name.lower().startswith("local-dir:"):
-        check_config(Path(name.partition(":")[2]))
-    if ":" not in name:
+    source, colon, rest = name.partition(":")
+    if source.lower() == "local-dir":
+        check_config(Path(rest))
+    if not colon:
         if "/" in name and HubFile.parse(name):
             name = f"hf-hub:{name}"
         else:
             _check_name(name)
-    elif (source := name.partition(":")[0].lower()) not in SOURCES:
-        raise InputError(f"model {name!r} has source {source!r}; 'hf-hub:' and 'local-dir:' are allowed")
+    elif source.lower() not in SOURCES:
+        allowed = ", ".join(f"'{known}:'" for known in SOURCES if known != "hf_hub")
+        raise InputError(f"model {name!r} has source {source!r}; {allowed} are allowed")
+    return _create_by_timm(name, pretrained, **kwargs)
+
+
+def _create_by_timm(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Call timm.create_model, and turn its errors about a source into lines of ours."""
+    import timm
+
     try:
         with one_line(f"cannot get {name}"):
             return timm.create_model(name, pretrained=pretrained, **kwargs)
@@ -131,13 +148,15 @@ def list_models(filter: str | Sequence[str] = "", pretrained: bool = False, **kw
 def transform_for(model: nn.Module) -> Any:
     """Return the evaluation preprocessing of a model: a function from PIL image to float tensor [C, H, W].
 
-    It first converts the image to the model's number of input channels (1: greyscale, 3: RGB).
+    It first converts the image to the model's number of input channels (1: greyscale, 3: RGB). For models of
+    torchvision and transformers it is the library's own; `plm_core.sources` says what those of clips and sounds take.
 
     Args:
-        model: Any model with timm's ``pretrained_cfg``.
+        model: Any model that `create_model` made, or another model with timm's ``pretrained_cfg`` or of transformers.
 
     Raises:
-        InputError: The model has no ``pretrained_cfg``, or takes neither 1 nor 3 channels.
+        InputError: The preprocessing of the model is not known, or the model takes neither 1 nor 3 channels.
+        WeightsError: The preprocessing of a model of transformers cannot be obtained.
 
     Example:
         >>> import plm_core
@@ -146,14 +165,19 @@ def transform_for(model: nn.Module) -> Any:
         >>> preprocess(Image.new("L", (8, 8))).shape
         torch.Size([3, 32, 32])
     """
+    if transformers.is_of_transformers(model):
+        return transformers.preprocessing(model)
+    if torchvision.is_of_torchvision(model):
+        return torchvision.preprocessing(model)
+    return _timm_transform(model)
+
+
+def _timm_transform(model: nn.Module) -> Any:
     import timm.data
     from torchvision.transforms import Compose
 
     config = _data_config(model)
-    channels = config["input_size"][0]
-    if channels not in _Channels.MODES:
-        raise InputError(f"model {type(model).__name__} takes {channels} channels; a PIL image has 1 or 3")
-    return Compose([_Channels(channels), timm.data.create_transform(**config, is_training=False)])
+    return Compose([Channels(config["input_size"][0]), timm.data.create_transform(**config, is_training=False)])
 
 
 def input_of(model: Any) -> Input:
@@ -196,21 +220,3 @@ def _data_config(model: Any) -> dict[str, Any]:
     # a model that takes any size may have been created for another size than its weights; neither function reads that
     img_size = getattr(model, "_model_args", {}).get("img_size", size)
     return config | {"input_size": (channels, *((img_size, img_size) if isinstance(img_size, int) else img_size))}
-
-
-class _Channels:
-    """A conversion of PIL images to a number of channels."""
-
-    MODES: ClassVar[dict[int, str]] = {1: "L", 3: "RGB"}
-
-    def __init__(self, channels: int) -> None:
-        self.mode = self.MODES[channels]
-
-    def __call__(self, image: Any) -> Any:
-        # convert() would clip 16-bit values at 255 instead of scaling them; PIL reads some 16-bit files as mode I
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):
-            image = image.point(lambda value: value * (255 / 65535)).convert("L")
-        return image.convert(self.mode) if image.mode != self.mode else image
-
-    def __repr__(self) -> str:
-        return f"Channels(mode={self.mode!r})"

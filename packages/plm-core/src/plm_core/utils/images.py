@@ -1,10 +1,10 @@
-"""Images from files, encoded bytes or pixels, read with an error that says why one cannot be read."""
+"""Images from files, encoded bytes or pixels, with errors that say why, and the number of channels of an image."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -50,3 +50,28 @@ def _loaded(file: Any) -> Image.Image:
     with Image.open(file) as image:
         image.load()
         return image.copy()
+
+
+class Channels:
+    """A conversion of PIL images to a number of channels: 1 for greyscale, 3 for RGB.
+
+    Raises:
+        InputError: A PIL image has no such number of channels.
+    """
+
+    MODES: ClassVar[dict[int, str]] = {1: "L", 3: "RGB"}
+
+    def __init__(self, channels: int) -> None:
+        if channels not in self.MODES:
+            raise InputError(f"the model takes {channels} channels; a PIL image has 1 or 3")
+        self.mode = self.MODES[channels]
+
+    def __call__(self, image: Any) -> Any:
+        """Convert an image. One of 16 bits is scaled to 8."""
+        # convert() would clip 16-bit values at 255 instead of scaling them; PIL reads some 16-bit files as mode I
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):
+            image = image.point(lambda value: value * (255 / 65535)).convert("L")
+        return image.convert(self.mode) if image.mode != self.mode else image
+
+    def __repr__(self) -> str:
+        return f"Channels(mode={self.mode!r})"
