@@ -27,7 +27,7 @@ LAYERS = (
     ("blocks",),
     ("adapters", "training"),
     ("runs",),
-    ("tools",),
+    ("prediction", "tools"),
     ("cli", "testing"),
     ("plugin",),
 )

@@ -462,7 +462,9 @@ def test_corrupt_image(plm, tmp_path, monkeypatch, seven, kind):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     file = tmp_path / "bad.png"
     corrupt(kind, file)
-    assert_one_line(plm("predict", MICRO, seven, file), f"image '{file}' cannot be read: ")
+    assert_one_line(plm("predict", MICRO, file), f"image '{file}' cannot be read: ")
+    beside = plm("predict", MICRO, file, seven, "--top", 1)  # the others are read nevertheless
+    assert (beside.code, beside.rows[0][2], beside.err.count("\n")) == (2, "7", 1)
 
 
 def test_folder_is_no_image(plm, tmp_path):

@@ -29,7 +29,7 @@ def plm_commands() -> list[Command]:
         ),
         Command(
             name="predict",
-            help="Classify images with pretrained weights.",
+            help="Predict the classes of images, or the objects in them.",
             implementation="plm_core.cli.predict:predict",
         ),
         Command(

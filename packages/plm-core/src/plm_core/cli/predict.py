@@ -1,52 +1,54 @@
-"""``plm predict``: classify images."""
+"""``plm predict``: the classes of images, or the objects in them."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from plm_core.cli.options import Json, Transforms
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Transforms
 from plm_core.cli.table import show
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="Name of a model, with or without tag (see plm list --timm).")],
-    images: Annotated[list[Path], typer.Argument(help="Image files to classify.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
     top: Annotated[int, typer.Option("--top", min=1, help="Number of classes to show per image.")] = 5,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Lowest score of an object that is shown.")
+    ] = 0.5,
     transform: Transforms = None,
+    batch_size: BatchSize = 8,
+    num_workers: NumWorkers = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "fp32",
     as_json: Json = False,
 ) -> None:
-    """Classify images with pretrained weights."""
-    import torch
-
-    from plm_core.models import create_model, transform_for
-    from plm_core.transforms import apply_all
-    from plm_core.utils.images import open_image
+    """Predict the classes of images, or the objects in them."""
+    from plm_core import prediction
+    from plm_core.prediction.tables import rows_of
+    from plm_core.utils.devices import pick_device
     from plm_core.utils.progress import track
 
-    pictures = [open_image(path) for path in images]  # before the model, so that a bad path fails at once
-    net = apply_all(create_model(model, pretrained=True).eval(), transform or [])
-    preprocess, names = transform_for(net), _labels(net)
-    rows = []
-    with torch.inference_mode():
-        for path, picture in track(list(zip(images, pictures, strict=True)), "images"):
-            probabilities = net(preprocess(picture)[None]).softmax(-1)[0]
-            values, classes = probabilities.topk(min(top, len(probabilities)))
-            rows += [
-                {"image": str(path), "class": c, "label": names(c), "probability": round(p, 4)}
-                for p, c in zip(values.tolist(), classes.tolist(), strict=True)
-            ]
-    show(rows, as_json)
+    net = prediction.trained_model(model, transform or [], pick_device(device))
+    failures: list[str] = []
 
+    def report(error: Exception) -> None:
+        failures.append(str(error))
+        print(f"plm: error: {error}", file=sys.stderr)
 
-def _labels(net: Any) -> Any:
-    """Return a function from class number to label. Without known labels it gives the number itself."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    own = net.pretrained_cfg.get("label_names")
-    if own:
-        return lambda c: own[c]
-    subset = infer_imagenet_subset(net)
-    return ImageNetInfo(subset).index_to_description if subset else str
+    results = prediction.predict(
+        net,
+        images,
+        top=top,
+        threshold=threshold,
+        batch_size=batch_size,
+        num_workers=num_workers or 0,
+        dtype=dtype,
+        on_error=report,
+    )
+    show(rows_of(track(results, "images", len(images))), as_json)
+    if failures:
+        raise typer.Exit(2)

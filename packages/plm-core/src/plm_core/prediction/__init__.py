@@ -1,0 +1,34 @@
+"""The predictions of trained models for files: classes of images, or objects with boxes and masks.
+
+    from plm_core import create_model
+    from plm_core.prediction import predict
+
+    model = create_model("hiera_micro_digits", pretrained=True).eval()
+    for result in predict(model, ["digit.png"], top=3):
+        print(result.path, [(c.label, c.probability) for c in result.classes])
+
+- ``run``: `predict`, which runs a model on files.
+- ``tasks``: what a model predicts, and models by name.
+- ``labels``: the names of a model's classes.
+- ``classification``, ``detection``: one batch of each task.
+- ``results``: what comes out, as plain data.
+- ``masks``: masks as COCO's run lengths.
+"""
+
+from plm_core.prediction.masks import Mask
+from plm_core.prediction.results import ClassScore, Detection, ImageClasses, ImageDetections, Result
+from plm_core.prediction.run import predict
+from plm_core.prediction.tasks import Task, task_of, trained_model
+
+__all__ = [
+    "ClassScore",
+    "Detection",
+    "ImageClasses",
+    "ImageDetections",
+    "Mask",
+    "Result",
+    "Task",
+    "predict",
+    "task_of",
+    "trained_model",
+]

@@ -1,0 +1,81 @@
+"""What a model predicts, and trained models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import nn
+
+from plm_core.errors import InputError, NotSupported
+from plm_core.hookspecs import Model
+from plm_core.models import create_model
+from plm_core.registry import registry
+from plm_core.transforms import apply_all
+
+
+class Task(StrEnum):
+    """A task whose predictions can be made for files."""
+
+    IMAGES = "image-classification"
+    VIDEOS = "video-classification"
+    OBJECTS = "object-detection"
+
+
+HEADLESS = "plm_core.embed gives its embeddings, and plm train finetune trains it on classes of your own"
+
+
+def name_of(model: nn.Module) -> str:
+    """Return the name of a model's architecture, or its class if it was not created by name."""
+    return str(config_of(model).get("architecture") or type(model).__name__)
+
+
+def config_of(model: nn.Module) -> Mapping[str, Any]:
+    """Return timm's configuration of a model's weights; empty if it has none."""
+    return getattr(model, "pretrained_cfg", None) or {}
+
+
+def task_of(model: nn.Module, task: str | None = None) -> Task:
+    """Return what a model predicts.
+
+    Args:
+        model: The model.
+        task: The task, if the model was not created by name. None for that of the model's declaration; timm's own
+            models classify images.
+
+    Raises:
+        InputError: There is no such task.
+        NotSupported: The model has no classes, or its task is another one.
+    """
+    if task is not None:
+        if task not in list(Task):
+            raise InputError(f"task {task!r} is not allowed: {', '.join(Task)} are")
+    else:
+        entry = registry().all(Model).get(name_of(model))
+        task = entry.declaration.task if entry else Task.IMAGES
+        if task not in list(Task):
+            raise NotSupported(f"model {name_of(model)!r} is for {task}; predictions are made for {', '.join(Task)}")
+    if getattr(model, "num_classes", None) == 0:
+        raise NotSupported(f"model {name_of(model)!r} has no classes: {HEADLESS}")
+    return Task(task)
+
+
+def trained_model(name: str, transforms: Iterable[str] = (), device: torch.device | str = "cpu") -> nn.Module:
+    """Create a model with its weights in eval mode, ready to predict.
+
+    Args:
+        name: As for `plm_core.create_model`.
+        transforms: Transforms to apply, as `plm_core.transforms.parse` reads them.
+        device: Device of the model.
+
+    Raises:
+        NotSupported: The model predicts nothing, or its weights have no trained classes.
+        PlmError: The model or a transform cannot be had; see `plm_core.create_model` and `plm_core.apply`.
+    """
+    model = create_model(name, pretrained=True).eval()
+    task_of(model)
+    if config_of(model).get("num_classes") == 0:  # the model has classes, but only newly initialised ones
+        raise NotSupported(f"the weights of model {name!r} have no trained classes: {HEADLESS}")
+    return apply_all(model, transforms).to(device)

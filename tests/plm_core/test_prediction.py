@@ -1,0 +1,193 @@
+"""Predictions for files: each task's own results, with the names of the classes, in the order of the files."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from timm.data import ImageNetInfo
+from torchvision.transforms.functional import to_tensor
+
+import plm_core
+from plm_core import InputError, NotSupported, shapes
+from plm_core.prediction import Mask, Task, predict, task_of, trained_model
+from plm_core.prediction.labels import labels_of
+
+DETECTOR = "hiera_micro_detector"
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return trained_model(DETECTOR)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """PNG files of four held-out scenes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    files = [folder / f"scene{i}.png" for i in range(4)]
+    for file, scene in zip(files, shapes.Images("heldout", size=96, count=4), strict=True):
+        Image.fromarray(scene.image).save(file)
+    return files
+
+
+# --- the task and the names of the classes ----------------------------------------------------------------------
+
+
+def test_the_task_is_the_declared_one():
+    names = {"hiera_micro_digits": Task.IMAGES, DETECTOR: Task.OBJECTS, "hiera_micro_motions": Task.VIDEOS}
+    assert {name: task_of(plm_core.create_model(name)) for name in names} == names
+    assert task_of(timm.create_model("test_vit")) == Task.IMAGES
+    assert task_of(torch.nn.Linear(1, 1), "object-detection") == Task.OBJECTS
+    with pytest.raises(InputError, match="task 'detection' is not allowed: image-classification, "):
+        task_of(torch.nn.Linear(1, 1), "detection")
+
+
+def test_a_model_of_another_task_is_refused(plm_registry):
+    declares = "from plm_core.hookspecs import *\n@hookimpl\ndef plm_models():\n    return [" + (
+        "Model(name='demo', family='demo', builder='torch.nn:Identity', params=0, task='mask-generation')]"
+    )
+    plm_registry({"name": "demo", "modules": {"demo_plugin.py": declares}, "entry_points": {"demo": "demo_plugin"}})
+    model = torch.nn.Identity()
+    model.pretrained_cfg = {"architecture": "demo"}
+    with pytest.raises(NotSupported, match="model 'demo' is for mask-generation; predictions are made for image-cl"):
+        task_of(model)
+
+
+def test_a_model_without_classes_says_what_to_use_instead(scenes, monkeypatch):
+    with pytest.raises(NotSupported, match=r"'test_vit' has no classes: plm_core\.embed .* plm train finetune"):
+        predict(timm.create_model("test_vit", num_classes=0).eval(), scenes)
+    # the weights of a pretrained encoder leave the classifier at its random values
+    model = timm.create_model("test_vit")
+    model.pretrained_cfg["num_classes"] = 0
+    monkeypatch.setattr("plm_core.prediction.tasks.create_model", lambda name, pretrained: model)
+    with pytest.raises(NotSupported, match=r"the weights of model 'test_vit\.mae' have no trained classes: plm_core"):
+        trained_model("test_vit.mae")
+
+
+def test_label_names():
+    model = timm.create_model("test_vit")
+    assert labels_of(model, Task.IMAGES)(7) == ImageNetInfo("imagenet-1k").index_to_description(7)
+    assert labels_of(model, Task.VIDEOS)(7) == "7"
+    model = timm.create_model("test_vit", num_classes=3)
+    assert labels_of(model, Task.IMAGES)(2) == "2"
+    assert labels_of(model, Task.IMAGES, ["a", "b", "c"])(2) == "c"
+    model.pretrained_cfg["label_names"] = {"0": "n1", "2": "n2"}  # as timm reads them from a config.json
+    model.pretrained_cfg["label_descriptions"] = {"n1": "cat", "n2": "dog"}
+    assert [labels_of(model, Task.IMAGES)(i) for i in range(3)] == ["cat", "1", "dog"]
+    model.pretrained_cfg["label_descriptions"] = {"n1": "cat"}
+    with pytest.raises(InputError, match="label names of model 'test_vit' cannot be used: Missing descriptions"):
+        labels_of(model, Task.IMAGES)
+
+
+def test_labels_that_do_not_match_the_head(scenes):
+    model = plm_core.create_model("hiera_micro_digits", pretrained=True, num_classes=4).eval()
+    with pytest.raises(InputError, match="'hiera_micro_digits' has 4 classes, but 10 label names"):
+        predict(model, scenes)
+    [result] = predict(model, scenes[:1], labels=["a", "b", "c", "d"])
+    assert sorted(c.label for c in result.classes) == ["a", "b", "c", "d"]
+
+
+# --- images -----------------------------------------------------------------------------------------------------
+
+
+def test_classes_do_not_depend_on_batches_or_workers(scenes):
+    model = trained_model("hiera_micro_shapes")
+    one = list(predict(model, scenes, batch_size=1, top=3))
+    assert [result.path for result in one] == scenes
+    for result, file in zip(one, scenes, strict=True):
+        logits = model(plm_core.transform_for(model)(Image.open(file))[None])[0].detach()
+        assert result.classes[0].number == int(logits.argmax())
+        assert result.classes[0].probability == pytest.approx(float(logits.softmax(0).max()), abs=1e-5)
+        assert len(result.classes) == 3
+    for other in (predict(model, scenes, batch_size=3, top=3), predict(model, scenes, num_workers=1, top=3)):
+        for a, b in zip(one, other, strict=True):
+            assert [c.number for c in a.classes] == [c.number for c in b.classes]
+            assert a.classes[0].probability == pytest.approx(b.classes[0].probability, abs=1e-5)
+
+
+def test_a_model_that_gives_probabilities_says_so(scenes):
+    model = trained_model("hiera_micro_shapes")
+    [logits] = predict(model, scenes[:1])
+    model.probabilities = True
+    [probabilities] = predict(model, scenes[:1])
+    assert [c.label for c in logits.classes] == [c.label for c in probabilities.classes]
+    assert logits.classes[0].probability == pytest.approx(probabilities.classes[0].probability, abs=1e-5)
+
+
+def test_an_image_is_turned_as_its_exif_data_say(tmp_path, scenes):
+    upright = Image.open(scenes[0]).crop((0, 0, 96, 64))
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    a, b = predict(trained_model(DETECTOR), [tmp_path / "upright.png", tmp_path / "turned.png"])
+    assert (b.width, b.height) == (96, 64)
+    assert a.detections == b.detections != ()
+
+
+def test_a_broken_image_among_others(scenes, tmp_path):
+    (tmp_path / "broken.png").write_bytes(scenes[0].read_bytes()[:99])
+    files = [scenes[0], tmp_path / "broken.png", scenes[1]]
+    model = trained_model("hiera_micro_shapes")
+    with pytest.raises(InputError, match=r"broken\.png' cannot be read"):
+        list(predict(model, files))
+    errors = []
+    assert [r.path for r in predict(model, files, batch_size=2, on_error=errors.append)] == [scenes[0], scenes[1]]
+    assert ["broken.png" in str(error) for error in errors] == [True]
+    assert list(predict(model, files[1:2], on_error=errors.append)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"top": 0}, "top 0 is not allowed"),
+        ({"batch_size": 0}, "batch_size 0 is not allowed"),
+        ({"num_workers": -1}, "num_workers -1 is not allowed"),
+        ({"threshold": 1.5}, "threshold 1.5 is not allowed: 0 to 1 is"),
+        ({"dtype": "fp8"}, "dtype 'fp8' is not allowed"),
+    ],
+)
+def test_arguments_are_checked_at_once(detector, options, said):
+    with pytest.raises(InputError, match=said):
+        predict(detector, ["no-such-file.png"], **options)
+
+
+def test_a_model_in_training_mode_is_refused(scenes):
+    with pytest.raises(InputError, match=r"'test_vit' is in training mode: call model\.eval\(\) first"):
+        predict(timm.create_model("test_vit"), scenes)
+
+
+# --- objects ----------------------------------------------------------------------------------------------------
+
+
+def test_objects_are_those_of_the_detector(detector, scenes):
+    results = list(predict(detector, scenes, threshold=0.7, batch_size=3))
+    for result, file in zip(results, scenes, strict=True):
+        with torch.no_grad():
+            [raw] = detector([to_tensor(Image.open(file))])
+        keep = raw["scores"] >= 0.7
+        assert [d.number for d in result.detections] == raw["labels"][keep].tolist()
+        assert [d.label for d in result.detections] == [shapes.SHAPES[i - 1] for i in raw["labels"][keep]]
+        boxes = torch.tensor([d.box for d in result.detections])
+        torch.testing.assert_close(boxes, raw["boxes"][keep], atol=1e-3, rtol=0)
+        masks = np.stack([d.mask.decode() for d in result.detections])
+        assert (masks == (raw["masks"][keep, 0] >= 0.5).numpy()).mean() > 0.9999
+    truth = [sorted(o.shape for o in scene.objects) for scene in shapes.Images("heldout", size=96, count=4)]
+    assert [sorted(d.label for d in result.detections) for result in results] == truth
+
+
+def test_the_threshold_drops_objects(detector, scenes):
+    few, all_ = (next(predict(detector, scenes[:1], threshold=t)).detections for t in (0.995, 0))
+    assert 0 < len(few) < len(all_)
+    assert few == all_[: len(few)]
+
+
+def test_masks_are_cocos_run_lengths():
+    rng = np.random.default_rng(0)
+    masks = [rng.random(rng.integers(1, 90, 2)) < rng.random() for _ in range(20)]
+    for mask in [*masks, np.ones((3, 2), bool), np.zeros((3, 2), bool), np.arange(4000).reshape(50, 80) > 700]:
+        code = Mask.encode(mask)
+        assert code.counts == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+        assert (code.decode() == mask).all()
