@@ -96,7 +96,8 @@ def test_version(plm):
         (["info", "hiera_micro_digit"], f"no model 'hiera_micro_digit'; did you mean '{MICRO}'"),
         (["info", "gazelle_x"], "gazelle would provide it and is not installed"),
         (["info", f"{MICRO}.mnist"], f"no tag of model '{MICRO}' named 'mnist'; there are: sklearn_digits"),
-        (["predict", MICRO, "/no/such.png"], "image '/no/such.png' cannot be read"),
+        (["predict", MICRO, "/no/such.png"], "path '/no/such.png' does not exist"),
+        (["predict", "no_such_model", "/no/such.png"], "path '/no/such.png' does not exist"),
         (["retrain", "resnet18"], "model 'resnet18' is timm's own"),
         (["info", "resnet18"], "model 'resnet18' is timm's own"),
         (["retrain", "hiera_image_tiny_224"], "is not a micro model; there are: hiera_micro_"),
@@ -463,12 +464,19 @@ def test_corrupt_image(plm, tmp_path, monkeypatch, seven, kind):
     file = tmp_path / "bad.png"
     corrupt(kind, file)
     assert_one_line(plm("predict", MICRO, file), f"image '{file}' cannot be read: ")
-    beside = plm("predict", MICRO, file, seven, "--top", 1)  # the others are read nevertheless
-    assert (beside.code, beside.rows[0][2], beside.err.count("\n")) == (2, "7", 1)
 
 
-def test_folder_is_no_image(plm, tmp_path):
-    assert_one_line(plm("predict", MICRO, tmp_path), f"image '{tmp_path}' cannot be read: ")
+def test_folders_are_read_in_natural_order_and_broken_files_do_not_stop_it(plm, seven, tmp_path):
+    for name in ("b/10.png", "b/9.png", "a/.hidden.png", ".hidden/1.png", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(seven.read_bytes())
+    (tmp_path / "a" / "1.png").write_bytes(b"broken")
+    shown = plm("predict", MICRO, tmp_path, seven, "--top", 1)
+    assert [row[0] for row in shown.rows] == [str(tmp_path / "b/9.png"), str(tmp_path / "b/10.png"), str(seven)]
+    assert shown.code == 2
+    broken, count = shown.err.splitlines()
+    assert broken.startswith(f"plm: error: image '{tmp_path}/a/1.png' cannot be read: ")
+    assert count == "plm: error: 1 of 4 files could not be read"
 
 
 @pytest.mark.parametrize(

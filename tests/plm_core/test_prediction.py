@@ -11,7 +11,8 @@ from torchvision.transforms.functional import to_tensor
 
 import plm_core
 from plm_core import InputError, NotSupported, shapes
-from plm_core.prediction import Mask, Task, predict, task_of, trained_model
+from plm_core.prediction import Mask, Task, find_files, predict, select_files, task_of, trained_model
+from plm_core.prediction.files import Kind
 from plm_core.prediction.labels import labels_of
 
 DETECTOR = "hiera_micro_detector"
@@ -89,6 +90,57 @@ def test_labels_that_do_not_match_the_head(scenes):
     assert sorted(c.label for c in result.classes) == ["a", "b", "c", "d"]
 
 
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder of empty files."""
+    for name in ("b/10.JPG", "b/9.png", "b/c/1.tiff", "a.mp4", "notes.txt", "LICENSE", ".x.png", ".git/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_folders_are_searched_in_natural_order(tree):
+    files = find_files([tree])
+    images = select_files(files, Kind.IMAGE, "m")
+    assert [str(file.name) for file in images] == ["b/9.png", "b/10.JPG", "b/c/1.tiff"]
+    assert [file.path for file in select_files(files, Kind.VIDEO, "m")] == [tree / "a.mp4"]
+    assert [str(file.name) for file in find_files([tree / "b/c/1.tiff", tree / "b/c"])] == ["1.tiff", "1.tiff"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "said"),
+    [
+        ("b", Kind.VIDEO, r"b' has no videos, which model 'm' takes: found 1 \.jpg file, 1 \.png file, 1 \.tiff file"),
+        ("a.mp4", Kind.IMAGE, r"a\.mp4' is a video; model 'm' takes images"),
+        ("b/9.png", Kind.VIDEO, r"9\.png' is an image; model 'm' takes videos"),
+        ("b/8.png", Kind.IMAGE, r"8\.png' does not exist"),
+        (
+            "texts",
+            Kind.IMAGE,
+            r"texts' has no images or videos: found 3 \.txt files, 1 \.csv file, 1 \.md file and 1 more",
+        ),
+        ("empty", Kind.IMAGE, r"empty' has no images or videos: found no files"),
+    ],
+)
+def test_paths_without_the_right_files_say_what_they_have(tree, path, kind, said):
+    for folder in ("texts", "empty"):
+        (tree / folder).mkdir()
+    for name in ("1.txt", "2.txt", "3.TXT", "README", "a.csv", "b.md"):
+        (tree / "texts" / name).touch()
+    with pytest.raises(InputError, match=said):
+        select_files(find_files([tree / path]), kind, "m")
+
+
+def test_a_file_of_unknown_kind_is_tried(scenes, tmp_path):
+    (tmp_path / "scene").write_bytes(scenes[0].read_bytes())
+    model = trained_model("hiera_micro_shapes")
+    [a, b] = predict(model, [scenes[0], tmp_path / "scene"])
+    assert a.classes == b.classes
+
+
 # --- images -----------------------------------------------------------------------------------------------------
 
 
@@ -149,9 +201,9 @@ def test_a_broken_image_among_others(scenes, tmp_path):
         ({"dtype": "fp8"}, "dtype 'fp8' is not allowed"),
     ],
 )
-def test_arguments_are_checked_at_once(detector, options, said):
+def test_arguments_are_checked_at_once(detector, scenes, options, said):
     with pytest.raises(InputError, match=said):
-        predict(detector, ["no-such-file.png"], **options)
+        predict(detector, scenes, **options)
 
 
 def test_a_model_in_training_mode_is_refused(scenes):

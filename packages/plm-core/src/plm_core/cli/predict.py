@@ -14,7 +14,10 @@ from plm_core.cli.table import show
 
 def predict(
     model: Annotated[str, typer.Argument(help="Name of a model, with or without tag (see plm list --timm).")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files, and folders with all folders below: images, or videos for a video model."),
+    ],
     top: Annotated[int, typer.Option("--top", min=1, help="Number of classes to show per image.")] = 5,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="Lowest score of an object that is shown.")
@@ -32,7 +35,10 @@ def predict(
     from plm_core.utils.devices import pick_device
     from plm_core.utils.progress import track
 
+    files = prediction.find_files(paths)  # before the model, so that a bad path fails at once
     net = prediction.trained_model(model, transform or [], pick_device(device))
+    kind = prediction.tasks.KINDS[prediction.task_of(net)]
+    chosen = [file.path for file in prediction.select_files(files, kind, model)]
     failures: list[str] = []
 
     def report(error: Exception) -> None:
@@ -41,7 +47,7 @@ def predict(
 
     results = prediction.predict(
         net,
-        images,
+        chosen,
         top=top,
         threshold=threshold,
         batch_size=batch_size,
@@ -49,6 +55,8 @@ def predict(
         dtype=dtype,
         on_error=report,
     )
-    show(rows_of(track(results, "images", len(images))), as_json)
+    show(rows_of(track(results, f"{kind}s", len(chosen))), as_json)
     if failures:
+        if len(chosen) > 1:
+            print(f"plm: error: {len(failures)} of {len(chosen)} files could not be read", file=sys.stderr)
         raise typer.Exit(2)

@@ -9,12 +9,14 @@
 
 - ``run``: `predict`, which runs a model on files.
 - ``tasks``: what a model predicts, and models by name.
+- ``files``: the files at paths and in folders.
 - ``labels``: the names of a model's classes.
 - ``classification``, ``detection``: one batch of each task.
 - ``results``: what comes out, as plain data.
 - ``masks``: masks as COCO's run lengths.
 """
 
+from plm_core.prediction.files import InputFile, find_files, select_files
 from plm_core.prediction.masks import Mask
 from plm_core.prediction.results import ClassScore, Detection, ImageClasses, ImageDetections, Result
 from plm_core.prediction.run import predict
@@ -25,10 +27,13 @@ __all__ = [
     "Detection",
     "ImageClasses",
     "ImageDetections",
+    "InputFile",
     "Mask",
     "Result",
     "Task",
+    "find_files",
     "predict",
+    "select_files",
     "task_of",
     "trained_model",
 ]

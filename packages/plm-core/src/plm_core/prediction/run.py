@@ -13,10 +13,11 @@ from plm_core.errors import InputError, NotSupported
 from plm_core.models import transform_for
 from plm_core.prediction.classification import classify
 from plm_core.prediction.detection import detect
+from plm_core.prediction.files import find_files, select_files
 from plm_core.prediction.labels import labels_of
 from plm_core.prediction.reading import ImageFiles, pixels_of
 from plm_core.prediction.results import ImageClasses, ImageDetections, Result
-from plm_core.prediction.tasks import Task, name_of, task_of
+from plm_core.prediction.tasks import KINDS, Task, name_of, task_of
 from plm_core.utils.devices import autocast
 
 OnError = Callable[[InputError], None]
@@ -41,7 +42,8 @@ def predict(
 
     Args:
         model: The model in eval mode, on any device.
-        paths: Image files. They are turned as their EXIF data say.
+        paths: Image files, and folders of them with all folders below (see `find_files`). Images are turned as their
+            EXIF data say.
         task: The task, for a model that was not created by name; see `task_of`.
         labels: Names of the classes. None for those that the model brings along.
         top: Number of classes of each image.
@@ -56,7 +58,7 @@ def predict(
         `ImageClasses` or `ImageDetections`, one for each file.
 
     Raises:
-        InputError: An argument is not allowed, or a file cannot be read.
+        InputError: An argument is not allowed, a path does not exist, a folder has no images, or a file cannot be read.
         NotSupported: The model predicts nothing that is known here.
     """
     chosen = task_of(model, task)
@@ -66,6 +68,7 @@ def predict(
     _check_numbers({"num_workers": num_workers}, 0)
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not allowed: 0 to 1 is")
+    files = select_files(find_files(paths), KINDS[chosen], name_of(model))
     names = labels_of(model, chosen, labels)
     weight = next(model.parameters())
     context = autocast(weight.device, dtype)
@@ -73,17 +76,17 @@ def predict(
         raise NotSupported(f"model {name_of(model)!r} classifies clips of video, and only images are read here")
 
     def run(batch: list[tuple[Path, Tensor]]) -> list[Result]:
-        files, images = [file for file, _ in batch], [image for _, image in batch]
+        sources, images = [file for file, _ in batch], [image for _, image in batch]
         with torch.inference_mode(), context:
             if chosen == Task.OBJECTS:
                 found = detect(model, [image.to(weight) for image in images], names, threshold)
                 sizes = [image.shape[-2:] for image in images]
-                return [ImageDetections(f, w, h, d) for f, (h, w), d in zip(files, sizes, found, strict=True)]
+                return [ImageDetections(f, w, h, d) for f, (h, w), d in zip(sources, sizes, found, strict=True)]
             classes = classify(model, torch.stack(images).to(weight), names, top)
-            return [ImageClasses(file, best) for file, best in zip(files, classes, strict=True)]
+            return [ImageClasses(file, best) for file, best in zip(sources, classes, strict=True)]
 
     preprocess = pixels_of if chosen == Task.OBJECTS else transform_for(model)
-    data = ImageFiles([Path(path) for path in paths], preprocess)
+    data = ImageFiles([file.path for file in files], preprocess)
     loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=list)
     return (result for batch in loader if (good := _readable(batch, on_error)) for result in run(good))
 

@@ -12,6 +12,7 @@ from torch import nn
 from plm_core.errors import InputError, NotSupported
 from plm_core.hookspecs import Model
 from plm_core.models import create_model
+from plm_core.prediction.files import Kind
 from plm_core.registry import registry
 from plm_core.transforms import apply_all
 
@@ -24,6 +25,8 @@ class Task(StrEnum):
     OBJECTS = "object-detection"
 
 
+KINDS = {Task.IMAGES: Kind.IMAGE, Task.VIDEOS: Kind.VIDEO, Task.OBJECTS: Kind.IMAGE}
+"""The kind of the files that each task takes."""
 HEADLESS = "plm_core.embed gives its embeddings, and plm train finetune trains it on classes of your own"
 
 
