@@ -9,7 +9,7 @@ from importlib.metadata import version
 import pytest
 from PIL import Image
 
-from plm_core import __version__, samples
+from plm_core import __version__, samples, shapes
 from plm_core.cli import main
 from plm_core.hookspecs import Command, Model
 from plm_core.registry import registry
@@ -477,6 +477,21 @@ def test_folders_are_read_in_natural_order_and_broken_files_do_not_stop_it(plm, 
     broken, count = shown.err.splitlines()
     assert broken.startswith(f"plm: error: image '{tmp_path}/a/1.png' cannot be read: ")
     assert count == "plm: error: 1 of 4 files could not be read"
+
+
+def test_predict_draws_what_a_detector_finds(plm, tmp_path):
+    image, out = tmp_path / "scene.png", tmp_path / "out"
+    scene = shapes.Images("heldout", size=96, count=1)[0]
+    Image.fromarray(scene.image).save(image)
+    shown = plm("predict", "hiera_micro_detector", image, "--out", out, "--out", out / "found.json")
+    assert shown.code == 0
+    assert sorted(row[2] for row in shown.rows) == sorted(o.shape for o in scene.objects)
+    assert shown.err.splitlines() == [f"wrote {out}", f"wrote {out / 'found.json'}"]
+    assert Image.open(out / "scene.png").size == (768, 768)
+    again = plm("predict", "hiera_micro_detector", image, "--json")
+    assert again.data == json.loads((out / "found.json").read_text())
+    none = plm("predict", "hiera_micro_detector", image, "--threshold", 1)
+    assert (none.out, none.err) == ("", "1 of 1 images: no object with a score of at least 1\n")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 """Predictions for files: each task's own results, with the names of the classes, in the order of the files."""
 
+import csv
+import json
+from dataclasses import asdict
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import timm
@@ -11,9 +16,21 @@ from torchvision.transforms.functional import to_tensor
 
 import plm_core
 from plm_core import InputError, NotSupported, shapes
-from plm_core.prediction import Mask, Task, find_files, predict, select_files, task_of, trained_model
+from plm_core.prediction import (
+    Detection,
+    Mask,
+    Task,
+    draw,
+    find_files,
+    predict,
+    select_files,
+    task_of,
+    trained_model,
+)
+from plm_core.prediction.drawing import OPACITY, colour_of
 from plm_core.prediction.files import Kind
 from plm_core.prediction.labels import labels_of
+from plm_core.prediction.outputs import Outputs
 
 DETECTOR = "hiera_micro_detector"
 
@@ -243,3 +260,143 @@ def test_masks_are_cocos_run_lengths():
         code = Mask.encode(mask)
         assert code.counts == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
         assert (code.decode() == mask).all()
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------
+
+
+def object_at(box, number=1, label="x", mask=None):
+    return Detection(number, label, 0.9, box, mask)
+
+
+def is_close(pixels, colour):
+    return (np.abs(np.asarray(pixels, int) - colour) < 12).all(-1)
+
+
+def test_a_picture_shows_boxes_masks_and_tags():
+    mask = np.zeros((800, 900), bool)
+    mask[300:500, 300:600] = True
+    grey = Image.new("RGB", (900, 800), (100, 100, 100))
+    pixels = np.asarray(draw(grey, [object_at((200, 250, 700, 600), 3, mask=Mask.encode(mask))]))
+    colour = np.array(colour_of(3))
+    assert pixels.shape == (800, 900, 3)
+    assert is_close(pixels[250:600, 201], colour).all()  # the left edge of the box
+    assert is_close(pixels[250, 200:701], colour).all()
+    assert is_close(pixels[310:490, 310:590], 100 + OPACITY * (colour - 100)).all()  # the mask lets the picture through
+    assert is_close(pixels[300, 310:590], colour).all()  # and has an edge
+    assert is_close(pixels[520:590, 210:690], 100).all()  # the box is empty
+    tag = pixels[200:249, 200:700]
+    assert is_close(tag, colour).sum() > 200  # above the box
+    assert is_close(tag, 0).any()  # with letters
+    assert is_close(pixels[610:], 100).all()
+
+
+def test_a_small_picture_is_enlarged_and_a_large_one_has_large_letters():
+    def tag(side):
+        box = (0, side / 2, side - 1, side - 1)
+        picture = draw(Image.new("L", (side, side)), [object_at(box)])
+        rows = is_close(np.asarray(picture)[: picture.height // 2, :], colour_of(1)).any(1)
+        return picture.width, rows.sum()
+
+    assert [tag(side)[0] for side in (1, 60, 700, 3000)] == [720, 720, 700, 3000]
+    assert tag(60)[1] == tag(700)[1] > 12
+    assert tag(3000)[1] > 50
+
+
+def test_tags_cover_neither_each_other_nor_leave_the_picture():
+    box = (0, 0, 640, 480)  # no room above or below
+    pixels = np.asarray(draw(Image.new("RGB", (640, 480)), [object_at(box, number) for number in (1, 2, 3)]))
+    areas = [is_close(pixels, colour_of(number)).sum() for number in (2, 3)]
+    alone = np.asarray(draw(Image.new("RGB", (640, 480)), [object_at(box, 2)]))
+    assert min(areas) > 0.6 * (is_close(alone, colour_of(2)).sum() - 2 * 2 * (640 + 480))
+
+
+def test_every_class_has_its_colour():
+    colours = [colour_of(number) for number in range(1, 81)]
+    assert len(set(colours)) == 80
+    assert min(np.abs(np.subtract(a, b)).max() for a, b in pairwise(colours)) > 100
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_pictures_of_any_mode(mode):
+    assert draw(Image.new(mode, (30, 20)), [object_at((30, 20, 30, 20))]).mode == "RGB"
+
+
+# --- files of predictions ---------------------------------------------------------------------------------------
+
+
+def run(model, paths, outs):
+    files = select_files(find_files(paths), Kind.IMAGE, "m")
+    outputs = Outputs(outs, task_of(model), files)
+    for result in predict(model, paths):
+        outputs.add(result)
+    outputs.close()
+    return outputs.results
+
+
+def test_the_files_of_a_detector(detector, scenes, tmp_path):
+    outs = [tmp_path / "pictures", tmp_path / "found.json", tmp_path / "found.csv"]
+    results = run(detector, [scenes[0].parent, scenes[0]], outs)
+    assert sorted(path.name for path in outs[0].iterdir()) == [file.name for file in scenes]
+    picture = draw(Image.open(scenes[2]), results[2].detections)
+    assert np.array_equal(np.asarray(Image.open(outs[0] / "scene2.png")), np.asarray(picture))
+    data = json.loads(outs[1].read_text())
+    assert [(entry["image"], entry["width"]) for entry in data] == [(str(file), 96) for file in [*scenes, scenes[0]]]
+    for entry, result in zip(data, results, strict=True):
+        for detection, expected in zip(entry["detections"], result.detections, strict=True):
+            assert detection["box"] == pytest.approx(expected.box, abs=0.06)
+            assert detection["mask"] == asdict(expected.mask) | {"size": [96, 96]}
+    with outs[2].open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [d.label for result in results for d in result.detections]
+    assert [float(rows[0][edge]) for edge in ("x0", "y0", "x1", "y1")] == data[0]["detections"][0]["box"]
+
+
+def test_the_files_of_a_classifier(scenes, tmp_path):
+    outs = [tmp_path / "classes.csv", tmp_path / "classes.json"]
+    model = trained_model("hiera_micro_shapes")
+    results = run(model, scenes[:2], outs)
+    with outs[0].open() as file:
+        rows = list(csv.DictReader(file))
+    data = json.loads(outs[1].read_text())
+    assert [row["label"] for row in rows] == [row["label"] for row in data]
+    assert [row["label"] for row in data] == [c.label for result in results for c in result.classes]
+    with pytest.raises(InputError, match=r"a model for image-classification gives \.csv and \.json files"):
+        run(model, scenes, [tmp_path / "pictures"])
+
+
+def test_no_objects_are_an_empty_table(detector, tmp_path):
+    Image.new("RGB", (96, 96)).save(tmp_path / "empty.png")
+    run(detector, [tmp_path / "empty.png"], [tmp_path / "a.csv", tmp_path / "a.json", tmp_path / "a.jpg"])
+    assert (tmp_path / "a.csv").read_text() == "image,class,label,score,x0,y0,x1,y1\n"
+    assert json.loads((tmp_path / "a.json").read_text())[0]["detections"] == []
+    assert Image.open(tmp_path / "a.jpg").format == "JPEG"
+
+
+def test_pictures_of_files_with_the_same_name(detector, tmp_path):
+    for name in ("a/1.png", "a/1.jpg", "a/2.jpg", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (96, 96)).save(tmp_path / name)
+    out = tmp_path / "out"
+    run(detector, [tmp_path / "a"], [out])
+    assert sorted(file.name for file in out.iterdir()) == ["1.jpg.png", "1.png.png", "2.png"]
+    run(detector, [tmp_path], [tmp_path / "all"])  # keeps the folders apart, and also finds what was written before
+    assert (tmp_path / "all" / "b" / "1.png").exists()
+    with pytest.raises(InputError, match=r"has one place for '.*a/1\.png' and '.*b/1\.png'"):
+        run(detector, [tmp_path / "a/1.png", tmp_path / "b/1.png"], [tmp_path / "new"])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("x.txt", r"x\.txt' is not allowed: a folder for pictures, or a file with \.csv, "),
+        ("x.png", r"x\.png' is one picture for 4 files; name a folder"),
+        (".", r"would overwrite '.*scene0\.png'; name another"),
+    ],
+)
+def test_an_output_that_cannot_be_is_an_error_before_anything_is_read(detector, scenes, out, said):
+    before = [file.read_bytes() for file in scenes]
+    with pytest.raises(InputError, match=said):
+        run(detector, scenes, [scenes[0].parent / out])
+    assert [file.read_bytes() for file in scenes] == before

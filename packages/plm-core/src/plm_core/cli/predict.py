@@ -27,18 +27,30 @@ def predict(
     num_workers: NumWorkers = 0,
     device: Device = "cpu",
     dtype: Dtype = "fp32",
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--out",
+            help="File to write: .csv or .json, or for a detector a picture (.png, .jpg, .webp) with its objects, or a "
+            "folder for the pictures of several images. May be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict the classes of images, or the objects in them."""
     from plm_core import prediction
-    from plm_core.prediction.tables import rows_of
+    from plm_core.prediction.outputs import Outputs, check_outputs
+    from plm_core.prediction.tables import json_of, rows_of
     from plm_core.utils.devices import pick_device
     from plm_core.utils.progress import track
 
-    files = prediction.find_files(paths)  # before the model, so that a bad path fails at once
+    found = prediction.find_files(paths)  # before the model, so that a bad path fails at once
+    check_outputs(out or [])
     net = prediction.trained_model(model, transform or [], pick_device(device))
-    kind = prediction.tasks.KINDS[prediction.task_of(net)]
-    chosen = [file.path for file in prediction.select_files(files, kind, model)]
+    task = prediction.task_of(net)
+    kind = prediction.KINDS[task]
+    files = prediction.select_files(found, kind, model)
+    outputs = Outputs(out or [], task, files)
     failures: list[str] = []
 
     def report(error: Exception) -> None:
@@ -47,7 +59,7 @@ def predict(
 
     results = prediction.predict(
         net,
-        chosen,
+        [file.path for file in files],
         top=top,
         threshold=threshold,
         batch_size=batch_size,
@@ -55,8 +67,15 @@ def predict(
         dtype=dtype,
         on_error=report,
     )
-    show(rows_of(track(results, f"{kind}s", len(chosen))), as_json)
+    for result in track(results, f"{kind}s", len(files)):
+        outputs.add(result)
+    outputs.close()
+    show(json_of(outputs.results) if as_json else rows_of(outputs.results), as_json)
+    for path in out or []:
+        typer.echo(f"wrote {path.resolve()}", err=True)
+    if empty := sum(not result.found for result in outputs.results):
+        typer.echo(f"{empty} of {len(files)} images: no object with a score of at least {threshold:g}", err=True)
     if failures:
-        if len(chosen) > 1:
-            print(f"plm: error: {len(failures)} of {len(chosen)} files could not be read", file=sys.stderr)
+        if len(files) > 1:
+            print(f"plm: error: {len(failures)} of {len(files)} files could not be read", file=sys.stderr)
         raise typer.Exit(2)

@@ -14,15 +14,19 @@
 - ``classification``, ``detection``: one batch of each task.
 - ``results``: what comes out, as plain data.
 - ``masks``: masks as COCO's run lengths.
+- ``drawing``: pictures with the objects of a detector.
+- ``tables``, ``outputs``: rows, and the files of a run.
 """
 
+from plm_core.prediction.drawing import draw
 from plm_core.prediction.files import InputFile, find_files, select_files
 from plm_core.prediction.masks import Mask
 from plm_core.prediction.results import ClassScore, Detection, ImageClasses, ImageDetections, Result
 from plm_core.prediction.run import predict
-from plm_core.prediction.tasks import Task, task_of, trained_model
+from plm_core.prediction.tasks import KINDS, Task, task_of, trained_model
 
 __all__ = [
+    "KINDS",
     "ClassScore",
     "Detection",
     "ImageClasses",
@@ -31,6 +35,7 @@ __all__ = [
     "Mask",
     "Result",
     "Task",
+    "draw",
     "find_files",
     "predict",
     "select_files",

@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_tensor
 
 from plm_core.errors import InputError
-from plm_core.utils.images import Channels
-from plm_core.utils.images import open_image
+from plm_core.utils.images import Channels, open_image
 
 
 def upright_image(path: Path) -> Image.Image:

@@ -30,6 +30,11 @@ class ImageClasses:
     path: Path
     classes: tuple[ClassScore, ...]
 
+    @property
+    def found(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -65,6 +70,11 @@ class ImageDetections:
     width: int
     height: int
     detections: tuple[Detection, ...]
+
+    @property
+    def found(self) -> int:
+        """The number of objects."""
+        return len(self.detections)
 
 
 Result = ImageClasses | ImageDetections
