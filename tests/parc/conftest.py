@@ -26,3 +26,19 @@ def write_digits():
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def vit_folder(tmp_path_factory):
+    """Return a folder with a micro classifier of transformers and its preprocessing."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("vit")
+    size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.ViTConfig(**size, image_size=32, patch_size=8, num_labels=5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.ViTForImageClassification(config).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

@@ -52,8 +52,21 @@ def test_models_without_weights_are_left_out_of_a_pattern_and_said(caplog):
 
 
 def test_other_sources_go_through():
-    sources = ["hf-hub:org/name@v1", "org/name", "local-dir:/some/where"]
+    sources = ["hf-hub:org/name@v1", "org/name", "local-dir:/some/where", "transformers:org/name", "transformers:/a"]
     assert names(*sources) == sources
+
+
+def test_torchvision_has_patterns_too():
+    assert names("torchvision:vit_b_*", "torchvision:vit_l_16.IMAGENET1K_V1", "random:torchvision:regnet_x_?gf") == [
+        "torchvision:vit_b_16",
+        "torchvision:vit_b_32",
+        "torchvision:vit_l_16.IMAGENET1K_V1",
+        "random:torchvision:regnet_x_8gf",
+    ]
+    assert "torchvision:resnet18" in names("torchvision:*18", pretrained=True)
+    every = names("torchvision:*")
+    assert "torchvision:squeezenet1_0" in every
+    assert not [name for name in every if "quantized" in name or "rcnn" in name or "r3d" in name]  # image classifiers
 
 
 @pytest.mark.parametrize(
@@ -64,6 +77,9 @@ def test_other_sources_go_through():
         ("resnet18.a1_in1", r"no model 'resnet18\.a1_in1'; did you mean 'resnet18\.a1_in1k'"),
         ("resnet18.zz*", r"no model matching 'resnet18\.zz\*'"),
         ("random:pe_nothing", "no model 'pe_nothing'"),
+        ("torchvision:resnet5", "no model of torchvision named 'resnet5'; did you mean 'resnet50'"),
+        ("torchvision:resnet50.V9", "no weights of torchvision:resnet50 named 'V9'"),
+        ("torchvision:resnett*", r"no model of torchvision matching 'resnett\*'; did you mean 'resnet"),
     ],
 )
 def test_a_pattern_that_matches_nothing(pattern, said):
@@ -103,6 +119,15 @@ def test_probabilities_count_for_a_trained_head_only():
     assert not has_trained_head(model, trained)
 
 
+def test_other_libraries_have_trained_heads_when_they_are_pretrained(vit_folder):
+    for name in ("torchvision:shufflenet_v2_x0_5", f"transformers:{vit_folder}"):
+        random = Candidate(name, pretrained=False)
+        assert not has_trained_head(make_model(random), random)
+    trained = Candidate(f"transformers:{vit_folder}")
+    assert has_trained_head(make_model(trained), trained)
+
+
 def test_size_without_weights():
     assert size_of(Candidate("resnet18.a1_in1k")) == 11_689_512
-    assert size_of(Candidate("local-dir:/nowhere")) == 0
+    assert size_of(Candidate("torchvision:resnet18")) == 11_689_512
+    assert size_of(Candidate("local-dir:/nowhere")) == size_of(Candidate("transformers:/nowhere")) == 0

@@ -13,6 +13,7 @@ from parc.ranking.extraction import extract, preprocess_digest, weights_digest
 from parc.ranking.probes import draw_probes
 from parc.ranking.settings import Settings
 from plm_core.datasets import load_dataset
+from plm_core.embedding import logits_of
 from plm_core.errors import InputError, NotSupported
 from plm_core.utils.devices import pick_device
 
@@ -36,15 +37,26 @@ def inputs(model, probe):
 
 
 @pytest.mark.parametrize(
-    "name", ["tome_micro_shapes", "hiera_micro_digits", "random:test_resnet", "random:test_byobnet"]
+    "name",
+    [
+        "tome_micro_shapes",
+        "hiera_micro_digits",
+        "random:test_resnet",
+        "random:test_byobnet",
+        "random:torchvision:shufflenet_v2_x0_5",
+        "transformers:vit_folder",
+    ],
 )
-def test_features_are_the_embedding_and_probabilities_those_of_the_classifier(name, probe):
+def test_features_are_the_embedding_and_probabilities_those_of_the_classifier(name, probe, vit_folder):
+    name = name.replace("vit_folder", str(vit_folder))
     net = make_model(Candidate(name.removeprefix("random:"), not name.startswith("random:")))
     extracted = extract(net, probe, Settings(batch_size=4), head=True)
     with torch.inference_mode():
         x = inputs(net, probe)
         torch.testing.assert_close(torch.from_numpy(extracted.features), plm_core.embed(net, x), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(torch.from_numpy(extracted.probs), net(x).softmax(-1), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            torch.from_numpy(extracted.probs), logits_of(net(x)).softmax(-1), rtol=1e-4, atol=1e-6
+        )
     assert extracted.features.dtype == extracted.probs.dtype == np.float32
 
 
@@ -113,6 +125,23 @@ def test_the_weights_digest_follows_every_tensor_and_the_architecture(model):
     activation = copy.deepcopy(model)
     activation.blocks[0].mlp.act = torch.nn.ReLU()
     assert weights_digest(activation) != digest
+
+
+def test_digests_of_other_libraries(vit_folder):
+    """They follow what the layers do not show, and not the place of the files."""
+    here = make_model(Candidate(f"transformers:{vit_folder}"))
+    moved, heads = copy.deepcopy(here), copy.deepcopy(here)
+    moved.config._name_or_path = "elsewhere"
+    heads.config.num_attention_heads = 3
+    assert weights_digest(moved) == weights_digest(here) != weights_digest(heads)
+    resnets = [make_model(Candidate(f"torchvision:{name}", False)) for name in ("resnet18", "resnet18", "resnet34")]
+    assert weights_digest(resnets[0]) == weights_digest(resnets[1]) != weights_digest(resnets[2])
+    with torch.device("meta"):
+        tags = [plm_core.create_model(f"torchvision:resnet50.IMAGENET1K_V{i}") for i in (1, 2)]
+    digests = [preprocess_digest(model, dtype) for model in (*tags, here) for dtype in ("fp32", "bf16")]
+    assert len(set(digests)) == len(digests)
+    here.config._name_or_path = str(vit_folder)
+    assert preprocess_digest(here, "bf16") == digests[-1]
 
 
 def test_the_preprocess_digest_follows_preprocessing_and_precision(model):

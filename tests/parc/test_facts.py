@@ -7,6 +7,7 @@ import pytest
 from parc import facts
 from parc.facts import Facts, fact_score, facts_of
 from plm_core.errors import InputError, NotSupported, UnknownName
+from plm_core.models import create_model
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,24 @@ def test_images_by_tag():
     assert facts.training_images("vit_base_patch16_224.augreg2_in21k_ft_in1k") == 14_197_122
     assert facts.training_images("resnet18") == 1_281_167  # by its default tag
     assert facts.training_images("hf-hub:me/thing") is None
+    assert facts.training_images("torchvision:resnet50") == 1_281_167
+    assert facts.training_images("torchvision:vit_b_16.IMAGENET1K_SWAG_E2E_V1") == 3_600_000_000
+    assert facts.training_images("torchvision:r3d_18") is None  # videos
+
+
+def test_torchvision_reports_the_accuracy_of_its_weights():
+    first, default = (facts_of(f"torchvision:resnet50{tag}") for tag in (".IMAGENET1K_V1", ""))
+    assert (first.imagenet_top1, default.imagenet_top1) == (76.13, 80.858)
+    assert (default.params, default.layers, default.images) == (25_557_032, 50, 1_281_167)
+    assert default.source == "layers by name; ImageNet top-1 of torchvision's weights"
+    assert facts.imagenet_top1("torchvision:r3d_18", None) == (None, "")
+
+
+def test_the_name_of_a_model_of_transformers_says_nothing(vit_folder, tmp_path):
+    (tmp_path / "resnet50.a1_in1k").symlink_to(vit_folder)
+    known = facts_of(f"transformers:{tmp_path / 'resnet50.a1_in1k'}")
+    assert (known.layers, known.images) == (8, None)  # the patch embedding, q, k, v, o, two of the MLP, the classifier
+    assert known.params == sum(p.numel() for p in create_model(f"transformers:{vit_folder}").parameters())
 
 
 def test_top1_of_ours_is_declared():

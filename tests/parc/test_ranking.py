@@ -92,6 +92,7 @@ def test_the_second_time_comes_from_the_cache(undisturbed, digits, monkeypatch):
 
 def test_models_that_fail_are_rows_that_say_why(undisturbed, digits):
     bad = ["test_vit", "test_maxvit", "hiera_micro_detector", "hiera_micro_motions", "local-dir:/nowhere"]
+    bad += ["transformers:org/name", "random:torchvision:squeezenet1_1"]
     ranking = rank(digits, [*bad, "tome_micro_shapes"], ["leep", "parc", "params"])
     assert ranking.models[0] == "tome_micro_shapes.plm_shapes"
     why = {row.model: row.error for row in ranking.rows if row.method == "parc"}
@@ -99,8 +100,26 @@ def test_models_that_fail_are_rows_that_say_why(undisturbed, digits):
     assert "HF_HUB_OFFLINE is set" in why["test_vit.r160_in1k"]
     assert "there are no weights of it" in why["test_maxvit"]
     assert "no pooled embedding" in why["hiera_micro_detector.plm_shapes"]
+    assert "HF_HUB_OFFLINE is set" in why["transformers:org/name"]
+    assert "no pooled embedding" in why["random:torchvision:squeezenet1_1"]
     assert all(why.values())
-    assert len(why) == 5
+    assert len(why) == 7
+
+
+def test_models_of_torchvision_and_transformers(digits, own_cache, vit_folder, hub_double):
+    hub_double.add("org/vit", {path.name: path.read_bytes() for path in vit_folder.iterdir()})
+    there, here = "transformers:org/vit", f"transformers:{vit_folder}"
+    models = ["random:torchvision:shufflenet_v2_x0_5", there, here]
+    ranking = rank(digits, models, ["parc", "leep", "params", "layers"], bootstraps=0)
+    assert set(ranking.models) == set(models)
+    assert [row.error for row in ranking.rows if row.method != "leep"] == [""] * 9
+    assert "needs probs" in ranking.of(models[0])["leep"].error
+    for method in ("parc", "leep", "params", "layers"):
+        assert ranking.of(there)[method].score == ranking.of(here)[method].score
+    assert ranking.of(here)["leep"].score < 0
+    assert ranking.of(models[0])["params"].params == 1_366_792
+    assert ranking.of(here)["parc"].cached  # the same weights and preprocessing as on the Hub
+    assert len(list((own_cache / "parc").rglob("*.safetensors"))) == 2
 
 
 def test_a_headless_model_has_no_leep_but_the_rest(undisturbed, digits):

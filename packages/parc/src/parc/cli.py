@@ -47,8 +47,9 @@ def _command(
         list[str],
         typer.Option(
             "--models",
-            help="Models to rank: resnet*, resnet50.* (all its weights), name.tag, hf-hub:org/name or local-dir:path; "
-            "the prefix random: stands for random weights. May be repeated, or separated by commas.",
+            help="Models to rank: resnet*, resnet50.* (all its weights), name.tag, hf-hub:org/name, local-dir:path, "
+            "torchvision:resnet* or transformers:org/name; the prefix random: stands for random weights. May be "
+            "repeated, or separated by commas.",
         ),
     ],
     method: Annotated[

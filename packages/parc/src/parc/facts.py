@@ -23,6 +23,9 @@ FACT_METHODS = ("params", "layers", "imagenet-top1", "heuristic")
 LAYERS = {"resnet50": 50, "resnet18": 18, "googlenet": 22, "alexnet": 8, "resnet101": 101}
 """Depth of the architectures of the paper's benchmark, as its heuristics use it."""
 
+TORCHVISION = "torchvision:"
+"""Beginning of the names of torchvision's models."""
+
 TOP1 = "imagenet-1k top-1 %"
 """Beginning, in lower case, of the names under which plug-ins declare an ImageNet accuracy in `Pretrained.metrics`."""
 
@@ -33,16 +36,18 @@ _DEPTH = re.compile(
     r"(?:v2_|rs|aa|blur)?(\d+)"
     r"|(?:densenet|densenetblur|vgg|legacy_senet|senet|dpn|dla|vovnet|ese_vovnet|eca_vovnet)(\d+)"
 )
-# Number of images in the datasets that parts of timm's tags name. These are the real sizes. The paper's own table
-# counts ImageNet as 150 000 (parc.benchmark.oracle.IMAGES), which only shifts the heuristic.
+# Number of images in the datasets that parts of the tags of timm and torchvision name. These are the real sizes. The
+# paper's own table counts ImageNet as 150 000 (parc.benchmark.oracle.IMAGES), which only shifts the heuristic.
 _IMAGES = {
     "in1k": 1_281_167,
+    "imagenet1k": 1_281_167,
     "in12k": 11_821_000,
     "in21k": 14_197_122,
     "in22k": 14_197_122,
     "openai": 400_000_000,
     "laion400m": 400_000_000,
     "laion2b": 2_320_000_000,
+    "swag": 3_600_000_000,
 }
 
 
@@ -68,9 +73,9 @@ class Facts:
 def facts_of(model: str | nn.Module, name: str | None = None, imagenet_csv: str | Path | None = None) -> Facts:
     """Return the facts about a model. No weights are loaded and no forward pass is run.
 
-    Models of plm-core's plug-ins declare their ImageNet accuracy. For timm's models, download timm's
-    results-imagenet.csv and pass its path, since timm ships no table of results. A name without a tag stands for the
-    model with its default weights.
+    Models of plm-core's plug-ins declare their ImageNet accuracy, and torchvision reports that of its weights. For
+    timm's models, download timm's results-imagenet.csv and pass its path, since timm ships no table of results. A name
+    without a tag stands for the model with its default weights.
 
     Args:
         model: A model, or a name as in `plm_core.create_model`, which is then built on the meta device.
@@ -82,8 +87,8 @@ def facts_of(model: str | nn.Module, name: str | None = None, imagenet_csv: str 
         InputError: The csv file cannot be read or lacks its columns.
     """
     known_name = model if isinstance(model, str) else name
-    if known_name and known_name.startswith("local-dir:"):
-        known_name = None  # the name of a folder says nothing about the model
+    if known_name and known_name.startswith(("local-dir:", "transformers:")):
+        known_name = None  # the name of a folder, or one that anybody may give, says nothing about the model
     module = _skeleton(model) if isinstance(model, str) else model
     layers, how = layers_of(module, known_name)
     top1, where = imagenet_top1(known_name, imagenet_csv) if known_name else (None, "")
@@ -176,6 +181,11 @@ def read_imagenet_csv(path: str | Path) -> Mapping[str, float]:
 
 def imagenet_top1(name: str, imagenet_csv: str | Path | None) -> tuple[float | None, str]:
     """Return the ImageNet-1k accuracy of a model in percent and its source, or None and an empty text."""
+    if name.startswith(TORCHVISION):
+        from plm_core.sources.torchvision import imagenet_top1 as reported_top1
+
+        reported = reported_top1(name.removeprefix(TORCHVISION))
+        return reported, "" if reported is None else "torchvision's weights"
     full_name = _full_name(name)
     if imagenet_csv is not None and full_name in (accuracies := read_imagenet_csv(imagenet_csv)):
         return accuracies[full_name], f"{Path(imagenet_csv).name} ({full_name})"
@@ -186,7 +196,7 @@ def imagenet_top1(name: str, imagenet_csv: str | Path | None) -> tuple[float | N
 
 def training_images(name: str) -> int | None:
     """Return the number of images in the largest dataset that the tag names, or None. Pretraining uses the largest."""
-    tag = _full_name(name).partition(".")[2]
+    tag = _full_name(name).partition(".")[2].lower()
     return max((_IMAGES[part] for part in re.split(r"[_-]", tag) if part in _IMAGES), default=None)
 
 
@@ -213,6 +223,11 @@ def _short_name(name: str) -> str:
 
 def _full_name(name: str) -> str:
     """Return the short name with its tag, or with the default tag if it has none."""
+    if name.startswith(TORCHVISION):
+        from plm_core.sources.torchvision import weights_entry
+
+        architecture, _, tag = name.removeprefix(TORCHVISION).partition(".")
+        return f"{architecture}.{weights_entry(architecture, tag).name}"
     from timm.models import get_pretrained_cfg, is_model
 
     short = _short_name(name)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plm_core.errors import NotSupported
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
-from plm_core.sources.torchvision import Origin, is_of_torchvision
+from plm_core.sources.torchvision import Origin, is_classifier_of_torchvision
 from plm_core.sources.transformers import is_of_transformers
 from plm_core.utils.references import resolve
 
@@ -140,7 +140,7 @@ def _classifier(model: nn.Module) -> nn.Module | None:
         return model.get_submodule(origin.classifier) if origin.classifier else None
     if is_of_transformers(model) and isinstance(named := getattr(model, "classifier", None), nn.Module):
         return named
-    if is_of_transformers(model) or is_of_torchvision(model):
+    if is_of_transformers(model) or is_classifier_of_torchvision(model):
         return next((part for part in reversed(list(model.modules())) if isinstance(part, nn.Linear)), None)
     return None
 

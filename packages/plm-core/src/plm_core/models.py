@@ -167,7 +167,7 @@ def transform_for(model: nn.Module) -> Any:
     """
     if transformers.is_of_transformers(model):
         return transformers.preprocessing(model)
-    if torchvision.is_of_torchvision(model):
+    if hasattr(model, "plm_origin") or torchvision.is_classifier_of_torchvision(model):
         return torchvision.preprocessing(model)
     return _timm_transform(model)
 

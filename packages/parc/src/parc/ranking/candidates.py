@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from parc.facts import facts_of
+from parc.facts import TORCHVISION, facts_of
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.utils.near_misses import miss
 from plm_core.utils.text import natural_key
@@ -35,8 +35,10 @@ def expand_patterns(patterns: Iterable[str], pretrained: bool = True) -> list[Ca
 
     Args:
         patterns: ``resnet*`` (each architecture with its default weights), ``resnet50.*`` (one architecture with all
-            of its weights), ``name``, ``name.tag``, ``hf-hub:org/name``, ``org/name`` or ``local-dir:path``. The prefix
-            ``random:`` stands for random weights.
+            of its weights), ``name``, ``name.tag``, ``hf-hub:org/name``, ``org/name``, ``local-dir:path``,
+            ``torchvision:resnet*`` (image classifiers of torchvision, each with its default weights),
+            ``torchvision:resnet50.IMAGENET1K_V1`` or ``transformers:org/name``. The prefix ``random:`` stands for
+            random weights.
         pretrained: False to give every model random weights.
 
     Raises:
@@ -58,6 +60,8 @@ def expand_patterns(patterns: Iterable[str], pretrained: bool = True) -> list[Ca
 
 def _names(text: str, pretrained: bool) -> list[str]:
     """Return the names of the models that match a name or pattern."""
+    if text.startswith(TORCHVISION):
+        return [TORCHVISION + name for name in _torchvision_names(text.removeprefix(TORCHVISION))]
     if ":" in text or "/" in text:
         return [text]
     if not WILDCARDS & set(text):
@@ -74,6 +78,19 @@ def _names(text: str, pretrained: bool) -> list[str]:
         matched = with_weights
     if not matched:
         raise UnknownName(miss("model matching", text, architectures))
+    return matched
+
+
+def _torchvision_names(text: str) -> list[str]:
+    """Return the names of the models of torchvision that match a name or pattern. A name may have an entry."""
+    from plm_core.sources.torchvision import classifiers, weights_entry
+
+    if not WILDCARDS & set(text):
+        weights_entry(*text.split(".", 1))  # raises if there is none
+        return [text]
+    matched = classifiers(text)
+    if not matched:
+        raise UnknownName(miss("model of torchvision matching", text, classifiers("*")))
     return matched
 
 
@@ -152,8 +169,11 @@ def make_model(candidate: Candidate) -> Any:
 
 def has_trained_head(model: Any, candidate: Candidate) -> bool:
     """Whether the model's class probabilities mean something: its weights, the classifier included, were trained."""
+    from plm_core.models import LIBRARIES
     from plm_core.timm_bridge.checkpoint import pretrained_entry
 
+    if candidate.pretrained and candidate.name.partition(":")[0] in LIBRARIES:
+        return True  # these refuse weights that lack the classifier
     if not candidate.pretrained or not getattr(model, "num_classes", 0):
         return False
     config = getattr(model, "pretrained_cfg", None) or {}

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 from parc.ranking.probes import Probe
 from parc.ranking.settings import Settings
 from parc.scoring import Features
-from plm_core.embedding import embed
+from plm_core.embedding import embed, embed_and_classify
 from plm_core.errors import NotSupported
 from plm_core.models import transform_for
+from plm_core.sources.torchvision import Origin, is_classifier_of_torchvision
+from plm_core.sources.transformers import is_of_transformers
 from plm_core.utils.devices import autocast, pick_device
 from plm_core.weights import fingerprint
+
+FILE_FACTS = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""Entries of a configuration of transformers that do not change what a model computes in a given precision."""
 
 
 class _Preprocessed(Dataset[Tensor]):
@@ -55,7 +61,7 @@ def extract(
         advance: Called after each batch with the number of its images.
 
     Returns:
-        Features float32 [N, D], the input of the classifier; probs float32 [N, S], or None.
+        Features float32 [N, D], the input of the classifier; probs float32 [N, S], or None for a model without one.
 
     Raises:
         NotSupported: The model has no pooled embedding.
@@ -82,14 +88,13 @@ def extract(
 
 
 def _forward(model: Any, x: Tensor, head: bool) -> tuple[Tensor, Tensor | None]:
-    """Images [B, C, H, W] -> pooled features [B, D] and, with a head, logits [B, S]."""
-    if not (head and hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        return embed(model, x), None  # raises NotSupported if the model cannot embed
-    tokens = model.forward_features(x)
-    pooled, logits = model.forward_head(tokens, pre_logits=True), model.forward_head(tokens)
-    if logits.ndim != 2:
+    """Images [B, C, H, W] -> pooled features [B, D] and, with a head, logits [B, S] if the model has a classifier."""
+    if not head:
+        return embed(model, x), None
+    pooled, logits = embed_and_classify(model, x)
+    if logits is not None and logits.ndim != 2:
         raise NotSupported(f"model {type(model).__name__} gives logits {list(logits.shape)}, so no probabilities")
-    return pooled.flatten(1), logits
+    return pooled, logits
 
 
 def _numpy(batches: list[Tensor]) -> np.ndarray[Any, Any]:
@@ -106,18 +111,33 @@ def weights_digest(model: Any) -> str:
     The tensors alone would not do: two architectures may share all of them and differ in an activation or in the
     pooling.
     """
-    config = getattr(model, "pretrained_cfg", None) or {}
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    parts = (type(model).__qualname__, config.get("architecture"), layers, fingerprint(model))
+    parts = (type(model).__qualname__, _architecture(model), layers, fingerprint(model))
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
-def preprocess_digest(model: Any, dtype: str) -> str:
-    """Return the sha256 of the steps of a model's preprocessing, the precision, and timm's version."""
-    import timm
+def _architecture(model: Any) -> Any:
+    """Return what the layers do not show, such as the number of heads.
 
+    This is the name that timm or torchvision has for the architecture, or the configuration of transformers.
+    """
+    if is_of_transformers(model):
+        config = model.config.to_dict()
+        return sorted((name, str(value)) for name, value in config.items() if name not in FILE_FACTS)
+    if isinstance(origin := getattr(model, "plm_origin", None), Origin):
+        return origin.name
+    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+
+
+def preprocess_digest(model: Any, dtype: str) -> str:
+    """Return the sha256 of the steps of a model's preprocessing, the precision, and its library's version."""
+    library = "timm"
+    if is_of_transformers(model):
+        library = "transformers"
+    elif is_classifier_of_torchvision(model):
+        library = "torchvision"
     steps = [transform_for(model)]
-    digest = hashlib.sha256(f"{timm.__version__} {dtype}\n".encode())
+    digest = hashlib.sha256(f"{metadata.version(library)} {dtype}\n".encode())
     while steps:
         step = steps.pop(0)
         steps = [*getattr(step, "transforms", []), *steps]

@@ -108,9 +108,12 @@ def preprocessing(model: nn.Module) -> Callable[[Any], Any]:
     return steps if _package(origin.name) == "video" else Compose([Channels(3), steps])
 
 
-def is_of_torchvision(model: object) -> bool:
-    """Return whether a model is one of torchvision. This does not import the library."""
-    return any(path.startswith("torchvision.models.") for path in class_paths(model))
+def is_classifier_of_torchvision(model: object) -> bool:
+    """Return whether a model is one of torchvision's classifiers. This does not import the library."""
+    packages = {
+        path.replace(":", ".").split(".")[2] for path in class_paths(model) if path.startswith("torchvision.models.")
+    }
+    return bool(packages) and not packages & set(NO_CLASSIFIERS)
 
 
 def classifiers(pattern: str) -> list[str]:
