@@ -73,6 +73,17 @@ def test_no_installed_combination_is_broken(installed):
     assert not [cell for row in installed.values() for cell in row.values() if str(cell).startswith("ERROR")]
 
 
+def test_scorers_work_on_every_family(installed):
+    """An embedding needs no view of blocks, so the windowed families have one too."""
+    assert {family for family, row in installed.items() if str(row["blocks"]).startswith("no: ")} == {
+        f"{library}-swin" for library in ("timm", "torchvision", "transformers")
+    } | {"timm-hiera", "transformers-hiera"}
+    cells = {(family, column): cell for family, row in installed.items() for column, cell in row.items()}
+    scored = {key: cell for key, cell in cells.items() if key[1].startswith("scorer ")}
+    assert len(scored) >= len(installed) >= 20
+    assert set(scored.values()) == {"yes"}, {key: cell for key, cell in scored.items() if cell != "yes"}
+
+
 @pytest.fixture
 def rows(plm_registry):
     package = {"name": "acme", "modules": {"acme.py": TRANSFORM}, "entry_points": {"acme": "acme"}}

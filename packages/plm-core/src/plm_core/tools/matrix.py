@@ -1,9 +1,10 @@
 """The composition matrix: every transform, merger and scorer is tried on an example of every model family.
 
 A cell is ``yes`` only after the combination ran: the transformed model gave finite outputs of the original shape, and
-exactly the original outputs once the transform was removed. ``no: ...`` is a `NotSupported` with its reason,
-``not installed: ...`` is a missing library, and ``ERROR: ...`` is any other error, which is a bug of the transform,
-merger or scorer.
+exactly the original outputs once the transform was removed. A scorer gives a finite score to the embedding of the
+example, which needs no view of the blocks, so windowed families have one too. ``no: ...`` is a `NotSupported` with its
+reason, ``not installed: ...`` is a missing library, and ``ERROR: ...`` is any other error, which is a bug of the
+transform, merger or scorer.
 """
 
 from __future__ import annotations
