@@ -12,7 +12,7 @@ from hiera import recipes
 from hiera.recipes import PretrainConfig, pretrain_transform
 from plm_core import InputError
 from plm_core.training import Recipe
-from plm_core.training.finetuning import FinetuneConfig, accuracy, eval_transform, finetune_transform, mixer
+from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune_transform, mixer
 from plm_core.training.micro import InMemory
 
 # --- the tables ------------------------------------------------------------------------------------------------
@@ -229,11 +229,12 @@ def test_pretraining_crops_no_less_than_its_area():
     assert min(widths[1]) < 64 * 0.6
 
 
-def test_evaluation_crops_the_centre():
-    x = eval_transform((56, 56), (0.0,) * 3, (1.0,) * 3)(half())
-    assert x.shape == (3, 56, 56)
-    assert x[:, :, :26].allclose(torch.tensor(1.0))
-    assert x[:, :, 30:].allclose(torch.tensor(0.0), atol=1e-6)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize(("make", "config"), KINDS)
+def test_images_of_any_mode_get_the_channels_of_the_model(make, config, mode, channels):
+    image = Image.new(mode, (40, 30))
+    assert make((16, 16), config, (0.5,) * channels, (0.5,) * channels, channels)(image).shape == (channels, 16, 16)
 
 
 # --- accuracy --------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_the_splits_of_a_folder(train, tmp_path):
     splits = load_splits(tmp_path)
     assert (shades(splits.train), shades(splits.val)) == ({0}, {2})
     assert splits.train.classes == splits.val.classes == ("a", "b")
-    assert splits.note == f"5 images of {tmp_path / 'valid'}"
+    assert splits.note == "5 images of the split valid"
     assert list(load_dataset(tmp_path).names) == list(splits.train.names)
 
 
@@ -62,8 +62,7 @@ def test_a_share_is_held_out(source, tmp_path):
     counts = np.bincount(splits.val.labels)
     assert counts[counts > 0].tolist() == [8, 5, 1]
     assert splits.val.classes == splits.train.classes == load_dataset(source).classes
-    root = source / "train" if (source / "train").is_dir() else source
-    assert splits.note == f"20 % of {root} (14 of 70 images) held out, seed 3"
+    assert splits.note == "20 % of the images (14 of 70) held out, seed 3"
     again, other = (load_splits(source, seed=seed, holdout=0.2) for seed in (3, 4))
     assert list(again.val.names) == list(splits.val.names) != list(other.val.names)
     for part in (splits.train, splits.val):  # labels and images still belong to one another
@@ -139,7 +138,7 @@ class TestHuggingFace:
         both = self.saved(tmp_path / "x", test=self.table(2), train=self.table(0), validation=self.table(1))
         splits = load_splits(both)
         assert (shades(splits.train), shades(splits.val)) == ({0}, {1})
-        assert splits.note == f"4 images of {both}:validation"
+        assert splits.note == "4 images of the split validation"
         splits = load_splits(self.saved(tmp_path / "y", train=self.table(0)), holdout=0.5)
         assert shades(splits.train, band=2).isdisjoint(shades(splits.val, band=2))
         assert "held out" in splits.note

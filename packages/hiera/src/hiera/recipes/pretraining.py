@@ -69,7 +69,7 @@ def _keywords(encoder: Any, config: PretrainConfig) -> dict[str, Any]:
 
 def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Dataset[Any], str]:
     """Return the dataset for a model's input, and the data in words."""
-    preprocess = pretrain_transform(spec.size[1:], config, spec.mean, spec.std)
+    preprocess = pretrain_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
     if spec.frames is None:
         labelled = load_dataset(job.data)
         return Pictures(labelled, preprocess), f"{len(labelled)} images"

@@ -46,10 +46,12 @@ def detect(model: nn.Module, data: Dataset[Any], config: DetectConfig, **options
     return fit(model, data, coco.loss, config.recipe, collate=coco.collate, **options)
 
 
-def pretrain_transform(size: Sequence[int], config: PretrainConfig, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """Return the training preprocessing, PIL image -> float [3, height, width].
+def pretrain_transform(
+    size: Sequence[int], config: PretrainConfig, mean: Sequence[float], std: Sequence[float], channels: int = 3
+) -> Any:
+    """Return the training preprocessing, PIL image of any mode -> float [channels, height, width].
 
     The image is cropped and flipped at random, and normalised.
     """
     plain = FinetuneConfig(recipe=config.recipe, auto_augment=None, scale=config.scale, hflip=config.hflip)
-    return finetune_transform(size, plain, mean, std)
+    return finetune_transform(size, plain, mean, std, channels)

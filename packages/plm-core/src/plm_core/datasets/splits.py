@@ -53,11 +53,10 @@ def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Spli
     train, val = _own_splits(source)
     if val is None:
         kept, held_out = hold_out(train.labels, seed, holdout)
-        count = f"{len(held_out)} of {len(train)} images"
-        note = f"{100 * holdout:g} % of {train.source} ({count}) held out, seed {seed}"
+        note = f"{100 * holdout:g} % of the images ({len(held_out)} of {len(train)}) held out, seed {seed}"
         return Splits(train.take(kept), train.take(held_out), note)
     check_classes(source, train.classes, val.classes)
-    return Splits(train, val, f"{len(val)} images of {val.source}")
+    return Splits(train, val, f"{len(val)} images of the split {_name(val.source)}")
 
 
 def _own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
@@ -72,6 +71,11 @@ def _own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
     if path.is_dir() and (folders := find_splits(path))[1] is not None:
         return check_labels(read_classes(folders[0])), read_classes(folders[1])
     return load_dataset(source), None
+
+
+def _name(source: str) -> str:
+    """Return the last part of a source: a model card should not tell where somebody keeps data."""
+    return Path(source).name.rpartition(":")[2]
 
 
 def check_classes(source: str | Path, train: Sequence[str], val: Sequence[str]) -> None:

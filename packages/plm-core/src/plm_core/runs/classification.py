@@ -47,7 +47,7 @@ PRESETS: dict[str, FinetuneConfig] = {
         scale=(0.35, 1.0),
     ),
     "micro": FinetuneConfig.plain(
-        Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0)
+        Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0), scale=(0.6, 1.0)
     ),
     # The training of DeiT (arXiv 2012.12877, table 9), from scratch: a base rate of 5e-4 for 512 images.
     "deit": FinetuneConfig(
@@ -118,7 +118,7 @@ def _train(job: Job, data: Labelled) -> Trained | None:
     }  # some models know neither
     model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})
     spec = input_of(model)
-    preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std)
+    preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
     train = data.open("train", preprocess, spec)
     val = data.open("val", transform_for(model), spec)
 

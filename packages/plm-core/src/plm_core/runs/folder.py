@@ -53,13 +53,13 @@ def record(job: Job, trained: Trained) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in dict.fromkeys(("plm-core", owner, "torch", "timm"))}
     return {
         "recipe": job.recipe,
-        "data": {"source": job.data, "found": trained.data},
-        "model": job.model,
+        "data": {"source": _name(job.data), "found": trained.data},
+        "model": _name(job.model),
         "preset": job.preset,
         "settings": dict(job.settings),
         "model_kwargs": dict(job.model_kwargs),
         "pretrained": job.pretrained,
-        "weights": None if job.weights is None else str(job.weights),
+        "weights": None if job.weights is None else job.weights.name,
         "transforms": list(job.transforms),
         "config": asdict(job.config) if is_dataclass(job.config) and not isinstance(job.config, type) else {},
         "options": {key: value for key, value in job.options.items() if key not in ("out", "resume")},
@@ -76,7 +76,7 @@ def card(job: Job, trained: Trained) -> str:
     start = "its pretrained weights" if job.pretrained else "random weights"
     start = f"the weights of `{job.weights.name}`" if job.weights else start
     rows = {
-        "Start": f"`{job.model}` with {start}",
+        "Start": f"`{_name(job.model)}` with {start}",
         "Data": trained.data,
         "Recipe": f"`{_command(job)}`",
         "Seed": str(job.seed),
@@ -88,12 +88,18 @@ def card(job: Job, trained: Trained) -> str:
     return f"Trained with `plm train`.\n\n{lines}\n\n![Loss by step](curve.png)"
 
 
+def _name(source: str) -> str:
+    """Return the last part of a path: a folder that is published should not tell where somebody keeps files."""
+    return Path(source).name if Path(source).exists() or source.startswith("local-dir:") else source
+
+
 def _command(job: Job) -> str:
     """Return the command line of a job without its paths, which are of no use to a stranger."""
-    settings = [f"--preset {job.preset}", *(f"--set {key}={value}" for key, value in job.settings.items())]
+    settings = [] if job.pretrained or job.weights else ["--random"]
+    settings += [f"--preset {job.preset}", *(f"--set {key}={value}" for key, value in job.settings.items())]
     settings += [f"--transform {text}" for text in job.transforms]
     settings += [f"--model-kwargs {key}={value}" for key, value in job.model_kwargs.items()]
-    return " ".join(["plm train", job.recipe, "DATA", "--out FOLDER", f"--model {Path(job.model).name}", *settings])
+    return " ".join(["plm train", job.recipe, "DATA", "--out FOLDER", f"--model {_name(job.model)}", *settings])
 
 
 def _classes(labels: Any) -> str:

@@ -15,11 +15,13 @@ from timm.data import Mixup, create_transform
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchvision.transforms import Compose
 
 from plm_core.errors import InputError
 from plm_core.training.evaluation import eval_mode
 from plm_core.training.loop import TrainResult, fit
 from plm_core.training.recipe import Recipe
+from plm_core.utils.images import Channels
 from plm_core.utils.progress import track
 
 
@@ -108,13 +110,18 @@ def mixer(config: FinetuneConfig, num_classes: int) -> Callable[[Tensor, Tensor]
     return mix
 
 
-def finetune_transform(size: Sequence[int], config: FinetuneConfig, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """Return the training preprocessing, PIL image -> float [3, height, width].
+def finetune_transform(
+    size: Sequence[int], config: FinetuneConfig, mean: Sequence[float], std: Sequence[float], channels: int = 3
+) -> Any:
+    """Return the training preprocessing, PIL image of any mode -> float [channels, height, width].
 
     The image is cropped and flipped at random, augmented with RandAugment, and normalised.
+
+    Raises:
+        InputError: An image cannot have this number of channels.
     """
-    return create_transform(
-        (3, *size),
+    augment = create_transform(
+        (channels, *size),
         is_training=True,
         scale=config.scale,
         hflip=config.hflip,
@@ -124,14 +131,7 @@ def finetune_transform(size: Sequence[int], config: FinetuneConfig, mean: Sequen
         mean=tuple(mean),
         std=tuple(std),
     )
-
-
-def eval_transform(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> Any:
-    """Return the evaluation preprocessing, PIL image -> float [3, height, width].
-
-    The image is resized to 8 / 7 of the size, cropped at the centre, and normalised.
-    """
-    return create_transform((3, *size), interpolation="bicubic", crop_pct=0.875, mean=tuple(mean), std=tuple(std))
+    return Compose([Channels(channels), augment])
 
 
 def accuracy(model: nn.Module, data: Dataset[Any], batch_size: int = 64, num_workers: int = 0) -> float:
