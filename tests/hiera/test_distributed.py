@@ -59,7 +59,7 @@ def assert_close(a, b):
 
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path):
-    """Check DDP with accumulated gradients, FSDP, and FSDP resumed, in one start of the processes."""
+    """Check DDP with accumulated gradients, FSDP, and FSDP interrupted and resumed, in one start of the processes."""
     script = runpy.run_path(str(SCRIPT))
     before = script["untrained"]().state_dict()
     alone, held = script["finetuned"]()
@@ -75,8 +75,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
         assert_close(alone.state, load_file(tmp_path / f"{name}.safetensors"))
         assert first[name]["losses"] == second[name]["losses"] == pytest.approx(losses, abs=1e-5)
         assert len(scores) == 2
-        stopped = 1 if name == "resumed" else 0  # the training that was stopped was evaluated where it ended
-        assert first[name]["scores"][stopped:] == second[name]["scores"][stopped:] == pytest.approx(scores, abs=1e-5)
+        assert first[name]["scores"] == second[name]["scores"] == pytest.approx(scores, abs=1e-5)
         assert (first[name]["main"], first[name]["tensors"]) == (True, len(before))
         assert (second[name]["main"], second[name]["tensors"]) == (False, 0)
     for name, batches in {"sharded": 8, "stopped": 3, "resumed": 5}.items():

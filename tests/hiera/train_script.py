@@ -5,16 +5,19 @@ Only the order of the data is random, so every way of training should lead to th
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
 from plm_core import weights
+from plm_core.errors import TrainingInterrupted
 from plm_core.training import Recipe, fit
 from plm_core.training.micro import InMemory
 
@@ -46,24 +49,37 @@ def finetuned(**options):
         with torch.inference_mode():  # as `accuracy` does
             return {"val logit": model(data.x[:4])[0, 0]}
 
-    result = fit(model, data, loss, RECIPE, log_steps=1, evaluate=evaluate, **options)
+    try:
+        result = fit(model, data, loss, RECIPE, log_steps=1, evaluate=evaluate, **options)
+    except TrainingInterrupted:
+        result = None
     return result, held
+
+
+class InterruptMainProcess(TrainerCallback):
+    """Send SIGINT to the main process during the third step."""
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 2 and state.is_world_process_zero:
+            signal.raise_signal(signal.SIGINT)
 
 
 def main(out):
     report = {}
     runs = {
         "sharded": {"fsdp": True},
-        "stopped": {"fsdp": True, "out": out / "checkpoints", "max_steps": 3},
+        "stopped": {"fsdp": True, "out": out / "checkpoints", "callbacks": [InterruptMainProcess()]},
         "resumed": {"fsdp": True, "out": out / "checkpoints", "resume": True},
         "copied": {"per_device_batch_size": 2},
     }
     for name, options in runs.items():
         result, held = finetuned(**options)
+        report[name] = {"held": held}
+        if result is None:
+            continue
         losses = [entry["loss"] for entry in result.history]
         scores = [entry["val logit"] for entry in result.history if "val logit" in entry]
-        report[name] = {"held": held, "main": result.main, "tensors": len(result.state), "losses": losses}
-        report[name]["scores"] = scores
+        report[name] |= {"main": result.main, "tensors": len(result.state), "losses": losses, "scores": scores}
         if result.main:
             weights.write(result.state, out / f"{name}.safetensors")
     (out / f"report{os.environ['RANK']}.json").write_text(json.dumps(report))

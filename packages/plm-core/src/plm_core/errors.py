@@ -35,3 +35,19 @@ class FileError(PlmError, OSError):
 
 class WeightsError(PlmError, ValueError):
     """Weights cannot be read, or do not fit the model. Nothing was loaded or written."""
+
+
+class TrainingInterrupted(PlmError):
+    """A training was stopped by Ctrl-C or SIGTERM at the end of a step. The message says how to go on.
+
+    Attributes:
+        signum: The number of the signal.
+        step: The number of steps that were taken.
+        checkpoint: The path of the checkpoint that resuming goes on from, or None.
+    """
+
+    def __init__(self, message: str, signum: int, step: int, checkpoint: str | None) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.step = step
+        self.checkpoint = checkpoint

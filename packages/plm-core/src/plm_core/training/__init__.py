@@ -18,6 +18,7 @@ same script under ``torchrun``). Training needs the extra ``plm-core[train]``.
 - ``display``: the progress on stderr, with the pace that ``pace`` measures.
 - ``evaluation``: evaluation in the middle of a training.
 - ``history``: the logged values by step.
+- ``interruption``: Ctrl-C and SIGTERM.
 - ``overrides``: changes to a configuration, written as text such as ``epochs=100``.
 - ``seeding``: random streams for samples.
 - ``trainer``: transformers' Trainer, driven by a recipe.

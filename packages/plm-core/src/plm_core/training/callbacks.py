@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from plm_core.training.history import passed
+from plm_core.training.interruption import Signals
 
 
 class StopAfter(TrainerCallback):
@@ -59,3 +60,23 @@ class Epochs(TrainerCallback):
             control.should_evaluate = True
         if ends or control.should_evaluate or passed(before, self.epoch):
             control.should_log = True
+
+
+class StopOnSignal(TrainerCallback):
+    """A callback that stops the training at the end of the step in which a signal came, and saves a checkpoint there.
+
+    It belongs after `Epochs`: the model is not evaluated, since who sends a signal does not want to wait.
+
+    Args:
+        signals: The signals that this process has received.
+    """
+
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop if there was a signal."""
+        if self.signals.agreed(args.device):
+            control.should_training_stop = control.should_log = True
+            control.should_save = args.save_strategy != "no"
+            control.should_evaluate = False

@@ -18,6 +18,7 @@ from plm_core.errors import InputError, MissingDependency
 from plm_core.training.checkpoints import newest_checkpoint, run_folder
 from plm_core.training.evaluation import Evaluate
 from plm_core.training.history import history
+from plm_core.training.interruption import catch_signals, interrupted
 from plm_core.training.recipe import Loss, Recipe
 from plm_core.training.seeding import Collate, Seeded
 
@@ -65,6 +66,9 @@ def fit(
 ) -> TrainResult:
     """Train a model in place.
 
+    Ctrl-C or SIGTERM stops the training at the end of the step in flight, and a checkpoint is written there. Training
+    that is resumed from any checkpoint ends with the weights of an undisturbed one. A second Ctrl-C stops at once.
+
     Args:
         model: The model to train. Its ``no_weight_decay()`` and ``group_matcher()`` are used if it has them.
         data: A map-style dataset. The random generators of Python, NumPy and torch are seeded for each sample, by
@@ -98,6 +102,7 @@ def fit(
         InputError: The batch size does not divide over the processes or is larger than the data; ``out`` has
             checkpoints and ``resume`` is False; a sample or the loss is NaN or infinite, in which case the message
             names the samples; ``evaluate_every`` is not more than 0; a score has the name of another logged value.
+        TrainingInterrupted: Ctrl-C or SIGTERM stopped the training.
         FileError: The folder cannot be created.
         MissingDependency: The extra plm-core[train] is not installed.
     """
@@ -107,6 +112,7 @@ def fit(
     except ModuleNotFoundError as e:
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
     from plm_core.training.arguments import training_arguments
+    from plm_core.training.callbacks import StopOnSignal
     from plm_core.training.display import display
     from plm_core.training.trainer import RecipeTrainer
 
@@ -149,16 +155,20 @@ def fit(
         torch.manual_seed(seed + arguments.process_index)
         np.random.seed(seed + arguments.process_index)
         newest = newest_checkpoint(folder) if resume else None
-        with _one_line(), ExitStack() as shown:
-            if show and trainer.is_world_process_zero():
+        main = trainer.is_world_process_zero()
+        with _one_line(), catch_signals(say=show and main) as signals, ExitStack() as shown:
+            trainer.add_callback(StopOnSignal(signals))
+            if show and main:
                 trainer.add_callback(shown.enter_context(display(recipe, max_steps)))
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+            signum = signals.agreed(arguments.device)
+        state = {} if signum else trainer.accelerator.get_state_dict(trainer.model_wrapped)
         # mixed precision leaves a wrapper around the forward of the caller's model
         extract_model_from_parallel(trainer.model_wrapped, keep_fp32_wrapper=False)
         if torch.distributed.is_initialized():
             atexit.register(_leave)
-    main = trainer.is_world_process_zero()
+        if signum:
+            raise interrupted(signum, trainer.state.global_step, trainer.state.max_steps, out)
     entries = history(trainer.state.log_history, recipe.aug_repeats)
     whole = {k: v.detach().to("cpu", copy=True) for k, v in state.items()} if main else {}
     return TrainResult(whole, entries, main)

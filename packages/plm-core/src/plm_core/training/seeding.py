@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from plm_core.errors import InputError
+from plm_core.training.interruption import leave_signals_to_main_process
 
 
 @contextmanager
@@ -39,11 +40,15 @@ class Seeded(Dataset[Any]):
         self.seed = seed
         self.aug_repeats = aug_repeats
         self.epoch = 0
+        self.in_worker = False
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> tuple[int, list[Any]]:
+        if not self.in_worker and get_worker_info() is not None:
+            self.in_worker = True
+            leave_signals_to_main_process()
         items = []
         for repeat in range(self.aug_repeats):
             with seeded(self.seed, self.epoch * self.aug_repeats + repeat, index):
