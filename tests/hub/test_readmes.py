@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
+import transformers
 from PIL import Image
 
 import plm_core
@@ -46,7 +47,7 @@ def test_every_block_runs(readme, tmp_path, monkeypatch, capsys, hub_double):
 
 
 def write_samples(folder):
-    """Write the files that the READMEs mention: a digit, class folders of pictures, a clip."""
+    """Write the files that the READMEs mention: a digit, class folders of pictures, a clip, a model of transformers."""
     images, _ = plm_core.samples.digits("heldout")
     images[0].save(folder / "digit.png")
     for split, name in (("train", "train"), ("heldout", "val")):
@@ -60,6 +61,10 @@ def write_samples(folder):
         for picture in plm_core.shapes.Clips("heldout", size=64, frames=16, count=1)[0].frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode())
+    size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vit = transformers.ViTForImageClassification(transformers.ViTConfig(**size, image_size=32, patch_size=8))
+    vit.save_pretrained(folder / "my-vit")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "my-vit")
 
 
 def run(line, monkeypatch):
