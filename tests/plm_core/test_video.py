@@ -19,6 +19,7 @@ from plm_core import InputError, MissingDependency, shapes
 from plm_core.hookspecs import Input
 from plm_core.video import Video, VideoFolder, classify, input_of, per_clip, read_clip, views
 from plm_core.video import file as video_file
+from plm_core.video.windows import read_windows, window_starts
 
 LOSSLESS = {"codec": "libx264rgb", "pixels": "rgb24", "options": {"crf": "0", "preset": "ultrafast"}}
 LOSSY = {"codec": "libx264", "pixels": "yuv420p", "options": {"preset": "superfast", "b-adapt": "0"}}
@@ -168,6 +169,40 @@ def test_short_videos_can_repeat_the_last_frame(clip, tmp_path):
     assert torch.equal(read_clip(path, 4, 4, pad="last"), torch.from_numpy(clip[[0, 4, 8, 9]]))
     with pytest.raises(InputError, match=r"short.mp4 has 10 frames that can be decoded; .* need 13"):
         read_clip(path, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["lossless mkv", "varying frame rate", "raw stream without times"])
+def test_the_times_of_frames(name, clip, tmp_path):
+    file, options = FORMATS[name]
+    video = Video(write(tmp_path / file, clip, **options))
+    times = np.arange(60) / 25
+    if "times" in options:
+        times = (options["times"] - options["times"][0]) / 1000
+    assert [video.seconds(i) for i in range(60)] == pytest.approx(times, abs=1e-3)
+    assert video.seconds(60) == pytest.approx(times[-1] + 1 / video.rate, abs=1e-3)
+    assert video.rate == pytest.approx(25 if "times" not in options else 59 / times[-1], rel=1e-3)
+
+
+# --- windows ----------------------------------------------------------------------------------------------------
+
+
+def test_windows_follow_one_another_and_end_with_the_video():
+    assert window_starts(16, 8, 1) == [0, 8]
+    assert window_starts(20, 8, 1) == [0, 8, 12]  # the last one is whole
+    assert window_starts(64, 16, 4) == [0]
+    assert window_starts(61, 16, 4) == [0]  # frames 0, 4, ... 60
+    assert window_starts(66, 16, 4) == [0, 5]
+    assert window_starts(3, 8, 1) == [0]
+    with pytest.raises(InputError, match="stride 0 is not allowed"):
+        window_starts(3, 8, 0)
+
+
+def test_windows_are_the_clips_that_evaluation_crops_at_the_centre(mp4, clip):
+    spec = Input(size=(3, 24, 24), frames=4, stride=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), crop_pct=0.75)
+    x = read_windows(Video(mp4), [2, 50, 55], spec)
+    assert x.shape == (3, 3, 4, 24, 24)
+    for part, numbers in zip(x, ([2, 5, 8, 11], [50, 53, 56, 59], [55, 58, 59, 59]), strict=True):
+        assert torch.equal(part[None], views(clip[numbers], spec, clips=1, crops=1, stride=1))
 
 
 # --- bad files --------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def _video(name: str, size: Size) -> Model:
         builder="hiera.model:classifier",
         config={**size.config, **VIDEO},
         params=size.video_params,
-        input=Input(frames=16, mean=VIDEO_MEAN, std=VIDEO_STD, crop_pct=0.875),
+        input=Input(frames=16, stride=4, mean=VIDEO_MEAN, std=VIDEO_STD, crop_pct=0.875),
         num_classes=400,
         out_indices=(0, 1, 2, 3),
         license="Apache-2.0",

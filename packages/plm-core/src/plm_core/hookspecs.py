@@ -53,6 +53,8 @@ class Input:
     crop_mode: str = "center"
     frames: int | None = None
     """Frames of a clip, for a model that takes video [B, C, frames, H, W]. timm's configurations have no such field."""
+    stride: int = 1
+    """Step from one frame of a clip to the next that the model was trained with: 4 takes every fourth of a video."""
     fixed: bool = False
     """True when a model takes only the size that it was created with, given by ``img_size=``."""
 

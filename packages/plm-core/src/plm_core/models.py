@@ -204,6 +204,7 @@ def input_of(model: Any) -> Input:
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
         frames=declared.declaration.input.frames if declared else None,
+        stride=declared.declaration.input.stride if declared else 1,
     )
 
 

@@ -5,19 +5,18 @@ Shapes: T frames, H, W pixels; pixels are RGB.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plm_core.errors import InputError
 from plm_core.hookspecs import VIDEO_MEAN, VIDEO_STD, Input
 from plm_core.video.clips import STRIDE, Frames, Pad, check_sampling, clip_frames, frames_tensor, last_start
 from plm_core.video.file import Video
+from plm_core.video.pixels import cover, crop, normalise
 
 
 def input_of(model: nn.Module) -> Input:
@@ -84,7 +83,7 @@ def views(
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{name} {value!r} is not allowed: a whole number from 1 is")
     zoom = 1.0 if crops > 1 else 1 / spec.crop_pct
-    fit = partial(_cover, size=spec.size[1:], zoom=zoom)
+    fit = partial(cover, size=spec.size[1:], zoom=zoom)
     if isinstance(video, str | Path):
         file = Video(video)
         resized = file.read(_views_frames(len(file), spec.frames, clips, stride, pad, file.path), fit)
@@ -92,10 +91,8 @@ def views(
         pictures = frames_tensor(video)
         numbers = _views_frames(len(pictures), spec.frames, clips, stride, pad, "the video")
         resized = torch.stack([fit(pictures[i]) for i in numbers])
-    cropped = torch.stack([_crop(resized, spec.size[1:], _share(i, crops)) for i in range(crops)])
-    pixels = cropped.unflatten(1, (clips, spec.frames)).permute(1, 0, 3, 2, 4, 5).flatten(0, 1).float() / 255
-    mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (spec.mean, spec.std))
-    return (pixels - mean) / std
+    cropped = torch.stack([crop(resized, spec.size[1:], _share(i, crops)) for i in range(crops)])
+    return normalise(cropped.unflatten(1, (clips, spec.frames)).transpose(0, 1).flatten(0, 1), spec)
 
 
 def _views_frames(length: int, frames: int, clips: int, stride: int, pad: Pad, name: Any) -> list[int]:
@@ -107,23 +104,6 @@ def _views_frames(length: int, frames: int, clips: int, stride: int, pad: Pad, n
 def _share(i: int, count: int) -> float:
     """Return the i-th of ``count`` evenly spaced points from 0 to 1; a single point lies in the middle."""
     return i / (count - 1) if count > 1 else 0.5
-
-
-def _cover(picture: Tensor, size: Sequence[int], zoom: float) -> Tensor:
-    """Resize uint8 [H, W, 3] to the smallest uint8 [3, h, w] of the same aspect ratio that covers ``zoom * size``."""
-    height, width = picture.shape[:2]
-    scale = zoom * max(size[0] / height, size[1] / width)
-    target = (max(round(height * scale), size[0]), max(round(width * scale), size[1]))
-    pixels = picture.movedim(-1, 0)[None]
-    return F.interpolate(pixels, size=target, mode="bicubic", align_corners=False, antialias=True)[0]
-
-
-def _crop(pictures: Tensor, size: Sequence[int], share: float) -> Tensor:
-    """Crop [..., h, w] to ``size``: at a share of the slack along the axis with more of it, centred on the other."""
-    slack = [side - target for side, target in zip(pictures.shape[-2:], size, strict=True)]
-    along = slack.index(max(slack))
-    top, left = (round(s * (share if axis == along else 0.5)) for axis, s in enumerate(slack))
-    return pictures[..., top : top + size[0], left : left + size[1]]
 
 
 @torch.inference_mode()

@@ -23,10 +23,12 @@ from plm_core.errors import InputError, MissingDependency
 # Jumping to a key frame empties the decoder, which costs about as much as decoding a few frames. So a jump is made only
 # if it spares the decoding of at least this many frames.
 SPARED = 8
+# Frames per second of a file that states no rate, as FFmpeg assumes for raw streams.
+DEFAULT_RATE = 25
 
 
 class Video:
-    """A video file whose frames are read by number; ``len()`` counts them.
+    """A video file whose frames are read by number; ``len()`` counts them, and ``rate`` is their number per second.
 
     All packets are read once, without decoding, so the length is the number of frames that the file really holds,
     whatever its header says. In a truncated file it is the number of frames that are left. Rotations by quarter turns
@@ -44,14 +46,30 @@ class Video:
         self.path = Path(path)
         with _opened(self.path) as (container, stream):
             self._times, self._keys, self._length = _index(container, stream)
+            self._tick = float(stream.time_base or 0)  # seconds per unit of the times
+            self.rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
         if not self._times and self._length:  # no usable times, so only decoding can count the frames
             with _opened(self.path) as (container, stream):
                 self._length = sum(1 for _ in _decoded(container, stream))
         if not self._length:
             raise InputError(f"{self.path} has no frames that can be decoded")
+        if len(self._times) > 1 and self._tick:  # the header may state another rate
+            self.rate = (len(self) - 1) / self.seconds(len(self) - 1)
 
     def __len__(self) -> int:
         return self._length
+
+    def seconds(self, number: int) -> float:
+        """Return the time at which a frame is shown, in seconds from the first frame.
+
+        Args:
+            number: Frame number, from 0. The number after the last frame's gives the end of the video.
+        """
+        if not (self._times and self._tick):
+            return number / self.rate
+        last = len(self) - 1
+        passed = (self._times[min(number, last)] - self._times[0]) * self._tick
+        return passed + max(number - last, 0) / self.rate
 
     def read(self, indices: Sequence[int], each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Read frames by number, in one pass over the file.
