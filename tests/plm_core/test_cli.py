@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 
+import av
 import pytest
 from PIL import Image
 
@@ -492,6 +493,26 @@ def test_predict_draws_what_a_detector_finds(plm, tmp_path):
     assert again.data == json.loads((out / "found.json").read_text())
     none = plm("predict", "hiera_micro_detector", image, "--threshold", 1)
     assert (none.out, none.err) == ("", "1 of 1 images: no object with a score of at least 1\n")
+
+
+def test_predict_shows_the_classes_of_a_video_over_time(plm, tmp_path):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", 8)
+        stream.width = stream.height = 64
+        for picture in shapes.Clips("heldout", size=64, frames=16, count=1)[0].frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())
+    shown = plm("predict", "hiera_micro_motions", path, "--top", 2)
+    assert (shown.code, shown.err) == (0, "")
+    assert [row[:4] for row in shown.rows] == [
+        [str(path), window, start, end]
+        for window, start, end in (("1", "0.0", "1.0"), ("2", "1.0", "2.0"), ("all", "0.0", "2.0"))
+    ]
+    assert all(re.fullmatch(r"\w+ 0\.\d\d, \w+ 0\.\d\d", row[4]) for row in shown.rows)
+    [data] = plm("predict", "hiera_micro_motions", path, "--stride", 2, "--json").data
+    assert [(window["start"], window["end"]) for window in data["windows"]] == [(0.0, 2.0)]
+    assert_one_line(plm("predict", MICRO, path), f"path '{path}' is a video; model '{MICRO}' takes images")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 import csv
 import json
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from itertools import pairwise
 
+import av
 import numpy as np
 import pytest
 import timm
@@ -15,8 +17,9 @@ from timm.data import ImageNetInfo
 from torchvision.transforms.functional import to_tensor
 
 import plm_core
-from plm_core import InputError, NotSupported, shapes
+from plm_core import InputError, MissingDependency, NotSupported, shapes
 from plm_core.prediction import (
+    KINDS,
     Detection,
     Mask,
     Task,
@@ -27,10 +30,12 @@ from plm_core.prediction import (
     task_of,
     trained_model,
 )
+from plm_core.prediction.clips import clip_input
 from plm_core.prediction.drawing import OPACITY, colour_of
 from plm_core.prediction.files import Kind
 from plm_core.prediction.labels import labels_of
 from plm_core.prediction.outputs import Outputs
+from plm_core.prediction.timeline import shown_classes, timeline
 
 DETECTOR = "hiera_micro_detector"
 
@@ -262,6 +267,101 @@ def test_masks_are_cocos_run_lengths():
         assert (code.decode() == mask).all()
 
 
+# --- videos -----------------------------------------------------------------------------------------------------
+
+
+def write_video(path, clips, rate=8):
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate, options={"crf": "10"})
+        stream.width = stream.height = clips[0].frames.shape[1]
+        for picture in np.concatenate([clip.frames for clip in clips]):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+def motion(clip):
+    """The motion of the only object of a clip."""
+    return next((event.motion for event in clip.events if event.motion != "still"), "still")
+
+
+@pytest.fixture(scope="module")
+def motions():
+    return list(shapes.Clips("heldout", size=64, count=5, objects=(1, 1), background="plain"))
+
+
+@pytest.fixture(scope="module")
+def video(motions, tmp_path_factory):
+    """Five clips of eight frames, one after the other."""
+    return write_video(tmp_path_factory.mktemp("videos") / "motions.mp4", motions)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return trained_model("hiera_micro_motions")
+
+
+def test_a_video_has_classes_over_time(classifier, motions, video):
+    advanced = []
+    [result] = predict(classifier, [video], top=2, batch_size=2, advance=advanced.append)
+    assert [window.classes[0].label for window in result.windows] == list(map(motion, motions))
+    assert [(window.start, window.end) for window in result.windows] == [(i, i + 1) for i in range(5)]
+    assert advanced == pytest.approx([0.4, 0.4, 0.2])
+    assert result.probabilities.shape == (5, len(shapes.MOTIONS))
+    mean = result.probabilities.mean(0)
+    assert [c.number for c in result.classes] == np.argsort(-mean)[:2].tolist()
+    assert result.classes[0].probability == pytest.approx(mean.max(), abs=1e-6)
+    whole = plm_core.video.classify(classifier, video, clips=5, crops=1, stride=1)  # the same clips
+    assert mean == pytest.approx(whole.numpy(), abs=1e-5)
+
+
+def test_the_stride_is_the_models_own_or_the_given_one(classifier, video):
+    [result] = predict(classifier, [video], stride=4)
+    assert [(window.start, window.end) for window in result.windows] == [(0, 4), (1.375, 5)]  # 29 frames of 40
+    assert clip_input(plm_core.create_model("hiera_video_tiny_16x224", num_classes=2), None).stride == 4
+    assert clip_input(classifier, None).stride == 1
+    with pytest.raises(InputError, match="stride 0 is not allowed"):
+        predict(classifier, [video], stride=0)
+
+
+def test_a_video_that_is_shorter_than_a_window(classifier, motions, tmp_path):
+    short = replace(motions[0], frames=motions[0].frames[:3])
+    [result] = predict(classifier, [write_video(tmp_path / "short.mp4", [short])])
+    assert [(window.start, window.end) for window in result.windows] == [(0, 0.375)]
+
+
+def test_a_broken_video_among_others(classifier, video, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(video.read_bytes()[:300])
+    errors = []
+    results = list(predict(classifier, [tmp_path, video], on_error=errors.append))
+    assert [result.path for result in results] == [video]
+    assert "broken.mp4 cannot be read as a video" in str(errors[0])
+    with pytest.raises(InputError, match=r"broken\.mp4 cannot be read"):
+        list(predict(classifier, [tmp_path]))
+
+
+def test_a_model_must_say_how_many_frames_it_takes():
+    model = timm.create_model("test_vit")
+    with pytest.raises(NotSupported, match="'test_vit' takes 3 channels and an unknown number of frames"):
+        clip_input(model, None)
+
+
+def test_the_picture_of_a_video(classifier, video):
+    [result] = predict(classifier, [video], top=2)
+    strip, axis = timeline(result).axes
+    assert np.asarray(strip.images[0].get_array()).shape == (160, 12 * 160, 3)
+    numbers = shown_classes(result)
+    assert set(numbers) == set(result.probabilities.argmax(1)) | {c.number for c in result.classes}
+    lines = [patch.get_data() for patch in axis.patches if not patch.get_fill()]
+    for number, line in zip(numbers, lines, strict=True):
+        assert line.values == pytest.approx(result.probabilities[:, number])
+        assert line.edges == pytest.approx(range(6))
+    legend = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert legend == [f"{result.probabilities[:, n].mean():.2f}  {shapes.MOTIONS[n]}" for n in numbers]
+    wide = replace(result, probabilities=np.eye(30, dtype=np.float32)[:20], labels=("$_$",) * 30)
+    assert len(shown_classes(wide)) == 8
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------
 
 
@@ -326,8 +426,8 @@ def test_pictures_of_any_mode(mode):
 
 
 def run(model, paths, outs):
-    files = select_files(find_files(paths), Kind.IMAGE, "m")
-    outputs = Outputs(outs, task_of(model), files)
+    task = task_of(model)
+    outputs = Outputs(outs, task, select_files(find_files(paths), KINDS[task], "m"))
     for result in predict(model, paths):
         outputs.add(result)
     outputs.close()
@@ -363,6 +463,29 @@ def test_the_files_of_a_classifier(scenes, tmp_path):
     assert [row["label"] for row in data] == [c.label for result in results for c in result.classes]
     with pytest.raises(InputError, match=r"a model for image-classification gives \.csv and \.json files"):
         run(model, scenes, [tmp_path / "pictures"])
+
+
+def test_the_files_of_a_video_model(classifier, motions, video, tmp_path):
+    outs = [tmp_path / "all", tmp_path / "classes.csv", tmp_path / "classes.json", tmp_path / "classes.webp"]
+    [result] = run(classifier, [video], outs)
+    assert Image.open(outs[0] / "motions.png").size == (1440, 690)
+    assert Image.open(outs[3]).format == "WEBP"
+    with outs[1].open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["window"] for row in rows] == [str(i) for i in (1, 2, 3, 4, 5, "all") for _ in range(5)]
+    assert [row["label"] for row in rows[:25:5]] == list(map(motion, motions))
+    assert (rows[5]["start"], rows[5]["end"], rows[-1]["start"], rows[-1]["end"]) == ("1.0", "2.0", "0.0", "5.0")
+    assert float(rows[25]["probability"]) == pytest.approx(result.classes[0].probability, abs=1e-4)
+    [data] = json.loads(outs[2].read_text())
+    assert [window["classes"][0]["label"] for window in data["windows"]] == list(map(motion, motions))
+    assert [c["label"] for c in data["classes"]] == [c.label for c in result.classes]
+
+
+def test_the_picture_of_a_video_needs_matplotlib(classifier, video, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependency, match=r"the picture of a video needs matplotlib: install plm-core\[tour\]"):
+        run(classifier, [video], [tmp_path / "x.png"])
+    run(classifier, [video], [tmp_path / "x.csv"])
 
 
 def test_no_objects_are_an_empty_table(detector, tmp_path):

@@ -29,7 +29,7 @@ def plm_commands() -> list[Command]:
         ),
         Command(
             name="predict",
-            help="Predict the classes of images, or the objects in them.",
+            help="Predict the classes of images or videos, or the objects in images.",
             implementation="plm_core.cli.predict:predict",
         ),
         Command(

@@ -1,4 +1,4 @@
-"""``plm predict``: the classes of images, or the objects in them."""
+"""``plm predict``: the classes of images and videos, or the objects in images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ from plm_core.cli.table import show
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Name of a model, with or without tag (see plm list --timm).")],
+    model: Annotated[
+        str, typer.Argument(help="Name of a model, with or without tag (see plm list --timm), or folder of one.")
+    ],
     paths: Annotated[
         list[Path],
         typer.Argument(help="Files, and folders with all folders below: images, or videos for a video model."),
     ],
-    top: Annotated[int, typer.Option("--top", min=1, help="Number of classes to show per image.")] = 5,
+    top: Annotated[
+        int, typer.Option("--top", min=1, help="Number of classes to show per image, or per window of a video.")
+    ] = 5,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="Lowest score of an object that is shown.")
     ] = 0.5,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            "--stride",
+            min=1,
+            help="Step between the frames of a clip: 4 takes every fourth of a video (default: the model's own).",
+        ),
+    ] = None,
     transform: Transforms = None,
     batch_size: BatchSize = 8,
     num_workers: NumWorkers = 0,
@@ -31,18 +43,18 @@ def predict(
         list[Path] | None,
         typer.Option(
             "--out",
-            help="File to write: .csv or .json, or for a detector a picture (.png, .jpg, .webp) with its objects, or a "
-            "folder for the pictures of several images. May be repeated.",
+            help="File to write: .csv or .json; for a detector or a video model also a picture (.png, .jpg, .webp) of "
+            "the objects or of the classes over time, or a folder for the pictures of several files. May be repeated.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the classes of images, or the objects in them."""
+    """Predict the classes of images or videos, or the objects in images."""
     from plm_core import prediction
     from plm_core.prediction.outputs import Outputs, check_outputs
-    from plm_core.prediction.tables import json_of, rows_of
+    from plm_core.prediction.tables import json_of, short_rows
     from plm_core.utils.devices import pick_device
-    from plm_core.utils.progress import track
+    from plm_core.utils.progress import progress_bar
 
     found = prediction.find_files(paths)  # before the model, so that a bad path fails at once
     check_outputs(out or [])
@@ -57,24 +69,30 @@ def predict(
         failures.append(str(error))
         print(f"plm: error: {error}", file=sys.stderr)
 
-    results = prediction.predict(
-        net,
-        [file.path for file in files],
-        top=top,
-        threshold=threshold,
-        batch_size=batch_size,
-        num_workers=num_workers or 0,
-        dtype=dtype,
-        on_error=report,
-    )
-    for result in track(results, f"{kind}s", len(files)):
-        outputs.add(result)
+    with progress_bar(f"{kind}s", len(files)) as advance:
+        results = prediction.predict(
+            net,
+            [file.path for file in files],
+            top=top,
+            threshold=threshold,
+            batch_size=batch_size,
+            num_workers=num_workers or 0,
+            dtype=dtype,
+            stride=stride,
+            on_error=report,
+            advance=advance,
+        )
+        for result in results:
+            outputs.add(result)
     outputs.close()
-    show(json_of(outputs.results) if as_json else rows_of(outputs.results), as_json)
+    show(json_of(outputs.results) if as_json else short_rows(outputs.results), as_json)
     for path in out or []:
         typer.echo(f"wrote {path.resolve()}", err=True)
-    if empty := sum(not result.found for result in outputs.results):
-        typer.echo(f"{empty} of {len(files)} images: no object with a score of at least {threshold:g}", err=True)
+    empty = [r for r in outputs.results if isinstance(r, prediction.ImageDetections) and not r.detections]
+    if empty:
+        typer.echo(
+            f"{len(empty)} of {len(outputs.results)} images: no object with a score of at least {threshold:g}", err=True
+        )
     if failures:
         if len(files) > 1:
             print(f"plm: error: {len(failures)} of {len(files)} files could not be read", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The predictions of trained models for files: classes of images, or objects with boxes and masks.
+"""The predictions of trained models for files: classes of images, classes of videos over time, or objects in images.
 
     from plm_core import create_model
     from plm_core.prediction import predict
@@ -11,17 +11,25 @@
 - ``tasks``: what a model predicts, and models by name.
 - ``files``: the files at paths and in folders.
 - ``labels``: the names of a model's classes.
-- ``classification``, ``detection``: one batch of each task.
+- ``classification``, ``clips``, ``detection``: the three tasks.
 - ``results``: what comes out, as plain data.
 - ``masks``: masks as COCO's run lengths.
-- ``drawing``: pictures with the objects of a detector.
+- ``drawing``, ``timeline``: pictures with the objects of a detector, and of the classes of a video over time.
 - ``tables``, ``outputs``: rows, and the files of a run.
 """
 
 from plm_core.prediction.drawing import draw
 from plm_core.prediction.files import InputFile, find_files, select_files
 from plm_core.prediction.masks import Mask
-from plm_core.prediction.results import ClassScore, Detection, ImageClasses, ImageDetections, Result
+from plm_core.prediction.results import (
+    ClassScore,
+    Detection,
+    ImageClasses,
+    ImageDetections,
+    Result,
+    VideoClasses,
+    Window,
+)
 from plm_core.prediction.run import predict
 from plm_core.prediction.tasks import KINDS, Task, task_of, trained_model
 
@@ -35,6 +43,8 @@ __all__ = [
     "Mask",
     "Result",
     "Task",
+    "VideoClasses",
+    "Window",
     "draw",
     "find_files",
     "predict",

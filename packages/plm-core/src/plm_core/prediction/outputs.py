@@ -15,10 +15,12 @@ from plm_core.errors import InputError
 from plm_core.prediction.drawing import draw
 from plm_core.prediction.files import InputFile
 from plm_core.prediction.reading import upright_image
-from plm_core.prediction.results import ImageDetections, Result
-from plm_core.prediction.tables import COLUMNS, json_of, rows_of
+from plm_core.prediction.results import ImageDetections, Result, VideoClasses
+from plm_core.prediction.tables import COLUMNS, csv_rows, json_of
 from plm_core.prediction.tasks import Task
+from plm_core.prediction.timeline import EXTRA, NEEDED_BY, timeline
 from plm_core.utils.files import atomic_path, write_text
+from plm_core.utils.plots import require_matplotlib
 
 TABLES = (".csv", ".json")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -47,6 +49,7 @@ class Outputs:
     Raises:
         InputError: The task has no pictures, one picture is to show several files, two pictures would be one file, or
             a file to predict for would be overwritten.
+        MissingDependency: matplotlib is needed for the pictures of videos and is not installed.
     """
 
     def __init__(self, outs: Sequence[Path], task: Task, files: Sequence[InputFile]) -> None:
@@ -54,6 +57,8 @@ class Outputs:
         self.task = task
         self.tables = [out for out in outs if not _is_folder(out) and out.suffix.lower() in TABLES]
         self.pictures: list[Mapping[Path, Path]] = [_plan(out, task, files) for out in outs if out not in self.tables]
+        if self.pictures and task == Task.VIDEOS:
+            require_matplotlib(NEEDED_BY, EXTRA)  # before the model runs
         self.results: list[Result] = []
 
     def add(self, result: Result) -> None:
@@ -111,14 +116,22 @@ def _draw_objects(result: Result, part: Path, kind: str) -> None:
     picture.save(part, format=Image.registered_extensions()[kind], quality=95)
 
 
-_DRAWERS: Mapping[Task, Callable[[Result, Path, str], None]] = {Task.OBJECTS: _draw_objects}
+def _draw_timeline(result: Result, part: Path, kind: str) -> None:
+    assert isinstance(result, VideoClasses)
+    timeline(result).savefig(part, format=kind.removeprefix("."), dpi=150)
+
+
+_DRAWERS: Mapping[Task, Callable[[Result, Path, str], None]] = {
+    Task.OBJECTS: _draw_objects,
+    Task.VIDEOS: _draw_timeline,
+}
 
 
 def _csv(results: Sequence[Result], task: Task) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS[task], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows_of(results))
+    writer.writerows(csv_rows(results))
     return text.getvalue()
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from plm_core.prediction.masks import Mask
 
 
@@ -29,11 +32,6 @@ class ImageClasses:
 
     path: Path
     classes: tuple[ClassScore, ...]
-
-    @property
-    def found(self) -> int:
-        """The number of classes."""
-        return len(self.classes)
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,33 @@ class ImageDetections:
     height: int
     detections: tuple[Detection, ...]
 
-    @property
-    def found(self) -> int:
-        """The number of objects."""
-        return len(self.detections)
+
+@dataclass(frozen=True)
+class Window:
+    """The most probable classes of a part of a video, best first. Its times are in seconds from the first frame."""
+
+    start: float
+    end: float
+    classes: tuple[ClassScore, ...]
 
 
-Result = ImageClasses | ImageDetections
+@dataclass(frozen=True, eq=False)
+class VideoClasses:
+    """The classes of a video over time.
+
+    Attributes:
+        path: The file.
+        windows: The windows in their order. The last one may overlap the one before it.
+        classes: The most probable classes of the whole video, best first: the mean over the windows.
+        probabilities: All probabilities, float32 [windows, num_classes].
+        labels: The names of all classes.
+    """
+
+    path: Path
+    windows: tuple[Window, ...]
+    classes: tuple[ClassScore, ...]
+    probabilities: NDArray[np.float32]
+    labels: tuple[str, ...]
+
+
+Result = ImageClasses | ImageDetections | VideoClasses

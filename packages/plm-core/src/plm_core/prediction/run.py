@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from plm_core.errors import InputError, NotSupported
+from plm_core.errors import InputError
 from plm_core.models import transform_for
 from plm_core.prediction.classification import classify
+from plm_core.prediction.clips import ClipClassifier, clip_input
 from plm_core.prediction.detection import detect
 from plm_core.prediction.files import find_files, select_files
-from plm_core.prediction.labels import labels_of
+from plm_core.prediction.labels import Labels, labels_of
 from plm_core.prediction.reading import ImageFiles, pixels_of
 from plm_core.prediction.results import ImageClasses, ImageDetections, Result
 from plm_core.prediction.tasks import KINDS, Task, name_of, task_of
 from plm_core.utils.devices import autocast
 
 OnError = Callable[[InputError], None]
+Advance = Callable[[float], None]
+Batch = list[tuple[Path, Tensor]]
 
 
 def predict(
@@ -34,64 +40,108 @@ def predict(
     batch_size: int = 8,
     num_workers: int = 0,
     dtype: str = "fp32",
+    stride: int | None = None,
     on_error: OnError | None = None,
+    advance: Advance = lambda files: None,
 ) -> Iterator[Result]:
-    """Predict the classes of images, or the objects in them.
+    """Predict the classes of images or videos, or the objects in images.
 
     The arguments are checked at once. The files are read as the results are taken, and come in their order.
 
     Args:
         model: The model in eval mode, on any device.
-        paths: Image files, and folders of them with all folders below (see `find_files`). Images are turned as their
-            EXIF data say.
+        paths: Files, and folders of them with all folders below (see `find_files`): images, which are turned as their
+            EXIF data say, or videos for a video model.
         task: The task, for a model that was not created by name; see `task_of`.
         labels: Names of the classes. None for those that the model brings along.
-        top: Number of classes of each image.
+        top: Number of classes of each image, or each window of a video.
         threshold: Lowest score of an object, from 0 to 1. A detector has a limit of its own, below which it gives none.
-        batch_size: Images per forward pass.
-        num_workers: Processes that read the files; with 0, this process reads them.
+        batch_size: Images or windows per forward pass.
+        num_workers: Processes that read images; with 0, this process reads them. Videos are decoded in threads of it.
         dtype: Precision: fp32, or bf16 or fp16 by autocast.
+        stride: Step from one frame of a clip to the next: 4 takes every fourth of a video. None for the model's own.
         on_error: Function that is called with the error of each file that cannot be read, which then has no result.
             None raises the error instead.
+        advance: Function that is called with the number of files, or the share of a video, that is done since its last
+            call, for a progress bar.
 
     Returns:
-        `ImageClasses` or `ImageDetections`, one for each file.
+        `ImageClasses`, `ImageDetections` or `VideoClasses`, one for each file.
 
     Raises:
-        InputError: An argument is not allowed, a path does not exist, a folder has no images, or a file cannot be read.
+        InputError: An argument is not allowed, a path does not exist, a folder has none of these files, or a file
+            cannot be read.
         NotSupported: The model predicts nothing that is known here.
+        MissingDependency: PyAV is needed for videos and is not installed.
     """
     chosen = task_of(model, task)
     if model.training:
         raise InputError(f"model {name_of(model)!r} is in training mode: call model.eval() first")
-    _check_numbers({"top": top, "batch_size": batch_size}, 1)
+    _check_numbers({"top": top, "batch_size": batch_size, "stride": 1 if stride is None else stride}, 1)
     _check_numbers({"num_workers": num_workers}, 0)
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not allowed: 0 to 1 is")
-    files = select_files(find_files(paths), KINDS[chosen], name_of(model))
+    files = [file.path for file in select_files(find_files(paths), KINDS[chosen], name_of(model))]
     names = labels_of(model, chosen, labels)
-    weight = next(model.parameters())
-    context = autocast(weight.device, dtype)
+    context = autocast(next(model.parameters()).device, dtype)
     if chosen == Task.VIDEOS:
-        raise NotSupported(f"model {name_of(model)!r} classifies clips of video, and only images are read here")
-
-    def run(batch: list[tuple[Path, Tensor]]) -> list[Result]:
-        sources, images = [file for file, _ in batch], [image for _, image in batch]
-        with torch.inference_mode(), context:
-            if chosen == Task.OBJECTS:
-                found = detect(model, [image.to(weight) for image in images], names, threshold)
-                sizes = [image.shape[-2:] for image in images]
-                return [ImageDetections(f, w, h, d) for f, (h, w), d in zip(sources, sizes, found, strict=True)]
-            classes = classify(model, torch.stack(images).to(weight), names, top)
-            return [ImageClasses(file, best) for file, best in zip(sources, classes, strict=True)]
-
-    preprocess = pixels_of if chosen == Task.OBJECTS else transform_for(model)
-    data = ImageFiles([file.path for file in files], preprocess)
+        clips = ClipClassifier(model, clip_input(model, stride), names, top, batch_size, context)
+        return _videos(clips, files, on_error, advance)
+    run: Callable[[Batch], list[Result]] = partial(_classify, model, labels=names, top=top)
+    if chosen == Task.OBJECTS:
+        run = partial(_detect, model, labels=names, threshold=threshold)
+    data = ImageFiles(files, pixels_of if chosen == Task.OBJECTS else transform_for(model))
     loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=list)
-    return (result for batch in loader if (good := _readable(batch, on_error)) for result in run(good))
+    return _images(run, loader, context, on_error, advance)
 
 
-def _readable(batch: list[tuple[Path, Tensor | InputError]], on_error: OnError | None) -> list[tuple[Path, Tensor]]:
+def _images(
+    run: Callable[[Batch], list[Result]],
+    loader: DataLoader[Any],
+    context: AbstractContextManager[Any],
+    on_error: OnError | None,
+    advance: Advance,
+) -> Iterator[Result]:
+    for batch in loader:
+        readable = _readable(batch, on_error)
+        results: list[Result] = []
+        if readable:
+            with torch.inference_mode(), context:
+                results = run(readable)
+        yield from results
+        advance(len(batch))
+
+
+def _videos(
+    clips: ClipClassifier, files: Sequence[Path], on_error: OnError | None, advance: Advance
+) -> Iterator[Result]:
+    for file in files:
+        try:
+            result = clips.classify(file, advance)
+        except InputError as e:
+            if on_error is None:
+                raise
+            on_error(e)
+        else:
+            yield result
+
+
+def _classify(model: nn.Module, batch: Batch, labels: Labels, top: int) -> list[Result]:
+    x = torch.stack([image for _, image in batch])
+    classes = classify(model, x.to(next(model.parameters())), labels, top)
+    return [ImageClasses(file, best) for (file, _), best in zip(batch, classes, strict=True)]
+
+
+def _detect(model: nn.Module, batch: Batch, labels: Labels, threshold: float) -> list[Result]:
+    weight = next(model.parameters())
+    objects = detect(model, [image.to(weight) for _, image in batch], labels, threshold)
+    return [
+        ImageDetections(file, image.shape[2], image.shape[1], detections)
+        for (file, image), detections in zip(batch, objects, strict=True)
+    ]
+
+
+def _readable(batch: list[tuple[Path, Tensor | InputError]], on_error: OnError | None) -> Batch:
     """Return the items that are no errors, and hand on or raise those that are."""
     for _, item in batch:
         if isinstance(item, InputError):

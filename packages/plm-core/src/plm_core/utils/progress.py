@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import length_hint
 from typing import TYPE_CHECKING, TypeVar
@@ -46,6 +46,20 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     from rich.progress import track as rich_track
 
     yield from rich_track(items, description=description, total=total, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def progress_bar(description: str, total: float) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar while the block runs, and yield the function that advances it by an amount."""
+    if not interactive():
+        yield lambda amount: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda amount: progress.advance(task, amount)
 
 
 @contextmanager
