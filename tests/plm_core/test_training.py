@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from plm_core import InputError, shapes
+from plm_core import InputError, MissingDependency, shapes
 from plm_core.training import Recipe, fit, newest_checkpoint, parameter_groups, seeded
 from plm_core.training.finetuning import FinetuneConfig, accuracy
 from plm_core.training.micro import FlipAndShift, large_shapes
@@ -325,6 +325,69 @@ def test_a_score_with_the_name_of_another_value_is_refused(name):
 def test_evaluate_every_must_be_positive():
     with pytest.raises(InputError, match="evaluate_every must be more than 0, not 0"):
         trained(evaluate=Probe(), evaluate_every=0)
+
+
+# --- reports -------------------------------------------------------------------------------------------------
+
+
+def pretended(monkeypatch):
+    """Make the Trainer and us believe that the packages are there, and record what the Trainer is told."""
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    told = []
+
+    class Report(TrainerCallback):
+        def on_train_begin(self, args, state, control, **_):
+            told.append((args.report_to, args.output_dir, args.run_name))
+
+        def on_log(self, args, state, control, logs, **_):
+            told.append(integration_utils.rewrite_logs(logs))
+
+    monkeypatch.setattr("plm_core.training.arguments.installed", lambda package: True)
+    for name in ("tensorboard", "wandb"):
+        monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, name, Report)
+    return told
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_values_and_scores_are_reported(monkeypatch, tmp_path, name):
+    told = pretended(monkeypatch)
+    _, result = trained(report_to=(name,), out=tmp_path / "run", evaluate=Probe(), max_steps=4)
+    assert told[0] == ([name], str(tmp_path / "run"), "run")
+    loss, score = told[1:3]
+    assert loss["train/loss"] == result.history[0]["loss"]
+    assert score["eval/val score"] == result.history[0]["val score"]
+
+
+def test_tensorboard_files_are_in_the_folder(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, result = trained(report_to="tensorboard", out=tmp_path, evaluate=Probe())
+    (events,) = tmp_path.glob("runs/*/events*")
+    read = EventAccumulator(str(events)).Reload()
+    for tag, name in (("train/loss", "loss"), ("train/entropy", "entropy"), ("eval/val score", "val score")):
+        values = [(event.step, event.value) for event in read.Scalars(tag)]
+        assert values == [(entry["step"], pytest.approx(entry[name])) for entry in result.history]
+
+
+def test_nothing_is_reported_unless_asked(monkeypatch, tmp_path):
+    told = pretended(monkeypatch)
+    trained(out=tmp_path, max_steps=1)
+    assert not told
+
+
+def test_a_report_that_cannot_be_made_is_refused_before_anything_is_written(monkeypatch, tmp_path, one_line):
+    with one_line(InputError, "report_to 'tensorbord' is not allowed: tensorboard, wandb are"):
+        trained(report_to=("tensorbord",), out=tmp_path / "run")
+    monkeypatch.setattr("plm_core.training.arguments.installed", lambda package: False)
+    with one_line(MissingDependency, "report_to 'wandb' needs a package that is not installed: install wandb"):
+        trained(report_to=("wandb",), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    pretended(monkeypatch)
+    with one_line(InputError, "report_to 'tensorboard' writes into the folder out, which is None"):
+        trained(report_to=("tensorboard",))
 
 
 # --- bad input -----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,33 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from plm_core.errors import InputError
+from plm_core.errors import InputError, MissingDependency
 from plm_core.training.recipe import Recipe
+from plm_core.utils.requirements import installed
+
+REPORTERS = ("tensorboard", "wandb")  # the Trainer's names, which are those of the packages too
+
+
+def check_reporters(names: str | Sequence[str], out: Path | None) -> list[str]:
+    """Return the names of where to report, as the Trainer wants them.
+
+    Args:
+        names: Some of "tensorboard" and "wandb", or one of them.
+        out: The folder of the training.
+
+    Raises:
+        InputError: There is no such name, or TensorBoard's files would have no folder.
+        MissingDependency: Its package is not installed.
+    """
+    names = [names] if isinstance(names, str) else [*names]
+    for name in names:
+        if name not in REPORTERS:
+            raise InputError(f"report_to {name!r} is not allowed: {', '.join(REPORTERS)} are")
+        if not installed(name):
+            raise MissingDependency(f"report_to {name!r} needs a package that is not installed: install {name}")
+    if "tensorboard" in names and out is None and "TENSORBOARD_LOGGING_DIR" not in os.environ:
+        raise InputError("report_to 'tensorboard' writes into the folder out, which is None")
+    return names
 
 
 def training_arguments(

@@ -61,6 +61,7 @@ def fit(
     fsdp: bool = False,
     evaluate: Evaluate | None = None,
     evaluate_every: float = 1.0,
+    report_to: str | Sequence[str] = (),
     show: bool = True,
     callbacks: Sequence[Any] = (),
 ) -> TrainResult:
@@ -95,29 +96,34 @@ def fit(
             the same time, since a sharded model needs all of them, and the scores of the main process count.
         evaluate_every: Epochs between evaluations (a fraction for several per epoch, or more than 1). There is always
             one at the end of the training.
+        report_to: Where to report the logged values, besides the history: "tensorboard" (files in ``out/runs``) or
+            "wandb" (Weights & Biases, by its own settings and environment variables). Their packages are no
+            dependencies of plm-core.
         show: Whether the main process shows the progress on stderr: a bar on a terminal, else a line per epoch.
         callbacks: Callbacks of transformers (TrainerCallback).
 
     Raises:
         InputError: The batch size does not divide over the processes or is larger than the data; ``out`` has
             checkpoints and ``resume`` is False; a sample or the loss is NaN or infinite, in which case the message
-            names the samples; ``evaluate_every`` is not more than 0; a score has the name of another logged value.
+            names the samples; ``evaluate_every`` is not more than 0; a score has the name of another logged value;
+            ``report_to`` has an unknown name, or "tensorboard" without ``out``.
         TrainingInterrupted: Ctrl-C or SIGTERM stopped the training.
         FileError: The folder cannot be created.
-        MissingDependency: The extra plm-core[train] is not installed.
+        MissingDependency: The extra plm-core[train] or a package for ``report_to`` is not installed.
     """
     try:
         import transformers  # noqa: F401
         from accelerate.utils import extract_model_from_parallel
     except ModuleNotFoundError as e:
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
-    from plm_core.training.arguments import training_arguments
+    from plm_core.training.arguments import check_reporters, training_arguments
     from plm_core.training.callbacks import StopOnSignal
     from plm_core.training.display import display
     from plm_core.training.trainer import RecipeTrainer
 
     if not evaluate_every > 0:
         raise InputError(f"evaluate_every must be more than 0, not {evaluate_every!r}")
+    reporters = check_reporters(report_to, out)
 
     with run_folder(out, resume) as folder:
         arguments = training_arguments(
@@ -132,7 +138,8 @@ def fit(
             save_strategy="no" if out is None else "steps",
             save_steps=save_steps,
             logging_steps=log_steps,
-            report_to=[],
+            report_to=reporters,
+            run_name=None if out is None else out.name,
             disable_tqdm=True,
             dataloader_num_workers=num_workers,
         )
