@@ -249,7 +249,7 @@ class Probe:
     def __call__(self, model):
         self.modes.append([module.training for module in model.modules()])
         self.draws.append((torch.rand(()).item(), np.random.rand(), random.random()))
-        self.gradients.append(model(torch.ones(1, 4)).requires_grad)
+        self.gradients.append(model(torch.ones_like(model[0].weight)).requires_grad)
         model.train()
         return {"val score": model[0].weight.sum()}
 
