@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 from PIL import Image
 from pycocotools import mask as coco_mask
 from timm.data import ImageNetInfo
@@ -110,6 +111,47 @@ def test_labels_that_do_not_match_the_head(scenes):
         predict(model, scenes)
     [result] = predict(model, scenes[:1], labels=["a", "b", "c", "d"])
     assert sorted(c.label for c in result.classes) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "first", "last"),
+    [
+        ("resnet18", Task.IMAGES, "tench", "toilet tissue"),
+        ("r3d_18", Task.VIDEOS, "abseiling", "zumba"),
+        ("ssdlite320_mobilenet_v3_large", Task.OBJECTS, "person", "toothbrush"),
+    ],
+)
+def test_a_model_of_torchvision_has_the_names_of_its_weights(name, task, first, last):
+    with torch.device("meta"):
+        model = plm_core.create_model(f"torchvision:{name}")
+    assert task_of(model) == task
+    labels = labels_of(model, task)
+    numbers = {Task.IMAGES: 999, Task.VIDEOS: 399, Task.OBJECTS: 89}
+    assert (labels(0), labels(numbers[task])) == (first, last)
+
+
+def test_a_model_of_torchvision_with_another_head():
+    with torch.device("meta"):
+        few, none = (plm_core.create_model("torchvision:resnet18", num_classes=n) for n in (3, 0))
+        segmenter = plm_core.create_model("torchvision:lraspp_mobilenet_v3_large")
+    assert labels_of(few, task_of(few))(2) == "2"
+    with pytest.raises(NotSupported, match="'torchvision:resnet18' has no classes: plm_core"):
+        task_of(none)
+    with pytest.raises(NotSupported, match="'torchvision:lraspp_mobilenet_v3_large' is for image-segmentation"):
+        task_of(segmenter)
+
+
+def test_a_model_of_transformers_has_the_names_of_its_config(tmp_path, scenes):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=16, id2label={0: "cat", 1: "dog"})
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model = trained_model(f"transformers:{tmp_path}")
+    results = list(predict(model, scenes))
+    assert {c.label for result in results for c in result.classes} == {"cat", "dog"}
+    assert sum(c.probability for c in results[0].classes) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(NotSupported, match="'transformers:ViTModel' has no classes"):
+        task_of(transformers.ViTModel(config))
 
 
 # --- files ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from plm_core.errors import InputError
-from plm_core.prediction.tasks import Task, config_of, name_of
+from plm_core.prediction.tasks import Task, config_of, name_of, num_classes_of
+from plm_core.sources import torchvision, transformers
 
 Labels = Callable[[int], str]
 
@@ -16,8 +17,9 @@ Labels = Callable[[int], str]
 def labels_of(model: nn.Module, task: Task, labels: Sequence[str] | None = None) -> Labels:
     """Return a function from the number of a class, from 0, to its name.
 
-    The names are ``labels``, or those of the model's ``pretrained_cfg``. An image classifier without them that has as
-    many classes as ImageNet-1k or one of the larger ImageNets has their names. Otherwise the name is the number.
+    The names are ``labels``, or those of the model's ``pretrained_cfg``, or those that torchvision or transformers have
+    for it. An image classifier of timm without them that has as many classes as ImageNet-1k or one of the larger
+    ImageNets has their names. Otherwise the name is the number.
 
     Raises:
         InputError: There are more or fewer names than classes.
@@ -25,17 +27,27 @@ def labels_of(model: nn.Module, task: Task, labels: Sequence[str] | None = None)
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     config = config_of(model)
-    names = labels if labels is not None else config.get("label_names")
+    names = labels if labels is not None else config.get("label_names") or _of_library(model)
     if names is not None and len(names) > 0:
         return _own(model, names, None if labels is not None else config.get("label_descriptions"))
-    subset = infer_imagenet_subset(model) if task == Task.IMAGES else None
+    subset = infer_imagenet_subset(model) if task == Task.IMAGES and config else None
     return ImageNetInfo(subset).index_to_description if subset else str
+
+
+def _of_library(model: Any) -> Sequence[str] | Mapping[Any, str] | None:
+    """Return the names that torchvision or transformers have for the classes of a model."""
+    if hasattr(model, "plm_origin"):
+        names, count = torchvision.categories(model), num_classes_of(model)
+        return names if count in (len(names), None) else None  # the classifier may be another than that of the weights
+    if transformers.is_of_transformers(model):
+        return model.config.id2label
+    return None
 
 
 def _own(model: nn.Module, names: Sequence[str] | Mapping[Any, str], descriptions: Mapping[str, str] | None) -> Labels:
     from timm.data import CustomDatasetInfo
 
-    count = getattr(model, "num_classes", None)
+    count = num_classes_of(model)
     # timm also knows tables from number to name, which may leave classes without a name
     if not isinstance(names, Mapping) and count is not None and len(names) != count:
         raise InputError(

@@ -14,6 +14,7 @@ from plm_core.hookspecs import Model
 from plm_core.models import create_model
 from plm_core.prediction.files import Kind
 from plm_core.registry import registry
+from plm_core.sources import torchvision, transformers
 from plm_core.transforms import apply_all
 
 
@@ -30,8 +31,12 @@ KINDS = {Task.IMAGES: Kind.IMAGE, Task.VIDEOS: Kind.VIDEO, Task.OBJECTS: Kind.IM
 HEADLESS = "plm_core.embed gives its embeddings, and plm train finetune trains it on classes of your own"
 
 
-def name_of(model: nn.Module) -> str:
+def name_of(model: Any) -> str:
     """Return the name of a model's architecture, or its class if it was not created by name."""
+    if hasattr(model, "plm_origin"):
+        return f"torchvision:{model.plm_origin.name}"
+    if transformers.is_of_transformers(model):
+        return f"transformers:{model.name_or_path or type(model).__name__}"
     return str(config_of(model).get("architecture") or type(model).__name__)
 
 
@@ -45,24 +50,39 @@ def task_of(model: nn.Module, task: str | None = None) -> Task:
 
     Args:
         model: The model.
-        task: The task, if the model was not created by name. None for that of the model's declaration; timm's own
-            models classify images.
+        task: The task, if the model was not created by name. None for that of the model's declaration, or the one
+            that torchvision or transformers have for it; timm's own models classify images.
 
     Raises:
         InputError: There is no such task.
         NotSupported: The model has no classes, or its task is another one.
     """
-    if task is not None:
-        if task not in list(Task):
-            raise InputError(f"task {task!r} is not allowed: {', '.join(Task)} are")
-    else:
-        entry = registry().all(Model).get(name_of(model))
-        task = entry.declaration.task if entry else Task.IMAGES
-        if task not in list(Task):
-            raise NotSupported(f"model {name_of(model)!r} is for {task}; predictions are made for {', '.join(Task)}")
-    if getattr(model, "num_classes", None) == 0:
+    if task is not None and task not in list(Task):
+        raise InputError(f"task {task!r} is not allowed: {', '.join(Task)} are")
+    if num_classes_of(model) == 0:
         raise NotSupported(f"model {name_of(model)!r} has no classes: {HEADLESS}")
+    task = task or _known_task(model)
+    if task not in list(Task):
+        raise NotSupported(f"model {name_of(model)!r} is for {task}; predictions are made for {', '.join(Task)}")
     return Task(task)
+
+
+def num_classes_of(model: Any) -> int | None:
+    """Return the number of classes of a model, 0 if it has no classifier, and None if that is not known."""
+    if hasattr(model, "plm_origin"):
+        return torchvision.num_classes(model)
+    if transformers.is_of_transformers(model):
+        return int(model.config.num_labels) if transformers.task(model) else 0
+    return getattr(model, "num_classes", None)
+
+
+def _known_task(model: nn.Module) -> str:
+    if hasattr(model, "plm_origin"):
+        return torchvision.task(model)
+    if transformers.is_of_transformers(model):
+        return transformers.task(model) or "no task"
+    entry = registry().all(Model).get(name_of(model))
+    return entry.declaration.task if entry else Task.IMAGES
 
 
 def trained_model(name: str, transforms: Iterable[str] = (), device: torch.device | str = "cpu") -> nn.Module:

@@ -28,6 +28,13 @@ _log = logging.getLogger("plm_core")
 
 NO_CLASSIFIERS = ("detection", "optical_flow", "segmentation")
 """Packages of torchvision.models whose models answer with more than one class per input."""
+TASKS = {
+    "detection": "object-detection",
+    "optical_flow": "optical-flow",
+    "segmentation": "image-segmentation",
+    "video": "video-classification",
+}
+"""Tasks of the packages of torchvision.models, in the words of the Hugging Face Hub. All others classify images."""
 QUANTIZED = "quantized_"
 """Beginning of the names of models with integer weights, which neither train nor move to a GPU. They are left out."""
 AUXILIARY = ("googlenet", "inception_v3")
@@ -114,6 +121,27 @@ def is_classifier_of_torchvision(model: object) -> bool:
         path.replace(":", ".").split(".")[2] for path in class_paths(model) if path.startswith("torchvision.models.")
     }
     return bool(packages) and not packages & set(NO_CLASSIFIERS)
+
+
+def task(model: Any) -> str:
+    """Return the task of a model that `create` made, in the words of the Hugging Face Hub."""
+    return TASKS.get(_package(model.plm_origin.name), "image-classification")
+
+
+def num_classes(model: Any) -> int | None:
+    """Return the number of classes of a model that `create` made: 0 without its head, None if it is no classifier."""
+    origin = model.plm_origin
+    if origin.classifier is None:
+        return None
+    layer = model.get_submodule(origin.classifier)
+    return int(getattr(layer, "out_features", getattr(layer, "out_channels", 0)))
+
+
+def categories(model: Any) -> list[str]:
+    """Return the names of the classes in the weights of a model that `create` made, without a detector's background."""
+    origin = model.plm_origin
+    names = list(weights_entry(origin.name, origin.weights).meta["categories"])
+    return names[1:] if names[0] == "__background__" else names
 
 
 def classifiers(pattern: str) -> list[str]:

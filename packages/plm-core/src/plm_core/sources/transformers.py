@@ -134,6 +134,13 @@ class Preprocessing:
         return f"Preprocessing({self.convert}, {self.processor})"
 
 
+def task(model: object) -> str | None:
+    """Return the task of a classifier of transformers, in the words of the Hugging Face Hub; None for another model."""
+    kinds = ("Image", "Video", "Audio")
+    kind = next((kind for kind in kinds if type(model).__name__.endswith(f"For{kind}Classification")), None)
+    return kind and f"{kind.lower()}-classification"
+
+
 def is_of_transformers(model: object) -> bool:
     """Return whether a model is one of transformers. This does not import the library."""
     return "transformers.modeling_utils:PreTrainedModel" in class_paths(model)
