@@ -1,6 +1,7 @@
 """`plm train`: every option reaches the optimiser, the data, the loss or the model, and errors write nothing."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ class Spy:
 
     def __init__(self):
         self.calls = []
+        self.interrupt_at = 0
 
     def note(self, trainer, model, inputs):
         state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -25,6 +27,8 @@ class Spy:
         linear = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
         linear.register_forward_hook(lambda module, args, y: call.update(dtype=y.dtype))
         self.calls.append(call)
+        if len(self.calls) == self.interrupt_at:
+            signal.raise_signal(signal.SIGINT)
 
     @property
     def first(self):
@@ -182,6 +186,27 @@ def test_checkpoints_steps_and_resuming(finetune, plm, pictures, tmp_path):
     assert plm(*words, "--out", parts, "--resume").code == 0
     a, b = (load_file(out / "model.safetensors") for out in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_ctrl_c_leaves_a_training_to_go_on_with(plm, pictures, tmp_path, spy):
+    words = ["train", "finetune", pictures, "--model", MODEL, "--set", "batch_size=16", "--set", "epochs=2"]
+    spy.interrupt_at = 3
+    result = plm(*words, "--out", tmp_path / "run")
+    assert result.code == 130
+    assert "interrupted by SIGINT after 3 of 6 steps" in result.err
+    assert result.err.rstrip().endswith("checkpoint-3; the same command with --resume does")
+    unfinished = plm("predict", tmp_path / "run", pictures / "val")
+    assert "its training is not finished; the same plm train command with --resume goes on" in unfinished.err
+    assert plm(*words, "--out", tmp_path / "run", "--resume").code == 0
+    assert len(spy.calls) == 6
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["steps"] == 6
+
+
+def test_report_to_reaches_the_trainer(plm, pictures, tmp_path, monkeypatch):
+    result = plm("train", "finetune", pictures, "--out", tmp_path / "out", *ONE_STEP, "--report-to", "tensorbord")
+    assert result.code == 2
+    assert "report_to" in result.err
+    assert "tensorboard" in result.err
 
 
 def test_license(finetune):

@@ -9,7 +9,7 @@ import typer
 
 from plm_core.cli.options import Json, Seed, Transforms
 from plm_core.cli.table import show
-from plm_core.errors import InputError
+from plm_core.errors import InputError, TrainingInterrupted
 from plm_core.hookspecs import Training
 from plm_core.registry import registry
 from plm_core.utils.text import literal
@@ -102,28 +102,32 @@ def train(
 
     from plm_core.runs import train as run
 
-    trained = run(
-        recipe,
-        data,
-        out,
-        model=model,
-        preset=preset,
-        settings=changes,
-        pretrained=pretrained,
-        weights=weights,
-        model_kwargs={name: literal(value) for name, value in keywords.items()},
-        transforms=transform or (),
-        license=license,
-        seed=seed,
-        resume=resume,
-        precision=precision,
-        fsdp=fsdp,
-        max_steps=max_steps,
-        save_steps=save_steps,
-        per_device_batch_size=per_device_batch_size,
-        num_workers=num_workers,
-        report_to=report_to or (),
-    )
+    try:
+        trained = run(
+            recipe,
+            data,
+            out,
+            model=model,
+            preset=preset,
+            settings=changes,
+            pretrained=pretrained,
+            weights=weights,
+            model_kwargs={name: literal(value) for name, value in keywords.items()},
+            transforms=transform or (),
+            license=license,
+            seed=seed,
+            resume=resume,
+            precision=precision,
+            fsdp=fsdp,
+            max_steps=max_steps,
+            save_steps=save_steps,
+            per_device_batch_size=per_device_batch_size,
+            num_workers=num_workers,
+            report_to=report_to or (),
+        )
+    except TrainingInterrupted as e:
+        typer.echo(f"plm: {e}; the same command with --resume does", err=True)
+        raise typer.Exit(128 + e.signum) from None  # as a shell reports a command that a signal ended
     if trained is None:  # the main process reports
         return
     scores = {name: round(score, 4) for name, score in trained.scores.items()}

@@ -83,7 +83,7 @@ def train(
     Raises:
         UnknownName: There is no such recipe or model.
         InputError: An argument or the data is not allowed. Nothing was written.
-        Interrupted: The training was stopped by Ctrl-C. The message says how to go on.
+        TrainingInterrupted: Ctrl-C or SIGTERM stopped the training. It left a checkpoint to resume from.
     """
     spec = registry().get(Training, recipe)
     out = Path(out)
@@ -123,7 +123,7 @@ def train(
             "save_steps": save_steps,
             "per_device_batch_size": per_device_batch_size,
             "num_workers": num_workers,
-            **({"report_to": tuple(report_to)} if report_to else {}),
+            "report_to": tuple(report_to),
         },
     )
     trained: Trained | None = resolve(spec.train)(job)
