@@ -9,8 +9,8 @@ from PIL import Image
 
 import parc.cli
 import plm_core.cli
-from parc import ranking
-from parc.cli import split_list
+from parc import probing, ranking
+from parc.cli.shared import split_list
 from parc.ranking import Interrupted, Ranking
 from plm_core.errors import InputError
 
@@ -56,6 +56,11 @@ def test_a_table(run, digits, tmp_path):
     assert f"wrote {table}" in err
     assert table.read_text().startswith("model,method,score,low,high,rank")
     assert picture.stat().st_size > 10_000
+    best = "hiera_micro_digits.sklearn_digits"
+    assert err.splitlines()[-1] == (
+        f"next: plm probe {digits} --models {','.join(row[1] for row in rows if 'random' not in row[1])}, or "
+        f"plm train finetune {digits} --model {best} --out runs/{best}"
+    )
 
 
 def test_plm_rank_is_the_same(run, digits):
@@ -73,7 +78,12 @@ def test_help(run):
     assert code == 0
     for option in ("--models", "--method", "--budget", "--ray", "--json"):
         assert option in out
-    assert "rank" in run("--help")[1]
+    code, out, _ = run("probe", "--help")
+    assert code == 0
+    for option in ("--models", "--method", "--folds", "--shots", "--plot"):
+        assert option in out
+    for name in ("rank", "probe"):
+        assert name in run("--help")[1]
 
 
 def test_no_model_could_be_scored(run, digits):
@@ -98,6 +108,53 @@ def test_bad_input_is_one_line(run, digits, args, said):
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_probe(run, digits, tmp_path):
+    picture, table = tmp_path / "p.png", tmp_path / "p.json"
+    words = ("probe", digits, "--models", "random:test_vit,hiera_micro_digits", "--method", "knn", "--folds", 4)
+    code, out, err = run(*words, "--shots", "1,5,all", "--out", table, "--plot", picture)
+    assert code == 0
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[:2] for row in rows] == [["1", "hiera_micro_digits.sklearn_digits"], ["2", "random:test_vit"]]
+    assert all("[" in cell for row in rows for cell in row[2:5])
+    assert "80 of 80 images, 4 classes, knn, 4 folds; accuracy in %, brackets hold 90 % intervals" in err
+    assert f"wrote {table}\nwrote {picture}\nnext: plm train finetune {digits} --model hiera_micro_digits" in err
+    assert picture.stat().st_size > 10_000
+    plms = json.loads(run(*words, "--json", program=plm_core.cli.main, name="plm")[1])
+    assert [row["accuracy"] for row in plms["rows"]] == [
+        row["accuracy"] for row in json.loads(table.read_text())["rows"] if row["shots"] is None
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--shots", "1,few"], "--shots '1,few' has 'few'; whole numbers from 1, all, or auto alone are allowed"),
+        (["--shots", "auto,1"], "--shots 'auto,1' has 'auto'"),
+        (["--method", "liner"], "no method of probing 'liner'; did you mean 'linear'?"),
+        (["--folds", "21"], "folds is 21, but class '0' has 20 of the images; 20 folds or fewer are allowed"),
+        (["--plot", "x.gif"], "file 'x.gif' has ending '.gif'"),
+    ],
+)
+def test_bad_input_to_a_probe_is_one_line(run, digits, args, said):
+    code, out, err = run("probe", digits, "--models", "tome_micro_shapes", *args)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
+
+
+def test_an_interrupted_probe(run, digits, monkeypatch):
+    row = probing.ProbeRow("some_model", "folds", None, 91.5, 90.0, 93.0, 80, 1, 1000, 0.1, 0.1, False)
+    about = {"dataset": "d", "images": 1, "of": 1, "classes": 2, "val_images": 0, "method": "linear", "folds": 5}
+
+    def stopped(*args):
+        raise Interrupted(probing.Probing((row,), about), left=7)
+
+    monkeypatch.setattr(probing, "probe_models", stopped)
+    code, out, err = run("probe", digits, "--models", "resnet18", "--out", "x.csv")
+    assert code == 130
+    assert out.startswith("1\tsome_model\t91.5 [90.0, 93.0]")
+    assert "interrupted, 7 models left; the same command goes on from here; not written: x.csv" in err
 
 
 def test_bad_images_are_named(run, digits, tmp_path):
@@ -163,4 +220,4 @@ def test_lists_are_split_at_commas_but_not_within_options(texts, parts):
 
 
 def test_the_command_is_a_typer_app():
-    assert isinstance(parc.cli.app, typer.Typer)  # so that plm takes its own parsing of --ray too
+    assert isinstance(parc.cli.rank_app, typer.Typer)  # so that plm takes its own parsing of --ray too

@@ -5,7 +5,14 @@ import importlib
 
 import pytest
 
-MODULES = ("parc.benchmark.aggregation", "parc.catalog", "parc.ranking.run", "parc.sampling", "parc.scoring")
+MODULES = (
+    "parc.benchmark.aggregation",
+    "parc.catalog",
+    "parc.probing.run",
+    "parc.ranking.run",
+    "parc.sampling",
+    "parc.scoring",
+)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import parc
-from parc.ranking import Interrupted, Ranking, Settings, evaluation, rank, report, run
+from parc.ranking import Interrupted, Ranking, Settings, evaluation, rank, run
 from parc.ranking.probes import draw_probes
+from parc.writing import markdown_text
 from plm_core.datasets import load_dataset
 from plm_core.errors import InputError, UnknownName
 
@@ -223,9 +224,9 @@ def test_ctrl_c_keeps_what_is_finished(undisturbed, digits, monkeypatch):
     with pytest.raises(Interrupted) as caught:
         rank(digits, MODELS)
     assert caught.value.left == 3
-    finished = {model: undisturbed.of(model) for model in caught.value.ranking.models}
+    finished = {model: undisturbed.of(model) for model in caught.value.result.models}
     assert len(finished) == 2
-    for row in caught.value.ranking.rows:
+    for row in caught.value.result.rows:
         assert row.score == finished[row.model][row.method].score
 
 
@@ -321,7 +322,7 @@ class TestReport:
         ranking = Ranking(ranked_rows(outcomes, ("m",)), ("m",), {})
         assert [(row.model, row.rank) for row in ranking.rows] == [("b", 1), ("c", 1), ("a", 3), ("z", None)]
         assert ranking.table()[-1]["problem"] == "a | reason\nin lines"
-        assert report.markdown_text(ranking.table()).splitlines()[-1].count(" | ") == report.markdown_text(
+        assert markdown_text(ranking.table()).splitlines()[-1].count(" | ") == markdown_text(
             ranking.table()
         ).splitlines()[0].count(" | ")
         part = replace(ranking.rows[0], method="n", error="n is impossible", score=None, rank=None)

@@ -4,6 +4,7 @@
 
     parc.score("parc", features, labels, pca=32)   # one model: the higher, the better its features suit the labels
     parc.rank("photos/", ["resnet*", "pe_*"])      # many models on a folder of images; also `plm rank`
+    parc.probe("photos/", ["resnet50"])            # the accuracy of a classifier on their features; also `plm probe`
 
 Importing this package imports neither torch nor timm.
 """
@@ -17,6 +18,7 @@ from plm_core.utils.lazy import attributes
 if TYPE_CHECKING:
     from parc import benchmark
     from parc.catalog import methods
+    from parc.probing import probe
     from parc.ranking import rank
     from parc.sampling import sample_probe
     from parc.scoring import Features, score, score_bank
@@ -27,6 +29,7 @@ _LAZY = {
     "Features": "parc.scoring",
     "benchmark": "",
     "methods": "parc.catalog",
+    "probe": "parc.probing",
     "rank": "parc.ranking",
     "sample_probe": "parc.sampling",
     "score": "parc.scoring",
@@ -38,6 +41,7 @@ __all__ = [
     "__version__",
     "benchmark",
     "methods",
+    "probe",
     "rank",
     "sample_probe",
     "score",

@@ -1,4 +1,4 @@
-"""The declarations of parc: its scores, its command and its stop on the tour."""
+"""The declarations of parc: its scores, its commands and its stop on the tour."""
 
 from __future__ import annotations
 
@@ -52,8 +52,15 @@ def plm_scorers() -> list[Scorer]:
 
 @hookimpl
 def plm_commands() -> list[Command]:
-    """Declare ``plm rank``."""
-    return [Command(name="rank", help="Rank models by how well they suit a dataset.", implementation="parc.cli:app")]
+    """Declare ``plm rank`` and ``plm probe``."""
+    return [
+        Command(name="rank", help="Rank models by how well they suit a dataset.", implementation="parc.cli:rank_app"),
+        Command(
+            name="probe",
+            help="Judge models by a linear or k-NN classifier on their features.",
+            implementation="parc.cli:probe_app",
+        ),
+    ]
 
 
 @hookimpl

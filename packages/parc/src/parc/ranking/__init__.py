@@ -9,7 +9,7 @@
     evaluation.py     one model, from its weights to its scores
     outcomes.py       the scores of one model, and the rows that all outcomes make
     results.py        the ranking
-    report.py         a ranking as a table, as text files and as a picture
+    report.py         a ranking as a table and as a picture
     ray_backend.py    the same work on a Ray cluster
     progress_bars.py  progress on the terminal
 
@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING
 from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
+    from parc.interrupted import Interrupted
     from parc.ranking.outcomes import RankedRow
-    from parc.ranking.results import Interrupted, Ranking
+    from parc.ranking.results import Ranking
     from parc.ranking.run import rank, rank_models
     from parc.ranking.settings import Settings
 
 _LAZY = {
-    "Interrupted": "parc.ranking.results",
+    "Interrupted": "parc.interrupted",
     "RankedRow": "parc.ranking.outcomes",
     "Ranking": "parc.ranking.results",
     "Settings": "parc.ranking.settings",

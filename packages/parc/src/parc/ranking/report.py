@@ -1,40 +1,18 @@
-"""A ranking for people to read: a table, text files and a picture."""
+"""A ranking for people to read: a table and a picture."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parc.ranking.outcomes import RankedRow, by_model, mean_rank
-from plm_core.errors import InputError
+from parc.writing import EXTRA
 from plm_core.utils import plots
 from plm_core.utils.text import millions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-PICTURES = (".png", ".svg", ".pdf")
-TEXTS = (".csv", ".json", ".md")
-EXTRA = "parc[plot]"  # installs matplotlib
-
-
-def check_path(path: str | Path) -> None:
-    """Check that a ranking can be written to a file of this name.
-
-    Raises:
-        InputError: The ending is not one of `TEXTS` and `PICTURES`.
-        MissingDependency: The ending is that of a picture, but matplotlib is not installed.
-    """
-    ending = Path(path).suffix.lower()
-    if ending not in (*TEXTS, *PICTURES):
-        raise InputError(f"file {str(path)!r} has ending {ending!r}; {', '.join((*TEXTS, *PICTURES))} are allowed")
-    if ending in PICTURES:
-        plots.require_matplotlib("a picture", EXTRA)
 
 
 def table(rows: Sequence[RankedRow]) -> list[dict[str, Any]]:
@@ -75,27 +53,6 @@ def _problem(rows: Mapping[str, RankedRow]) -> str:
     if len(errors) == len(rows) and len(set(errors.values())) == 1:
         return next(iter(errors.values()))
     return "; ".join(error if error.startswith(method) else f"{method}: {error}" for method, error in errors.items())
-
-
-def csv_text(rows: Sequence[RankedRow]) -> str:
-    """Return the rows as the text of a csv file."""
-    dicts = [asdict(row) for row in rows]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(dicts[0]) if dicts else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dicts)
-    return out.getvalue()
-
-
-def markdown_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows of `table` as a Markdown table."""
-    lines = [_cells(list(rows[0])), _cells(["---"] * len(rows[0]))] if rows else []
-    return "\n".join([*lines, *(_cells(list(row.values())) for row in rows), ""])
-
-
-def _cells(values: Sequence[Any]) -> str:
-    cells = ["" if value is None else str(value).replace("|", "\\|").replace("\n", " ") for value in values]
-    return f"| {' | '.join(cells)} |"
 
 
 def figure(rows: Sequence[RankedRow], title: str) -> Figure:

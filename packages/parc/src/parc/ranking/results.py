@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from parc.ranking import report
 from parc.ranking.outcomes import RankedRow, by_model, mean_rank
-from plm_core.utils.files import atomic_path, write_text
+from parc.writing import write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,28 +70,4 @@ class Ranking:
             MissingDependency: A picture is to be written, but matplotlib is not installed.
             FileError: The file cannot be written.
         """
-        report.check_path(path)
-        ending = Path(path).suffix.lower()
-        if ending in report.PICTURES:
-            with atomic_path(path) as part:
-                self.figure().savefig(part, format=ending[1:], dpi=150)
-        elif ending == ".csv":
-            write_text(path, report.csv_text(self.rows))
-        elif ending == ".json":
-            write_text(path, json.dumps(self.as_dict(), indent=2, default=str) + "\n")
-        else:
-            write_text(path, report.markdown_text(self.table()))
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a ranking.
-
-    Attributes:
-        ranking: The ranking of the models that were finished.
-        left: Number of models that were not finished.
-    """
-
-    def __init__(self, ranking: Ranking, left: int) -> None:
-        super().__init__(f"{left} models were not finished")
-        self.ranking = ranking
-        self.left = left
+        write(self, path)

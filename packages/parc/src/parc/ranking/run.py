@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from parc.facts import read_imagenet_csv
+from parc.interrupted import Interrupted
 from parc.ranking.candidates import Candidate, expand_patterns, make_model
 from parc.ranking.evaluation import cached_features, evaluate
 from parc.ranking.outcomes import Outcome, ranked_rows
 from parc.ranking.probes import Probe, draw_probes
 from parc.ranking.progress_bars import show_bars
 from parc.ranking.ray_backend import evaluate_on_ray
-from parc.ranking.results import Interrupted, Ranking
+from parc.ranking.results import Ranking
 from parc.ranking.settings import Settings
 from parc.scores.pca import parse_pca
 from plm_core.datasets import load_dataset

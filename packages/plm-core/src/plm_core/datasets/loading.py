@@ -32,17 +32,22 @@ def load_dataset(source: str | Path) -> Dataset:
         InputError: The source is none of these, has fewer than 2 classes, or no class with 2 images.
         MissingDependency: Hugging Face datasets are not installed.
     """
+    return check_labels(read_dataset(source))
+
+
+def read_dataset(source: str | Path) -> Dataset:
+    """Read a dataset as `load_dataset` does, whatever its labels are."""
     text = str(source)
     if text.startswith("hf:"):
-        return check_labels(read_hub(text))
+        return read_hub(text)
     path = Path(source)
     if not path.exists():
         raise InputError(f"dataset {text!r} does not exist; a folder, an .npz file or hf:name[:split] is allowed")
     if path.is_file():
         if path.suffix.lower() != ".npz":
             raise InputError(f"dataset {text!r} is a {path.suffix or 'nameless'} file; of files, .npz is allowed")
-        return check_labels(read_npz(path))
-    return check_labels(read_saved(path) if is_saved(path) else read_classes(find_splits(path)[0]))
+        return read_npz(path)
+    return read_saved(path) if is_saved(path) else read_classes(find_splits(path)[0])
 
 
 def check_labels(dataset: Dataset) -> Dataset:

@@ -13,7 +13,7 @@ from plm_core.datasets.folder import read_classes
 from plm_core.datasets.huggingface import read_hub_splits, read_saved_splits
 from plm_core.datasets.labelled import Dataset
 from plm_core.datasets.layout import find_splits, is_saved
-from plm_core.datasets.loading import check_labels, load_dataset
+from plm_core.datasets.loading import check_labels, read_dataset
 from plm_core.errors import InputError
 
 MAX_NAMES = 4
@@ -50,27 +50,34 @@ def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Spli
     """
     if not 0 < holdout < 1:
         raise InputError(f"holdout is {holdout}; a number between 0 and 1 is allowed")
-    train, val = _own_splits(source)
+    train, val = own_splits(source)
     if val is None:
         kept, held_out = hold_out(train.labels, seed, holdout)
         note = f"{100 * holdout:g} % of the images ({len(held_out)} of {len(train)}) held out, seed {seed}"
         return Splits(train.take(kept), train.take(held_out), note)
-    check_classes(source, train.classes, val.classes)
     return Splits(train, val, f"{len(val)} images of the split {_name(val.source)}")
 
 
-def _own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
-    """Read the splits that a source has of its own."""
+def own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
+    """Read the images to train on and, if the source has a split for that, those to judge the training on.
+
+    See `load_splits`, which also holds images out where there is no such split, and has the same errors.
+    """
+    train, val = _read(source)
+    if val is not None:
+        check_classes(source, train.classes, val.classes)
+    return check_labels(train), val
+
+
+def _read(source: str | Path) -> tuple[Dataset, Dataset | None]:
     if str(source).startswith("hf:"):
-        train, val = read_hub_splits(str(source))
-        return check_labels(train), val
+        return read_hub_splits(str(source))
     path = Path(source)
     if path.is_dir() and is_saved(path):
-        train, val = read_saved_splits(path)
-        return check_labels(train), val
+        return read_saved_splits(path)
     if path.is_dir() and (folders := find_splits(path))[1] is not None:
-        return check_labels(read_classes(folders[0])), read_classes(folders[1])
-    return load_dataset(source), None
+        return read_classes(folders[0]), read_classes(folders[1])
+    return read_dataset(source), None
 
 
 def _name(source: str) -> str:

@@ -23,6 +23,7 @@ PROVIDERS = (
     ("merger", "zipit*", "zipit"),
     ("scorer", "parc*", "parc"),
     ("command", "rank", "parc"),
+    ("command", "probe", "parc"),
     ("command", "paint-tokens", "tome"),
 )
 

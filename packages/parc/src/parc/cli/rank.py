@@ -1,27 +1,34 @@
-"""The command ``parc rank``, which is also ``plm rank``. Data goes to stdout, everything else to stderr."""
+"""The command ``parc rank``, which is also ``plm rank``."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 
+from parc.cli import shared
+from parc.cli.shared import (
+    INTERRUPTED,
+    Cached,
+    Data,
+    Plot,
+    Pretrained,
+    print_json,
+    save,
+    say_interrupted,
+    split_list,
+)
+from parc.next_steps import after_ranking
 from parc.ranking.settings import Settings
 from plm_core.cli.light import LightCommand
 from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers
 from plm_core.cli.table import show
-from plm_core.errors import InputError, PlmError
+from plm_core.errors import PlmError
 
 if TYPE_CHECKING:
     from parc.ranking.results import Ranking
-
-INTERRUPTED = 130
-"""Exit code of a shell's command that Ctrl-C ended."""
 
 
 class _RankCommand(LightCommand):
@@ -39,19 +46,8 @@ app = typer.Typer(add_completion=False)
 
 @app.command(name="rank", cls=_RankCommand, help="Rank models by how well they suit a dataset.")
 def _command(
-    dataset: Annotated[
-        str,
-        typer.Argument(help="A folder with one folder of images per class, an .npz file, or hf:name[:split]."),
-    ],
-    models: Annotated[
-        list[str],
-        typer.Option(
-            "--models",
-            help="Models to rank: resnet*, resnet50.* (all its weights), name.tag, hf-hub:org/name, local-dir:path, "
-            "torchvision:resnet* or transformers:org/name; the prefix random: stands for random weights. May be "
-            "repeated, or separated by commas.",
-        ),
-    ],
+    dataset: Data,
+    models: Annotated[list[str], shared.models("rank")],
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,9 +84,7 @@ def _command(
         Path | None,
         typer.Option("--imagenet-csv", help="Path of timm's results-imagenet.csv, for the method imagenet-top1."),
     ] = None,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")
-    ] = True,
+    pretrained: Pretrained = True,
     device: Device = Settings.device,
     dtype: Dtype = Settings.dtype,
     batch_size: BatchSize = Settings.batch_size,
@@ -104,20 +98,14 @@ def _command(
             "machine; --ray must then be the last argument.",
         ),
     ] = None,
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")] = True,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--out",
-            help="File to write the ranking to: .csv, .json or .md, or a picture as for --plot. May be repeated.",
-        ),
-    ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="The picture to write: .png, .svg or .pdf.")] = None,
+    cache: Cached = True,
+    out: Annotated[list[Path] | None, shared.out("ranking")] = None,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Rank models by how well they suit a dataset."""
     from parc.ranking import Interrupted, rank_models
-    from parc.ranking.report import check_path
+    from parc.writing import check_path
 
     files = [*(out or []), *([plot] if plot else [])]
     for file in files:
@@ -141,23 +129,20 @@ def _command(
     try:
         ranking = rank_models(dataset, split_list(models, "models"), settings)
     except Interrupted as e:
-        _print(e.ranking, as_json)
-        unwritten = f"; not written: {', '.join(map(str, files))}" if files else ""
-        typer.echo(f"interrupted, {e.left} models left; the same command goes on from here{unwritten}", err=True)
+        _print(e.result, as_json)
+        say_interrupted(e, files)
         raise typer.Exit(INTERRUPTED) from None
     _print(ranking, as_json)
-    for file in files:
-        ranking.save(file)
-        typer.echo(f"wrote {file.resolve()}", err=True)
+    save(ranking, files)
     if all(row.score is None for row in ranking.rows):
         raise PlmError("no model could be scored; the table says why")
+    if steps := after_ranking(dataset, ranking):
+        typer.echo(steps, err=True)
 
 
 def _print(ranking: Ranking, as_json: bool) -> None:
     if as_json:
-        import json
-
-        print(json.dumps(ranking.as_dict(), indent=2, default=str))
+        print_json(ranking.as_dict())
         return
     about = ranking.about
     typer.echo(
@@ -169,38 +154,7 @@ def _print(ranking: Ranking, as_json: bool) -> None:
     show(ranking.table())
 
 
-def split_list(texts: Iterable[str], option: str) -> list[str]:
-    """Split at commas, but not before ``key=value``: ``knn:k=5,metric=cosine,parc`` is two methods."""
-    parts: list[str] = []
-    for text in texts:
-        for i, part in enumerate(text.split(",")):
-            is_option = "=" in part and ":" not in part.partition("=")[0]
-            if i and (is_option or parts[-1].startswith("local-dir:")):
-                parts[-1] += f",{part}"
-            else:
-                parts.append(part.strip())
-    if not all(parts):
-        raise InputError(f"--{option} {','.join(texts)!r} has an empty part")
-    return parts
-
-
 def _parse_pca(text: str) -> int | str | None:
     if text.lower() in ("none", "off", "0"):
         return None
     return int(text) if text.isdigit() else text  # Settings checks whether the text is a recipe
-
-
-def main() -> None:
-    """Run the console script ``parc``."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="parc: %(message)s")
-    command = typer.core.TyperGroup(
-        name="parc",
-        commands={"rank": typer.main.get_command(app)},
-        no_args_is_help=True,
-        help="Which of these models should I fine-tune on my data?",
-    )
-    try:
-        command()
-    except PlmError as e:
-        print(f"parc: error: {e}", file=sys.stderr)
-        sys.exit(2)

@@ -1,0 +1,74 @@
+"""Options and messages that both commands have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from parc.interrupted import Interrupted
+from plm_core.errors import InputError
+
+INTERRUPTED = 130
+"""Exit code of a shell's command that Ctrl-C ended."""
+
+Data = Annotated[
+    str, typer.Argument(help="A folder with one folder of images per class, an .npz file, or hf:name[:split].")
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")
+]
+Cached = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="The picture to write: .png, .svg or .pdf.")]
+
+
+def out(result: str) -> Any:
+    """Return the option that names the files to write a result to."""
+    help = f"File to write the {result} to: .csv, .json or .md, or a picture as for --plot. May be repeated."
+    return typer.Option("--out", help=help)
+
+
+def models(task: str) -> Any:
+    """Return the option that names the models of a task."""
+    return typer.Option(
+        "--models",
+        help=f"Models to {task}: resnet*, resnet50.* (all its weights), name.tag, hf-hub:org/name, local-dir:path, "
+        "torchvision:resnet* or transformers:org/name; the prefix random: stands for random weights. May be repeated, or "
+        "separated by commas.",
+    )
+
+
+def split_list(texts: Iterable[str], option: str) -> list[str]:
+    """Split at commas, but not before ``key=value``: ``knn:k=5,metric=cosine,parc`` is two methods."""
+    parts: list[str] = []
+    for text in texts:
+        for i, part in enumerate(text.split(",")):
+            is_option = "=" in part and ":" not in part.partition("=")[0]
+            if i and (is_option or parts[-1].startswith("local-dir:")):
+                parts[-1] += f",{part}"
+            else:
+                parts.append(part.strip())
+    if not all(parts):
+        raise InputError(f"--{option} {','.join(texts)!r} has an empty part")
+    return parts
+
+
+def print_json(data: Any) -> None:
+    """Print plain data as JSON."""
+    print(json.dumps(data, indent=2, default=str))
+
+
+def save(result: Any, files: Iterable[Path]) -> None:
+    """Write a ranking or a probing to files, and name each on stderr."""
+    for file in files:
+        result.save(file)
+        typer.echo(f"wrote {file.resolve()}", err=True)
+
+
+def say_interrupted(error: Interrupted, files: Sequence[Path]) -> None:
+    """Say on stderr what Ctrl-C has left undone."""
+    unwritten = f"; not written: {', '.join(map(str, files))}" if files else ""
+    typer.echo(f"interrupted, {error.left} models left; the same command goes on from here{unwritten}", err=True)

@@ -1,0 +1,136 @@
+"""Probes models on a dataset: `probe` with keywords, `probe_models` with `ProbeSettings`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from parc.interrupted import Interrupted
+from parc.probing.evaluation import Images, evaluate
+from parc.probing.outcomes import Outcome, probe_rows
+from parc.probing.results import Probing
+from parc.probing.settings import ProbeSettings
+from parc.probing.validation import Folds
+from parc.ranking.candidates import expand_patterns
+from parc.ranking.probes import draw_probes
+from parc.ranking.progress_bars import show_bars
+from plm_core.datasets.splits import own_splits
+from plm_core.errors import InputError
+
+
+def probe(
+    dataset: str | Path,
+    models: str | Sequence[str],
+    method: str = ProbeSettings.method,
+    *,
+    folds: int = ProbeSettings.folds,
+    shots: Iterable[int] | Literal["auto"] = ProbeSettings.shots,
+    budget: int = ProbeSettings.budget,
+    seed: int = ProbeSettings.seed,
+    pretrained: bool = True,
+    device: str = ProbeSettings.device,
+    dtype: str = ProbeSettings.dtype,
+    batch_size: int = ProbeSettings.batch_size,
+    num_workers: int | None = None,
+    cache: bool = True,
+) -> Probing:
+    """Judge models by a simple classifier on their frozen features, with cross-validation.
+
+    This is the step between `parc.rank`, which needs fewer images, and a fine-tuning. Each model needs one forward pass
+    per image. The features are kept in the cache, as those of a ranking are. A model that fails gets rows that say why.
+
+    Example:
+        >>> import parc
+        >>> probing = parc.probe("digits/", ["hiera_micro_digits", "hiera_micro_shapes"], "knn", shots=[1, 5])
+        >>> probing.models[0]
+        'hiera_micro_digits.sklearn_digits'
+        >>> [(row.judged, row.shots, row.images) for row in probing.of(probing.models[0])]
+        [('folds', None, 100), ('folds', 1, 100), ('folds', 5, 100)]
+
+    Args:
+        dataset: As for `plm_core.datasets.load_splits`. If it has a split to judge by, its accuracy is reported too.
+        models: Names and patterns of models; see `parc.ranking.candidates.expand_patterns`.
+        method: ``linear`` or ``knn``, with options. `ProbeSettings` describes it and all further arguments in detail.
+        folds: Number of folds.
+        shots: Numbers of images per class for the few-shot curve, or ``auto``.
+        budget: Largest number of images.
+        seed: Seed of the folds and of the few-shot draws.
+        pretrained: False for random weights.
+        device: ``auto``, ``cpu``, ``cuda`` ...
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        batch_size: Number of images in a batch.
+        num_workers: Number of processes that decode images.
+        cache: Whether to use the cache of features.
+
+    Raises:
+        InputError, UnknownName: An argument or the dataset is not allowed. This is checked before any model runs.
+        Interrupted: Ctrl-C was pressed. The exception carries the probing of the models that were finished.
+    """
+    settings = ProbeSettings(
+        method=method,
+        folds=folds,
+        shots=shots if shots == "auto" else tuple(shots),
+        budget=budget,
+        seed=seed,
+        pretrained=pretrained,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        cache=cache,
+    )
+    return probe_models(dataset, [models] if isinstance(models, str) else models, settings)
+
+
+def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSettings) -> Probing:
+    """Judge models by a simple classifier on their frozen features; the core of `probe`, with the same errors."""
+    candidates = expand_patterns(models, settings.pretrained)
+    _check_device(settings)
+    images, size = _images(dataset, settings)
+    about = {
+        "dataset": str(dataset),
+        "images": len(images.train),
+        "of": size,
+        "classes": len(images.train.classes),
+        "images_per_class": len(images.train) * (1 - 1 / settings.folds) / len(set(images.train.labels.tolist())),
+        "val_images": 0 if images.val is None else len(images.val),
+        "method": settings.method,
+        "folds": settings.folds,
+        "seed": settings.seed,
+        "device": settings.device,
+        "dtype": settings.dtype,
+    }
+    outcomes: list[Outcome] = []
+    try:
+        with show_bars(len(candidates), images.steps) as bars:
+            for candidate in candidates:
+                bars.begin(str(candidate))
+                outcomes.append(evaluate(candidate, images, settings, bars.advance))
+                bars.end()
+    except KeyboardInterrupt:
+        left = len(candidates) - len(outcomes)
+        raise Interrupted(Probing(probe_rows(outcomes, images.kinds), about), left) from None
+    return Probing(probe_rows(outcomes, images.kinds), about)
+
+
+def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int]:
+    """Return the images to probe on, and the number of images that they were drawn from."""
+    train, val = own_splits(dataset)
+    if train.labels.ndim > 1:
+        raise InputError(
+            f"dataset {str(dataset)!r} has several labels per image; a probe needs one class per image "
+            "(plm rank takes several, by the methods parc and knn)"
+        )
+    probe = draw_probes(train, settings.budget)[0]
+    folds = Folds(probe.labels, probe.classes, settings.folds, settings.seed)
+    shots = folds.shots(settings.shots)
+    val_probe = None if val is None else draw_probes(val, settings.budget)[0]
+    return Images(probe, val_probe, folds, shots), len(train)
+
+
+def _check_device(settings: ProbeSettings) -> None:
+    """Check the device now. Otherwise every model would report the same error."""
+    from plm_core.utils.devices import autocast, pick_device
+
+    autocast(pick_device(settings.device), settings.dtype)
