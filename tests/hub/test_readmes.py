@@ -5,9 +5,9 @@ A text block is what the last python block before it prints.
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
-import av
 import pytest
 import transformers
 from PIL import Image
@@ -27,9 +27,9 @@ def blocks(readme):
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_block_runs(readme, tmp_path, monkeypatch, capsys, hub_double):
+def test_every_block_runs(readme, tmp_path, monkeypatch, capsys, hub_double, write_video, videos):
     monkeypatch.chdir(tmp_path)
-    write_samples(tmp_path)
+    write_samples(tmp_path, write_video, videos)
     namespace = {"__name__": "readme"}
     printed = None
     for language, code in blocks(readme):
@@ -46,8 +46,8 @@ def test_every_block_runs(readme, tmp_path, monkeypatch, capsys, hub_double):
             pytest.fail(f"a block of {language}: how is it tested?")
 
 
-def write_samples(folder):
-    """Write the files that the READMEs mention: a digit, class folders of pictures, a clip, a model of transformers."""
+def write_samples(folder, write_video, videos):
+    """Write the files that the READMEs mention: a digit, class folders of pictures and of clips, a ViT."""
     images, _ = plm_core.samples.digits("heldout")
     images[0].save(folder / "digit.png")
     for split, name in (("train", "train"), ("heldout", "val")):
@@ -55,12 +55,8 @@ def write_samples(folder):
             of_class = folder / "photos" / name / f"class{i % 2}"
             of_class.mkdir(parents=True, exist_ok=True)
             Image.fromarray(scene.image).save(of_class / f"{i}.png")
-    with av.open(str(folder / "clip.mp4"), "w") as file:
-        stream = file.add_stream("libx264", 8)
-        stream.width = stream.height = 64
-        for picture in plm_core.shapes.Clips("heldout", size=64, frames=16, count=1)[0].frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        file.mux(stream.encode())
+    write_video(folder / "clip.mp4", plm_core.shapes.Clips("heldout", size=64, frames=16, count=1)[0].frames)
+    shutil.copytree(videos, folder / "videos")
     size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     vit = transformers.ViTForImageClassification(transformers.ViTConfig(**size, image_size=32, patch_size=8))
     vit.save_pretrained(folder / "my-vit")
