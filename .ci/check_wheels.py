@@ -32,8 +32,12 @@ OURS = {CORE, "pe-encoder", "hiera", "tome", "hydra-attn", "gazelle", "zipit", "
 # offline (HF_HUB_OFFLINE is set): one model or one function, for real.
 SMOKE = {
     "plm-core": """
-import plm_core
+import plm_core, tempfile
+from plm_core import weights
 assert plm_core.list_models("resnet18*"), "none of timm's models is listed"
+with tempfile.TemporaryDirectory() as folder:
+    weights.save_pretrained(plm_core.create_model("test_vit", num_classes=2), folder, "mit", labels=["cat", "dog"])
+    assert plm_core.create_model(folder, pretrained=True).pretrained_cfg["label_names"] == ["cat", "dog"]
 """,
     "hiera": """
 import hiera, timm, torch

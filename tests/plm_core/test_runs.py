@@ -247,6 +247,7 @@ def test_the_score_is_that_of_the_loaded_model(finetune, pictures):
         ([*ONE_STEP, "--model", "test_vit", "--random", "--model-kwargs", "depht=2"], "cannot be created with"),
         (["--model", MODEL], "batch_size 64 is larger than the data, 48 samples"),
         ([*ONE_STEP, "--transform", "tome:r=8"], "attends inside"),
+        ([*ONE_STEP, "--model", "torchvision:resnet18"], "is of torchvision; recipe 'finetune' trains models of timm"),
         ([*ONE_STEP, "--model", "hiera_micro_motions"], "takes clips; recipe 'finetune' trains on images"),
     ],
 )

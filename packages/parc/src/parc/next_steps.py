@@ -20,14 +20,15 @@ def after_ranking(dataset: str, ranking: Ranking) -> str | None:
     best = _trained([model for model in ranking.models if ranking.of(model)[first].score is not None])
     if not best:
         return None
-    probed = shlex.join(["plm", "probe", dataset, "--models", ",".join(best[:MOST])])
-    return f"next: {probed}, or {_finetuning(dataset, best[0])}"
+    steps = [shlex.join(["plm", "probe", dataset, "--models", ",".join(best[:MOST])]), *_finetuning(dataset, best)]
+    return f"next: {', or '.join(steps)}"
 
 
 def after_probing(dataset: str, probing: Probing) -> str | None:
-    """Return the line that names the next command, or None if no pretrained model has an accuracy."""
+    """Return the line that names the next command, or None if no pretrained model can be trained."""
     best = _trained([model for model in probing.models if probing.of(model)[0].accuracy is not None])
-    return f"next: {_finetuning(dataset, best[0])}" if best else None
+    steps = _finetuning(dataset, best)
+    return f"next: {steps[0]}" if steps else None
 
 
 def _trained(models: Sequence[str]) -> list[str]:
@@ -35,6 +36,10 @@ def _trained(models: Sequence[str]) -> list[str]:
     return [model for model in models if not model.startswith("random:")]
 
 
-def _finetuning(dataset: str, model: str) -> str:
-    folder = model.rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    return shlex.join(["plm", "train", "finetune", dataset, "--model", model, "--out", f"runs/{folder}"])
+def _finetuning(dataset: str, best: Sequence[str]) -> list[str]:
+    """Return the command that trains the best model, of those with timm's interface, which plm train needs."""
+    models = [model for model in best if not model.lower().startswith(("torchvision:", "transformers:"))]
+    if not models:
+        return []
+    folder = models[0].rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    return [shlex.join(["plm", "train", "finetune", dataset, "--model", models[0], "--out", f"runs/{folder}"])]

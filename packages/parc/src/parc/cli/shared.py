@@ -35,9 +35,9 @@ def models(task: str) -> Any:
     """Return the option that names the models of a task."""
     return typer.Option(
         "--models",
-        help=f"Models to {task}: resnet*, resnet50.* (all its weights), name.tag, hf-hub:org/name, local-dir:path, "
-        "torchvision:resnet* or transformers:org/name; the prefix random: stands for random weights. May be repeated, or "
-        "separated by commas.",
+        help=f"Models to {task}: resnet*, resnet50.* (all its weights), name.tag, the path of a model folder, "
+        "hf-hub:org/name, torchvision:resnet* or transformers:org/name; the prefix random: stands for random weights. "
+        "May be repeated, or separated by commas.",
     )
 
 

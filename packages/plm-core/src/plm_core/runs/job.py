@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plm_core import weights
 from plm_core.errors import InputError
-from plm_core.models import create_model
+from plm_core.models import LIBRARIES, create_model
 from plm_core.transforms import apply_all
 from plm_core.utils.text import as_tuple
 
@@ -87,6 +87,10 @@ class Job:
         return model.eval().to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
 
     def _build(self, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module:
+        library = self.model.partition(":")[0].lower()
+        if library in LIBRARIES:
+            why = f"recipe {self.recipe!r} trains models of timm and of plug-ins, whose folders rebuild them"
+            raise InputError(f"model {self.model!r} is of {library}; {why}")
         keywords = {**kwargs, **self.model_kwargs}
         try:
             return create_model(self.model, pretrained=pretrained, **keywords)
