@@ -15,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 import parc
 from parc.interrupted import Interrupted
-from parc.next_steps import after_probing
+from parc.next_steps import after_probing, after_ranking
 from parc.probing import ProbeSettings, Probing, evaluation, probe, run
+from parc.ranking import RankedRow, Ranking
 from parc.ranking.candidates import Candidate, make_model
 from parc.ranking.extraction import extract
 from parc.ranking.probes import draw_probes
@@ -196,3 +197,16 @@ def test_the_next_step_is_a_fine_tuning_of_the_best(probed):
     assert line == f"next: plm train finetune 'my photos' --model {DIGITS} --out runs/{DIGITS}"
     untrained = Probing(tuple(row for row in probed.rows if row.model == "random:test_vit"), probed.about)
     assert after_probing("photos", untrained) is None
+
+
+def test_the_next_step_of_a_ranking_probes_every_pretrained_model_and_trains_what_can_be_trained():
+    names = ["random:a", "torchvision:b", "hf-hub:org/c", "d.in1k", "e"]
+    rows = [RankedRow(name, "parc", 9.0 - i, None, None, 1 + i, 1, 0, 0, False) for i, name in enumerate(names)]
+    assert after_ranking("data", Ranking(tuple(rows), ("parc",), {})) == (
+        "next: plm probe data --models torchvision:b,hf-hub:org/c,d.in1k, or "
+        "plm train finetune data --model hf-hub:org/c --out runs/c"
+    )
+    assert (
+        after_ranking("data", Ranking(tuple(rows[:2]), ("parc",), {})) == "next: plm probe data --models torchvision:b"
+    )
+    assert after_ranking("data", Ranking(tuple(rows[:1]), ("parc",), {})) is None
