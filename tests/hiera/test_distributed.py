@@ -19,15 +19,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hiera import configs
-from hiera.mae import MaskedAutoencoderHiera
-from hiera.recipes import folders
-from plm_core import shapes, weights
+from plm_core import shapes
+from plm_core.runs import train
+from plm_core.testing import check_run_folder
 from plm_core.training import newest_checkpoint
 
 SCRIPT = Path(__file__).parent / "train_script.py"
 PLM = Path(sys.executable).with_name("plm")
-MICRO_MAE = {**configs.MICRO_SHAPES, **configs.MICRO_MAE}
+MODEL = "hiera_micro_shapes"
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
@@ -87,7 +86,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def scenes(tmp_path_factory):
     """Write 32 pictures in one class folder."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "scenes").mkdir()
@@ -96,39 +95,30 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_the_command_in_two_processes(pictures, tmp_path):
+def settings(**changes):
+    return [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+
+
+def test_the_command_in_two_processes(scenes, tmp_path):
     """The batch needs both processes. Only the main one prints and writes."""
-    changes = {"batch_size": 8, "epochs": 2, "warmup_epochs": 1}
-    words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-    command = [PLM, "hiera", "pretrain", pictures, "--out", tmp_path / "out", "--size", "micro", "--fsdp", *words]
+    changes = settings(batch_size=8, epochs=2, warmup_epochs=1)
+    command = [PLM, "train", "hiera-pretrain", scenes, "--out", tmp_path / "out", "--model", MODEL, "--fsdp", *changes]
     done = torchrun("--no-python", *command)
     assert re.findall(r"^epoch \S+", done.stderr, re.MULTILINE) == ["epoch 1/2", "epoch 2/2"]
     (line,) = done.stdout.splitlines()
     name, loss, _ = line.split("\t")
     assert name == "training loss"
     assert math.isfinite(float(loss))
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"checkpoint-8", "mae.safetensors", "encoder.safetensors"}
-    weights.load(model := MaskedAutoencoderHiera(**MICRO_MAE), tmp_path / "out" / "mae.safetensors")
-    with torch.no_grad():
-        assert model(torch.zeros(2, 3, 48, 48))[0].isfinite()
+    check_run_folder(tmp_path / "out")
 
 
-def recorder(steps):
-    from transformers import TrainerCallback
-
-    class Recorder(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            steps.append(state.global_step)
-
-    return Recorder()
-
-
-def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(pictures, tmp_path):
+def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(scenes, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     changes = {"batch_size": "16", "epochs": "20", "warmup_epochs": "2"}
-    words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-    command = [PLM, "hiera", "pretrain", pictures, "--out", killed, "--size", "micro", "--save-steps", 4, *words]
-    process = subprocess.Popen([str(word) for word in command], env=environment(torch.get_num_threads()))
+    command = [PLM, "train", "hiera-pretrain", scenes, "--out", killed, "--model", MODEL, "--save-steps", 4]
+    process = subprocess.Popen(
+        [str(word) for word in [*command, *settings(**changes)]], env=environment(torch.get_num_threads())
+    )
     try:
         while process.poll() is None and not list(killed.glob("checkpoint-*/trainer_state.json")):
             time.sleep(0.01)
@@ -136,12 +126,11 @@ def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(pictures, t
         process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not list(killed.glob("*.safetensors"))
-    steps = []
     done = int(newest_checkpoint(killed).name.partition("-")[2])
-    folders.pretrain(pictures, killed, "micro", changes, seed=0, save_steps=4, resume=True, callbacks=[recorder(steps)])
-    assert steps == list(range(done + 1, 41))
-    folders.pretrain(pictures, whole, "micro", changes, seed=0)
-    for name in ("mae.safetensors", "encoder.safetensors"):
+    assert 4 <= done < 40
+    for out, options in ((killed, {"save_steps": 4, "resume": True}), (whole, {})):
+        train("hiera-pretrain", scenes, out, model=MODEL, settings=changes, **options)
+    for name in ("model.safetensors", "autoencoder.safetensors"):
         resumed, undisturbed = load_file(killed / name), load_file(whole / name)
         assert resumed.keys() == undisturbed.keys()
         assert all(torch.equal(resumed[key], undisturbed[key]) for key in undisturbed), name

@@ -338,6 +338,17 @@ def test_only_three_files_are_uploaded(hub_double, folder, saved):
     assert hub_double.files("org/new") == saved
 
 
+def test_the_record_and_the_curve_of_a_training_go_along_without_its_checkpoints(hub_double, folder, saved):
+    training = {"training.json": b"{}", "curve.csv": b"step,loss\n", "curve.png": b"\x89PNG"}
+    for name, content in training.items():
+        (folder / name).write_bytes(content)
+    (folder / "checkpoint-7").mkdir()
+    (folder / "checkpoint-7" / FILE).write_bytes(b"x")
+    (folder / "checkpoint-7" / "optimizer.pt").write_bytes(b"x")
+    push(folder, "org/new")
+    assert hub_double.files("org/new") == saved | training
+
+
 def test_push_says_who_made_what_and_a_second_time_changes_nothing(hub_double, folder):
     first = push(folder, "org/new")
     assert f"Upload {MICRO} with plm".encode() in hub_double.requests[-1].body

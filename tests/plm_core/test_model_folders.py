@@ -7,6 +7,7 @@ import pytest
 import plm_core
 from plm_core import InputError, WeightsError, weights
 from plm_core.hub import FORMAT
+from plm_core.shapes import SHAPES
 
 MODEL = "test_vit"
 
@@ -48,6 +49,17 @@ def test_the_config_says_what_the_folder_is(folder):
     assert config["plm"] == {"format": FORMAT, "task": "image-classification", "recipe": "finetune"}
     card = (folder / "README.md").read_text()
     assert 'pipeline_tag: "image-classification"' in card
+
+
+def test_the_names_of_classes_that_a_new_head_no_longer_has_are_not_kept(tmp_path):
+    model = plm_core.create_model("hiera_micro_shapes", pretrained=True)
+    for name in ("shapes", "leaves"):
+        weights.save_pretrained(model, tmp_path / name, "mit")
+        model.reset_classifier(model.num_classes)
+    kept = [
+        plm_core.create_model(str(tmp_path / name)).pretrained_cfg.get("label_names") for name in ("shapes", "leaves")
+    ]
+    assert kept == [list(SHAPES), None]
 
 
 def test_labels_must_fit_the_head(tmp_path):

@@ -512,9 +512,11 @@ class Hiera(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier with an untrained one, or with none for 0 classes."""
+        """Replace the classifier with an untrained one, or with none for 0 classes. The old classes' names go too."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
+        if hasattr(self, "pretrained_cfg"):
+            self.pretrained_cfg = {**self.pretrained_cfg, "label_names": None}
 
 
 def classifier(drop_rate: float = 0.0, **kwargs: Any) -> Hiera:

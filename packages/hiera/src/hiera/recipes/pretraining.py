@@ -13,7 +13,7 @@ from hiera.model import Hiera
 from hiera.recipes.steps import pretrain, pretrain_transform
 from hiera.recipes.tables import PretrainConfig
 from plm_core import InputError
-from plm_core.datasets import Pictures, load_dataset
+from plm_core.datasets import Pictures, read_dataset
 from plm_core.hookspecs import Input, Model
 from plm_core.models import input_of
 from plm_core.registry import registry
@@ -71,8 +71,8 @@ def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Dataset[Any], 
     """Return the dataset for a model's input, and the data in words."""
     preprocess = pretrain_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
     if spec.frames is None:
-        labelled = load_dataset(job.data)
-        return Pictures(labelled, preprocess), f"{len(labelled)} images"
+        images = read_dataset(job.data)
+        return Pictures(images, preprocess), f"{len(images)} images"
     root = Path(job.data)
     root = root / "train" if (root / "train").is_dir() else root
     videos = VideoFolder(root, spec.frames, transform=per_clip(preprocess))

@@ -23,7 +23,7 @@ from plm_core.utils.lazy import attributes
 if TYPE_CHECKING:
     from plm_core.datasets.kinds import KINDS, Kind, check_kind, kind_of
     from plm_core.datasets.labelled import Dataset, digest
-    from plm_core.datasets.loading import load_dataset
+    from plm_core.datasets.loading import load_dataset, read_dataset
     from plm_core.datasets.pictures import Pictures
     from plm_core.datasets.splits import Splits, check_classes, load_splits
 
@@ -39,6 +39,7 @@ _LAZY = {
     "kind_of": "plm_core.datasets.kinds",
     "load_dataset": "plm_core.datasets.loading",
     "load_splits": "plm_core.datasets.splits",
+    "read_dataset": "plm_core.datasets.loading",
 }
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "kind_of",
     "load_dataset",
     "load_splits",
+    "read_dataset",
 ]
 
 __getattr__, __dir__ = attributes(__name__, "plm-core", _LAZY)

@@ -32,7 +32,8 @@ def write_run(job: Job, trained: Trained, license: str | None = None) -> None:
     """
     model = trained.model.cpu()
     start: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    license = license or (start.get("license") if job.pretrained else None) or "other"
+    from_its_weights = job.pretrained and job.weights is None
+    license = license or (start.get("license") if from_its_weights else None) or "other"
     for name, extra in trained.extras.items():
         weights.save(extra, job.out / name)
     write_curve(trained.history, job.out, title=f"{job.recipe}: {job.model}")

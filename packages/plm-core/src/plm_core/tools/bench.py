@@ -189,7 +189,7 @@ def prepare(name: str, batch_size: int, device: str = "cpu", size: int | None = 
     model: Any = create_model(name)
     channels, *sides = _input_size(model)
     if size is not None and [size] * len(sides) != sides:
-        if model.pretrained_cfg.get("fixed_input_size"):  # all others take any size
+        if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):  # all others take any size
             model = create_model(name, img_size=size)
         sides = [size] * len(sides)
     declared = registry().all(Model).get(name.partition(".")[0])

@@ -86,6 +86,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = param_groups_weight_decay(model, recipe.weight_decay, exempt)
         return [{**group, "lr": recipe.lr} for group in groups]
     if not hasattr(model, "group_matcher"):
-        raise InputError(f"layer_decay needs a model with group_matcher(), which {type(model).__name__} lacks")
+        lacks = f"layer_decay needs a model with group_matcher(), which {type(model).__name__} lacks"
+        raise InputError(f"{lacks}; layer_decay=None trains all layers alike")
     groups = param_groups_layer_decay(model, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
     return [{**group, "lr": recipe.lr * group["lr_scale"]} for group in groups]
