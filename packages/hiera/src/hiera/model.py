@@ -515,8 +515,9 @@ class Hiera(nn.Module):
         """Replace the classifier with an untrained one, or with none for 0 classes. The old classes' names go too."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
-        if hasattr(self, "pretrained_cfg"):
-            self.pretrained_cfg = {**self.pretrained_cfg, "label_names": None}
+        config: Any = getattr(self, "pretrained_cfg", None)  # timm's, on a model from create_model
+        if config:
+            self.pretrained_cfg = {**config, "label_names": None}
 
 
 def classifier(drop_rate: float = 0.0, **kwargs: Any) -> Hiera:

@@ -75,5 +75,5 @@ def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Dataset[Any], 
         return Pictures(images, preprocess), f"{len(images)} images"
     root = Path(job.data)
     root = root / "train" if (root / "train").is_dir() else root
-    videos = VideoFolder(root, spec.frames, transform=per_clip(preprocess))
+    videos = VideoFolder(root, spec.frames, spec.stride, per_clip(preprocess))
     return videos, f"{len(videos)} videos"

@@ -103,8 +103,8 @@ def train_video_classifier(job: Job) -> Trained | None:
     def open_split(split: str, preprocess: Callable[[Any], Any], spec: Input) -> Dataset[Any]:
         if spec.frames is None:
             raise InputError(f"model {job.model!r} takes images; recipe {job.recipe!r} trains on videos")
-        folder = Path(job.data) / split
-        return VideoFolder(folder, spec.frames, transform=per_clip(preprocess), training=split == "train")
+        clip = per_clip(preprocess)
+        return VideoFolder(Path(job.data) / split, spec.frames, spec.stride, clip, training=split == "train")
 
     return _train(job, Labelled(train.classes, found, open_split))
 
@@ -112,11 +112,8 @@ def train_video_classifier(job: Job) -> Trained | None:
 def _train(job: Job, data: Labelled) -> Trained | None:
     config: FinetuneConfig = job.config
     num_classes = len(data.classes)
-    rates: dict[str, Any] = {
-        "drop_path_rate": config.drop_path,
-        "drop_rate": config.dropout,
-    }  # some models know neither
-    model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})
+    rates: dict[str, Any] = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
+    model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})  # if it must
     spec = input_of(model)
     preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
     train = data.open("train", preprocess, spec)
