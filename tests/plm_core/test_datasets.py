@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plm_core.datasets import load_dataset
+from plm_core.datasets import Pictures, load_dataset, load_splits
 from plm_core.errors import InputError
 from plm_core.utils.images import decode_image
 
@@ -40,6 +40,56 @@ def test_the_train_split_of_a_folder_is_taken(tmp_path):
     folder(tmp_path / "train", {"a": 2, "b": 2})
     folder(tmp_path / "val", {"a": 1, "b": 1})
     assert list(load_dataset(tmp_path).names) == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+
+
+def videos(root, counts):
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            (root / name / f"{i}.mp4").touch()
+        if count > 1:
+            (root / name / "thumbnail.jpg").touch()
+    return root
+
+
+def test_videos(tmp_path):
+    dataset = load_dataset(videos(tmp_path, {"walk": 2, "run": 3}))
+    assert (dataset.kind, dataset.classes, dataset.labels.tolist()) == ("videos", ("run", "walk"), [0, 0, 0, 1, 1])
+    assert list(dataset.names) == ["run/0.mp4", "run/1.mp4", "run/2.mp4", "walk/0.mp4", "walk/1.mp4"]
+    assert dataset.items[4] == tmp_path / "walk" / "1.mp4"
+    assert dataset.take([0]).kind == "videos"
+    with pytest.raises(InputError, match=r"data '.*' holds videos; images are needed"):
+        Pictures(dataset, lambda image: image)
+
+
+def test_splits_of_videos(tmp_path, caplog):
+    videos(tmp_path / "train", {"run": 10, "walk": 10, "idle": 0})
+    videos(tmp_path / "valid", {"run": 1, "walk": 2})
+    splits = load_splits(tmp_path)
+    assert [(part.kind, len(part)) for part in (splits.train, splits.val)] == [("videos", 20), ("videos", 3)]
+    assert splits.note == "3 videos of the split valid"
+    assert "1 folders of" in caplog.text
+    assert "have no videos: idle" in caplog.text
+    splits = load_splits(tmp_path / "train")
+    assert splits.note == "10 % of the videos (2 of 20) held out, seed 0"
+    assert [(part.kind, len(part)) for part in (splits.train, splits.val)] == [("videos", 18), ("videos", 2)]
+    folder(tmp_path / "images", {"run": 1, "walk": 2})
+    (tmp_path / "valid").rename(tmp_path / "videos")
+    (tmp_path / "images").rename(tmp_path / "valid")
+    with pytest.raises(InputError, match=r"valid' has no videos in folders named after their classes, as in run/1.mp4"):
+        load_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"run": 3}, r"has 1 class \(run\) in 3 videos; at least 2 are needed"),
+        ({"run": 1, "walk": 1}, "fewer than 2 videos in every class"),
+    ],
+)
+def test_videos_that_nothing_can_be_learnt_from(tmp_path, counts, said):
+    with pytest.raises(InputError, match=said):
+        load_dataset(videos(tmp_path, counts))
 
 
 def test_train_may_be_a_class(tmp_path):

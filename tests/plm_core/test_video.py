@@ -121,6 +121,16 @@ def test_frames_are_those_of_decoding_in_order(name, clip, tmp_path, monkeypatch
             assert torch.equal(read.read(indices), expected[indices])
 
 
+def test_the_contents_of_a_file_are_read_like_the_file(mp4, clip):
+    video = Video(mp4.read_bytes())
+    assert len(video) == 60
+    assert torch.equal(video.read([57, 3, 30]), torch.from_numpy(clip[[57, 3, 30]]))
+    with pytest.raises(InputError, match="must be one or more of the frames 0 to 59 of the video"):
+        video.read([60])
+    with pytest.raises(InputError, match="the video cannot be read as a video: Invalid data"):
+        Video(b"hello world\n" * 99)
+
+
 def test_hidden_frames_do_not_count(clip, tmp_path):
     """VP8 has frames that only serve as references for others and are marked as hidden by a bit."""
     path = write(tmp_path / "clip.webm", clip, "libvpx", "yuv420p", {"cpu-used": "8", "deadline": "realtime"}, gop=20)

@@ -1,12 +1,12 @@
-"""Labelled images from a folder, an npz file or Hugging Face datasets, and what a source of data holds.
+"""Labelled images or videos from a folder, an npz file or Hugging Face datasets, and what a source of data holds.
 
     loading.py      `load_dataset`, which finds out what a source is and reads its names and labels
     splits.py       `load_splits`, the part to train on and the part to judge the training on
     kinds.py        `kind_of` and `check_kind`: images, videos, COCO's format, a model ...
-    pictures.py     `Pictures`, a dataset of torch
+    pictures.py     `Pictures`, a dataset of images for torch
     labelled.py     `Dataset`, its `digest`, and class numbers from labels of other types
     layout.py       the splits and the class folders of a folder
-    folder.py       folders of images by class
+    folder.py       folders of images or videos by class
     npz.py          arrays
     huggingface.py  datasets of the Hugging Face Hub, and those that its library has saved
 

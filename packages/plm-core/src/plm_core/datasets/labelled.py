@@ -1,4 +1,4 @@
-"""Labelled images of any source, their digest, and class numbers from labels of other types."""
+"""Labelled images or videos of any source, their digest, and class numbers from labels of other types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plm_core.utils.images import decode_image, open_image
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images, still encoded."""
+    """Labelled images or videos, still encoded."""
 
     source: str
     names: Sequence[str]
@@ -26,7 +26,9 @@ class Dataset:
     """Class numbers [N], or zeros and ones [N, C] if an image has several labels."""
     classes: tuple[str, ...]
     items: Sequence[Any]
-    """The path, the encoded bytes, or the pixels uint8 [H, W] or [H, W, C] of each image."""
+    """The path, the encoded bytes, or the pixels uint8 [H, W] or [H, W, C] of each image. The path of each video."""
+    kind: str = "images"
+    """The kind of the items: ``images`` or ``videos``, as in `plm_core.datasets.KINDS`."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,7 +37,7 @@ class Dataset:
         """Return one image, decoded.
 
         Raises:
-            InputError: The image cannot be read. The message names it.
+            InputError: The image cannot be read, or is a video. The message names it.
         """
         item = self.items[index]
         if isinstance(item, Path):
@@ -46,7 +48,7 @@ class Dataset:
             raise InputError(f"image {self.names[index]!r} of {self.source!r} cannot be read: {e}") from e
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Dataset:
-        """Return the images of some indices, in their order, with the same classes. No image is copied."""
+        """Return the items of some indices, in their order, with the same classes. No item is copied."""
         order = np.asarray(indices, dtype=np.int64)
         return replace(
             self, names=[self.names[i] for i in order], labels=self.labels[order], items=_Taken(self.items, order)
@@ -68,9 +70,9 @@ class _Taken(Sequence[Any]):
 
 
 def digest(dataset: Dataset) -> str:
-    """Return 16 digits that change with the name, the label or the order of any image, or with the classes.
+    """Return 16 digits that change with the name, the label or the order of any item, or with the classes.
 
-    They are cheap, because no image is opened: images of other contents under the same names have the same digest.
+    They are cheap, because no file is opened: items of other contents under the same names have the same digest.
     """
     hasher = hashlib.sha256(f"{dataset.labels.shape}\n".encode())
     for text in (*dataset.classes, *dataset.names):

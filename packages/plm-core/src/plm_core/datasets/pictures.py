@@ -23,10 +23,13 @@ class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
         classes: Names of the classes, by number.
 
     Raises:
-        InputError: The images have several labels each. On indexing: an image cannot be read; the message names it.
+        InputError: The dataset holds videos, or several labels for an image. On indexing: an image cannot be read; the
+            message names it.
     """
 
     def __init__(self, dataset: Dataset, preprocess: Callable[[Image.Image], Any]) -> None:
+        if dataset.kind != "images":
+            raise InputError(f"data {dataset.source!r} holds {dataset.kind}; images are needed")
         if dataset.labels.ndim != 1:
             raise InputError(f"data {dataset.source!r} has several labels per image; one class per image is needed")
         self.dataset = dataset

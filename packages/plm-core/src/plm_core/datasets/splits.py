@@ -1,4 +1,4 @@
-"""The two parts of a source of labelled images: one to train on, and one to judge the training on."""
+"""The two parts of a source of labelled images or videos: one to train on, and one to judge the training on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plm_core.datasets.folder import read_classes
 from plm_core.datasets.huggingface import read_hub_splits, read_saved_splits
+from plm_core.datasets.kinds import kind_of
 from plm_core.datasets.labelled import Dataset
 from plm_core.datasets.layout import find_splits, is_saved
-from plm_core.datasets.loading import check_labels, read_dataset
+from plm_core.datasets.loading import check_labels, read_dataset, read_folder
 from plm_core.errors import InputError
 
 MAX_NAMES = 4
@@ -31,17 +31,18 @@ class Splits:
 
 
 def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Splits:
-    """Read the names and labels of the images to train on and of those to judge the training on. None is decoded.
+    """Read the names and labels of the images or videos to train on and of those to judge the training on.
 
-    The source may have splits of its own: folders (see `plm_core.datasets.layout.find_splits`) or the splits of Hugging
-    Face datasets. Training is then on ``train``, and the other part is the first of these that is there: val, valid,
-    validation, dev, eval, test, testing. From a source without them a share is held out, class by class. Each class
-    keeps at least one image to train on, and may get none to be judged on if it has few.
+    No image is decoded, and no video is opened. The source may have splits of its own: folders (see
+    `plm_core.datasets.layout.find_splits`) or the splits of Hugging Face datasets. Training is then on ``train``, and
+    the other part is the first of these that is there: val, valid, validation, dev, eval, test, testing. From a source
+    without them a share is held out, class by class. Each class keeps at least one item to train on, and may get none
+    to be judged on if it has few.
 
     Args:
         source: As for `plm_core.datasets.load_dataset`. ``hf:name:split`` has no splits of its own.
-        seed: Seed of the draw of the images that are held out.
-        holdout: Share of the images that is held out, between 0 and 1.
+        seed: Seed of the draw of the items that are held out.
+        holdout: Share of the items that is held out, between 0 and 1.
 
     Raises:
         InputError: The source cannot be read (see `load_dataset`), its splits have different classes, or ``holdout`` is
@@ -53,15 +54,15 @@ def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Spli
     train, val = own_splits(source)
     if val is None:
         kept, held_out = hold_out(train.labels, seed, holdout)
-        note = f"{100 * holdout:g} % of the images ({len(held_out)} of {len(train)}) held out, seed {seed}"
+        note = f"{100 * holdout:g} % of the {train.kind} ({len(held_out)} of {len(train)}) held out, seed {seed}"
         return Splits(train.take(kept), train.take(held_out), note)
-    return Splits(train, val, f"{len(val)} images of the split {_name(val.source)}")
+    return Splits(train, val, f"{len(val)} {val.kind} of the split {_name(val.source)}")
 
 
 def own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
-    """Read the images to train on and, if the source has a split for that, those to judge the training on.
+    """Read the items to train on and, if the source has a split for that, those to judge the training on.
 
-    See `load_splits`, which also holds images out where there is no such split, and has the same errors.
+    See `load_splits`, which also holds items out where there is no such split, and has the same errors.
     """
     train, val = _read(source)
     if val is not None:
@@ -76,7 +77,8 @@ def _read(source: str | Path) -> tuple[Dataset, Dataset | None]:
     if path.is_dir() and is_saved(path):
         return read_saved_splits(path)
     if path.is_dir() and (folders := find_splits(path))[1] is not None:
-        return read_classes(folders[0]), read_classes(folders[1])
+        kind = kind_of(path)
+        return read_folder(folders[0], kind), read_folder(folders[1], kind)
     return read_dataset(source), None
 
 

@@ -107,7 +107,7 @@ def preprocessing(model: Any) -> Callable[[Any], Tensor]:
         )
     revision = getattr(model.config, "_commit_hash", None)
     folder = _folder(f"{text}@{revision}" if revision and not Path(text).is_dir() else text, SETTINGS)
-    kind = next((kind for kind in PROCESSORS if kind in model.input_modalities), "image")
+    kind = modality(model)
     with _errors(f"the preprocessing of transformers:{text}"), _quiet():
         import transformers
 
@@ -139,6 +139,11 @@ def task(model: object) -> str | None:
     kinds = ("Image", "Video", "Audio")
     kind = next((kind for kind in kinds if type(model).__name__.endswith(f"For{kind}Classification")), None)
     return kind and f"{kind.lower()}-classification"
+
+
+def modality(model: Any) -> str:
+    """Return what a model of transformers takes, as its library says: ``image``, ``video`` or ``audio``."""
+    return next((kind for kind in PROCESSORS if kind in model.input_modalities), "image")
 
 
 def is_of_transformers(model: object) -> bool:

@@ -47,7 +47,7 @@ def read_clip(
     video = Video(path)
     if start is None:
         start = last_start(len(video), frames, stride) // 2
-    return video.read(clip_frames(len(video), frames, stride, start, pad, video.path))
+    return video.read(clip_frames(len(video), frames, stride, start, pad, video.name))
 
 
 def check_sampling(frames: int, stride: int) -> None:

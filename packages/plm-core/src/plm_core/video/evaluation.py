@@ -86,7 +86,7 @@ def views(
     fit = partial(cover, size=spec.size[1:], zoom=zoom)
     if isinstance(video, str | Path):
         file = Video(video)
-        resized = file.read(_views_frames(len(file), spec.frames, clips, stride, pad, file.path), fit)
+        resized = file.read(_views_frames(len(file), spec.frames, clips, stride, pad, file.name), fit)
     else:
         pictures = frames_tensor(video)
         numbers = _views_frames(len(pictures), spec.frames, clips, stride, pad, "the video")

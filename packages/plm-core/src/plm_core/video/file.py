@@ -7,6 +7,7 @@ Shapes: H, W pixels; pixels are RGB.
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,24 +36,28 @@ class Video:
     that the file specifies are applied. Pixels that are not square are left unchanged.
 
     Args:
-        path: A file in any format that FFmpeg reads.
+        path: A file in any format that FFmpeg reads, or the contents of such a file.
+
+    Attributes:
+        name: The path, or words for contents, as error messages give it.
 
     Raises:
         MissingDependency: PyAV is not installed.
         InputError: The path is not a file, the file is not a video, or the video has no frames.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        with _opened(self.path) as (container, stream):
+    def __init__(self, path: str | Path | bytes) -> None:
+        self._file = path if isinstance(path, bytes) else Path(path)
+        self.name = _name(self._file)
+        with _opened(self._file) as (container, stream):
             self._times, self._keys, self._length = _index(container, stream)
             self._tick = float(stream.time_base or 0)  # seconds per unit of the times
             self.rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
         if not self._times and self._length:  # no usable times, so only decoding can count the frames
-            with _opened(self.path) as (container, stream):
+            with _opened(self._file) as (container, stream):
                 self._length = sum(1 for _ in _decoded(container, stream))
         if not self._length:
-            raise InputError(f"{self.path} has no frames that can be decoded")
+            raise InputError(f"{self.name} has no frames that can be decoded")
         if len(self._times) > 1 and self._tick:  # the header may state another rate
             self.rate = (len(self) - 1) / self.seconds(len(self) - 1)
 
@@ -89,7 +94,7 @@ class Video:
         numbers = sorted(set(indices))
         if not numbers or numbers[0] < 0 or numbers[-1] >= len(self):
             raise InputError(
-                f"indices {list(indices)} must be one or more of the frames 0 to {len(self) - 1} of {self.path}"
+                f"indices {list(indices)} must be one or more of the frames 0 to {len(self) - 1} of {self.name}"
             )
         pictures: dict[int, Tensor] = {}
         # Frames that a jump missed, because the decoder cannot start there, are decoded from the beginning.
@@ -99,7 +104,7 @@ class Video:
                     pictures[number] = picture if each is None else each(picture)
         missing = [i for i in numbers if i not in pictures]
         if missing:
-            raise InputError(f"{self.path} is damaged: frame {missing[0]} of {len(self)} cannot be decoded")
+            raise InputError(f"{self.name} is damaged: frame {missing[0]} of {len(self)} cannot be decoded")
         return torch.stack([pictures[i] for i in indices])
 
     def _runs(self, numbers: Sequence[int]) -> list[tuple[int | None, list[int]]]:
@@ -122,7 +127,7 @@ class Video:
 
     def _pictures(self, runs: Sequence[tuple[int | None, Sequence[int]]]) -> Iterator[tuple[int, Tensor]]:
         number_of = {time: number for number, time in enumerate(self._times)}
-        with _opened(self.path) as (container, stream):
+        with _opened(self._file) as (container, stream):
             for jump, run in runs:
                 if jump is not None:
                     container.seek(jump, stream=stream)
@@ -134,24 +139,28 @@ class Video:
                         break
 
 
+def _name(file: Path | bytes) -> str:
+    return "the video" if isinstance(file, bytes) else str(file)
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+def _opened(file: Path | bytes) -> Iterator[tuple[Any, Any]]:
     """Open a file and yield its container and first video stream."""
     try:
         import av
         from av.stream import Disposition
     except ModuleNotFoundError as e:
         raise MissingDependency("reading video needs PyAV: install plm-core[video]") from e
-    if not path.is_file():
-        raise InputError(f"path {str(path)!r} is not a file")
-    try:
-        container = av.open(f"file:{path}")  # without the prefix, "a:b.mp4" would be a protocol
+    if isinstance(file, Path) and not file.is_file():
+        raise InputError(f"path {str(file)!r} is not a file")
+    try:  # without the prefix, "a:b.mp4" would be a protocol
+        container = av.open(f"file:{file}" if isinstance(file, Path) else io.BytesIO(file))
     except (av.FFmpegError, OSError) as e:
-        raise InputError(f"{path} cannot be read as a video: {e.strerror}") from e
+        raise InputError(f"{_name(file)} cannot be read as a video: {e.strerror}") from e
     with container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams or streams[0].codec_context is None:
-            raise InputError(f"{path} has no video stream that can be decoded")
+            raise InputError(f"{_name(file)} has no video stream that can be decoded")
         streams[0].thread_type = "AUTO"
         if get_worker_info() is not None:  # DataLoader workers already run in parallel
             streams[0].codec_context.thread_count = 1

@@ -48,7 +48,7 @@ def read_windows(video: Video, starts: Sequence[int], spec: Input) -> Tensor:
         InputError: A frame cannot be decoded.
     """
     frames, size = spec.frames or 1, spec.size[1:]
-    numbers = [n for start in starts for n in clip_frames(len(video), frames, spec.stride, start, "last", video.path)]
+    numbers = [n for start in starts for n in clip_frames(len(video), frames, spec.stride, start, "last", video.name)]
     fit = partial(_centre, size=size, zoom=1 / spec.crop_pct)
     return normalise(video.read(numbers, fit).unflatten(0, (len(starts), frames)), spec)
 
