@@ -53,7 +53,7 @@ def bare(model: torch.nn.Module, root: Path, settings: Settings, device: torch.d
 
 def whole(model: torch.nn.Module, probe: Probe, root: str, settings: Settings) -> None:
     """Extraction with the digests and the cache that make a ranking resumable."""
-    key = Key(weights_digest(model), preprocess_digest(model, "fp32"), probe.digest, 0)
+    key = Key(weights_digest(model), preprocess_digest(model, "fp32", probe.kind), probe.digest, 0)
     entry = Cache(root).get(key, probe.labels, lambda: extract(model, probe, settings, head=True))
     assert not entry.cached
     (Path(root) / key.path).unlink()

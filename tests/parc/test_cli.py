@@ -145,7 +145,16 @@ def test_bad_input_to_a_probe_is_one_line(run, digits, args, said):
 
 def test_an_interrupted_probe(run, digits, monkeypatch):
     row = probing.ProbeRow("some_model", "folds", None, 91.5, 90.0, 93.0, 80, 1, 1000, 0.1, 0.1, False)
-    about = {"dataset": "d", "images": 1, "of": 1, "classes": 2, "val_images": 0, "method": "linear", "folds": 5}
+    about = {
+        "dataset": "d",
+        "kind": "images",
+        "images": 1,
+        "of": 1,
+        "classes": 2,
+        "val_images": 0,
+        "method": "linear",
+        "folds": 5,
+    }
 
     def stopped(*args):
         raise Interrupted(probing.Probing((row,), about), left=7)
@@ -171,7 +180,7 @@ def test_bad_images_are_named(run, digits, tmp_path):
 
 def test_interrupted(run, digits, monkeypatch):
     row = ranking.RankedRow("some_model", "parc", 1.5, None, None, 1, 1000, 0.1, 0.1, False)
-    about = {"dataset": "d", "images": 1, "of": 1, "classes": 2, "runs": 1, "pca": 32}
+    about = {"dataset": "d", "kind": "images", "images": 1, "of": 1, "classes": 2, "runs": 1, "pca": 32}
 
     def stopped(*args):
         raise Interrupted(Ranking((row,), ("parc",), about), left=7)

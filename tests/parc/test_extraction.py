@@ -138,17 +138,17 @@ def test_digests_of_other_libraries(vit_folder):
     assert weights_digest(resnets[0]) == weights_digest(resnets[1]) != weights_digest(resnets[2])
     with torch.device("meta"):
         tags = [plm_core.create_model(f"torchvision:resnet50.IMAGENET1K_V{i}") for i in (1, 2)]
-    digests = [preprocess_digest(model, dtype) for model in (*tags, here) for dtype in ("fp32", "bf16")]
+    digests = [preprocess_digest(model, dtype, "images") for model in (*tags, here) for dtype in ("fp32", "bf16")]
     assert len(set(digests)) == len(digests)
     here.config._name_or_path = str(vit_folder)
-    assert preprocess_digest(here, "bf16") == digests[-1]
+    assert preprocess_digest(here, "bf16", "images") == digests[-1]
 
 
 def test_the_preprocess_digest_follows_preprocessing_and_precision(model):
-    digests = {preprocess_digest(model, "fp32"), preprocess_digest(model, "bf16")}
+    digests = {preprocess_digest(model, "fp32", "images"), preprocess_digest(model, "bf16", "images")}
     for change in ({"mean": (0.5, 0.5, 0.50001)}, {"interpolation": "bilinear"}, {"crop_pct": 0.9}):
         other = copy.deepcopy(model)
         other.pretrained_cfg = {**model.pretrained_cfg, **change}
-        digests.add(preprocess_digest(other, "fp32"))
+        digests.add(preprocess_digest(other, "fp32", "images"))
     assert len(digests) == 5
-    assert preprocess_digest(copy.deepcopy(model), "fp32") in digests
+    assert preprocess_digest(copy.deepcopy(model), "fp32", "images") in digests

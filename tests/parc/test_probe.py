@@ -202,11 +202,12 @@ def test_the_next_step_is_a_fine_tuning_of_the_best(probed):
 def test_the_next_step_of_a_ranking_probes_every_pretrained_model_and_trains_what_can_be_trained():
     names = ["random:a", "torchvision:b", "hf-hub:org/c", "d.in1k", "e"]
     rows = [RankedRow(name, "parc", 9.0 - i, None, None, 1 + i, 1, 0, 0, False) for i, name in enumerate(names)]
-    assert after_ranking("data", Ranking(tuple(rows), ("parc",), {})) == (
+    assert after_ranking("data", Ranking(tuple(rows), ("parc",), {"kind": "images"})) == (
         "next: plm probe data --models torchvision:b,hf-hub:org/c,d.in1k, or "
         "plm train finetune data --model hf-hub:org/c --out runs/c"
     )
     assert (
-        after_ranking("data", Ranking(tuple(rows[:2]), ("parc",), {})) == "next: plm probe data --models torchvision:b"
+        after_ranking("data", Ranking(tuple(rows[:2]), ("parc",), {"kind": "images"}))
+        == "next: plm probe data --models torchvision:b"
     )
-    assert after_ranking("data", Ranking(tuple(rows[:1]), ("parc",), {})) is None
+    assert after_ranking("data", Ranking(tuple(rows[:1]), ("parc",), {"kind": "images"})) is None

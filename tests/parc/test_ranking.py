@@ -101,6 +101,7 @@ def test_models_that_fail_are_rows_that_say_why(undisturbed, digits):
     assert "HF_HUB_OFFLINE is set" in why["test_vit.r160_in1k"]
     assert "there are no weights of it" in why["test_maxvit"]
     assert "no pooled embedding" in why["hiera_micro_detector.plm_shapes"]
+    assert why["hiera_micro_motions.plm_shapes"] == "the model takes clips of 8 frames; the dataset holds images"
     assert "HF_HUB_OFFLINE is set" in why["transformers:org/name"]
     assert "no pooled embedding" in why["random:torchvision:squeezenet1_1"]
     assert all(why.values())

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
+
+from plm_core.hookspecs import Model, Training
+from plm_core.registry import registry
 
 if TYPE_CHECKING:
     from parc.probing import Probing
@@ -20,15 +24,14 @@ def after_ranking(dataset: str, ranking: Ranking) -> str | None:
     best = _trained([model for model in ranking.models if ranking.of(model)[first].score is not None])
     if not best:
         return None
-    steps = [shlex.join(["plm", "probe", dataset, "--models", ",".join(best[:MOST])]), *_finetuning(dataset, best)]
-    return f"next: {', or '.join(steps)}"
+    probed = shlex.join(["plm", "probe", dataset, "--models", ",".join(best[:MOST])])
+    return ", or ".join([f"next: {probed}", *_finetuning(dataset, ranking.about["kind"], best)])
 
 
 def after_probing(dataset: str, probing: Probing) -> str | None:
-    """Return the line that names the next command, or None if no pretrained model can be trained."""
+    """Return the line that names the next command, or None if no pretrained model has an accuracy or can be trained."""
     best = _trained([model for model in probing.models if probing.of(model)[0].accuracy is not None])
-    steps = _finetuning(dataset, best)
-    return f"next: {steps[0]}" if steps else None
+    return next((f"next: {command}" for command in _finetuning(dataset, probing.about["kind"], best)), None)
 
 
 def _trained(models: Sequence[str]) -> list[str]:
@@ -36,10 +39,28 @@ def _trained(models: Sequence[str]) -> list[str]:
     return [model for model in models if not model.startswith("random:")]
 
 
-def _finetuning(dataset: str, best: Sequence[str]) -> list[str]:
-    """Return the command that trains the best model, of those with timm's interface, which plm train needs."""
-    models = [model for model in best if not model.lower().startswith(("torchvision:", "transformers:"))]
-    if not models:
-        return []
-    folder = models[0].rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    return [shlex.join(["plm", "train", "finetune", dataset, "--model", models[0], "--out", f"runs/{folder}"])]
+def _finetuning(dataset: str, kind: str, models: Sequence[str]) -> list[str]:
+    """Return the command that fine-tunes the first model that a recipe can train, or nothing if there is none.
+
+    Recipes train models with timm's interface, not those of other libraries.
+    """
+    for model in models:
+        if model.lower().startswith(("torchvision:", "transformers:")):
+            continue
+        if recipe := "finetune" if kind == "images" else _video_recipe(model):
+            folder = model.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+            return [shlex.join(["plm", "train", recipe, dataset, "--model", model, "--out", f"runs/{folder}"])]
+    return []
+
+
+def _video_recipe(model: str) -> str | None:
+    """Return the recipe that trains a video model by its name, and starts from its pretrained weights."""
+    name = model.partition(".")[0]
+    entry = registry().all(Model).get(name)
+    if entry is None or entry.declaration.input.frames is None:
+        return None
+    for recipe in registry().declared(Training):
+        fits = any(fnmatchcase(name, pattern) for pattern in recipe.presets)
+        if fits and recipe.data == "videos" and "pretrained" in recipe.options:
+            return recipe.name
+    return None

@@ -122,7 +122,7 @@ def _print(result: Probing, as_json: bool) -> None:
     about = result.about
     val = f" and {about['val_images']} to judge by (val)" if about["val_images"] else ""
     typer.echo(
-        f"{about['dataset']}: {about['images']} of {about['of']} images{val}, {about['classes']} classes, "
+        f"{about['dataset']}: {about['images']} of {about['of']} {about['kind']}{val}, {about['classes']} classes, "
         f"{about['method']}, {about['folds']} folds; accuracy in %, brackets hold 90 % intervals",
         err=True,
     )

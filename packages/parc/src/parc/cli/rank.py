@@ -146,7 +146,7 @@ def _print(ranking: Ranking, as_json: bool) -> None:
         return
     about = ranking.about
     typer.echo(
-        f"{about['dataset']}: {about['images']} of {about['of']} images, {about['classes']} classes, "
+        f"{about['dataset']}: {about['images']} of {about['of']} {about['kind']}, {about['classes']} classes, "
         f"{about['runs']} probe{'s' * (about['runs'] > 1)}, pca {about['pca']}; higher scores are better, "
         f"brackets hold 90 % intervals",
         err=True,

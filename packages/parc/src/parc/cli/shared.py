@@ -16,7 +16,8 @@ INTERRUPTED = 130
 """Exit code of a shell's command that Ctrl-C ended."""
 
 Data = Annotated[
-    str, typer.Argument(help="A folder with one folder of images per class, an .npz file, or hf:name[:split].")
+    str,
+    typer.Argument(help="A folder with one folder of images or of videos per class, an .npz file, or hf:name[:split]."),
 ]
 Pretrained = Annotated[
     bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")

@@ -29,7 +29,7 @@ _log = logging.getLogger("parc")
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a probing, the same for all models."""
+    """The images or videos of a probing, the same for all models."""
 
     train: Probe
     val: Probe | None

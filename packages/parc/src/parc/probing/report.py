@@ -64,18 +64,19 @@ def figure(rows: Sequence[ProbeRow], about: Mapping[str, Any]) -> Figure:
     picture = plots.figure("a picture", EXTRA, figsize=(7.5, height), layout="constrained")
     axis = picture.subplots()
     if curves:
-        _draw_curves(axis, models, about["images_per_class"])
+        _draw_curves(axis, models, about)
     else:
         _draw_dots(axis, models)
-    axis.set_title(f"{about['dataset']}: {about['images']} images, {about['classes']} classes", fontsize=10)
+    axis.set_title(f"{about['dataset']}: {about['images']} {about['kind']}, {about['classes']} classes", fontsize=10)
     axis.grid(color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     return picture
 
 
-def _draw_curves(axis: Axes, models: Mapping[str, Sequence[ProbeRow]], all_images: float) -> None:
+def _draw_curves(axis: Axes, models: Mapping[str, Sequence[ProbeRow]], about: Mapping[str, Any]) -> None:
     """Draw a line per model. Each is shifted a little, so that intervals at the same number of images stay visible."""
+    all_images = about["images_per_class"]
     ticks = {row.shots or all_images: str(row.shots or "all") for rows in models.values() for row in rows}
     styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
     for place, ((model, rows), (colour, marker)) in enumerate(zip(models.items(), styles, strict=False)):
@@ -100,7 +101,7 @@ def _draw_curves(axis: Axes, models: Mapping[str, Sequence[ProbeRow]], all_image
     axis.set_xscale("log")
     axis.set_xticks(sorted(ticks), [ticks[place] for place in sorted(ticks)])
     axis.minorticks_off()
-    axis.set_xlabel(f"images per class to learn from (all: {all_images:.3g})")
+    axis.set_xlabel(f"{about['kind']} per class to learn from (all: {all_images:.3g})")
     axis.set_ylabel("accuracy, %, with 90 % interval")
     axis.legend(fontsize=8, frameon=False)
 

@@ -21,7 +21,7 @@ class Probing:
 
     rows: tuple[ProbeRow, ...]
     about: Mapping[str, Any]
-    """The dataset, its size and the settings."""
+    """The dataset, the kind of its items (images or videos), their number, and the settings."""
 
     @property
     def models(self) -> list[str]:

@@ -49,7 +49,8 @@ def probe(
         [('folds', None, 100), ('folds', 1, 100), ('folds', 5, 100)]
 
     Args:
-        dataset: As for `plm_core.datasets.load_splits`. If it has a split to judge by, its accuracy is reported too.
+        dataset: As for `plm_core.datasets.load_splits`: images or videos. If it has a split to judge by, its accuracy
+            is reported too.
         models: Names and patterns of models; see `parc.ranking.candidates.expand_patterns`.
         method: ``linear`` or ``knn``, with options. `ProbeSettings` describes it and all further arguments in detail.
         folds: Number of folds.
@@ -90,6 +91,7 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
     images, size = _images(dataset, settings)
     about = {
         "dataset": str(dataset),
+        "kind": images.train.kind,
         "images": len(images.train),
         "of": size,
         "classes": len(images.train.classes),
@@ -115,7 +117,7 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
 
 
 def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int]:
-    """Return the images to probe on, and the number of images that they were drawn from."""
+    """Return the images or videos to probe on, and the number of those that they were drawn from."""
     train, val = own_splits(dataset)
     if train.labels.ndim > 1:
         raise InputError(
@@ -123,7 +125,7 @@ def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int]:
             "(plm rank takes several, by the methods parc and knn)"
         )
     probe = draw_probes(train, settings.budget)[0]
-    folds = Folds(probe.labels, probe.classes, settings.folds, settings.seed)
+    folds = Folds(probe.labels, probe.classes, settings.folds, settings.seed, probe.kind)
     shots = folds.shots(settings.shots)
     val_probe = None if val is None else draw_probes(val, settings.budget)[0]
     return Images(probe, val_probe, folds, shots), len(train)

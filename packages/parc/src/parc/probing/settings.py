@@ -14,7 +14,7 @@ AUTO = (1, 2, 5, 10, 20, 50, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """The classifier of a probing, the images that it learns from, and how the models run.
+    """The classifier of a probing, the images that it learns from, and how the models run. Images stand for videos too.
 
     Raises:
         UnknownName: The classifier is unknown.

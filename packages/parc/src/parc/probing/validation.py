@@ -25,30 +25,31 @@ Indices = NDArray[np.int64]
 
 
 class Folds:
-    """Stratified folds of labelled images, the same for all models.
+    """Stratified folds of labelled images or videos, the same for all models.
 
     Args:
         labels: Class numbers [N].
         classes: Names of the classes, for messages.
         count: Number of folds.
         seed: Seed of the shuffle, and of the few-shot draws.
+        kind: The word for the items in messages: ``images`` or ``videos``.
 
     Raises:
-        InputError: A class has fewer images than there are folds.
+        InputError: A class has fewer items than there are folds.
     """
 
-    def __init__(self, labels: Indices, classes: Sequence[str], count: int, seed: int) -> None:
+    def __init__(self, labels: Indices, classes: Sequence[str], count: int, seed: int, kind: str = "images") -> None:
         from sklearn.model_selection import StratifiedKFold
 
         sizes = np.bincount(labels, minlength=len(classes))
         present = np.flatnonzero(sizes)
         smallest = present[sizes[present].argmin()]
         if sizes[smallest] < count:
-            hint = f"{sizes[smallest]} folds or fewer are allowed" if sizes[smallest] > 1 else "2 images are needed"
+            hint = f"{sizes[smallest]} folds or fewer are allowed" if sizes[smallest] > 1 else f"2 {kind} are needed"
             raise InputError(
-                f"folds is {count}, but class {classes[smallest]!r} has {sizes[smallest]} of the images; {hint}"
+                f"folds is {count}, but class {classes[smallest]!r} has {sizes[smallest]} of the {kind}; {hint}"
             )
-        self.labels, self.seed, self.smallest = labels, seed, classes[smallest]
+        self.labels, self.seed, self.kind, self.smallest = labels, seed, kind, classes[smallest]
         splits = StratifiedKFold(count, shuffle=True, random_state=seed).split(np.zeros((len(labels), 1)), labels)
         self.splits: list[tuple[Indices, Indices]] = list(splits)
         self.most_shots = min(int(np.bincount(labels[train])[present].min()) for train, _ in self.splits)
@@ -64,7 +65,7 @@ class Folds:
         for shots in wanted:
             if shots > self.most_shots:
                 raise InputError(
-                    f"shots is {shots}, but class {self.smallest!r} has {self.most_shots} images to learn from in "
+                    f"shots is {shots}, but class {self.smallest!r} has {self.most_shots} {self.kind} to learn from in "
                     f"{len(self.splits)} folds"
                 )
         return tuple(wanted)

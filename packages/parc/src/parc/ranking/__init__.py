@@ -2,7 +2,8 @@
 
     run.py            `rank` and its core, `rank_models`
     settings.py       the settings of a ranking
-    probes.py         the few images of a dataset that the models are run on
+    probes.py         the few images or videos of a dataset that the models are run on
+    views.py          what a model gets of an image or a video
     candidates.py     the models to rank: from patterns to names, from names to models
     extraction.py     features and class probabilities of a probe
     cache.py          features on disk

@@ -38,7 +38,7 @@ def evaluate(
         probes: One probe per run.
         settings: The settings of the ranking.
         references: For each probe the features of a model that was trained on the dataset, for rsa and dds.
-        advance: Called with a number of images when so many are done.
+        advance: Called with a number of images or videos when so many are done.
     """
     try:
         return _evaluate(candidate, probes, settings, references, advance)
@@ -117,7 +117,7 @@ def cached_features(
     cache = Cache(enabled=settings.cache)
     weights, preprocess = "", ""
     if cache.enabled:
-        weights, preprocess = weights_digest(model), preprocess_digest(model, settings.dtype)
+        weights, preprocess = weights_digest(model), preprocess_digest(model, settings.dtype, probes[0].kind)
     head = has_trained_head(model, candidate)
     entries = []
     for probe in probes:

@@ -29,7 +29,7 @@ def evaluate_on_ray(
 
     Args:
         candidates: The models.
-        probes: Sent to the workers together with the contents of their images, so a worker need not see the files.
+        probes: Sent to the workers together with the contents of their files, so a worker need not see the files.
         settings: The settings of the ranking. With the device ``auto``, a worker takes a GPU if the cluster has one.
         references: See `parc.ranking.evaluation.evaluate`.
         address: ``local`` for a cluster of this machine's cores that ends with the ranking, or an address that

@@ -22,7 +22,7 @@ class Ranking:
     rows: tuple[RankedRow, ...]
     methods: tuple[str, ...]
     about: Mapping[str, Any]
-    """The dataset, the size of the probe and the settings."""
+    """The dataset, the kind of its items (images or videos), the number of them in the probe, and the settings."""
 
     @property
     def models(self) -> list[str]:
@@ -48,7 +48,9 @@ class Ranking:
             MissingDependency: matplotlib is not installed.
         """
         about = self.about
-        return report.figure(self.rows, f"{about['dataset']}: {about['images']} images, {about['classes']} classes")
+        return report.figure(
+            self.rows, f"{about['dataset']}: {about['images']} {about['kind']}, {about['classes']} classes"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data: the settings, the methods, and a row for each model and method."""

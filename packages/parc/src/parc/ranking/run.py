@@ -46,9 +46,9 @@ def rank(
 ) -> Ranking:
     """Rank models by how well they suit a dataset, without training them.
 
-    Each model needs one forward pass over a few images. Its features are put into the cache as soon as it is done, so a
-    ranking that was interrupted continues where it stopped when it is started again. A model that fails gets rows that
-    say why.
+    Each model needs one forward pass over a few images or videos. Its features are put into the cache as soon as it is
+    done, so a ranking that was interrupted continues where it stopped when it is started again. A model that fails gets
+    rows that say why.
 
     Example:
         >>> import parc
@@ -58,8 +58,8 @@ def rank(
         >>> ranking.save("ranking.png")
 
     Args:
-        dataset: A folder with one folder of images per class, an .npz file, or ``hf:name[:split]``; see
-            `plm_core.datasets.load_dataset`.
+        dataset: A folder with one folder of images or of videos per class, an .npz file, or ``hf:name[:split]``; see
+            `plm_core.datasets.load_dataset`. `parc.ranking.views` says what a model gets of a video.
         models: Names and patterns of models; see `parc.ranking.candidates.expand_patterns`.
         methods: Methods to rank by; the first one orders the models. `Settings` describes them and all further
             arguments in detail.
@@ -103,15 +103,16 @@ def rank(
 def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) -> Ranking:
     """Rank models by how well they suit a dataset; the core of `rank`, with the same errors."""
     candidates = expand_patterns(models, settings.pretrained)
-    images = load_dataset(dataset)
-    probes = draw_probes(images, settings.budget, settings.runs)
+    data = load_dataset(dataset)
+    probes = draw_probes(data, settings.budget, settings.runs)
     _check_surroundings(settings)
     references = None if settings.reference is None else _reference_features(settings.reference, probes, settings)
     _warn_of_few_images(probes[0], settings)
     about = {
         "dataset": str(dataset),
+        "kind": data.kind,
         "images": len(probes[0]),
-        "of": len(images),
+        "of": len(data),
         "classes": len(probes[0].classes),
         "budget": settings.budget,
         "runs": settings.runs,
@@ -148,8 +149,9 @@ def _warn_of_few_images(probe: Probe, settings: Settings) -> None:
     components = 0 if settings.pca is None else parse_pca(settings.pca)[0]
     if settings.score_methods and 2 * components > len(probe):
         _log.warning(
-            "%d images are few for pca=%s: after the reduction all of them are almost equally far apart",
+            "%d %s are few for pca=%s: after the reduction all of them are almost equally far apart",
             len(probe),
+            probe.kind,
             settings.pca,
         )
 

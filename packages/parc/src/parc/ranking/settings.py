@@ -16,7 +16,7 @@ from plm_core.utils.near_misses import miss
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The methods of a ranking, the size of its probes, and how the models run.
+    """The methods of a ranking, the size of its probes, and how the models run. Images stand for videos too.
 
     Raises:
         UnknownName: A method is unknown.
