@@ -115,6 +115,15 @@ def test_a_video_pretraining_is_finetuned(plm, videos, tmp_path):
     assert plm_core.create_model(str(then), pretrained=True).pretrained_cfg["label_names"] == ["left", "still"]
 
 
+def test_videos_without_splits_are_held_out(plm, videos, tmp_path):
+    words = ["--out", tmp_path / "out", "--model", "hiera_micro_motions", "--max-steps", 1, *settings(batch_size=4)]
+    result = plm("train", "hiera-finetune-video", videos / "train", *words)
+    assert result.code == 0, result.err
+    assert result.scores["val top-1 %"] in (0, 100)
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["data"]["found"].endswith("10 % of the videos (1 of 8) held out, seed 0")
+
+
 def test_a_video_that_is_too_short_is_named(plm, write_video, tmp_path):
     clip = shapes.Clips("train", size=32, frames=8, count=1)[0]
     write_video(tmp_path / "data" / "still" / "short.mp4", clip.frames[:6])

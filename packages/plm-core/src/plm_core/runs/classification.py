@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
 
-from plm_core.datasets import Pictures, check_classes, digest, load_splits
+from plm_core.datasets import Pictures, Splits, digest, load_splits
 from plm_core.errors import InputError
 from plm_core.hookspecs import Input
 from plm_core.models import input_of, transform_for
@@ -81,32 +80,36 @@ def train_classifier(job: Job) -> Trained | None:
     splits = load_splits(job.data, seed=job.seed)
     if splits.train.labels.ndim > 1:
         raise InputError(f"data {job.data!r} has several labels for an image; recipe {job.recipe!r} takes one")
-    classes = splits.train.classes
-    found = f"{len(splits.train)} images of {len(classes)} classes (digest {digest(splits.train)[:12]}); scored on"
 
     def open_split(split: str, preprocess: Callable[[Any], Any], spec: Input) -> Dataset[Any]:
         if spec.frames is not None:
             raise InputError(f"model {job.model!r} takes clips; recipe {job.recipe!r} trains on images")
         return Pictures(getattr(splits, split), preprocess)
 
-    return _train(job, Labelled(classes, f"{found} {splits.note}", open_split))
+    return _train(job, Labelled(splits.train.classes, _found(splits), open_split))
 
 
 def train_video_classifier(job: Job) -> Trained | None:
-    """Train a classifier of clips on the videos in ``train``, and score it on the middle of the videos in ``val``."""
-    from plm_core.video import VideoFolder, per_clip  # these need no PyAV, but a recipe for images should not wait
+    """Train a classifier of clips on videos, and score it on the middle of the held-out videos."""
+    from plm_core.video import VideoClips, per_clip  # these need no PyAV, but a recipe for images should not wait
 
-    train, val = (VideoFolder(Path(job.data) / split) for split in ("train", "val"))
-    check_classes(job.data, train.classes, val.classes)
-    found = f"{len(train)} videos of {len(train.classes)} classes, {len(val)} held-out videos"
+    splits = load_splits(job.data, seed=job.seed)
 
     def open_split(split: str, preprocess: Callable[[Any], Any], spec: Input) -> Dataset[Any]:
         if spec.frames is None:
             raise InputError(f"model {job.model!r} takes images; recipe {job.recipe!r} trains on videos")
-        clip = per_clip(preprocess)
-        return VideoFolder(Path(job.data) / split, spec.frames, spec.stride, clip, training=split == "train")
+        part = getattr(splits, split)
+        samples = list(zip(part.items, part.labels.tolist(), strict=True))
+        return VideoClips(samples, spec.frames, spec.stride, per_clip(preprocess), training=split == "train")
 
-    return _train(job, Labelled(train.classes, found, open_split))
+    return _train(job, Labelled(splits.train.classes, _found(splits), open_split))
+
+
+def _found(splits: Splits) -> str:
+    """Say what the data are, for the model card."""
+    train = splits.train
+    counts = f"{len(train)} {train.kind} of {len(train.classes)} classes"
+    return f"{counts} (digest {digest(train)[:12]}); scored on {splits.note}"
 
 
 def _train(job: Job, data: Labelled) -> Trained | None:

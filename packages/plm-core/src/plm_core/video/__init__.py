@@ -14,6 +14,6 @@ from plm_core.video.augmentation import per_clip
 from plm_core.video.clips import read_clip
 from plm_core.video.evaluation import classify, input_of, views
 from plm_core.video.file import Video
-from plm_core.video.folder import VideoFolder
+from plm_core.video.folder import VideoClips, VideoFolder
 
-__all__ = ["Video", "VideoFolder", "classify", "input_of", "per_clip", "read_clip", "views"]
+__all__ = ["Video", "VideoClips", "VideoFolder", "classify", "input_of", "per_clip", "read_clip", "views"]
