@@ -9,6 +9,7 @@ from plm_core.hookspecs import Training
 from plm_core.registry import registry
 from plm_core.runs import train
 from plm_core.testing import check_run_folder
+from plm_core.utils.references import resolve
 
 RECIPES = {spec.name: spec for spec in registry().declared(Training)}
 # Enough to run, for each kind of data.
@@ -45,6 +46,17 @@ def test_a_recipe_is_listed_and_says_what_it_takes(name, plm):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_the_settings_of_a_recipe_are_listed_by_preset(name, plm):
+    result = plm("train", name, "--list", "--json")
+    rows = {row["setting"]: row for row in json.loads(result.out)}
+    configs = resolve(RECIPES[name].configs)
+    assert {"epochs", "lr", "batch_size"} < rows.keys()
+    assert "recipe" not in rows
+    for preset, config in configs.items():
+        assert rows["lr"][preset] == repr(config.recipe.lr)
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_data_of_another_kind_is_named(name, data, tmp_path, plm):
     kind = RECIPES[name].data
     other = next(path for word, path in data.items() if word != kind)
@@ -57,8 +69,6 @@ def test_data_of_another_kind_is_named(name, data, tmp_path, plm):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_has_presets_for_its_models(name):
-    from plm_core.utils.references import resolve
-
     spec = RECIPES[name]
     configs = resolve(spec.configs)
     assert set(spec.presets.values()) <= set(configs)

@@ -12,6 +12,7 @@ from plm_core.cli.table import show
 from plm_core.errors import InputError, TrainingInterrupted
 from plm_core.hookspecs import Training
 from plm_core.registry import registry
+from plm_core.utils.references import resolve
 from plm_core.utils.text import literal
 
 
@@ -26,7 +27,9 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the trained model and its checkpoints.")] = None,
-    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="List the recipes, or the settings of RECIPE by preset, and exit.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option("--model", help="Name of the model to train, or a model folder (default: the recipe's own)."),
@@ -92,7 +95,7 @@ def train(
 ) -> None:
     """Train a model by a recipe. To use several devices, run the command under ``torchrun --no-python``."""
     if list_recipes:
-        show(_recipes(), as_json)
+        show(_recipes() if recipe is None else _settings(registry().get(Training, recipe)), as_json)
         return
     missing = [name for name, value in {"RECIPE": recipe, "DATA": data, "--out": out}.items() if value is None]
     if recipe is None or data is None or out is None:
@@ -146,6 +149,18 @@ def _recipes() -> list[dict[str, Any]]:
             "help": entry.declaration.help,
         }
         for name, entry in entries
+    ]
+
+
+def _settings(recipe: Training) -> list[dict[str, Any]]:
+    """Return a row for each setting of a recipe, with its value in each preset."""
+    from plm_core.training.overrides import settings_of
+
+    presets = {name: settings_of(config) for name, config in resolve(recipe.configs).items()}
+    names = dict.fromkeys(name for settings in presets.values() for name in settings)
+    return [
+        {"setting": name, **{preset: repr(settings.get(name)) for preset, settings in presets.items()}}
+        for name in names
     ]
 
 

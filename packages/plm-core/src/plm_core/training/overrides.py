@@ -18,17 +18,6 @@ Config = TypeVar("Config")
 _log = logging.getLogger(__name__)
 
 
-def choose(table: Mapping[str, Config], size: str) -> Config:
-    """Return the configuration of a size.
-
-    Raises:
-        InputError: The table has no such size.
-    """
-    if size not in table:
-        raise InputError(f"size {size!r} is not allowed here: {', '.join(table)} are")
-    return table[size]
-
-
 def override(config: Config, changes: Mapping[str, str]) -> Config:
     """Return a configuration in which some fields are replaced. Values are written as in Python.
 
@@ -64,6 +53,13 @@ def override(config: Config, changes: Mapping[str, str]) -> Config:
         if main_process():
             _log.warning("%s follows epochs: %.4g -> %.4g", name, (recipe | own)[name], value)
     return changed
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration that `override` can change, by name: its own, and those of its recipe."""
+    own = _values(config)
+    nested = own.pop("recipe", None) if is_dataclass(own.get("recipe")) else None
+    return own | ({} if nested is None else _values(nested))
 
 
 def _values(config: Any) -> dict[str, Any]:
