@@ -191,6 +191,27 @@ def test_newest_checkpoint_is_the_newest_complete_one(tmp_path):
     assert newest_checkpoint(tmp_path).name == "checkpoint-10"
 
 
+@pytest.mark.parametrize("at_once", [None, 4, 2])
+def test_an_epoch_has_whole_batches_whatever_is_accumulated(at_once):
+    """32 samples are two batches of 12, and each epoch leaves out others."""
+    data, seen = Noisy(), []
+    data.__class__ = type(
+        "Watched", (Noisy,), {"__getitem__": lambda self, i: seen.append(i) or Noisy.__getitem__(self, i)}
+    )
+    recipe = Recipe(epochs=2, batch_size=12, lr=1e-3)
+    result = fit(net(), data, loss, recipe, per_device_batch_size=at_once, log_steps=1, show=False)
+    assert [entry["step"] for entry in result.history] == [1, 2, 3, 4]
+    first, second = set(seen[:24]), set(seen[24:])
+    assert len(first) == len(second) == 24
+    assert first != second
+
+
+def test_a_warm_up_of_less_than_a_step_wastes_none():
+    recipe = Recipe(epochs=2, batch_size=1, lr=1.0, warmup_epochs=0.5)
+    assert recipe.lr_factor(0, 2) == 1.0
+    assert recipe.lr_factor(0, 8) == 0.0
+
+
 def test_accumulated_batches_equal_whole_ones():
     class Still(Noisy):
         def __getitem__(self, index):

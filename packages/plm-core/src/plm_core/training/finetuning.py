@@ -20,7 +20,7 @@ from torchvision.transforms import Compose
 from plm_core.errors import InputError
 from plm_core.training.evaluation import eval_mode
 from plm_core.training.loop import TrainResult, fit
-from plm_core.training.recipe import Recipe
+from plm_core.training.recipe import Recipe, check_ranges
 from plm_core.utils.images import Channels
 from plm_core.utils.progress import track
 
@@ -50,6 +50,19 @@ class FinetuneConfig:
     smoothing: float = 0.1
     scale: tuple[float, float] = (0.08, 1.0)
     hflip: float = 0.5
+
+    def __post_init__(self) -> None:
+        smallest, largest = self.scale
+        check_ranges(
+            self,
+            drop_path=(0 <= self.drop_path < 1, "a number from 0 to less than 1"),
+            dropout=(0 <= self.dropout < 1, "a number from 0 to less than 1"),
+            mixup=(self.mixup >= 0, "0 or more"),
+            cutmix=(self.cutmix >= 0, "0 or more"),
+            smoothing=(0 <= self.smoothing < 1, "a number from 0 to less than 1"),
+            scale=(0 < smallest <= largest <= 1, "a smaller and a larger number, above 0 and up to 1,"),
+            hflip=(0 <= self.hflip <= 1, "a number from 0 to 1"),
+        )
 
     @classmethod
     def plain(cls, recipe: Recipe, **fields: Any) -> Self:
@@ -120,6 +133,10 @@ def finetune_transform(
     Raises:
         InputError: An image cannot have this number of channels.
     """
+    if config.auto_augment and not config.auto_augment.startswith(("rand", "augmix", "original", "v0", "3a")):
+        raise InputError(
+            f"auto_augment {config.auto_augment!r} is not allowed: a policy of timm is, as 'rand-m9-mstd0.5'"
+        )
     augment = create_transform(
         (channels, *size),
         is_training=True,

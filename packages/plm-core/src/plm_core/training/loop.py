@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from plm_core.training.history import history
 from plm_core.training.interruption import catch_signals, interrupted
 from plm_core.training.recipe import Loss, Recipe
 from plm_core.training.seeding import Collate, Seeded
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def fit(
     Args:
         model: The model to train. Its ``no_weight_decay()`` and ``group_matcher()`` are used if it has them.
         data: A map-style dataset. The random generators of Python, NumPy and torch are seeded for each sample, by
-            seed, epoch and index.
+            seed, epoch and index. Samples that do not fill a batch are left out, in each epoch others.
         loss: A function ``loss(model, batch)`` that returns a scalar, or a scalar and named parts to log. It must call
             the model of its argument, which may be a wrapper.
         recipe: The optimisation.
@@ -124,6 +128,8 @@ def fit(
     if not evaluate_every > 0:
         raise InputError(f"evaluate_every must be more than 0, not {evaluate_every!r}")
     reporters = check_reporters(report_to, out)
+    if fsdp and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise InputError("fsdp shards over several processes, and this is the only one: run the command under torchrun")
 
     with run_folder(out, resume) as folder:
         arguments = training_arguments(
@@ -143,9 +149,12 @@ def fit(
             disable_tqdm=True,
             dataloader_num_workers=num_workers,
         )
-        samples = Seeded(data, seed, recipe.aug_repeats)
-        if len(samples) * recipe.aug_repeats < recipe.batch_size:
-            raise InputError(f"batch_size {recipe.batch_size} is larger than the data, {len(samples)} samples")
+        count: int = len(data)  # type: ignore[arg-type]
+        if count * recipe.aug_repeats < recipe.batch_size:
+            raise InputError(
+                f"batch_size {recipe.batch_size} is larger than the data, {count} samples: set a smaller one"
+            )
+        samples = Seeded(data, seed, recipe.aug_repeats, recipe.batch_size // recipe.aug_repeats)
         trainer = RecipeTrainer(
             model=model,
             args=arguments,
@@ -162,6 +171,8 @@ def fit(
         torch.manual_seed(seed + arguments.process_index)
         np.random.seed(seed + arguments.process_index)
         newest = newest_checkpoint(folder) if resume else None
+        if resume and newest is None:
+            _log.warning("%s has no checkpoint to resume: the training begins", folder)
         main = trainer.is_world_process_zero()
         with _one_line(), catch_signals(say=show and main) as signals, ExitStack() as shown:
             trainer.add_callback(StopOnSignal(signals))

@@ -54,6 +54,17 @@ class Recipe:
         for name in ("epochs", "batch_size", "lr", "aug_repeats"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be more than 0, not {getattr(self, name)!r}")
+        rising = list(self.milestones) == sorted(self.milestones)
+        check_ranges(
+            self,
+            betas=(all(0 <= beta < 1 for beta in self.betas), "numbers from 0 to less than 1"),
+            weight_decay=(self.weight_decay >= 0, "0 or more"),
+            warmup_epochs=(self.warmup_epochs >= 0, "0 or more"),
+            warmup_start=(0 <= self.warmup_start <= 1, "a number from 0 to 1"),
+            milestones=(rising and all(0 < m < 1 for m in self.milestones), "rising numbers between 0 and 1"),
+            layer_decay=(self.layer_decay is None or 0 < self.layer_decay <= 1, "None or more than 0 and up to 1"),
+            clip_grad=(self.clip_grad is None or self.clip_grad > 0, "None or more than 0"),
+        )
         if self.warmup_epochs > self.epochs:
             raise InputError(
                 f"warmup_epochs {self.warmup_epochs} is more than epochs {self.epochs}: lr is never reached"
@@ -65,11 +76,24 @@ class Recipe:
         """Return the learning rate at a step, of ``steps`` in all, as a fraction of ``lr``."""
         progress = step / max(steps, 1)
         warmup = self.warmup_epochs / self.epochs
+        warmup = warmup if warmup * steps >= 1 else 0.0  # less than a step would be a step without learning
         if progress < warmup:
             return self.warmup_start + (1 - self.warmup_start) * progress / warmup
         if self.schedule == "steps":
             return 0.1 ** sum(progress >= milestone for milestone in self.milestones)
         return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-12)))
+
+
+def check_ranges(config: Any, **checks: tuple[bool, str]) -> None:
+    """Raise an InputError about the first setting of a config that is out of its range.
+
+    Args:
+        config: A config.
+        **checks: For each setting whether it is in its range, and the range in words.
+    """
+    for name, (passed, allowed) in checks.items():
+        if not passed:
+            raise InputError(f"{name} {getattr(config, name)!r} is not allowed: {allowed} is")
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -33,22 +33,43 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 class Seeded(Dataset[Any]):
-    """A dataset of (index, items): ``aug_repeats`` random versions of one sample, each from its own random stream."""
+    """A dataset of (index, items): ``aug_repeats`` random versions of one sample, each from its own random stream.
 
-    def __init__(self, data: Dataset[Any], seed: int, aug_repeats: int) -> None:
+    It holds as many samples as fill whole batches. If some are left over, each epoch leaves out others.
+
+    Args:
+        data: The samples.
+        seed: Random seed.
+        aug_repeats: Versions of each sample.
+        batch: Samples in one step of the optimiser, over all processes and accumulation steps.
+    """
+
+    def __init__(self, data: Dataset[Any], seed: int, aug_repeats: int, batch: int = 1) -> None:
         self.data = data
         self.seed = seed
         self.aug_repeats = aug_repeats
+        self.batch = batch
         self.epoch = 0
         self.in_worker = False
+        self._order: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
-        return len(self.data)  # type: ignore[arg-type]
+        return len(self.data) // self.batch * self.batch  # type: ignore[arg-type]
+
+    def _sample(self, index: int) -> int:
+        """Return the number of a sample in the data."""
+        count = len(self.data)  # type: ignore[arg-type]
+        if len(self) == count:
+            return index
+        if self._order[0] != self.epoch:
+            self._order = self.epoch, np.random.default_rng((self.seed, self.epoch)).permutation(count)
+        return int(self._order[1][index])
 
     def __getitem__(self, index: int) -> tuple[int, list[Any]]:
         if not self.in_worker and get_worker_info() is not None:
             self.in_worker = True
             leave_signals_to_main_process()
+        index = self._sample(index)
         items = []
         for repeat in range(self.aug_repeats):
             with seeded(self.seed, self.epoch * self.aug_repeats + repeat, index):
