@@ -221,10 +221,13 @@ def test_ray_may_stand_alone(run, digits, monkeypatch, args, address):
         (["parc,logme", "knn"], ["parc", "logme", "knn"]),
         (["knn:k=5,metric=cosine,parc"], ["knn:k=5,metric=cosine", "parc"]),
         (["parc, knn:k=5 ,logme:pca=None"], ["parc", "knn:k=5", "logme:pca=None"]),
-        (["resnet*,hf-hub:org/name@v=1,local-dir:/a,b"], ["resnet*", "hf-hub:org/name@v=1", "local-dir:/a,b"]),
+        (["resnet*,hf-hub:org/name@v=1,local-dir:a,b"], ["resnet*", "hf-hub:org/name@v=1", "local-dir:a,b"]),
+        (["local-dir:c,local-dir:d,c"], ["local-dir:c", "local-dir:d", "c"]),
     ],
 )
-def test_lists_are_split_at_commas_but_not_within_options(texts, parts):
+def test_lists_are_split_at_commas_but_not_within_options_and_paths(texts, parts, tmp_path, monkeypatch):
+    (tmp_path / "a,b").mkdir()
+    monkeypatch.chdir(tmp_path)
     assert split_list(texts, "method") == parts
 
 

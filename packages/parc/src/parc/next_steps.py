@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plm_core.hookspecs import Model, Training
@@ -48,8 +50,7 @@ def _finetuning(dataset: str, kind: str, models: Sequence[str]) -> list[str]:
         if model.lower().startswith(("torchvision:", "transformers:")):
             continue
         if recipe := "finetune" if kind == "images" else _video_recipe(model):
-            folder = model.rstrip("/").rpartition("/")[2].rpartition(":")[2]
-            return [shlex.join(["plm", "train", recipe, dataset, "--model", model, "--out", f"runs/{folder}"])]
+            return [shlex.join(["plm", "train", recipe, dataset, "--model", model, "--out", _free_folder(model)])]
     return []
 
 
@@ -64,3 +65,9 @@ def _video_recipe(model: str) -> str | None:
         if fits and recipe.data == "videos" and "pretrained" in recipe.options:
             return recipe.name
     return None
+
+
+def _free_folder(model: str) -> str:
+    """Return a folder for the training of a model: one that is not there yet."""
+    name = model.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    return next(folder for folder in (f"runs/{name}{f'-{n}' * (n > 1)}" for n in count(1)) if not Path(folder).exists())

@@ -48,7 +48,8 @@ def split_list(texts: Iterable[str], option: str) -> list[str]:
     for text in texts:
         for i, part in enumerate(text.split(",")):
             is_option = "=" in part and ":" not in part.partition("=")[0]
-            if i and (is_option or parts[-1].startswith("local-dir:")):
+            # a path may have commas
+            if i and (is_option or Path(f"{parts[-1]},{part}".removeprefix("local-dir:")).exists()):
                 parts[-1] += f",{part}"
             else:
                 parts.append(part.strip())
