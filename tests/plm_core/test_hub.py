@@ -406,7 +406,7 @@ def test_push_refuses_a_bad_name(repo, hub_double, folder):
 
 
 def test_push_refuses_a_folder_that_is_not_there(tmp_path):
-    with one_line(InputError, "lacks model.safetensors, config.json, README.md"):
+    with one_line(InputError, "is not a folder"):
         check_folder(tmp_path / "nowhere")
 
 

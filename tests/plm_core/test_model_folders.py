@@ -37,6 +37,17 @@ def test_a_folder_is_a_model_by_its_path_alone(folder, monkeypatch):
         assert weights.fingerprint(again) == weights.fingerprint(model)
 
 
+def test_a_folder_without_a_config_is_not_taken_for_a_repository(folder, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "empty").mkdir(parents=True)
+    copy(folder, tmp_path / "runs" / "bare")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"local-dir:runs/empty: it has no config\.json"):
+        plm_core.create_model("runs/empty", pretrained=True)
+    with pytest.raises(WeightsError, match=r"local-dir:runs/bare: it has no model\.safetensors"):
+        plm_core.create_model("runs/bare", pretrained=True)
+    assert plm_core.create_model("runs/bare").num_classes == 2
+
+
 def test_a_model_of_the_registry_comes_before_a_folder_of_its_name(folder, tmp_path, monkeypatch):
     copy(folder, tmp_path / MODEL)
     monkeypatch.chdir(tmp_path)

@@ -143,6 +143,8 @@ def check_folder(folder: Path) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
+    if not folder.is_dir():
+        raise InputError(f"folder {str(folder)!r} is not a folder")
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -174,8 +176,12 @@ def _front_matter(card: Path) -> Mapping[str, Any]:
         return {}
 
 
-def check_config(folder: Path) -> None:
+def check_config(folder: Path, with_weights: bool = False) -> None:
     """Check that a local folder holds a model that timm can create again by its config.
+
+    Args:
+        folder: The folder.
+        with_weights: Whether it must have weights too.
 
     Raises:
         WeightsError: It does not exist, is not finished, holds a model of another library, was written by a newer
@@ -211,6 +217,8 @@ def check_config(folder: Path) -> None:
         raise WeightsError(
             f"{source}: its {CONFIG_FILE} has {len(labels)} labels for {config['num_classes']} classes; they must agree"
         )
+    if with_weights and not any(path.suffix in (".safetensors", *PICKLES) for path in folder.iterdir()):
+        raise WeightsError(f"{source}: it has no {WEIGHTS_FILE}")
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from plm_core import timm_bridge
 from plm_core.errors import DuplicateName, InputError, PluginError, UnknownName, WeightsError
 from plm_core.hookspecs import Input, Model
-from plm_core.hub import CONFIG_FILE, HubFile, check_config, one_line
+from plm_core.hub import HubFile, check_config, one_line
 from plm_core.registry import registry
 from plm_core.sources import torchvision, transformers
 from plm_core.utils.images import Channels
@@ -58,24 +58,24 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     name = _with_source(name)
     source, colon, rest = name.partition(":")
     if source.lower() == "local-dir":
-        check_config(Path(rest))
+        check_config(Path(rest), pretrained)
     if not colon:
         if "/" in name and HubFile.parse(name):
-            name = f"hf-hub:{name}"
-        else:
-            _check_name(name)
+            hub_name = f"hf-hub:{name}"
+            return _create_by_timm(hub_name, pretrained, f"{hub_name} (and there is no folder {name!r})", **kwargs)
+        _check_name(name)
     elif source.lower() not in SOURCES:
         allowed = ", ".join(f"'{known}:'" for known in SOURCES if known != "hf_hub")
         raise InputError(f"model {name!r} has source {source!r}; {allowed} are allowed")
-    return _create_by_timm(name, pretrained, **kwargs)
+    return _create_by_timm(name, pretrained, name, **kwargs)
 
 
-def _create_by_timm(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    """Call timm.create_model, and turn its errors about a source into lines of ours."""
+def _create_by_timm(name: str, pretrained: bool, source: str, **kwargs: Any) -> nn.Module:
+    """Call timm.create_model, and turn its errors into lines of ours, in which the model is called ``source``."""
     import timm
 
     try:
-        with one_line(f"cannot get {name}"):
+        with one_line(f"cannot get {source}"):
             return timm.create_model(name, pretrained=pretrained, **kwargs)
     except json.JSONDecodeError as e:
         raise WeightsError(f"cannot get {name}: its config.json is not JSON ({e})") from e
@@ -92,17 +92,17 @@ def _create_by_timm(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 
 def _with_source(name: str) -> str:
-    """Return ``local-dir:path`` for the path of a folder that holds a model or a training, and other names unchanged.
+    """Return ``local-dir:path`` for the path of a folder, and other names unchanged.
 
     A folder comes before a repository of the Hub of the same name, and after a model of timm's registry.
     """
     import timm
 
-    if ":" in name and not Path(name).is_absolute():
+    if not name or (":" in name and not Path(name).is_absolute()):
         return name
     folder = Path(name)
-    holds_model = (folder / CONFIG_FILE).is_file() or any(folder.glob("checkpoint-*"))
-    return f"local-dir:{name}" if holds_model and not timm.is_model(name) else name
+    is_model = timm.is_model(name.partition(".")[0]) and "/" not in name
+    return f"local-dir:{name}" if folder.is_dir() and not is_model else name
 
 
 def _check_name(name: str) -> None:

@@ -17,6 +17,14 @@ from plm_core.utils.files import atomic_path, write_text
 from plm_core.weights.files import write
 from plm_core.weights.mapping import export
 
+USE = """import plm_core
+
+model = plm_core.create_model("local-dir:FOLDER", pretrained=True).eval()  # or hf-hub:org/name
+"""
+USE_IMAGES = """preprocess = plm_core.transform_for(model)  # PIL image -> float tensor [C, H, W]
+names = model.pretrained_cfg.get("label_names")
+"""
+
 
 def save(model: nn.Module, path: str | Path, layout: str | None = None) -> None:
     """Write the weights of a model to a safetensors file, whole or not at all.
@@ -96,7 +104,7 @@ def save_pretrained(
     declared = registry().all(Model).get(name)
     task = declared.declaration.task if declared else "image-classification"
     save(model, folder / WEIGHTS_FILE)
-    write_text(folder / "README.md", _front_matter(license, task) + _card(name, card))
+    write_text(folder / "README.md", _front_matter(license, task) + _card(name, card, task))
     facts = {"format": FORMAT, "task": task, **(about or {})}
     _write_config(model, folder / CONFIG_FILE, license, labels, facts)
 
@@ -120,6 +128,7 @@ def _front_matter(license: str, task: str) -> str:
     return "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---\n"
 
 
-def _card(name: str, text: str) -> str:
-    use = 'import plm_core\n\nmodel = plm_core.create_model("local-dir:FOLDER", pretrained=True)  # or hf-hub:org/name'
-    return f"\n# {name}\n\n{text.strip()}\n\n## Use\n\n```python\n{use}\n```\n"
+def _card(name: str, text: str, task: str) -> str:
+    use = USE + (USE_IMAGES if task == "image-classification" else "")
+    command = "Or `plm predict FOLDER FILE` on the command line."
+    return f"\n# {name}\n\n{text.strip()}\n\n## Use\n\n```python\n{use}```\n\n{command}\n"
