@@ -1,6 +1,7 @@
 """`plm train`: every option reaches the optimiser, the data, the loss or the model, and errors write nothing."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -158,6 +159,7 @@ def test_fsdp_reaches_the_trainer(plm, pictures, tmp_path, monkeypatch):
         raise plm_core.InputError("seen")
 
     monkeypatch.setattr(arguments, "training_arguments", stop)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     words = ["train", "finetune", pictures, "--out", tmp_path / "out", *ONE_STEP]
     assert plm(*words, "--fsdp").err == "plm: error: seen\n"
     assert seen["fsdp"] is True
@@ -180,6 +182,12 @@ def test_checkpoints_steps_and_resuming(finetune, plm, pictures, tmp_path):
     assert plm(*words, "--out", whole).code == 0
     assert {path.name for path in whole.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
     assert plm(*words, "--out", parts, "--max-steps", 3).code == 0
+    for changed, said in {
+        ("--set", "lr=0.5"): "lr 0.5 is not that of the training",
+        ("--seed", "7"): "seed 7 is not that of the training",
+        ("--random",): "pretrained False is not that of the training",
+    }.items():
+        assert said in plm(*words, "--out", parts, "--resume", *changed).err
     assert json.loads((parts / "training.json").read_text())["steps"] == 3
     refused = plm(*words, "--out", parts)
     assert "holds a model already: choose another folder, or resume" in refused.err
@@ -207,6 +215,38 @@ def test_report_to_reaches_the_trainer(plm, pictures, tmp_path, monkeypatch):
     assert result.code == 2
     assert "report_to" in result.err
     assert "tensorboard" in result.err
+
+
+def test_a_training_is_not_resumed_with_other_data(plm, pictures, tmp_path):
+    words = ["--model", MODEL, "--set", "batch_size=8", "--out", tmp_path / "run"]
+    data = tmp_path / "pictures"
+    shutil.copytree(pictures, data)
+    assert plm("train", "finetune", data, *words, "--max-steps", 1).code == 0
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    for split in ("train", "val"):
+        shutil.rmtree(data / split / "cross")
+    result = plm("train", "finetune", data, *words, "--resume")
+    assert "is not that of the training in" in result.err
+    assert "48 images of 3 classes" in result.err
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_the_batch_size_follows_small_data(plm, pictures, tmp_path, spy, caplog):
+    assert plm("train", "finetune", pictures, "--out", tmp_path / "run", "--model", MODEL, "--max-steps", 1).code == 0
+    assert "batch_size follows the data, 48 samples: 64 -> 32" in caplog.text
+    assert len(spy.first["x"]) == 32
+
+
+def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("precious")
+    for out, said in {
+        tmp_path / "mine": "has files that would be overwritten (README.md)",
+        pictures: "lies in the data",
+        pictures / "train" / "run": "lies in the data",
+    }.items():
+        assert said in plm("train", "finetune", pictures, "--out", out, *ONE_STEP).err
+    assert (tmp_path / "mine" / "README.md").read_text() == "precious"
 
 
 def test_license(finetune):
@@ -245,7 +285,21 @@ def test_the_score_is_that_of_the_loaded_model(finetune, pictures):
         ([*ONE_STEP, "--preset", "deiT"], "preset 'deiT' is not allowed for recipe 'finetune': default, micro, deit,"),
         ([*ONE_STEP, "--model", "resnet81"], "no model 'resnet81'"),
         ([*ONE_STEP, "--model", "test_vit", "--random", "--model-kwargs", "depht=2"], "cannot be created with"),
-        (["--model", MODEL], "batch_size 64 is larger than the data, 48 samples"),
+        (["--model", MODEL, "--set", "batch_size=64"], "batch_size 64 is larger than the data, 48 samples"),
+        ([*ONE_STEP, "--set", "drop_path=2"], "drop_path 2 is not allowed: a number from 0 to less than 1 is"),
+        ([*ONE_STEP, "--set", "scale=(2,1)"], "scale (2, 1) is not allowed: a smaller and a larger number"),
+        ([*ONE_STEP, "--set", "betas=(0.9,2)"], "betas (0.9, 2) is not allowed: numbers from 0 to less than 1 is"),
+        ([*ONE_STEP, "--set", "layer_decay=0"], "layer_decay 0 is not allowed: None or more than 0 and up to 1 is"),
+        ([*ONE_STEP, "--set", "auto_augment=foo"], "auto_augment 'foo' is not allowed: a policy of timm is"),
+        ([*ONE_STEP, "--fsdp"], "fsdp shards over several processes, and this is the only one"),
+        ([*ONE_STEP, "--model-kwargs", "num_classes=7"], "model_kwargs has num_classes, which follows from the data"),
+        ([*ONE_STEP, "--model-kwargs", "img_size=-32"], "cannot be created with num_classes=3, img_size=-32"),
+        ([*ONE_STEP, "--model", "test_vit", "--random", "--model-kwargs", "img_size=70"], "should be divisible by"),
+        (
+            [*ONE_STEP, "--model", "hiera_micro_detector", "--random"],
+            "returns a list; recipe 'finetune' trains classifiers",
+        ),
+        ([*ONE_STEP, "--model", "nowhere/run"], "(and there is no folder 'nowhere/run')"),
         ([*ONE_STEP, "--transform", "tome:r=8"], "attends inside"),
         ([*ONE_STEP, "--model", "torchvision:resnet18"], "is of torchvision; recipe 'finetune' trains models of timm"),
         ([*ONE_STEP, "--model", "hiera_micro_motions"], "takes clips; recipe 'finetune' trains on images"),

@@ -77,7 +77,7 @@ def plm_trainings() -> list[Training]:
                 "tome_micro_*": "micro",
             },
             micro="tome_micro_shapes",
-            options=("pretrained", "weights", "transforms"),
+            options=("pretrained", "weights"),
         )
     ]
 

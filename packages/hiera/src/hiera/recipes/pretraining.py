@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
@@ -17,7 +16,7 @@ from plm_core.datasets import Pictures, read_dataset
 from plm_core.hookspecs import Input, Model
 from plm_core.models import input_of
 from plm_core.registry import registry
-from plm_core.runs import Job, Trained
+from plm_core.runs import Job, Trained, begin
 from plm_core.video import VideoFolder, per_clip
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
@@ -35,6 +34,8 @@ def run(job: Job) -> Trained | None:
         raise InputError(f"model {job.model!r} is a {type(encoder).__name__}; recipe {job.recipe!r} trains a Hiera")
     spec = input_of(encoder)
     data, found = _open(job, config, spec)
+    begin(job, found)
+    config = job.config_for(len(data))
     torch.manual_seed(job.seed)
     keywords = _keywords(encoder, config)
     model = MaskedAutoencoderHiera(**keywords, drop_path_rate=config.drop_path)
@@ -67,7 +68,7 @@ def _keywords(encoder: Any, config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Dataset[Any], str]:
+def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Any, str]:
     """Return the dataset for a model's input, and the data in words."""
     preprocess = pretrain_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
     if spec.frames is None:
@@ -75,5 +76,5 @@ def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Dataset[Any], 
         return Pictures(images, preprocess), f"{len(images)} images"
     root = Path(job.data)
     root = root / "train" if (root / "train").is_dir() else root
-    videos = VideoFolder(root, spec.frames, spec.stride, per_clip(preprocess))
+    videos = VideoFolder(root, spec.frames, spec.stride, per_clip(preprocess), pad="last")
     return videos, f"{len(videos)} videos"

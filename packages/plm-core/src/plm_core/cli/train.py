@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,9 @@ def train(
     pretrained: Annotated[
         bool | None,
         typer.Option(
-            "--pretrained/--random", help="Start from pretrained or from random weights (default: pretrained)."
+            "--pretrained/--random",
+            help="Start from pretrained or from random weights (default: pretrained, if the recipe can; a pretraining "
+            "starts from random weights).",
         ),
     ] = None,
     weights: Annotated[
@@ -135,7 +138,10 @@ def train(
         return
     scores = {name: round(score, 4) for name, score in trained.scores.items()}
     show([{"metric": name, "score": score, "folder": str(out)} for name, score in scores.items()], as_json)
-    typer.echo(f"model folder: {out.resolve()}; use it as in: plm predict {out} FILE", err=True)
+    typer.echo(trained.data, err=True)
+    folder = shlex.quote(str(out))
+    use = f"plm predict {folder} FILE" if trained.labels else f"plm train RECIPE DATA --model {folder}"
+    typer.echo(f"model folder: {out.resolve()}; use it as in: {use}", err=True)
 
 
 def _recipes() -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from plm_core.errors import InputError
 from plm_core.hookspecs import Input
 from plm_core.models import input_of, transform_for
 from plm_core.runs.job import Job, Trained
+from plm_core.runs.request import begin
 from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune, finetune_transform
 from plm_core.training.recipe import Recipe
 from plm_core.transforms import apply_all, remove
@@ -66,12 +67,14 @@ class Labelled:
     Attributes:
         classes: Names of the classes.
         found: The data in words.
+        samples: Number of samples to train on.
         open: A function (split "train" or "val", preprocessing of an image, input of the model) -> a dataset of
             (input, class number).
     """
 
     classes: Sequence[str]
     found: str
+    samples: int
     open: Callable[[str, Callable[[Any], Any], Input], Dataset[Any]]
 
 
@@ -86,7 +89,7 @@ def train_classifier(job: Job) -> Trained | None:
             raise InputError(f"model {job.model!r} takes clips; recipe {job.recipe!r} trains on images")
         return Pictures(getattr(splits, split), preprocess)
 
-    return _train(job, Labelled(splits.train.classes, _found(splits), open_split))
+    return _train(job, Labelled(splits.train.classes, _found(splits), len(splits.train), open_split))
 
 
 def train_video_classifier(job: Job) -> Trained | None:
@@ -100,9 +103,9 @@ def train_video_classifier(job: Job) -> Trained | None:
             raise InputError(f"model {job.model!r} takes images; recipe {job.recipe!r} trains on videos")
         part = getattr(splits, split)
         samples = list(zip(part.items, part.labels.tolist(), strict=True))
-        return VideoClips(samples, spec.frames, spec.stride, per_clip(preprocess), training=split == "train")
+        return VideoClips(samples, spec.frames, spec.stride, per_clip(preprocess), split == "train", "last")
 
-    return _train(job, Labelled(splits.train.classes, _found(splits), open_split))
+    return _train(job, Labelled(splits.train.classes, _found(splits), len(splits.train), open_split))
 
 
 def _found(splits: Splits) -> str:
@@ -113,24 +116,28 @@ def _found(splits: Splits) -> str:
 
 
 def _train(job: Job, data: Labelled) -> Trained | None:
-    config: FinetuneConfig = job.config
+    begin(job, data.found)
+    config: FinetuneConfig = job.config_for(data.samples)
     num_classes = len(data.classes)
     rates: dict[str, Any] = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
     model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})  # if it must
     spec = input_of(model)
+    job.check_classifier(model, spec, num_classes)
     preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
     train = data.open("train", preprocess, spec)
     val = data.open("val", transform_for(model), spec)
 
-    def score(model: nn.Module) -> dict[str, float]:
-        return {TOP1: accuracy(model, val, batch_size=EVAL_BATCH, num_workers=job.num_workers)}
+    merged = f"{TOP1} with {' '.join(job.transforms)}" if job.transforms else TOP1
+
+    def score(model: nn.Module, name: str = merged) -> dict[str, float]:
+        return {name: accuracy(model, val, batch_size=EVAL_BATCH, num_workers=job.num_workers)}
 
     result = finetune(model, train, config, num_classes, evaluate=score, **job.options)
     if not result.main:
         return None
     model = job.rebuild(result.state, num_classes=num_classes)
-    scores = score(model)
+    scores = score(model, TOP1)
     if job.transforms:
-        scores |= {f"{TOP1} with {' '.join(job.transforms)}": score(apply_all(model, job.transforms))[TOP1]}
+        scores |= score(apply_all(model, job.transforms))
         remove(model)
     return Trained(model=model, labels=data.classes, scores=scores, history=result.history, data=data.found)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from plm_core import weights
 from plm_core.hookspecs import Training
 from plm_core.registry import registry
 from plm_core.runs.job import Job, Trained
+from plm_core.runs.request import RECORD_FILE, last_part, request_of
 from plm_core.training.curve import write_curve
 from plm_core.utils.files import write_text
 
-RECORD_FILE = "training.json"
 MAX_LABELS = 20
 """Number of class names that a model card lists."""
+CHANGING = ("precision", "per_device_batch_size", "max_steps")
+"""Options beside the settings that change the weights."""
 
 
 def write_run(job: Job, trained: Trained, license: str | None = None) -> None:
@@ -53,17 +53,8 @@ def record(job: Job, trained: Trained) -> dict[str, Any]:
     owner = registry().all(Training)[job.recipe].distribution
     versions = {name: metadata.version(name) for name in dict.fromkeys(("plm-core", owner, "torch", "timm"))}
     return {
-        "recipe": job.recipe,
-        "data": {"source": _name(job.data), "found": trained.data},
-        "model": _name(job.model),
-        "preset": job.preset,
-        "settings": dict(job.settings),
-        "model_kwargs": dict(job.model_kwargs),
-        "pretrained": job.pretrained,
-        "weights": None if job.weights is None else job.weights.name,
-        "transforms": list(job.transforms),
-        "config": asdict(job.config) if is_dataclass(job.config) and not isinstance(job.config, type) else {},
-        "options": {key: value for key, value in job.options.items() if key not in ("out", "resume")},
+        **request_of(job),
+        "found": trained.data,
         "scores": dict(trained.scores),
         "notes": dict(trained.notes),
         "steps": int(trained.history[-1]["step"]) if trained.history else 0,
@@ -77,30 +68,31 @@ def card(job: Job, trained: Trained) -> str:
     start = "its pretrained weights" if job.pretrained else "random weights"
     start = f"the weights of `{job.weights.name}`" if job.weights else start
     rows = {
-        "Start": f"`{_name(job.model)}` with {start}",
+        "Start": f"`{last_part(job.model)}` with {start}",
         "Data": trained.data,
         "Recipe": f"`{_command(job)}`",
+        "Steps": str(int(trained.history[-1]["step"])) if trained.history else "",
         "Seed": str(job.seed),
         **{name: f"{value:.4g}" for name, value in trained.scores.items()},
         **trained.notes,
         "Classes": _classes(trained.labels),
     }
     lines = "\n".join(f"- **{name}**: {value}" for name, value in rows.items() if value)
-    return f"Trained with `plm train`.\n\n{lines}\n\n![Loss by step](curve.png)"
-
-
-def _name(source: str) -> str:
-    """Return the last part of a path: a folder that is published should not tell where somebody keeps files."""
-    return Path(source).name if Path(source).exists() or source.startswith("local-dir:") else source
+    return (
+        f"Trained with `plm train`. The weights are those after the last step.\n\n{lines}\n\n![Loss by step](curve.png)"
+    )
 
 
 def _command(job: Job) -> str:
     """Return the command line of a job without its paths, which are of no use to a stranger."""
-    settings = [] if job.pretrained or job.weights else ["--random"]
-    settings += [f"--preset {job.preset}", *(f"--set {key}={value}" for key, value in job.settings.items())]
-    settings += [f"--transform {text}" for text in job.transforms]
-    settings += [f"--model-kwargs {key}={value}" for key, value in job.model_kwargs.items()]
-    return " ".join(["plm train", job.recipe, "DATA", "--out FOLDER", f"--model {_name(job.model)}", *settings])
+    words = [] if job.pretrained or job.weights else ["--random"]
+    words += [f"--preset {job.preset}", *(f"--set {key}={value}" for key, value in job.settings.items())]
+    words += [f"--transform {text}" for text in job.transforms]
+    words += [f"--model-kwargs {key}={value}" for key, value in job.model_kwargs.items()]
+    options = {"seed": job.seed or None, **{name: job.options.get(name) for name in CHANGING}}
+    options |= {"precision": None} if options["precision"] == "fp32" else {}
+    words += [f"--{name.replace('_', '-')} {value}" for name, value in options.items() if value is not None]
+    return " ".join(["plm train", job.recipe, "DATA", "--out FOLDER", f"--model {last_part(job.model)}", *words])
 
 
 def _classes(labels: Any) -> str:

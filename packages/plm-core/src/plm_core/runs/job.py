@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from plm_core import weights
-from plm_core.errors import InputError
+from plm_core.errors import InputError, PlmError
+from plm_core.hookspecs import Input
 from plm_core.models import LIBRARIES, create_model
 from plm_core.transforms import apply_all
-from plm_core.utils.text import as_tuple
+from plm_core.utils.progress import main_process
+from plm_core.utils.text import as_tuple, first_line
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,7 @@ class Job:
         transforms: Transforms that are applied while the model trains, as `plm_core.transforms.parse` reads them.
         seed: Random seed.
         options: Keywords for `plm_core.training.fit`: ``out``, ``resume``, ``seed``, ``precision`` ...
+        facts: What became known since, see `plm_core.runs.begin`.
     """
 
     recipe: str
@@ -49,12 +56,28 @@ class Job:
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     transforms: tuple[str, ...] = ()
     seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_workers(self) -> int:
         """Processes that load data."""
         return int(self.options.get("num_workers", 0))
+
+    def config_for(self, samples: int) -> Any:
+        """Return the config with a batch size that the data can fill, unless the user has set one.
+
+        Args:
+            samples: Number of samples to train on.
+        """
+        recipe = self.config.recipe
+        whole = samples * recipe.aug_repeats
+        if "batch_size" in self.settings or recipe.batch_size <= whole or not samples:
+            return self.config
+        batch_size = 2 ** int(math.log2(samples)) * recipe.aug_repeats
+        if main_process():
+            _log.warning("batch_size follows the data, %d samples: %d -> %d", samples, recipe.batch_size, batch_size)
+        return replace(self.config, recipe=replace(recipe, batch_size=batch_size))
 
     def create(self, load: Callable[[nn.Module, Path], None] | None = None, **kwargs: Any) -> nn.Module:
         """Create the model to train, with its starting weights. What has no weights is initialised by the seed.
@@ -72,6 +95,24 @@ class Job:
         if self.weights is not None:
             (load or load_body)(model, self.weights)
         return apply_all(model, self.transforms)
+
+    def check_classifier(self, model: nn.Module, spec: Input, num_classes: int) -> None:
+        """Run a model on one empty input, and check that it returns logits, before any time is spent on its training.
+
+        Raises:
+            InputError: It cannot take the input, or returns something else.
+        """
+        try:
+            with torch.no_grad():
+                logits = model.eval()(torch.zeros(1, *spec.shape))
+        except Exception as e:  # a model may refuse an input in any way
+            raise InputError(f"model {self.model!r} cannot take its input {list(spec.shape)}: {first_line(e)}") from e
+        if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
+            got = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise InputError(
+                f"model {self.model!r} returns {got}; recipe {self.recipe!r} trains classifiers, which return "
+                f"[1, {num_classes}]"
+            )
 
     def rebuild(self, state: Mapping[str, Tensor], **kwargs: Any) -> nn.Module:
         """Return a new model with trained weights in eval mode, without transforms, on the accelerator if there is one.
@@ -94,14 +135,16 @@ class Job:
         keywords = {**kwargs, **self.model_kwargs}
         try:
             return create_model(self.model, pretrained=pretrained, **keywords)
-        except TypeError as e:
-            names = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-            raise InputError(f"model {self.model!r} cannot be created with {names}: {e}") from e
-        except RuntimeError as e:
-            if "No pretrained weights exist" not in str(e):
+        except PlmError:
+            raise
+        except Exception as e:  # a constructor may refuse its keywords in any way
+            if "No pretrained weights exist" in str(e):
+                why = "there are no pretrained weights of it; without them (--random) it trains from scratch"
+                raise InputError(f"model {self.model!r}: {why}") from e
+            if not (self.model_kwargs or isinstance(e, TypeError)):
                 raise
-            why = "there are no pretrained weights of it; without them (--random) it trains from scratch"
-            raise InputError(f"model {self.model!r}: {why}") from e
+            names = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
+            raise InputError(f"model {self.model!r} cannot be created with {names}: {first_line(e)}") from e
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from plm_core.datasets import check_kind
-from plm_core.errors import InputError
+from plm_core.errors import InputError, MissingDependency
 from plm_core.hookspecs import Training
-from plm_core.hub import CONFIG_FILE, read_config
+from plm_core.hub import CONFIG_FILE, PUSHED, read_config
 from plm_core.registry import registry
 from plm_core.runs.folder import write_run
 from plm_core.runs.job import Job, Trained
+from plm_core.runs.request import check_request, write_request
 from plm_core.training.overrides import override
 from plm_core.utils.references import resolve
 
@@ -93,13 +95,14 @@ def train(
     name = model or spec.model
     if name is None:
         raise InputError(f"recipe {recipe!r} needs a model: name one, such as {spec.micro!r} for a trial")
-    changes = {key: str(value) for key, value in (settings or {}).items()}
-    preset, config = _preset(spec, name, preset)
-    config = override(config, changes)
     others = {other.data: f"recipe {other.name!r}" for other in reversed(registry().declared(Training))}
     check_kind(data, spec.data, f"recipe {recipe!r}", others)
-    if (out / CONFIG_FILE).exists() and not resume:
-        raise InputError(f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it")
+    _check_out(out, Path(data), resume)
+    if "num_classes" in (model_kwargs or {}):
+        raise InputError("model_kwargs has num_classes, which follows from the data; leave it out")
+    preset, config = _preset(spec, name, preset)
+    changes = {key: str(value) for key, value in (settings or {}).items()}
+    config = override(config, changes)
     job = Job(
         recipe=recipe,
         data=str(data),
@@ -126,10 +129,41 @@ def train(
             "report_to": tuple(report_to),
         },
     )
+    if resume:
+        check_request(job)
+    job.options["callbacks"] = (_with_checkpoints(partial(write_request, job)),)
     trained: Trained | None = resolve(spec.train)(job)
     if trained is not None:
         write_run(job, trained, license)
     return trained
+
+
+def _with_checkpoints(action: Callable[[], None]) -> Any:
+    """Return a callback of transformers that does something whenever a checkpoint was written."""
+    try:
+        from transformers import TrainerCallback
+    except ModuleNotFoundError as e:
+        raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
+
+    class WithCheckpoints(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                action()
+
+    return WithCheckpoints()
+
+
+def _check_out(out: Path, data: Path, resume: bool) -> None:
+    """Refuse a folder in which a training would overwrite something, or would become a part of its own data."""
+    if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
+        raise InputError(f"out {str(out)!r} lies in the data {str(data)!r}, which would then hold it: choose another")
+    if resume:
+        return
+    if (out / CONFIG_FILE).exists():
+        raise InputError(f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it")
+    present = [name for name in PUSHED if (out / name).exists()]
+    if present and not any(out.glob("checkpoint-*")):  # `fit` speaks of those
+        raise InputError(f"out {str(out)!r} has files that would be overwritten ({', '.join(present)}): choose another")
 
 
 def _check_options(spec: Training, given: Mapping[str, Any]) -> None:

@@ -78,7 +78,7 @@ def check_labels(model: Any) -> None:
 def check_card(folder: Path, record: dict[str, Any]) -> None:
     """Check that the model card names the data, the recipe, the seed and each score."""
     card = (folder / hub.CARD_FILE).read_text(encoding="utf-8")
-    facts = [f"plm train {record['recipe']}", record["data"]["found"], f"**Seed**: {record['options']['seed']}"]
+    facts = [f"plm train {record['recipe']}", record["found"], f"**Seed**: {record['seed']}"]
     for fact in (*facts, *record["scores"]):
         assert fact, f"the record lacks a fact of the card: {facts}"
         assert fact in card, f"the model card does not say {fact!r}"

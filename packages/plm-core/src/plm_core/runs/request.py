@@ -1,0 +1,95 @@
+"""What a training was asked for, as plain data: written with its first checkpoint, and compared when it is resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from plm_core.errors import InputError
+from plm_core.runs.job import Job
+from plm_core.utils.files import write_text
+
+RECORD_FILE = "training.json"
+COMPARED = ("recipe", "data", "found", "model", "model_kwargs", "pretrained", "weights", "transforms", "seed", "config")
+"""What must not change when a training is resumed. The number of workers, for one, may."""
+
+
+def request_of(job: Job) -> dict[str, Any]:
+    """Return what a user asked for, as plain data without the paths of this machine."""
+    config = asdict(job.config) if is_dataclass(job.config) and not isinstance(job.config, type) else {}
+    return {
+        "recipe": job.recipe,
+        "data": last_part(job.data),
+        **job.facts,
+        "model": last_part(job.model),
+        "preset": job.preset,
+        "settings": dict(job.settings),
+        "model_kwargs": dict(job.model_kwargs),
+        "pretrained": job.pretrained,
+        "weights": None if job.weights is None else job.weights.name,
+        "transforms": list(job.transforms),
+        "seed": job.seed,
+        "config": config,
+        "options": {key: value for key, value in job.options.items() if key not in ("out", "resume", "seed")},
+    }
+
+
+def last_part(source: str) -> str:
+    """Return the last part of a path: a folder that is published should not tell where somebody keeps files."""
+    return Path(source).name if Path(source).exists() or source.startswith("local-dir:") else source
+
+
+def begin(job: Job, found: str) -> None:
+    """Note what the data of a training are, and check a training that is resumed for the same data.
+
+    A recipe calls it when it has opened the data.
+
+    Args:
+        job: The job.
+        found: The data in words, such as "1437 images of 10 classes".
+
+    Raises:
+        InputError: The training that is to be resumed had other data.
+    """
+    job.facts["found"] = found
+    if job.options.get("resume"):
+        check_request(job)
+
+
+def write_request(job: Job) -> None:
+    """Write what was asked for into the folder of a training."""
+    write_text(job.out / RECORD_FILE, json.dumps(request_of(job), indent=2, default=str) + "\n")
+
+
+def check_request(job: Job) -> None:
+    """Check that a training which is resumed was asked for in the same way.
+
+    Raises:
+        InputError: It was not. The message names what differs.
+    """
+    try:
+        before = json.loads((job.out / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it has no checkpoint yet
+        return
+    now = json.loads(json.dumps(request_of(job), default=str))
+    for name in COMPARED:
+        if name not in before or name not in now:  # what was found is not known before the data is open
+            continue
+        was, is_now = before[name], now[name]
+        if name == "config" and isinstance(was, Mapping):
+            name, was, is_now = _first_difference(was, is_now)
+        if was != is_now:
+            raise InputError(
+                f"{name} {is_now!r} is not that of the training in {str(job.out)!r}, {was!r}: resume it as it began, "
+                "or choose another folder"
+            )
+
+
+def _first_difference(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """Return the name and both values of the first setting that differs, or of any setting if none does."""
+    before, now = ({**config, **(config.get("recipe") or {}), "recipe": None} for config in (was, is_now))
+    name = next((key for key in now if before.get(key) != now[key]), "recipe")
+    return name, before.get(name), now[name]
