@@ -97,6 +97,18 @@ def test_detections_are_in_pixels_of_the_input_image(cascade):
     assert model([torch.rand(3, 64, 64)])[0]["boxes"].shape[1] == 4
 
 
+@pytest.mark.parametrize("make", [micro_detector, lambda: small(trunk(window_spec=(8, 4, 14, 7)))])
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (500, 375), (150, 120), (90, 33), (17, 64)])
+@torch.no_grad()
+def test_images_of_any_size_are_padded_to_one_that_the_trunk_takes(make, size):
+    model = make().eval()
+    [result] = model([torch.rand(3, *size)])
+    assert result["masks"].shape[2:] == size
+    padded = model.transform([torch.rand(3, *size)])[0].tensors.shape[2:]
+    assert max(padded) == model.transform.max_size
+    assert all(side % model.backbone.trunk.multiple == 0 for side in padded)
+
+
 @torch.no_grad()
 def test_images_of_the_right_size_are_only_normalised():
     model = small().eval()

@@ -59,10 +59,40 @@ def test_any_multiple_of_32(size):
     assert [tuple(m.shape[2:]) for m in maps] == [(size[0] // s, size[1] // s) for s in (4, 8, 16, 32)]
 
 
+@given(
+    windows=st.tuples(*[st.sampled_from([2, 4, 6, 8, 12])] * 3),
+    q_pool=st.integers(0, 3),
+    pretrain=st.booleans(),
+    blocks=st.sampled_from([(), (1,), (3,), (1, 3)]),
+    multiples=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
+@settings(max_examples=25, deadline=None)
+@torch.no_grad()
+def test_any_trunk_takes_every_multiple_that_it_states(windows, q_pool, pretrain, blocks, multiples):
+    """No windows, poolings and global blocks need more than ``multiple``, and a smaller side is refused."""
+    model = hiera.HieraDet(
+        embed_dim=4,
+        stages=(2, 2, 1),
+        q_pool=q_pool,
+        window_spec=windows,
+        global_att_blocks=blocks,
+        pretrain_grid=(windows[0], 2 * windows[0]) if pretrain else None,
+    ).eval()
+    size = [n * model.multiple for n in multiples]
+    maps = model(torch.rand(1, 3, *size))
+    assert [tuple(m.shape[2:]) for m in maps] == [(size[0] // s, size[1] // s) for s in model.strides]
+    with pytest.raises(InputError, match=f"not a multiple of {model.multiple}; pad it to {size[1]}"):
+        model(torch.rand(1, 3, size[0], size[1] - model.multiple // 2))
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
         (lambda: hiera.HieraDet(embed_dim=8, stages=(1, 1, 1, 1), global_att_blocks=(2,)), "block 2 pools"),
+        (
+            lambda: recursive(window_spec=(4, 3, 4, 2)),
+            "block 2 pools, so its window 3 must be a multiple of q_stride 2",
+        ),
         (lambda: hiera.HieraDet(embed_dim=8, num_heads=3), "stage 1 has 8 channels, which 3 heads do not divide"),
         (lambda: hiera.HieraDet(embed_dim=8, q_stride=(2, 1), device="meta"), "q_stride (2, 1)"),
         (lambda: hiera.FpnNeck(8, [8], fuse="max"), "fuse 'max' is not allowed"),

@@ -1,8 +1,9 @@
 """HieraDet: Hiera's blocks on token grids, for dense prediction at any size (SAM 2, section 8; arXiv 2311.05613).
 
 The weights are Hiera's except for the positions. Tokens stay on a grid and each block cuts out its own windows, so
-windows may differ from mask units, and the input may have any size that is a multiple of 32. The default is SAM 2's
-model; with ``pretrain_grid`` and ``rel_pos_img_size`` it is the model of "Window Attention is Bugged".
+windows may differ from mask units, and the input may have any size that is a multiple of `HieraDet.multiple`. The
+default is SAM 2's model; with ``pretrain_grid`` and ``rel_pos_img_size`` it is the model of "Window Attention is
+Bugged".
 
 Shapes: B batch, H, W rows and columns of tokens, C channels, N windows in the batch.
 """
@@ -101,10 +102,18 @@ class HieraDet(nn.Module):
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
+    Attributes:
+        channels: Number of channels of each map.
+        strides: Stride of each map in pixels.
+        multiple: Number of pixels of which the sides of an input must be multiples. It is the largest stride or, in
+            SAM 2's form, the smallest multiple of it that holds whole windows of the first stage, over which the window
+            embedding is tiled. The windows of the blocks do not matter, because each block pads its grid to them.
+
     Raises:
-        InputError: A block that pools is global, which no code base supports; ``pretrain_grid`` is not a multiple of
-            the first stage's window; ``rel_pos_img_size`` is not a multiple of the model's largest stride; or
-            ``q_stride`` differs between the dimensions.
+        InputError: A block that pools is global, which no code base supports; the windows of a block that pools are not
+            a multiple of ``q_stride``; ``pretrain_grid`` is not a multiple of the first stage's window;
+            ``rel_pos_img_size`` is not a multiple of the model's largest stride; or ``q_stride`` differs between the
+            dimensions.
     """
 
     def __init__(
@@ -140,9 +149,10 @@ class HieraDet(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.in_chans = in_chans
         self.stage_ends = stage_ends(stages)
-        self.multiple = 4 * q_stride[0] ** q_pool
-        if rel_pos_img_size is not None and (rel_pos_img_size < 1 or rel_pos_img_size % self.multiple):
-            raise InputError(f"rel_pos_img_size {rel_pos_img_size} is not a multiple of {self.multiple}")
+        stride = 4 * q_stride[0] ** min(q_pool, len(stages) - 1)
+        if rel_pos_img_size is not None and (rel_pos_img_size < 1 or rel_pos_img_size % stride):
+            raise InputError(f"rel_pos_img_size {rel_pos_img_size} is not a multiple of {stride}")
+        self.multiple = stride if pretrain_grid is not None else math.lcm(stride, 4 * window_spec[0])
         self.patch_embed = PatchEmbed(in_chans, embed_dim, (7, 7), (4, 4), (3, 3), **dd)
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *window_pos_embed_bkg_spatial_size, **dd))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, embed_dim, window_spec[0], window_spec[0], **dd))
@@ -158,6 +168,11 @@ class HieraDet(nn.Module):
         for i, plan in enumerate(plans):
             if plan.pools and i in global_att_blocks:
                 raise InputError(f"global_att_blocks {tuple(global_att_blocks)}: block {i} pools and cannot be global")
+            if plan.pools and window_spec[plan.attends_as] % q_stride[0]:
+                raise InputError(
+                    f"window_spec {tuple(window_spec)}: block {i} pools, so its window {window_spec[plan.attends_as]} "
+                    f"must be a multiple of q_stride {q_stride[0]}"
+                )
         self.channels = [plan.dim_out for plan in plans if plan.ends_stage]
         self.strides = [4 * q_stride[0] ** plan.poolings for plan in plans if plan.ends_stage]
 
@@ -198,10 +213,10 @@ class HieraDet(nn.Module):
         return tile_positions(abs_win(self.pos_embed, self.pos_embed_window, self.pretrain_grid), grid)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[B, in_chans, height, width] -> maps of the stages, [B, C, H, W] each, with strides 4, 8, 16, 32.
+        """[B, in_chans, height, width] -> maps of the stages, [B, C, H, W] each, with the strides ``strides``.
 
         Raises:
-            InputError: The number of channels is not ``in_chans``, or a side is not a multiple of 32.
+            InputError: The number of channels is not ``in_chans``, or a side is not a multiple of ``multiple``.
         """
         self._check_input(x)
         x = self.patch_embed(x)
