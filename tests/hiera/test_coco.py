@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 from torchvision import tv_tensors
 
+import plm_core
 from hiera.coco import CocoDetection, LargeScaleJitter, ShapesDetection, collate, evaluate, loss, write_coco
 from hiera.configs import DETECTION_MEAN
 from hiera.detection import micro_detector
@@ -290,6 +291,28 @@ def test_perfect_predictions_score_one(world, folder, batch):
         assert {"box mAP@[.5:.95]", "box AP50", "mask AP75", "mask AP small"} < set(scores)
         assert "box AP large" not in scores  # no object is large
         assert all(score == pytest.approx(1) for score in scores.values())
+
+
+def test_the_score_does_not_depend_on_the_batch_size(tmp_path):
+    """Images of different sizes, which a detector would pad to a common one, are scored on their own."""
+    images, rows = [], []
+    (tmp_path / "images").mkdir()
+    for i, size in enumerate([(96, 96), (60, 96), (96, 40), (60, 96)]):
+        scene = shapes.Images("heldout", size=96, count=4)[i]
+        Image.fromarray(scene.image).crop((0, 0, *size)).save(tmp_path / "images" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": size[0], "height": size[1]})
+        for o in scene.objects:
+            x0, y0, x1, y1 = (float(v) for v in o.box)
+            entry = {"id": len(rows) + 1, "image_id": i, "category_id": shapes.SHAPES.index(o.shape) + 1}
+            rows.append({**entry, "bbox": [x0, y0, x1 - x0, y1 - y0]})
+    categories = [{"id": i, "name": name} for i, name in enumerate(shapes.SHAPES, 1)]
+    content = {"images": images, "categories": categories, "annotations": rows}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    data = open_folder(tmp_path, masks=False)
+    model = plm_core.create_model("hiera_micro_detector", pretrained=True)
+    alone, together = (evaluate(model, data, batch_size=n, iou_types=("bbox",)) for n in (1, 4))
+    assert together == pytest.approx(alone, abs=1e-6)
+    assert alone["box mAP@[.5:.95]"] > 0.3
 
 
 def test_shifted_boxes_pass_the_thresholds_below_their_overlap(tmp_path):

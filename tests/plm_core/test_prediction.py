@@ -294,6 +294,19 @@ def test_objects_are_those_of_the_detector(detector, scenes):
     assert [sorted(d.label for d in result.detections) for result in results] == truth
 
 
+def test_objects_do_not_depend_on_the_batch(detector, tmp_path):
+    """A detector pads the images of a batch to a common size, which changes what it finds in the smaller ones."""
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    sizes = [(60, 96), (96, 96), (60, 96), (96, 40)]
+    for file, size, scene in zip(files, sizes, shapes.Images("heldout", size=96, count=4), strict=True):
+        Image.fromarray(scene.image).crop((0, 0, *size)).save(file)
+    alone, together = (list(predict(detector, files, threshold=0.1, batch_size=n)) for n in (1, 4))
+    for a, b in zip(alone, together, strict=True):
+        assert (b.path, b.width, b.height) == (a.path, a.width, a.height)
+        assert [d.label for d in b.detections] == [d.label for d in a.detections] != []
+        assert [d.score for d in b.detections] == pytest.approx([d.score for d in a.detections], abs=1e-4)
+
+
 def test_the_threshold_drops_objects(detector, scenes):
     few, all_ = (next(predict(detector, scenes[:1], threshold=t)).detections for t in (0.995, 0))
     assert 0 < len(few) < len(all_)

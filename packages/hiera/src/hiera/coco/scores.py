@@ -17,6 +17,7 @@ from hiera.coco.batches import collate
 from hiera.coco.datasets import DetectionDataset, Target
 from hiera.coco.run_lengths import encode_mask, mask_area
 from plm_core import InputError
+from plm_core.prediction.detection import run_detector
 from plm_core.utils.progress import track
 
 
@@ -37,7 +38,8 @@ def evaluate(
         model: A detector that takes a list of images and returns a dict for each, as `hiera.detection.detector` does.
             It runs in eval mode, and its previous mode is restored afterwards.
         data: The dataset.
-        batch_size: Number of images per forward pass.
+        batch_size: Number of images per forward pass. Images of different sizes never share one, so that the score
+            does not depend on this number.
         num_workers: Number of processes that load images; with 0, this process loads them.
         iou_types: "bbox", "segm" or both; None for all that the model predicts.
         limit: Number of images to score, from the first; None for all.
@@ -60,9 +62,8 @@ def evaluate(
     model.eval()
     try:
         for items in track(loader, progress, len(loader)):
-            for prediction, target in zip(
-                model([i.to(device) for i in items["images"]]), items["targets"], strict=True
-            ):
+            predictions = run_detector(model, [image.to(device) for image in items["images"]])
+            for prediction, target in zip(predictions, items["targets"], strict=True):
                 ids.append(target["image_id"])
                 _check_types(iou_types, prediction)
                 iou_types = iou_types or (("bbox", "segm") if "masks" in prediction else ("bbox",))

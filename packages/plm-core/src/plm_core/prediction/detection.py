@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,30 @@ def detect(model: nn.Module, images: Sequence[Tensor], labels: Labels, threshold
         labels: Names of the classes, whose numbers here begin at 0.
         threshold: Lowest score.
     """
-    output: Any = model(list(images))
-    return [_objects(prediction, labels, threshold) for prediction in output]
+    return [_objects(prediction, labels, threshold) for prediction in run_detector(model, images)]
+
+
+def run_detector(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """Return what a detector predicts for each image, whatever other images are in the batch.
+
+    Detectors pad the images of a batch to a common size, and a model with global attention or with interpolated
+    positions finds other objects in a padded image. So only images of the same size share a forward pass.
+
+    Args:
+        model: A detector with torchvision's interface, in eval mode.
+        images: Images, float [3, H, W] from 0 to 1 on the model's device. Their sizes may differ.
+
+    Returns:
+        The dict of each image, in the order of the images.
+    """
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        groups[tuple(image.shape)].append(index)
+    predictions: dict[int, dict[str, Tensor]] = {}
+    for group in groups.values():
+        output: Any = model([images[index] for index in group])
+        predictions.update(zip(group, output, strict=True))
+    return [predictions[index] for index in range(len(images))]
 
 
 def _objects(prediction: Mapping[str, Tensor], labels: Labels, threshold: float) -> tuple[Detection, ...]:

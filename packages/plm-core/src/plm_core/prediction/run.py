@@ -56,7 +56,7 @@ def predict(
         labels: Names of the classes. None for those that the model brings along.
         top: Number of classes of each image, or each window of a video.
         threshold: Lowest score of an object, from 0 to 1. A detector has a limit of its own, below which it gives none.
-        batch_size: Images or windows per forward pass.
+        batch_size: Images or windows per forward pass. Images of different sizes never share a pass of a detector.
         num_workers: Processes that read images; with 0, this process reads them. Videos are decoded in threads of it.
         dtype: Precision: fp32, or bf16 or fp16 by autocast.
         stride: Step from one frame of a clip to the next: 4 takes every fourth of a video. None for the model's own.
