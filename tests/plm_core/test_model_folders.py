@@ -1,11 +1,12 @@
 """Model folders: by path, with the names of their classes, and with errors that say what is wrong with a folder."""
 
 import json
+import shutil
 
 import pytest
 
 import plm_core
-from plm_core import InputError, WeightsError, weights
+from plm_core import InputError, PlmError, WeightsError, weights
 from plm_core.hub import FORMAT
 from plm_core.shapes import SHAPES
 
@@ -95,6 +96,23 @@ def test_a_config_that_cannot_be_used_says_why(changes, said, folder, tmp_path):
     assert said in str(error.value)
     assert str(broken) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architecture": "test_vit2"}, "make no model"),  # the weights are of another model
+        ({"model_args": {"colour": "red"}}, "make no model"),
+        ({"model_args": [1]}, "make no model"),
+        ({"pretrained_cfg": [1]}, "make no model"),
+        ({"architecture": "hiera_micro_dig"}, "did you mean 'hiera_micro_digits'"),
+    ],
+)
+def test_a_folder_whose_parts_do_not_fit_is_one_line(changes, said, folder, tmp_path, one_line):
+    broken = copy(folder, tmp_path / "broken", **changes)
+    shutil.copy(folder / "model.safetensors", broken)
+    with one_line(PlmError, said):
+        plm_core.create_model(str(broken), pretrained=True)
 
 
 @pytest.mark.parametrize(

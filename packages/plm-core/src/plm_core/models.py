@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from plm_core import timm_bridge
-from plm_core.errors import DuplicateName, InputError, PluginError, UnknownName, WeightsError
+from plm_core.errors import DuplicateName, InputError, PlmError, PluginError, UnknownName, WeightsError
 from plm_core.hookspecs import Input, Model
 from plm_core.hub import HubFile, check_config, one_line
 from plm_core.registry import registry
@@ -20,6 +20,8 @@ from plm_core.utils.images import Channels
 from plm_core.utils.near_misses import miss
 
 LIBRARIES = {"torchvision": torchvision.create, "transformers": transformers.create}
+MAX_WHY = 300
+"""Number of characters of another library's message that an error quotes."""
 SOURCES = ("hf-hub", "hf_hub", "local-dir", *LIBRARIES)  # hf_hub is timm's older spelling
 
 
@@ -85,10 +87,17 @@ def _create_by_timm(name: str, pretrained: bool, source: str, **kwargs: Any) -> 
         # the config.json of an original's own repository holds nothing but constructor keywords
         why = "its config.json is not timm's (no 'architecture')"
         raise WeightsError(f"cannot get {name}: {why}; create the model by name and use plm_core.weights.load") from e
-    except RuntimeError as e:
+    except PlmError:
+        raise
+    except Exception as e:
         if unknown := re.fullmatch(r"Unknown model \((.+)\)", str(e)):  # a name in the config.json of a repository
             _check_name(unknown[1])
-        raise
+        if ":" not in name or kwargs:  # the keywords of the caller may be what is wrong
+            raise
+        why = " ".join(str(e).split()) or type(e).__name__
+        raise WeightsError(
+            f"cannot get {source}: its config.json and its weights make no model: {why[:MAX_WHY]}"
+        ) from e
 
 
 def _with_source(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from hiera.configs import SIZES, VIDEO_SIZES
 from plm_core.training import Recipe
 from plm_core.training.finetuning import FinetuneConfig
+from plm_core.training.recipe import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,17 @@ class PretrainConfig:
     decoder_depth: int = 8
     decoder_num_heads: int = 16
 
+    def __post_init__(self) -> None:
+        smallest, largest = self.scale
+        check_ranges(
+            self,
+            mask_ratio=(0 < self.mask_ratio < 1, "a number between 0 and 1"),
+            drop_path=(0 <= self.drop_path < 1, "a number from 0 to less than 1"),
+            scale=(0 < smallest <= largest <= 1, "a smaller and a larger number, above 0 and up to 1,"),
+            hflip=(0 <= self.hflip <= 1, "a number from 0 to 1"),
+            decoder_depth=(self.decoder_depth >= 1, "1 or more"),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectConfig:
@@ -58,6 +70,15 @@ class DetectConfig:
     scale: tuple[float, float] = (0.1, 2.0)
     drop_path: float = 0.2
     cascade: bool = False
+
+    def __post_init__(self) -> None:
+        smallest, largest = self.scale
+        check_ranges(
+            self,
+            img_size=(self.img_size >= 1, "1 or more"),
+            drop_path=(0 <= self.drop_path < 1, "a number from 0 to less than 1"),
+            scale=(0 < smallest <= largest, "a smaller and a larger number above 0"),
+        )
 
 
 def _by_size(sizes: Iterable[str], *values: Any) -> dict[str, Any]:
