@@ -19,6 +19,10 @@ from plm_core import shapes, weights
 from plm_core.training.overrides import override
 
 MODEL = ["--model", "hiera_micro_shapes"]
+HEADS = tuple(
+    f"roi_heads.{name}."
+    for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+)
 
 
 def settings(**changes):
@@ -132,6 +136,53 @@ def test_a_video_that_is_too_short_is_named(plm, write_video, tmp_path):
     assert_one_line(result, "short.mp4 has 6 frames that can be decoded; 8 frames, stride 1, start 0 need 8")
 
 
+@pytest.fixture(scope="module")
+def three(objects, tmp_path_factory):
+    """Return a folder of `objects` with three classes: the shapes are renumbered, three and three into one."""
+    folder = tmp_path_factory.mktemp("three")
+    for split in ("train", "val"):
+        content = json.loads((objects / split / "instances.json").read_text())
+        content["categories"] = [{"id": i, "name": name} for i, name in enumerate(("few", "some", "many"))]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = (annotation["category_id"] - 1) // 3
+        (folder / split).mkdir()
+        (folder / split / "images").symlink_to(objects / split / "images")
+        (folder / split / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+def assert_same_but_heads(a, b):
+    new = [name for name in a if name.startswith(HEADS)]
+    assert len(new) == 6
+    assert all(a[name].shape != b[name].shape for name in new)
+    for name in a.keys() - set(new):
+        torch.testing.assert_close(a[name], b[name], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("num_classes", [3, 1, 20])
+def test_a_pretrained_detector_gets_new_heads_for_other_classes(num_classes):
+    model = plm_core.create_model("hiera_micro_detector", pretrained=True, num_classes=num_classes)
+    shipped = plm_core.create_model("hiera_micro_detector", pretrained=True).state_dict()
+    assert_same_but_heads(model.state_dict(), shipped)
+    assert model.roi_heads.box_predictor.bbox_pred.weight.shape == (4 * (num_classes + 1), 64)
+
+
+def test_a_detection_starts_from_a_detector_of_other_classes_and_learns(plm, three, tmp_path):
+    words = ["hiera-detect", three, "--model", "hiera_micro_detector"]
+    result = plm("train", *words, "--out", tmp_path / "still", "--max-steps", 1, *settings(lr=1e-12, warmup_epochs=0))
+    assert result.code == 0, result.err
+    shipped = plm_core.create_model("hiera_micro_detector", pretrained=True).state_dict()
+    assert_same_but_heads(load_file(tmp_path / "still" / "model.safetensors"), shipped)
+    changes = settings(batch_size=4, epochs=8, warmup_epochs=0)
+    result = plm("train", *words, "--out", tmp_path / "out", *changes)
+    assert result.code == 0, result.err
+    assert losses(tmp_path / "out")[-1] < 0.7 * losses(tmp_path / "out")[0]
+    again = plm_core.create_model(str(tmp_path / "out"), pretrained=True)
+    assert (again.num_classes, again.pretrained_cfg["label_names"]) == (3, ["few", "some", "many"])
+    other = plm_core.create_model(str(tmp_path / "out"), pretrained=True, num_classes=5).state_dict()
+    assert_same_but_heads(other, again.state_dict())
+
+
 @pytest.mark.parametrize("abs_win", [True, False])
 def test_a_detection_starts_from_a_hiera(abs_win, plm, objects, detector_encoder, tmp_path):
     encoder = Hiera(**detector_encoder, abs_win_pos_embed=abs_win, global_pos_size=(6, 6))
@@ -155,6 +206,7 @@ def test_a_cascade_is_a_setting_that_the_folder_remembers(plm, objects, tmp_path
     again = plm_core.create_model(str(tmp_path / "out"), pretrained=True)
     assert len(again.roi_heads.coders) == 3
     assert again.pretrained_cfg["label_names"] == list(shapes.SHAPES)
+    assert_same_body(again.state_dict(), load_file(tmp_path / "out" / "model.safetensors"), atol=0)
 
 
 @pytest.mark.parametrize(

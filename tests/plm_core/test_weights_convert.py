@@ -195,6 +195,15 @@ def test_convert_refuses_a_misshapen_classifier(classifier, state, source, tmp_p
         convert_file(path, tmp_path / "out.safetensors", model=MICRO)
 
 
+def test_convert_finds_the_classes_of_a_detector(source, tmp_path, one_line):
+    state = plm_core.create_model("hiera_micro_detector", num_classes=3).state_dict()
+    done = convert_file(source(state), tmp_path / "out.safetensors")
+    assert (done.model, done.tensors) == ("hiera_micro_detector", len(state))
+    headless = {key: value for key, value in state.items() if "box_predictor" not in key}
+    with one_line(WeightsMismatch, "missing: roi_heads.box_predictor.cls_score.weight"):
+        convert_file(source(headless), tmp_path / "out.safetensors", model="hiera_micro_detector")
+
+
 @pytest.mark.parametrize("name", ["out.pt", "out.bin", "out", "out.safetensors.tmp", "out.SAFETENSORS"])
 def test_only_safetensors_are_written(name, micro, state, tmp_path, one_line):
     for call in (

@@ -136,6 +136,32 @@ def test_the_filter_wants_the_head_of_the_file(classes, bias, one_line):
             timm_filter(damaged(complete, {"head.weight": head}), Headed(classes, bias))
 
 
+class Boxes(nn.Module):
+    """The members of a detector that the filter reads; its heads have the background as a further class."""
+
+    def __init__(self, classes, names=("score", "box")):
+        super().__init__()
+        self.num_classes = classes
+        self.heads = nn.ModuleDict({names[0]: nn.Linear(4, classes + 1), names[1]: nn.Linear(4, 4 * (classes + 1))})
+        self.pretrained_cfg = {"architecture": "boxes", "num_classes": 5, "classifier": ("heads.score", "heads.box")}
+
+
+@pytest.mark.parametrize("classes", [5, 2, 1])
+def test_the_filter_counts_the_background_of_a_detector(classes, one_line):
+    complete = Boxes(5).state_dict()
+    assert timm_filter(complete, Boxes(classes)).keys() == complete.keys()
+    for name, head in [("heads.box.bias", torch.zeros(12)), ("heads.score.weight", None)]:
+        with one_line(WeightsMismatch, "boxes", name):
+            timm_filter(damaged(complete, {name: head}), Boxes(classes))
+
+
+def test_the_filter_takes_a_variant_whose_heads_have_other_names(one_line):
+    variant = Boxes(5, ("first", "second"))
+    assert timm_filter(variant.state_dict(), variant).keys() == variant.state_dict().keys()
+    with one_line(WeightsMismatch, "boxes", "unexpected: heads.score.weight"):
+        timm_filter(Boxes(5).state_dict(), variant)
+
+
 # --- entries of which a part is untrained -----------------------------------------------------------------------
 
 

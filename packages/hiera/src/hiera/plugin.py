@@ -161,13 +161,20 @@ def _detector(name: str, params: int) -> Model:
         params=params,
         input=Input(size=(3, 1024, 1024), mean=DETECTION_MEAN, std=DETECTION_STD),
         num_classes=80,
-        classifier=None,
+        classifier=DETECTOR_HEADS,
         first_conv=None,
         out_indices=(),
         license="Apache-2.0",
         paper=PAPER,
     )
 
+
+# The layers of a Mask R-CNN whose outputs are those of its classes and the background.
+DETECTOR_HEADS = (
+    "roi_heads.box_predictor.cls_score",
+    "roi_heads.box_predictor.bbox_pred",
+    "roi_heads.mask_predictor.mask_fcn_logits",
+)
 
 # The sizes of which the papers train detectors, with the numbers of parameters.
 DETECTOR_SIZES = {"base": 72_661_493, "base_plus": 90_920_309, "large": 234_516_773}
@@ -226,7 +233,7 @@ MICRO = (
         metrics={"held-out shapes box mAP@[.5:.95]": 0.872, "held-out shapes mask mAP@[.5:.95]": 0.858},
         builder="hiera.detection:hiera_detector",
         task="object-detection",
-        classifier=None,
+        classifier=DETECTOR_HEADS,
         first_conv=None,
         out_indices=(),
     ),

@@ -123,6 +123,8 @@ class Model(Declaration):
     input: Input = Input()
     num_classes: int = 1000
     classifier: str | tuple[str, ...] | None = "head.fc"
+    """The layers whose outputs are those of the classes. They stay untrained if weights are loaded into a model with
+    another number of classes. Layers of a detector may have as many outputs for the background as for a class."""
     first_conv: str | tuple[str, ...] | None = "patch_embed.proj"
     out_indices: tuple[int, ...] = (-1,)
     """Feature maps that ``features_only=True`` returns by default, as indices for ``forward_intermediates``."""

@@ -43,7 +43,7 @@ def check_model(name: str) -> None:
     also with another head; every weight layout in both directions; the block adapter;
     ``torch.compile(fullgraph=True)``; and ``torch.export`` with a dynamic batch. A model of more than five million
     parameters is built on the meta device. For an object detector, which has torchvision's interface, the checks cover
-    the facts, the loading and, unless it is that large, the form of the detections.
+    the facts, the loading, also with other classes, and, unless it is that large, the form of the detections.
 
     Args:
         name: Name of a model in the registry.
@@ -176,7 +176,7 @@ def check_strict_loading(spec: Model, model: nn.Module) -> None:
     }
     adapted: list[dict[str, Any]] = [{"num_classes": 7}, {"in_chans": spec.input.size[0] + 1}, {"features_only": True}]
     if spec.task == "object-detection":
-        adapted = []
+        adapted = [{"num_classes": 7}]
     for options in ({}, *adapted):
         _load(spec, state, options)
     for what, bad, options in [

@@ -39,7 +39,7 @@ def timm_filter(state: State, model: nn.Module, weights: Pretrained | None = Non
     if not cfg.get("num_classes"):  # an encoder without classes, as pretrainings leave it, gets a new classifier
         untrained = (*untrained, *(f"{name}." for name in as_tuple(cfg.get("classifier"))))
     own = model.state_dict()
-    shapes = {key: tuple(value.shape) for key, value in own.items()} | _native_head(cfg, own, mapped)
+    shapes = {key: tuple(value.shape) for key, value in own.items()} | _native_head(cfg, model, mapped)
     shapes = {key: shape for key, shape in shapes.items() if not key.startswith(untrained)}
     mapped = {key: value for key, value in mapped.items() if not key.startswith(untrained)}
     strict = compare(report.layout, mapped, report.unmapped, shapes)
@@ -62,19 +62,33 @@ def pretrained_entry(cfg: Mapping[str, Any]) -> Pretrained | None:
     return entry if cfg.get("hf_hub_id", "").partition("@")[0] == entry.repo and not cfg.get("file") else None
 
 
-def _native_head(cfg: Mapping[str, Any], own: State, mapped: State) -> dict[str, tuple[int, ...]]:
+def _native_head(cfg: Mapping[str, Any], model: nn.Module, mapped: State) -> dict[str, tuple[int, ...]]:
     """Return the shapes that follow from the weights' configuration, whatever the model's own classes and channels."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    own, shapes = model.state_dict(), dict[str, tuple[int, ...]]()
+    own_classes: int = getattr(model, "num_classes", 0)
     classes, channels = cfg.get("num_classes", 0), cfg.get("input_size", (3,))[0]
-    for name in as_tuple(cfg.get("classifier")):
+    for name in as_tuple(cfg.get("classifier")) if classes else ():
         for key in (f"{name}.weight", f"{name}.bias"):
-            template = own.get(key, mapped.get(key))
-            if classes and template is not None:
-                shapes[key] = (classes, *template.shape[1:])
-            elif classes and key.endswith(".weight"):  # a classifier may have no bias
+            if key in own:
+                rows, *rest = own[key].shape
+                shapes[key] = (_native_rows(rows, own_classes, classes), *rest)
+            elif own_classes:  # a classifier without a bias, or a variant of the model whose classifier has other names
+                continue
+            elif key in mapped:
+                shapes[key] = (classes, *mapped[key].shape[1:])
+            elif key.endswith(".weight"):
                 shapes[key] = (classes,)  # the file has no classifier at all: reported as missing
     for name in as_tuple(cfg.get("first_conv")):
         key = f"{name}.weight"
         if key in own:
             shapes[key] = (own[key].shape[0], channels, *own[key].shape[2:])
     return shapes
+
+
+def _native_rows(rows: int, own_classes: int, classes: int) -> int:
+    """Return the outputs that a layer with ``rows`` outputs for the model's own classes has for the weights' classes.
+
+    A detector also has the background as a class, and may have several outputs per class, such as those of its boxes.
+    """
+    background = own_classes > 0 and rows != own_classes and rows % (own_classes + 1) == 0
+    return rows // (own_classes + 1) * (classes + 1) if background else classes

@@ -83,5 +83,11 @@ def _with_head_of(state: State, name: str) -> nn.Module:
         heads = {f"{layer}.weight" for layer in as_tuple(net.pretrained_cfg.get("classifier"))}
         for key in [*report.mismatched, *report.missing]:
             if key in heads:
-                net.reset_classifier(len(mapped[key]) if key in mapped and mapped[key].ndim else 0)
+                rows = len(mapped[key]) if key in mapped and mapped[key].ndim else 0
+                if hasattr(net, "reset_classifier"):
+                    net.reset_classifier(rows)
+                    continue
+                # a detector, whose heads have the background as a further class
+                classes = rows * (net.num_classes + 1) // len(net.get_parameter(key)) - 1
+                return create_model(name, num_classes=classes) if classes > 0 else net
     return net
