@@ -85,7 +85,8 @@ def card(job: Job, trained: Trained) -> str:
 
 def _command(job: Job) -> str:
     """Return the command line of a job without its paths, which are of no use to a stranger."""
-    words = [] if job.pretrained or job.weights else ["--random"]
+    has_weights = "pretrained" in registry().get(Training, job.recipe).options
+    words = ["--random"] if has_weights and not (job.pretrained or job.weights) else []
     words += [f"--preset {job.preset}", *(f"--set {key}={value}" for key, value in job.settings.items())]
     words += [f"--transform {text}" for text in job.transforms]
     words += [f"--model-kwargs {key}={value}" for key, value in job.model_kwargs.items()]

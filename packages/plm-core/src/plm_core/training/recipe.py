@@ -61,7 +61,7 @@ class Recipe:
             weight_decay=(self.weight_decay >= 0, "0 or more"),
             warmup_epochs=(self.warmup_epochs >= 0, "0 or more"),
             warmup_start=(0 <= self.warmup_start <= 1, "a number from 0 to 1"),
-            milestones=(rising and all(0 < m < 1 for m in self.milestones), "rising numbers between 0 and 1"),
+            milestones=(rising and all(0 < m <= 1 for m in self.milestones), "rising numbers, above 0 and up to 1,"),
             layer_decay=(self.layer_decay is None or 0 < self.layer_decay <= 1, "None or more than 0 and up to 1"),
             clip_grad=(self.clip_grad is None or self.clip_grad > 0, "None or more than 0"),
         )

@@ -103,6 +103,8 @@ def save_pretrained(
     folder = Path(folder)
     declared = registry().all(Model).get(name)
     task = declared.declaration.task if declared else "image-classification"
+    if not num_classes:
+        task = task.replace("classification", "feature-extraction")
     save(model, folder / WEIGHTS_FILE)
     write_text(folder / "README.md", _front_matter(license, task) + _card(name, card, task))
     facts = {"format": FORMAT, "task": task, **(about or {})}
