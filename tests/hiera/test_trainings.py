@@ -15,7 +15,8 @@ from hiera import configs, recipes
 from hiera.detection import micro_detector
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
-from plm_core import shapes, weights
+from plm_core import InputError, shapes, weights
+from plm_core.runs import train
 from plm_core.training.overrides import override
 
 MODEL = ["--model", "hiera_micro_shapes"]
@@ -56,8 +57,6 @@ def assert_one_line(result, said):
 @pytest.fixture(scope="module")
 def pretrained(pictures, tmp_path_factory):
     """Return the folder that a short pretraining has left."""
-    from plm_core.runs import train
-
     out = tmp_path_factory.mktemp("pretrained") / "out"
     changes = {"epochs": 2, "batch_size": 24, "warmup_epochs": 0}
     train("hiera-pretrain", pictures, out, model="hiera_micro_shapes", settings=changes)
@@ -261,6 +260,45 @@ def test_objects_of_other_classes_are_named(plm, objects, tmp_path):
     (data / "val" / "instances.json").write_text(json.dumps(content))
     result = plm("train", "hiera-detect", data, "--out", tmp_path / "out", "--model", "hiera_micro_detector")
     assert_one_line(result, "circle, egg")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"segmentation": []}, r"\d+ annotations, all left out \(\d+ with no mask that can be drawn\)"),
+        ({"iscrowd": 1}, r"\d+ annotations, all left out \(\d+ of crowds\)"),
+        (None, "no annotations"),
+    ],
+)
+def test_data_without_objects_are_refused_before_the_training(split, change, said, three, tmp_path):
+    data = tmp_path / "objs"
+    for name in ("train", "val"):
+        (data / name).mkdir(parents=True)
+        (data / name / "images").symlink_to(three / name / "images")
+        content = json.loads((three / name / "instances.json").read_text())
+        if name == split:
+            content["annotations"] = [a | change for a in content["annotations"]] if change else []
+        (data / name / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"objs' has no objects in {split}/: {said}; hiera-detect learns masks"):
+        train("hiera-detect", data, tmp_path / "out", model="hiera_micro_detector")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_splits_of_objects_are_found_or_asked_for(plm, three, tmp_path):
+    words = ["--out", tmp_path / "out", "--model", "hiera_micro_detector", "--max-steps", 1]
+    said = f"data '{three / 'train'}' needs train/ and val/, each with images/ and instances.json"
+    assert_one_line(plm("train", "hiera-detect", three / "train", *words), said)
+    data = tmp_path / "objs"
+    data.mkdir()
+    (data / "train").symlink_to(three / "train")
+    (data / "valid").mkdir()
+    assert_one_line(plm("train", "hiera-detect", data, *words), f"data '{data}' needs train/ and val/, each with")
+    assert not (tmp_path / "out").exists()
+    (data / "valid").rmdir()
+    (data / "valid").symlink_to(three / "val")
+    result = plm("train", "hiera-detect", data, *words, *settings(batch_size=4))
+    assert result.code == 0, result.err
 
 
 def test_settings_of_the_right_type_are_accepted():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +73,7 @@ class CocoDetection(DetectionDataset):
 
     Attributes:
         category_ids: The file's category ids of labels 1, 2, ...: labels are contiguous, in the order of these ids.
+        left_out: Number of bad annotations that were left out, by the reason.
 
     Raises:
         InputError: The file cannot be read or is not in this format; an annotation refers to an unknown category or
@@ -111,6 +112,7 @@ class CocoDetection(DetectionDataset):
                 bad.append((name, checked))
             else:
                 self.objects[annotation["image_id"]].append({**checked, "id": number})
+        self.left_out = Counter(reason for _, reason in bad)
         self._report(bad, len(content["annotations"]), on_bad)
         self.ids = [i for i in self.images if keep_empty or any(not o["iscrowd"] for o in self.objects[i])]
         self._check_files()

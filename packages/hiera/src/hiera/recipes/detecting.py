@@ -13,18 +13,21 @@ from hiera.hieradet import HieraDet
 from hiera.recipes.steps import detect
 from hiera.recipes.tables import DetectConfig
 from plm_core import InputError, weights
-from plm_core.datasets import check_classes
+from plm_core.datasets import KINDS, check_classes
+from plm_core.datasets.layout import find_splits
 from plm_core.runs import Job, Trained
 from plm_core.runs.job import load_body
 
 
 def run(job: Job) -> Trained | None:
-    """Train a detector on ``job.data``/train, and score it on ``job.data``/val."""
+    """Train a detector on the split of ``job.data`` to train on, and score it on the one to judge it on.
+
+    Raises:
+        InputError: The data lack a split, a split has no objects that can be used, or the splits have other classes.
+            Nothing is trained.
+    """
     config: DetectConfig = job.config
-    train, val = (
-        coco.CocoDetection(Path(job.data) / split / "images", Path(job.data) / split / "instances.json")
-        for split in ("train", "val")
-    )
+    train, val = (open_split(job, folder) for folder in split_folders(job.data))
     check_classes(job.data, list(train.names.values()), list(val.names.values()))
     train.transform = coco.LargeScaleJitter(config.img_size, config.scale)
     shape: dict[str, Any] = {"num_classes": len(train.names), "img_size": config.img_size}
@@ -44,6 +47,31 @@ def run(job: Job) -> Trained | None:
         history=result.history,
         data=f"{len(train)} images with {objects} objects of {len(train.names)} classes, {len(val)} held-out images",
     )
+
+
+def split_folders(data: str) -> tuple[Path, Path]:
+    """Return the folders of the split to train on and of the one to judge the training on, both in COCO's format.
+
+    Raises:
+        InputError: One of them is missing.
+    """
+    train, val = find_splits(Path(data))
+    if val is None or not all((s / "images").is_dir() and (s / "instances.json").is_file() for s in (train, val)):
+        raise InputError(f"data {data!r} needs {KINDS['coco'].layout}")
+    return train, val
+
+
+def open_split(job: Job, folder: Path) -> coco.CocoDetection:
+    """Open a split, and refuse one without an object that has a mask: nothing could be learnt or scored."""
+    data = coco.CocoDetection(folder / "images", folder / "instances.json")
+    objects = [o for entries in data.objects.values() for o in entries]
+    if all(o["iscrowd"] for o in objects):
+        counts = [f"{count} with {reason}" for reason, count in data.left_out.items()]
+        counts += [f"{len(objects)} of crowds"] if objects else []
+        total = data.left_out.total() + len(objects)
+        left_out = f"{total} annotations, all left out ({', '.join(counts)})" if total else "no annotations"
+        raise InputError(f"data {job.data!r} has no objects in {folder.name}/: {left_out}; {job.recipe} learns masks")
+    return data
 
 
 def load_trunk(model: nn.Module, file: Path) -> None:
