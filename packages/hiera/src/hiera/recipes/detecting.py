@@ -15,8 +15,11 @@ from hiera.recipes.tables import DetectConfig
 from plm_core import InputError, weights
 from plm_core.datasets import KINDS, check_classes
 from plm_core.datasets.layout import find_splits
-from plm_core.runs import Job, Trained
+from plm_core.runs import Job, Trained, begin
 from plm_core.runs.job import load_body
+
+EVALUATIONS = 10
+"""Number of times that a detector is scored during a training: scoring takes time, and an epoch may be short."""
 
 
 def run(job: Job) -> Trained | None:
@@ -26,26 +29,36 @@ def run(job: Job) -> Trained | None:
         InputError: The data lack a split, a split has no objects that can be used, or the splits have other classes.
             Nothing is trained.
     """
-    config: DetectConfig = job.config
     train, val = (open_split(job, folder) for folder in split_folders(job.data))
     check_classes(job.data, list(train.names.values()), list(val.names.values()))
+    objects = sum(len(entries) for entries in train.objects.values())
+    found = f"{len(train)} images with {objects} objects of {len(train.names)} classes, {len(val)} held-out images"
+    begin(job, found)
+    config: DetectConfig = job.config_for(len(train))
     train.transform = coco.LargeScaleJitter(config.img_size, config.scale)
     shape: dict[str, Any] = {"num_classes": len(train.names), "img_size": config.img_size}
     shape |= {"cascade": True} if config.cascade else {}
     model = job.create(load=load_trunk, drop_path_rate=config.drop_path, **shape)
     if not isinstance(model, Detector):
         raise InputError(f"model {job.model!r} is a {type(model).__name__}; recipe {job.recipe!r} trains a Detector")
-    result = detect(model, train, config, **job.options)
+
+    def score(model: nn.Module) -> dict[str, float]:
+        return coco.evaluate(model, val, num_workers=job.num_workers)
+
+    def headline(model: nn.Module) -> dict[str, float]:
+        return {name: value for name, value in score(model).items() if "mAP" in name}
+
+    every = max(config.recipe.epochs / EVALUATIONS, 1.0)
+    result = detect(model, train, config, evaluate=headline, evaluate_every=every, **job.options)
     if not result.main:
         return None
     trained = job.rebuild(result.state, **shape)
-    objects = sum(len(entries) for entries in train.objects.values())
     return Trained(
         model=trained,
         labels=list(train.names.values()),
-        scores=coco.evaluate(trained, val, num_workers=job.num_workers),
+        scores=score(trained),
         history=result.history,
-        data=f"{len(train)} images with {objects} objects of {len(train.names)} classes, {len(val)} held-out images",
+        data=found,
     )
 
 
