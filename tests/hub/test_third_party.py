@@ -1,5 +1,6 @@
 """A package from outside: the one in tests/third_party that CONTRIBUTING quotes, alone and beside a broken one."""
 
+import json
 import os
 import re
 import runpy
@@ -66,7 +67,7 @@ def acme(acme_folder, monkeypatch):
 # --- in this process --------------------------------------------------------------------------------------------
 
 
-def test_it_passes_its_own_tests_beside_a_broken_plugin(acme, plm_registry, tmp_path):
+def test_it_passes_its_own_tests_beside_a_broken_plugin(acme, plm_registry, tmp_path, plm):
     registry = plm_registry(BROKEN)
     healthy = {status.name: status.healthy for status in registry.statuses}
     assert healthy["acme"]
@@ -77,6 +78,11 @@ def test_it_passes_its_own_tests_beside_a_broken_plugin(acme, plm_registry, tmp_
     tests["test_model"]()
     tests["test_transform_is_undone"]()
     tests["test_recipe_leaves_a_model_folder"](tmp_path)
+    assert "acme-turns\tacme-models\timages\tacme_vit_micro" in plm("train", "--list").out
+    words = ["--set", "smoothing=0.5", "--max-steps", 1, "--out", tmp_path / "again"]
+    assert plm("train", "acme-turns", tmp_path / "shapes", *words).code == 0
+    assert json.loads((tmp_path / "again" / "training.json").read_text())["config"]["smoothing"] == 0.5
+    assert plm("predict", tmp_path / "again", tmp_path / "shapes").code == 0
 
 
 def test_the_conformance_check_finds_a_wrong_declaration(plm_registry):
@@ -103,7 +109,7 @@ def test_its_transform_works_on_other_models_and_is_undone(acme, plm_registry, n
 # --- on the command line ----------------------------------------------------------------------------------------
 
 
-def plm(arguments, *folders):
+def plm_process(arguments, *folders):
     """Run ``plm`` in a process of its own, with more folders of installed packages."""
     script = "import sys; from plm_core.cli import main; sys.argv[0] = 'plm'; main()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
@@ -112,13 +118,13 @@ def plm(arguments, *folders):
 
 def test_command_line_lists_the_good_one_and_reports_the_broken_one(acme_folder, tmp_path):
     folders = acme_folder, write_distribution(tmp_path, **BROKEN)
-    listed = plm(["list"], *folders)
+    listed = plm_process(["list"], *folders)
     assert listed.returncode == 0
     assert "acme_vit_micro\tacme-models\t77k" in listed.stdout
     assert "hiera_micro_digits" in listed.stdout
     assert "acme-broken" in listed.stderr  # warned about, once, in one line
     assert len(listed.stderr.splitlines()) == 1
-    doctor = plm(["doctor"], *folders)
+    doctor = plm_process(["doctor"], *folders)
     assert doctor.returncode == 1
     assert "a_module_that_nobody_has" in doctor.stdout
     assert "PLM_DISABLE_PLUGINS=acme-broken" in doctor.stdout
@@ -129,7 +135,7 @@ def test_command_line_prints_what_contributing_shows(acme_folder):
     assert shown.startswith("$ plm ")
     for part in shown.removeprefix("$ ").split("\n$ "):
         command, _, output = part.partition("\n")
-        result = plm(shlex.split(command)[1:], acme_folder)
+        result = plm_process(shlex.split(command)[1:], acme_folder)
         assert result.stdout.split() == output.split(), f"'{command}' prints:\n{result.stdout}{result.stderr}"
 
 

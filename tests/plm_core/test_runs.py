@@ -148,8 +148,8 @@ def test_under_autocast_weights_stay_float32(finetune, precision):
     assert {value.dtype for value in load_file(folder / "model.safetensors").values()} == {torch.float32}
 
 
-def test_fsdp_reaches_the_trainer(plm, pictures, tmp_path, monkeypatch):
-    """tests/hiera/test_distributed.py trains with it; here there is one process, which has nothing to shard."""
+def test_fsdp_and_report_to_reach_the_trainer(plm, pictures, tmp_path, monkeypatch):
+    """tests/hiera/test_distributed.py trains with fsdp; here there is one process, which has nothing to shard."""
     from plm_core.training import arguments
 
     seen = {}
@@ -161,8 +161,10 @@ def test_fsdp_reaches_the_trainer(plm, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(arguments, "training_arguments", stop)
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = ["train", "finetune", pictures, "--out", tmp_path / "out", *ONE_STEP]
-    assert plm(*words, "--fsdp").err == "plm: error: seen\n"
+    monkeypatch.setattr(arguments, "installed", lambda name: True)
+    assert plm(*words, "--fsdp", "--report-to", "wandb").err == "plm: error: seen\n"
     assert seen["fsdp"] is True
+    assert seen["report_to"] == ["wandb"]
 
 
 def test_a_transform_trains_and_the_folder_holds_the_plain_model(plm, pictures, tmp_path, spy):
@@ -210,7 +212,7 @@ def test_ctrl_c_leaves_a_training_to_go_on_with(plm, pictures, tmp_path, spy):
     assert json.loads((tmp_path / "run" / "training.json").read_text())["steps"] == 6
 
 
-def test_report_to_reaches_the_trainer(plm, pictures, tmp_path, monkeypatch):
+def test_a_tracker_that_is_not_known_is_named(plm, pictures, tmp_path, monkeypatch):
     result = plm("train", "finetune", pictures, "--out", tmp_path / "out", *ONE_STEP, "--report-to", "tensorbord")
     assert result.code == 2
     assert "report_to" in result.err
