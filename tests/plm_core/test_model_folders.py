@@ -84,8 +84,13 @@ def test_labels_must_fit_the_head(tmp_path):
     ("changes", "said"),
     [
         ({"plm": {"format": FORMAT + 1}}, "a newer version of plm-core wrote it"),
-        ({"architecture": None, "model_type": "vit"}, "one of transformers (vit)"),
+        (
+            {"architecture": None, "model_type": "vit"},
+            "it holds a model of transformers (vit); create it as 'transformers:",
+        ),
         ({"architecture": None}, "not timm's (no 'architecture')"),
+        ({"plm": {"format": "x"}}, "has format 'x'; a number is expected"),
+        ({"label_names": "ab"}, "has label_names 'ab'; a list of names is expected"),
         ({"num_classes": 3, "label_names": ["cat", "dog"]}, "has 2 labels for 3 classes"),
     ],
 )

@@ -162,6 +162,10 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder / WEIGHTS_FILE} is not a readable safetensors file: {e}") from e
     if "architecture" not in read_config(folder):
         raise InputError(f"{folder / CONFIG_FILE} has no key 'architecture'")
+    try:
+        check_config(folder)
+    except WeightsError as e:
+        raise InputError(f"folder {str(folder)!r} cannot be published: {e}") from e
     if not _front_matter(folder / CARD_FILE).get("license"):
         raise InputError(f"{folder / CARD_FILE} names no 'license:' in its front matter")
 
@@ -187,38 +191,50 @@ def check_config(folder: Path, with_weights: bool = False) -> None:
         WeightsError: It does not exist, is not finished, holds a model of another library, was written by a newer
             version, or names another number of classes than the model has.
     """
-    source = f"cannot get local-dir:{folder}"
-    if not folder.is_dir():
-        raise WeightsError(f"{source}: there is no such folder")
-    if not (folder / CONFIG_FILE).is_file():
-        why = f"it has no {CONFIG_FILE}; plm train and weights.save_pretrained write one"
-        if any(folder.glob("checkpoint-*")) or (folder / WEIGHTS_FILE).is_file():
-            why = "its training is not finished; the same plm train command with --resume goes on"
-        raise WeightsError(f"{source}: {why}")
+    fault: str | None = "there is no such folder"
+    if folder.is_dir():
+        fault = _unfinished(folder) or _fault_of_config(folder)
+        if fault is None and with_weights and not any(f.suffix in (".safetensors", *PICKLES) for f in folder.iterdir()):
+            fault = f"it has no {WEIGHTS_FILE}"
+    if fault:
+        raise WeightsError(f"cannot get local-dir:{folder}: {fault}")
+
+
+def _unfinished(folder: Path) -> str | None:
+    """Say why a folder has no config, or return None if it has one."""
+    if (folder / CONFIG_FILE).is_file():
+        return None
+    if any(folder.glob("checkpoint-*")) or (folder / WEIGHTS_FILE).is_file():
+        return "its training is not finished; the same plm train command with --resume goes on"
+    return f"it has no {CONFIG_FILE}; plm train and weights.save_pretrained write one"
+
+
+def _fault_of_config(folder: Path) -> str | None:
+    """Say what is wrong with the config of a folder, or return None if nothing is."""
     try:
         config = read_config(folder)
     except InputError as e:
-        raise WeightsError(f"{source}: {e}") from e
+        return str(e)
     if "architecture" not in config:
-        kind = f"one of transformers ({config['model_type']})" if "model_type" in config else "not timm's"
-        raise WeightsError(
-            f"{source}: its {CONFIG_FILE} is {kind} (no 'architecture'); create the model by name and use "
+        if "model_type" in config:
+            return f"it holds a model of transformers ({config['model_type']}); create it as 'transformers:{folder}'"
+        return (
+            f"its {CONFIG_FILE} is not timm's (no 'architecture'); create the model by name and use "
             "plm_core.weights.load"
         )
     ours = config.get("plm")
-    if isinstance(ours, dict) and ours.get("format", 0) > FORMAT:
-        raise WeightsError(
-            f"{source}: a newer version of plm-core wrote it (format {ours['format']}, this version reads {FORMAT}); "
-            "update plm-core"
-        )
+    written = ours.get("format", 0) if isinstance(ours, dict) else 0
+    if not isinstance(written, int):
+        return f"its {CONFIG_FILE} has format {written!r}; a number is expected"
+    if written > FORMAT:
+        return f"a newer version of plm-core wrote it (format {written}, this version reads {FORMAT}); update plm-core"
     inner = config.get("pretrained_cfg")
     labels = config.get("label_names") or (inner.get("label_names") if isinstance(inner, dict) else None)
+    if labels and not isinstance(labels, list | dict):
+        return f"its {CONFIG_FILE} has label_names {labels!r}; a list of names is expected"
     if labels and len(labels) != config.get("num_classes", len(labels)):
-        raise WeightsError(
-            f"{source}: its {CONFIG_FILE} has {len(labels)} labels for {config['num_classes']} classes; they must agree"
-        )
-    if with_weights and not any(path.suffix in (".safetensors", *PICKLES) for path in folder.iterdir()):
-        raise WeightsError(f"{source}: it has no {WEIGHTS_FILE}")
+        return f"its {CONFIG_FILE} has {len(labels)} labels for {config['num_classes']} classes; they must agree"
+    return None
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
