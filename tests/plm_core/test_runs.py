@@ -1,6 +1,7 @@
 """`plm train`: every option reaches the optimiser, the data, the loss or the model, and errors write nothing."""
 
 import json
+import shlex
 import shutil
 import signal
 
@@ -186,6 +187,7 @@ def test_checkpoints_steps_and_resuming(finetune, plm, pictures, tmp_path):
     assert plm(*words, "--out", parts, "--max-steps", 3).code == 0
     for changed, said in {
         ("--set", "lr=0.5"): "lr 0.5 is not that of the training",
+        ("--precision", "bf16"): "precision 'bf16' is not that of the training",
         ("--seed", "7"): "seed 7 is not that of the training",
         ("--random",): "pretrained False is not that of the training",
     }.items():
@@ -248,7 +250,22 @@ def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path)
         pictures / "train" / "run": "lies in the data",
     }.items():
         assert said in plm("train", "finetune", pictures, "--out", out, *ONE_STEP).err
+    resumed = plm("train", "finetune", pictures, "--out", tmp_path / "mine", *ONE_STEP, "--resume")
+    assert "has files that would be overwritten (README.md)" in resumed.err
     assert (tmp_path / "mine" / "README.md").read_text() == "precious"
+
+
+def test_the_recipe_in_the_card_is_a_command_that_gives_the_same_weights(finetune, plm, pictures, tmp_path):
+    start = finetune()
+    words = ["--set", "scale=(0.5, 1.0)", "--model-kwargs", "img_size=48", "--seed", 3, "--weights", start]
+    card = (finetune(*words, out="first") / "README.md").read_text()
+    command = next(line for line in card.splitlines() if line.startswith("- **Recipe**")).split("`")[1]
+    again = shlex.split(command.replace("DATA", str(pictures)).replace("FOLDER", str(tmp_path / "again")))
+    again[again.index("--weights") + 1] = str(start)  # a card gives only the last part of a path
+    assert plm(*again[1:]).code == 0
+    a, b = (load_file(tmp_path / out / "model.safetensors") for out in ("first", "again"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert "0x" not in (start / "training.json").read_text()
 
 
 def test_license(finetune):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -87,13 +88,17 @@ def _command(job: Job) -> str:
     """Return the command line of a job without its paths, which are of no use to a stranger."""
     has_weights = "pretrained" in registry().get(Training, job.recipe).options
     words = ["--random"] if has_weights and not (job.pretrained or job.weights) else []
-    words += [f"--preset {job.preset}", *(f"--set {key}={value}" for key, value in job.settings.items())]
-    words += [f"--transform {text}" for text in job.transforms]
-    words += [f"--model-kwargs {key}={value}" for key, value in job.model_kwargs.items()]
+    words += [f"--weights {shlex.quote(job.weights.name)}"] if job.weights else []
+    words += [f"--preset {job.preset}"]
+    words += [f"--set {shlex.quote(f'{key}={value}')}" for key, value in job.settings.items()]
+    words += [f"--transform {shlex.quote(text)}" for text in job.transforms]
+    words += [f"--model-kwargs {shlex.quote(f'{key}={value}')}" for key, value in job.model_kwargs.items()]
     options = {"seed": job.seed or None, **{name: job.options.get(name) for name in CHANGING}}
     options |= {"precision": None} if options["precision"] == "fp32" else {}
     words += [f"--{name.replace('_', '-')} {value}" for name, value in options.items() if value is not None]
-    return " ".join(["plm train", job.recipe, "DATA", "--out FOLDER", f"--model {last_part(job.model)}", *words])
+    name = last_part(job.model)
+    model = name if name == job.model else shlex.quote(f"PATH/{name}")
+    return " ".join(["plm train", job.recipe, "DATA", "--out FOLDER", f"--model {model}", *words])
 
 
 def _classes(labels: Any) -> str:

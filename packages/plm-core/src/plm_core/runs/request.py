@@ -13,8 +13,15 @@ from plm_core.runs.job import Job
 from plm_core.utils.files import write_text
 
 RECORD_FILE = "training.json"
-COMPARED = ("recipe", "data", "found", "model", "model_kwargs", "pretrained", "weights", "transforms", "seed", "config")
+COMPARED = (
+    *("recipe", "data", "found", "model", "model_kwargs", "pretrained", "weights", "transforms", "seed", "precision"),
+    "config",
+)
 """What must not change when a training is resumed. The number of workers, for one, may."""
+
+
+OPTIONS = ("fsdp", "max_steps", "save_steps", "per_device_batch_size", "num_workers", "report_to")
+"""Options that are recorded and may change when a training is resumed."""
 
 
 def request_of(job: Job) -> dict[str, Any]:
@@ -32,8 +39,9 @@ def request_of(job: Job) -> dict[str, Any]:
         "weights": None if job.weights is None else job.weights.name,
         "transforms": list(job.transforms),
         "seed": job.seed,
+        "precision": job.options.get("precision"),
         "config": config,
-        "options": {key: value for key, value in job.options.items() if key not in ("out", "resume", "seed")},
+        "options": {name: job.options[name] for name in OPTIONS if name in job.options},
     }
 
 

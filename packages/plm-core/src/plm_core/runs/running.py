@@ -157,9 +157,9 @@ def _check_out(out: Path, data: Path, resume: bool) -> None:
     """Refuse a folder in which a training would overwrite something, or would become a part of its own data."""
     if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"out {str(out)!r} lies in the data {str(data)!r}, which would then hold it: choose another")
-    if resume:
+    if resume and any(out.glob("checkpoint-*")):
         return
-    if (out / CONFIG_FILE).exists():
+    if (out / CONFIG_FILE).exists() and not resume:
         raise InputError(f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it")
     present = [name for name in PUSHED if (out / name).exists()]
     if present and not any(out.glob("checkpoint-*")):  # `fit` speaks of those
