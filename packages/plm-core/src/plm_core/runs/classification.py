@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -60,22 +59,8 @@ PRESETS: dict[str, FinetuneConfig] = {
 """Settings of the recipe ``finetune``: our own default, and those of papers."""
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Labelled data, still to be preprocessed.
-
-    Attributes:
-        classes: Names of the classes.
-        found: The data in words.
-        samples: Number of samples to train on.
-        open: A function (split "train" or "val", preprocessing of an image, input of the model) -> a dataset of
-            (input, class number).
-    """
-
-    classes: Sequence[str]
-    found: str
-    samples: int
-    open: Callable[[str, Callable[[Any], Any], Input], Dataset[Any]]
+OpenSplit = Callable[[str, Callable[[Any], Any], Input], Dataset[Any]]
+"""A function (split "train" or "val", preprocessing of an image, input of the model) -> a dataset of (input, class)."""
 
 
 def train_classifier(job: Job) -> Trained | None:
@@ -89,12 +74,12 @@ def train_classifier(job: Job) -> Trained | None:
             raise InputError(f"model {job.model!r} takes clips; recipe {job.recipe!r} trains on images")
         return Pictures(getattr(splits, split), preprocess)
 
-    return _train(job, Labelled(splits.train.classes, _found(splits), len(splits.train), open_split))
+    return _train(job, splits, open_split)
 
 
 def train_video_classifier(job: Job) -> Trained | None:
     """Train a classifier of clips on videos, and score it on the middle of the held-out videos."""
-    from plm_core.video import VideoClips, per_clip  # these need no PyAV, but a recipe for images should not wait
+    from plm_core.video import VideoClips, per_clip  # here, so that a recipe for images need not import them
 
     splits = load_splits(job.data, seed=job.seed)
 
@@ -105,7 +90,7 @@ def train_video_classifier(job: Job) -> Trained | None:
         samples = list(zip(part.items, part.labels.tolist(), strict=True))
         return VideoClips(samples, spec.frames, spec.stride, per_clip(preprocess), split == "train", "last")
 
-    return _train(job, Labelled(splits.train.classes, _found(splits), len(splits.train), open_split))
+    return _train(job, splits, open_split)
 
 
 def _found(splits: Splits) -> str:
@@ -115,18 +100,19 @@ def _found(splits: Splits) -> str:
     return f"{counts} (digest {digest(train)[:12]}); scored on {splits.note}"
 
 
-def _train(job: Job, data: Labelled) -> Trained | None:
-    begin(job, data.found)
-    config: FinetuneConfig = job.config_for(data.samples)
-    num_classes = len(data.classes)
+def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
+    found = _found(splits)
+    begin(job, found)
+    config: FinetuneConfig = job.config_for(len(splits.train))
+    num_classes = len(splits.train.classes)
+    # some models of timm take neither, so a rate of 0 is not passed on
     rates: dict[str, Any] = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
-    model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})  # if it must
+    model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})
     spec = input_of(model)
     job.check_classifier(model, spec, num_classes)
     preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
-    train = data.open("train", preprocess, spec)
-    val = data.open("val", transform_for(model), spec)
-
+    train = open_split("train", preprocess, spec)
+    val = open_split("val", transform_for(model), spec)
     merged = f"{TOP1} with {' '.join(job.transforms)}" if job.transforms else TOP1
 
     def score(model: nn.Module, name: str = merged) -> dict[str, float]:
@@ -140,4 +126,4 @@ def _train(job: Job, data: Labelled) -> Trained | None:
     if job.transforms:
         scores |= score(apply_all(model, job.transforms))
         remove(model)
-    return Trained(model=model, labels=data.classes, scores=scores, history=result.history, data=data.found)
+    return Trained(model=model, labels=splits.train.classes, scores=scores, history=result.history, data=found)

@@ -37,7 +37,7 @@ def write_run(job: Job, trained: Trained, license: str | None = None) -> None:
     license = license or (start.get("license") if from_its_weights else None) or "other"
     for name, extra in trained.extras.items():
         weights.save(extra, job.out / name)
-    write_curve(trained.history, job.out, title=f"{job.recipe}: {job.model}")
+    write_curve(trained.history, job.out, title=f"{job.recipe}: {last_part(job.model)}")
     write_text(job.out / RECORD_FILE, json.dumps(record(job, trained), indent=2, default=str) + "\n")
     weights.save_pretrained(
         model,
