@@ -32,6 +32,16 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print what each drill (tests/drills) tried and how much of it was faulty."""
+    reports = (report for group in terminalreporter.stats.values() for report in group)
+    rows = {value for report in reports for key, value in getattr(report, "user_properties", ()) if key == "drill"}
+    if rows:
+        terminalreporter.section("drills: tried, faulty")
+        for name, tried, faulty in sorted(rows):
+            terminalreporter.line(f"{tried:7d} {faulty:4d}  {name}")
+
+
 def pytest_sessionfinish(session):
     shutil.rmtree(_home, ignore_errors=True)
 
