@@ -1,8 +1,17 @@
 """The errors of plm-core. Each is one line that names the argument, the value received and what is allowed."""
 
 
+def escaped(text: str) -> str:
+    r"""Return ``text`` with escapes such as ``\n`` and ``\x1b`` for what a terminal does not show as it is."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class PlmError(Exception):
     """The base of every error that this family raises on purpose. The command line prints it as one line."""
+
+    def __str__(self) -> str:
+        """Return the message. Names from a file cannot break the line or steer the terminal."""
+        return escaped(super().__str__())
 
 
 class InputError(PlmError, ValueError):

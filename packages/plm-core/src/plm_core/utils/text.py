@@ -1,10 +1,12 @@
-"""Small functions on text: sort keys, numbers for people, the first line of an error, names, literals."""
+"""Small functions on text: sort keys, numbers for people, text from files in messages, names, literals."""
 
 from __future__ import annotations
 
 import ast
 import re
 from typing import Any
+
+from plm_core.errors import escaped
 
 
 def natural_key(text: str) -> list[int | str]:
@@ -20,9 +22,27 @@ def millions(count: int) -> str:
     return str(count)
 
 
-def first_line(error: BaseException, empty: str = "") -> str:
-    """Return the first line of an error's message. Without a message it is ``empty``, or else the error's class."""
-    return (str(error).strip().splitlines() or [empty or type(error).__name__])[0]
+def shown(text: str, longest: int = 80) -> str:
+    """Return text that comes from a file for a message: what a terminal would obey is escaped, and the end is cut off.
+
+    Args:
+        text: Any text, such as the name of a tensor.
+        longest: The number of characters that are kept.
+    """
+    line = escaped(text[: longest + 1])
+    return line if len(line) <= longest else f"{line[:longest]}..."
+
+
+def first_line(error: BaseException, empty: str = "", longest: int = 500) -> str:
+    """Return the first line of an error's message for a terminal, at most ``longest`` characters of it.
+
+    Without a message, or with one that cannot be read, it is ``empty``, or else the error's class.
+    """
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a foreign class may raise anything
+        lines = []
+    return shown((lines or [empty or type(error).__name__])[0], longest)
 
 
 def is_name(text: str) -> bool:
