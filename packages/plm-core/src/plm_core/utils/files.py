@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
-import tempfile
+import re
+import secrets
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from plm_core.errors import FileError
+
+_PART = re.compile(r"\..*\.plm-[0-9a-f]{8}\.part", re.DOTALL)
+_DAY = 24 * 3600.0
 
 
 @contextmanager
@@ -16,36 +24,77 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to. It is renamed to ``path`` only when the block ends without an error.
 
     After an error (full disk, Ctrl-C) a file that was at ``path`` before is unchanged, and no temporary file is left.
+    A killed process leaves one, which goes when a file is written to the folder a day later. If ``path`` is a symbolic
+    link, the file that it points to is written.
 
     Raises:
-        FileError: An OSError occurred, here or in the block.
+        FileError: An OSError occurred, here or in the block, or ``path`` is not a regular file.
     """
-    path = Path(path)
-    part = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(fd)
-        part = Path(name)
+    with atomic_paths(path) as (part,):
         yield part
-        with open(part, "rb") as written:
-            os.fsync(written.fileno())
-        part.chmod(_mode(path))
-        part.replace(path)
+
+
+@contextmanager
+def atomic_paths(*paths: str | Path) -> Iterator[tuple[Path, ...]]:
+    """Yield temporary paths for several files that belong together. They are renamed only when the block ends.
+
+    The last path completes the others: an old file there is removed before the first is renamed. So a process that is
+    killed at any moment leaves all old files, all new files, or none at the last path.
+
+    Raises:
+        FileError: As `atomic_path` raises it. After an error in the block the old files are unchanged.
+    """
+    parts: list[Path] = []
+    try:
+        targets = [_target(Path(path)) for path in paths]
+        parts.extend(_new_part(target) for target in targets)  # those before an error are in the list
+        yield tuple(parts)
+        for part in parts:
+            with open(part, "rb") as written:
+                os.fsync(written.fileno())
+        for part, target in zip(parts, targets, strict=True):
+            if target.exists():
+                part.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777)
+        if len(targets) > 1:
+            targets[-1].unlink(missing_ok=True)
+        for part, target in zip(parts, targets, strict=True):
+            part.replace(target)
     except OSError as e:
-        raise FileError(f"cannot write {path}: {e}") from e
+        raise FileError(f"cannot write {', '.join(map(str, paths))}: {e}") from e
     finally:
-        if part is not None:
+        for part in parts:
             part.unlink(missing_ok=True)
 
 
-def _mode(path: Path) -> int:
-    """Return the mode that ``open(path, "w")`` would leave: that of an existing file, or else that of a new one."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
+def _target(path: Path) -> Path:
+    """Return the file that is written for ``path``, behind any symbolic links, whose folder exists after the call."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if target.exists() and not target.is_file():  # a folder, or a device such as /dev/null
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_old_parts(target.parent)
+    return target
+
+
+def _new_part(target: Path) -> Path:
+    """Create an empty file beside ``target`` that nobody can read who cannot read ``target``, or a new file."""
+    name = os.fsencode(target.name)[:200].decode(errors="ignore")  # names have at most 255 bytes
+    part = target.with_name(f".{name}.plm-{secrets.token_hex(4)}.part")
+    mode = stat.S_IMODE(target.stat().st_mode) | 0o600 if target.exists() else 0o666
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode & 0o777))  # the kernel applies the umask
+    return part
+
+
+@functools.cache  # once in a process: a folder may have many files
+def _remove_old_parts(folder: Path) -> None:
+    """Remove temporary files that a killed process left more than a day ago."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if _PART.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY:
+                with suppress(OSError):
+                    os.unlink(entry.path)
 
 
 def write_text(path: str | Path, text: str) -> None:
