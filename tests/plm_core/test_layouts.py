@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plm_core import InputError
-from plm_core.layouts import KEEP, Rule, Step, convert, reshape, split, stack, transpose, uninterleave
+from plm_core.layouts import KEEP, Rule, Step, convert, foreign_names, reshape, split, stack, transpose, uninterleave
 
 sizes = st.integers(0, 4)
 shapes = st.lists(sizes, min_size=1, max_size=4)
@@ -253,6 +253,7 @@ def test_nothing_is_left_over_in_silence():
     rules = [Rule("qkv.*", ("q.*", "k.*", "v.*"), split(0, 3))]
     foreign = {"k.w": ONE, "q.w": ONE, "other": ONE, "q.b": ONE}
     assert convert(foreign, rules, to="native") == ({}, ["other", "k.w", "q.w", "q.b"])
+    assert convert(foreign | {"v.w": TWO.half()}, rules, to="native")[0] == {}  # one of them would change its dtype
     mapped, left = convert(foreign | {"v.w": TWO}, rules, to="native")
     assert (list(mapped), left) == (["qkv.w"], ["other", "q.b"])
     assert mapped["qkv.w"].tolist() == [1, 1, 2]
@@ -297,6 +298,12 @@ def test_split_into_fewer_parts_than_named_is_left_over():
 def test_a_rule_that_would_lose_the_run_is_refused(native, foreign):
     with pytest.raises(InputError, match="one '\\*' each, or none"):
         Rule(native, foreign)
+
+
+def test_the_foreign_names_of_a_native_tensor():
+    rules = [Rule("x.qkv.*", ("a.q.*", "a.k.*"), split(0, 2)), Rule(("y.u", "y.v"), "b"), Rule("x.*", "a.*")]
+    names = {"x.qkv.w": ("a.q.w", "a.k.w"), "y.v": ("b",), "x.w": ("a.w",), "z": ()}
+    assert {key: foreign_names(key, rules) for key in names} == names
 
 
 def test_values_are_not_copied_where_only_the_name_changes():

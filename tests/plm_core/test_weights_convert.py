@@ -1,10 +1,14 @@
 """`plm convert`: official checkpoints into safetensors, without running any code that they hold."""
 
+import argparse
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from safetensors import safe_open
 
@@ -12,23 +16,153 @@ import plm_core
 from plm_core import InputError, weights
 from plm_core.errors import MissingDependency, UnknownName, WeightsError
 from plm_core.tools.conversion import convert_file
-from plm_core.weights import WeightsMismatch
+from plm_core.weights import WeightsMismatch, pickles
 
 MICRO = "hiera_micro_digits"
 LAYOUTS = ["native", "timm", "official", "transformers"]
 
 
-@pytest.mark.parametrize("wrapper", [None, "model_state", "model", "state_dict", "state_dict_ema"])
+@pytest.mark.parametrize("wrapper", [None, *pickles.WRAPPERS, *pickles.EMA_WRAPPERS])
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
 def test_convert_reads_checkpoints(suffix, wrapper, micro, state, tmp_path, source):
     exported = weights.export(micro, "official")
     extra = {"epoch": 3, "lr": [0.1], "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}}
+    extra |= {"args": argparse.Namespace(lr=0.1, model="hiera", nested=argparse.Namespace(seed=1))}
     path = source({wrapper: exported, **extra} if wrapper else exported, f"checkpoint{suffix}")
     done = convert_file(path, tmp_path / "out.safetensors", to="transformers")
     assert (done.model, done.source_layout, done.tensors) == (MICRO, "official", len(state))
     torch.testing.assert_close(
         weights.read(tmp_path / "out.safetensors"), weights.export(micro, "transformers"), rtol=0, atol=0
     )
+
+
+def written(path, target, **options):
+    convert_file(path, target, model=MICRO, **options)
+    return weights.read(target)
+
+
+def test_the_average_of_the_weights_is_taken_as_timm_does(state, source, tmp_path, caplog):
+    target, average = tmp_path / "out.safetensors", {key: value + 1 for key, value in state.items()}
+    counted = {"n_averaged": torch.tensor(7), **{f"module.{key}": value for key, value in average.items()}}
+    for plain, ema, tensors in (
+        ("state_dict", "state_dict_ema", average),
+        ("model", "model_ema", average),
+        ("model_state", "ema_state_dict", counted),  # torch's AveragedModel
+    ):
+        path = source({plain: state, ema: tensors, "optimizer": {"state": {}}}, "both.pth")
+        if plain != "model_state":
+            assert torch.equal(timm.models.load_state_dict(path)["head.fc.bias"], average["head.fc.bias"])
+        caplog.clear()
+        torch.testing.assert_close(written(path, target), average, rtol=0, atol=0)
+        said = [record.message for record in caplog.records if record.name == "plm_core"]
+        assert said == [
+            f"{path} has weights ({plain}) and their moving average ({ema}): the average is taken, as timm does"
+        ]
+        torch.testing.assert_close(written(path, target, ema=True), average, rtol=0, atol=0)
+        torch.testing.assert_close(written(path, target, ema=False), state, rtol=0, atol=0)
+        torch.testing.assert_close(written(path, target, key=plain), state, rtol=0, atol=0)
+        torch.testing.assert_close(written(path, target, key=ema), average, rtol=0, atol=0)
+        assert len([record for record in caplog.records if record.name == "plm_core"]) == 1  # they asked for it
+
+
+def test_an_unusual_key(state, source, tmp_path, plm, one_line):
+    path, target = source({"teacher": state, "student": {}, "epoch": 3}, "x.pth"), tmp_path / "out.safetensors"
+    with one_line(WeightsError, f"{path} is not a dict of tensors by name ('teacher')"):
+        convert_file(path, target)
+    for key in ("student", "epoch", "teachr"):
+        with one_line(InputError, f"no weights under key {key!r}; there are: teacher"):
+            convert_file(path, target, key=key)
+    with one_line(InputError, "has no moving average of its weights; there are: teacher"):
+        convert_file(path, target, ema=True)
+    with one_line(InputError, "is no pickle of a training script"):
+        convert_file(source(state), target, ema=False)
+    assert not target.exists()
+    assert plm("convert", path, target, "--key", "teacher").code == 0
+    torch.testing.assert_close(weights.read(target), state, rtol=0, atol=0)
+
+
+def test_the_command_says_which_weights_it_takes(state, source, tmp_path, plm, caplog):
+    average = {key: value + 1 for key, value in state.items()}
+    path, target = source({"model": state, "model_ema": average}, "x.pth"), tmp_path / "out.safetensors"
+    for words, tensors, said in (
+        ((), average, True),
+        (("--weights", "ema"), average, False),
+        (("--weights", "model"), state, False),
+    ):
+        caplog.clear()
+        assert plm("convert", path, target, *words).code == 0
+        assert ("the average is taken, as timm does" in caplog.text) == said
+        torch.testing.assert_close(weights.read(target), tensors, rtol=0, atol=0)
+    wrong = plm("convert", path, target, "--weights", "best")
+    assert wrong.code == 2
+    assert "ema" in wrong.err
+
+
+def test_timm_reads_the_same_checkpoints(micro, state, source):
+    for wrapper in ("model_state", "model", "state_dict_ema"):
+        path = source({wrapper: state, "args": argparse.Namespace(lr=1)}, "x.pth")
+        back = timm.create_model(MICRO, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        assert weights.fingerprint(back) == weights.fingerprint(micro)
+
+
+def test_a_checkpoint_takes_no_more_memory_than_its_size(state, source, tmp_path, one_line):
+    path, target = source({"w": torch.zeros(500_000)}, "stored.pt"), tmp_path / "out.safetensors"
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as deflated:
+        for name in stored.namelist():
+            deflated.writestr(name, stored.read(name))
+    assert (tmp_path / "x.pt").stat().st_size < 20_000
+    with one_line(WeightsError, "x.pt is refused: its parts are compressed or overlap, which torch never writes"):
+        convert_file(tmp_path / "x.pt", target)
+    data = bytearray(path.read_bytes())  # a directory with each of its entries twice
+    end = data.rindex(b"PK\5\6")
+    count, size, start = struct.unpack("<HII", data[end + 10 : end + 20])
+    data[end + 8 : end + 20] = struct.pack("<HHII", 2 * count, 2 * count, 2 * size, start)
+    (tmp_path / "x.pt").write_bytes(data[:start] + 2 * data[start : start + size] + data[end:])
+    with one_line(WeightsError, "x.pt is refused: its parts are compressed or overlap"):
+        convert_file(tmp_path / "x.pt", target)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.long, torch.Tensor.bool, lambda t: t.to(torch.complex64)])
+def test_convert_writes_nothing_that_load_refuses(change, state, source, tmp_path, one_line):
+    path, target = source(state | {"head.fc.bias": change(state["head.fc.bias"])}, "x.pt"), tmp_path / "out.safetensors"
+    with one_line(WeightsError, "head.fc.bias is torch.", "in the source and torch.float32 in the model"):
+        convert_file(path, target)
+    assert not target.exists()
+
+
+def test_convert_finds_the_model_in_a_larger_file(source, tmp_path, plm_registry, caplog):
+    plm_registry({"name": "larger", "modules": {"larger.py": LARGER}, "entry_points": {"larger": "larger"}})
+    model = plm_core.create_model("larger_encoder")
+    exported = {f"encoder.{key}": value for key, value in model.state_dict().items()}
+    path = source({"model": {**exported, "decoder.weight": torch.ones(10**6)}}, "x.pt")
+    done = convert_file(path, tmp_path / "out.safetensors")
+    assert (done.model, done.source_layout) == ("larger_encoder", "whole")
+    assert "larger_encoder is a part of the source; tensors of other parts are left out: decoder (1)" in caplog.text
+    torch.testing.assert_close(weights.read(tmp_path / "out.safetensors"), model.state_dict(), rtol=0, atol=0)
+
+
+LARGER = """
+from torch import nn
+from plm_core.hookspecs import Model, WeightLayout, hookimpl
+from plm_core.layouts import Rule
+
+class Encoder(nn.Module):
+    def __init__(self, num_classes=3, **kwargs):
+        super().__init__()
+        self.num_classes = num_classes
+        self.fc = nn.Linear(5, num_classes)
+
+def rules(model):
+    return [Rule("fc.*", "encoder.fc.*")]
+
+@hookimpl
+def plm_models():
+    return [Model(name="larger_encoder", family="x", builder="larger:Encoder", params=6000, classifier="fc")]
+
+@hookimpl
+def plm_weight_layouts():
+    return [WeightLayout(name="whole", models=("larger:Encoder",), rules="larger:rules", part="encoder.")]
+"""
 
 
 def test_convert_reads_older_pickles(state, tmp_path):

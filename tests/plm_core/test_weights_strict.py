@@ -67,10 +67,82 @@ def test_no_tensor_is_taken_in_place_of_another(micro, state, fresh, one_line):
         assert weights.fingerprint(fresh) == before
 
 
-def test_integers_are_no_weights(micro):
-    state = {key: value.to(torch.int64) for key, value in micro.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"is torch.int64 in the source and torch.float32 in the model"):
-        weights.load(plm_core.create_model(MICRO), state)
+HOSTILE = {  # tests/drills/test_tensors.py has more, in every layout
+    "meta": (lambda w: w.to("meta"), "1.weight is on the meta device and has no values"),
+    "sparse": (lambda w: w.to_sparse(), "the dict has 1.weight, which is sparse"),
+    "other class": (lambda w: w.as_subclass(type("Spread", (torch.Tensor,), {})), "1.weight, which is a Spread"),
+    "integer": (lambda w: w.long(), "1.weight is torch.int64 in the source and torch.float32 in the model"),
+    "complex": (lambda w: w.to(torch.complex64), "1.weight is torch.complex64 in the source"),
+    "too large": (lambda w: w.double().fill_(-1e300), "1.weight has -1e+300 in the source, which torch.float32 in"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_tensor_that_a_model_cannot_hold_is_named_and_nothing_is_loaded(kind, one_line):
+    change, line = HOSTILE[kind]
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    before, state = weights.fingerprint(model), {key: v + 1 for key, v in model.state_dict().items()}
+    with one_line(WeightsError, line):
+        weights.load(model, state | {"1.weight": change(state["1.weight"])})
+    assert weights.fingerprint(model) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "fits"),
+    [
+        (torch.float16, torch.tensor(65_504.0), True),
+        (torch.float16, torch.tensor(65_504.0 + 8), True),  # rounds to the largest
+        (torch.float16, torch.tensor(70_000.0, dtype=torch.bfloat16), False),
+        (torch.float16, torch.tensor(float("-inf")), True),
+        (torch.float32, torch.tensor(float("nan"), dtype=torch.float64), True),
+        (torch.bfloat16, torch.tensor(3e38), True),
+        (torch.int32, torch.tensor(2**31), False),
+        (torch.int64, torch.tensor(-1, dtype=torch.int8), True),
+        (torch.uint8, torch.tensor(-1), False),
+        (torch.int64, torch.tensor(True), False),
+    ],
+)
+def test_a_cast_loses_no_value(model, value, fits):
+    class Number(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("number", torch.zeros((), dtype=model))
+
+    number = Number()
+    if fits:
+        weights.load(number, {"number": value})
+        torch.testing.assert_close(number.number, value.to(model), rtol=0, atol=0, equal_nan=True)
+    else:
+        with pytest.raises(WeightsError, match=r"number (has|is) .* in the model"):
+            weights.load(number, {"number": value})
+        assert number.number == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda m, p: weights.load(None, {}), "model is None; an nn.Module is expected"),
+        (lambda m, p: weights.load({"a": torch.ones(1)}, p), "model is a dict; an nn.Module is expected"),
+        (lambda m, p: weights.load(m, 3), "source is an int; a path, a repository or a dict of tensors is expected"),
+        (lambda m, p: weights.load(m, m), "source is a Linear;"),
+        (lambda m, p: weights.load(m, m.state_dict(), layout=1), "layout is an int; the name of a weight layout"),
+        (lambda m, p: weights.export("hiera_micro_digits"), "model is a str; an nn.Module is expected"),
+        (lambda m, p: weights.export(m, b"native"), "layout is a bytes;"),
+        (lambda m, p: weights.export(m, ""), "no weight layout ''"),
+        (lambda m, p: weights.to_native([], {}), "model is a list;"),
+        (lambda m, p: weights.fingerprint(b""), "model is a bytes;"),
+        (lambda m, p: weights.save(m, None), "path is None; a path is expected"),
+        (lambda m, p: weights.save(p, m), "path is a Linear; a path is expected"),
+        (lambda m, p: weights.write(m, p), "state is a Linear; a dict of tensors is expected"),
+        (lambda m, p: weights.write({}, 1), "path is an int; a path is expected"),
+        (lambda m, p: weights.write({}, p, metadata={"a": 1}), "metadata has ('a', 1); text by names is expected"),
+        (lambda m, p: weights.write({}, p, metadata="a"), "metadata is a str; a dict of text is expected"),
+    ],
+)
+def test_arguments_of_other_types_are_named_at_the_door(call, line, tmp_path, one_line):
+    with one_line(plm_core.InputError, line):
+        call(nn.Linear(2, 2), tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 class Sized(nn.Module):

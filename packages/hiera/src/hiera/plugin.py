@@ -268,10 +268,20 @@ def plm_weight_layouts() -> list[WeightLayout]:
         WeightLayout(name="transformers", models=mae, rules=rules + "transformers_mae", help="HieraForPreTraining"),
         WeightLayout(name="timm", models=trunk, help="timm's sam2_hiera_*; the same as our own with num_classes=0"),
         WeightLayout(name="sam2", models=trunk, rules=rules + "sam2_trunk", help="the trunk inside SAM 2"),
-        WeightLayout(name="sam2", models=fpn, rules=rules + "sam2", help="image_encoder.* of a SAM 2 checkpoint"),
+        WeightLayout(
+            name="sam2",
+            models=fpn,
+            rules=rules + "sam2",
+            part="image_encoder.",
+            help="image_encoder.* of a SAM 2 checkpoint",
+        ),
         WeightLayout(name="sam2-encoder", models=fpn, rules=rules + "sam2_encoder", help="SAM 2's image encoder alone"),
         WeightLayout(
-            name="transformers", models=fpn, rules=rules + "transformers_sam2", help="vision_encoder.* of Sam2Model"
+            name="transformers",
+            models=fpn,
+            rules=rules + "transformers_sam2",
+            part="vision_encoder.",
+            help="vision_encoder.* of Sam2Model",
         ),
     ]
 

@@ -150,6 +150,9 @@ class WeightLayout(Declaration):
     rules: str | None = None
     """``"module:function"`` that is called with the model and returns a sequence of ``plm_core.layouts.Rule``. It
     raises NotSupported for a variant that the other code base lacks. None when the layout's names are the model's."""
+    part: str = ""
+    """The prefix of the model's tensors in files of a larger model, such as ``image_encoder.``. Such a file loads. What
+    has other names is left out, and named in a logged line. "" when a file holds nothing but the model."""
     help: str = ""
 
 

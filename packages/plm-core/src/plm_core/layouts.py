@@ -131,8 +131,8 @@ def convert(
 
     Returns:
         The mapped tensors, and the keys that are left over. A key is left over when no rule matches it, when not all
-        keys of its rule are present, when the step does not work on the shapes, or when another key was already mapped
-        to the same name.
+        keys of its rule are present, when they have several dtypes, when the step does not work on the shapes, or when
+        another key was already mapped to the same name.
     """
     table = [(rule, *rule.sides(to)) for rule in rules]
     groups: dict[tuple[int, str], dict[int, str]] = {}
@@ -151,6 +151,9 @@ def convert(
             unmapped.extend(keys.values())
             continue
         step = rule.step.to_native if to == "native" else rule.step.to_foreign
+        if len({state[key].dtype for key in keys.values()}) > 1:  # torch.cat would change some of them in silence
+            unmapped.extend(keys.values())
+            continue
         try:
             results = step([state[keys[i]] for i in range(len(sources))])
             tensors = dict(zip((target.replace("*", run) for target in targets), results, strict=True))
@@ -162,6 +165,13 @@ def convert(
         else:
             mapped |= tensors
     return mapped, unmapped
+
+
+def foreign_names(key: str, rules: Iterable[Rule]) -> tuple[str, ...]:
+    """Return the foreign names of the tensors that a native tensor is mapped to; none if no rule matches."""
+    table = [(rule, *rule.sides("foreign")) for rule in rules]
+    place = _find(key, table)
+    return () if place is None else tuple(target.replace("*", place[2]) for target in table[place[0]][2])
 
 
 def _find(key: str, table: Sequence[tuple[Rule, tuple[str, ...], tuple[str, ...]]]) -> tuple[int, int, str] | None:

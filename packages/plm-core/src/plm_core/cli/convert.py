@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,11 +31,24 @@ def convert(
     model: Annotated[
         str | None, typer.Option("--model", help="Name of the model (default: detected from its number of parameters).")
     ] = None,
+    weights: Annotated[
+        Literal["ema", "model"] | None,
+        typer.Option(
+            "--weights",
+            help="Weights to take from a training's checkpoint: 'ema' for their moving average, 'model' for themselves "
+            "(default: the average if there is one).",
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="Key under which a checkpoint holds the weights (default: the usual ones)."),
+    ] = None,
 ) -> None:
     """Convert weights of any known layout to safetensors of another. Pickles are read with weights_only=True."""
     from plm_core.tools.conversion import convert_file
 
-    result = convert_file(source, target, to=to, layout=layout, model=model)
+    ema = None if weights is None else weights == "ema"
+    result = convert_file(source, target, to=to, layout=layout, model=model, ema=ema, key=key)
     show(
         [
             {

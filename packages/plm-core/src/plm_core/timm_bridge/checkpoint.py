@@ -12,9 +12,10 @@ from plm_core.layouts import State
 from plm_core.registry import registry
 from plm_core.utils.references import shipped_file
 from plm_core.utils.text import as_tuple
-from plm_core.weights.files import check_state
+from plm_core.weights.checks import check_kinds, check_state
 from plm_core.weights.loading import resampled
-from plm_core.weights.mapping import compare, mismatch, to_native
+from plm_core.weights.mapping import announce_rest, compare, mismatch, to_native
+from plm_core.weights.pickles import unwrap
 
 
 def timm_filter(state: State, model: nn.Module, weights: Pretrained | None = None) -> dict[str, Tensor]:
@@ -33,7 +34,7 @@ def timm_filter(state: State, model: nn.Module, weights: Pretrained | None = Non
         WeightsMismatch: A tensor is missing, unexpected or of another shape. timm then loads nothing.
     """
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
-    state = check_state(dict(state), "the checkpoint")
+    state = check_state(unwrap(dict(state), "the checkpoint"), "the checkpoint")
     mapped, report = to_native(model, state, weights.layout if weights else None)
     untrained = weights.untrained if weights else ()
     if not cfg.get("num_classes"):  # an encoder without classes, as pretrainings leave it, gets a new classifier
@@ -47,6 +48,8 @@ def timm_filter(state: State, model: nn.Module, weights: Pretrained | None = Non
         mapped, strict = resampled(model, mapped, strict, shapes)
     if not strict.ok:
         raise mismatch(strict, str(cfg.get("architecture", type(model).__name__)), model, state)
+    check_kinds(mapped, own)
+    announce_rest(report, str(cfg.get("architecture", type(model).__name__)))
     return mapped | {key: value for key, value in own.items() if key.startswith(untrained)}
 
 

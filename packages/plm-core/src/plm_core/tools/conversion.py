@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from plm_core.layouts import State
 from plm_core.models import create_model
 from plm_core.registry import registry
 from plm_core.utils.text import as_tuple
+from plm_core.weights.checks import check_kinds
+from plm_core.weights.files import safetensors_path
+from plm_core.weights.mapping import announce_rest
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,14 @@ class Conversion:
 
 
 def convert_file(
-    source: str | Path, target: str | Path, to: str = "native", layout: str | None = None, model: str | None = None
+    source: str | Path,
+    target: str | Path,
+    to: str = "native",
+    layout: str | None = None,
+    model: str | None = None,
+    *,
+    ema: bool | None = None,
+    key: str | None = None,
 ) -> Conversion:
     """Read weights, map them to another layout and write them as safetensors. dtypes are kept.
 
@@ -38,18 +49,22 @@ def convert_file(
         to: Layout to write.
         layout: Layout of the source. None to recognise it.
         model: Name of the model. None to try the declared models that have about as many parameters as the source.
+        ema: Which weights of a checkpoint to take: True for their moving average, False for the weights themselves,
+            None for the average if there is one.
+        key: The key under which a checkpoint holds the weights, if it is an unusual one.
 
     Raises:
         WeightsError: The source cannot be read or does not fit. Nothing is written.
-        InputError: There is no such layout, or no model is named and none fits.
+        InputError: There is no such layout, no model is named and none fits, or the checkpoint has no such weights.
     """
-    if Path(target).suffix != ".safetensors":
-        raise InputError(f"target {str(target)!r} must end in .safetensors")
-    state = weights.read(source, allow_pickle=True)
+    target = safetensors_path("target", target)
+    state = weights.read(source, allow_pickle=True, ema=ema, key=key)
     name, net = _model_for(state, model)
     mapped, report = weights.to_native(net, state, layout)
     if not report.ok:
         raise weights.mismatch(report, name, net, state)
+    check_kinds(mapped, net.state_dict())
+    announce_rest(report, name)
     net.load_state_dict(mapped, assign=True)  # the source's own tensors replace those on the meta device
     tensors = weights.export(net, to)
     weights.write(tensors, target, {"model": name, "layout": to})
@@ -61,10 +76,14 @@ def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
     if name is not None:
         return name, _with_head_of(state, name)
     total = sum(value.numel() for value in state.values())
+    totals = Counter({"": total})  # of the source, and of each part of it, since a model may be a part of a larger file
+    for key, value in state.items():
+        totals[key.partition(".")[0]] += value.numel()
     candidates = []
     for candidate, entry in registry().all(Model).items():
         # a head of another size changes the total; if it does by more than this, --model is needed
-        if abs(entry.declaration.params - total) <= 0.2 * entry.declaration.params:
+        params = entry.declaration.params
+        if any(abs(params - total) <= 0.2 * params for total in totals.values()):
             try:
                 net = _with_head_of(state, candidate)
             except MissingDependency:  # the user did not ask for this model

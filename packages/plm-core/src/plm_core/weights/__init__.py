@@ -11,6 +11,8 @@ A layout is the naming of tensors in one code base. The layouts of a model are t
 (``layouts_for(model)``), and ``native``, its own keys, which every model has.
 
 - ``files``: read and write the tensors of a file.
+- ``pickles``: read the checkpoints of training scripts.
+- ``checks``: check tensors before anything is copied or written.
 - ``mapping``: map state dicts between layouts, and report how they fit.
 - ``loading``: load weights into a model.
 - ``digests``: hash tensors, to compare models and files.

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from plm_core.errors import FileError, InputError, WeightsError
-from plm_core.hookspecs import Model
+from plm_core.hookspecs import Model, Pretrained
 from plm_core.hub import PICKLES, WEIGHTS_FILE, HubFile, fetch
 from plm_core.layouts import State
 from plm_core.registry import registry
+from plm_core.utils.arguments import check_type
 from plm_core.utils.files import atomic_path
-from plm_core.utils.licenses import announce_repo
+from plm_core.utils.licenses import announce_license, announce_repo
+from plm_core.utils.references import shipped_file
+from plm_core.utils.text import first_line, shown
+from plm_core.weights.checks import check_state, check_values
+from plm_core.weights.pickles import read_pickle, unwrap
 
-# Keys under which checkpoints hold the state dict: Hiera; SAM 2 and MAE; Lightning and others; timm's training script.
-WRAPPERS = ("model_state", "model", "state_dict", "state_dict_ema")
 
-
-def read(source: str | Path | State, allow_pickle: bool = False) -> dict[str, Tensor]:
+def read(
+    source: str | Path | State, allow_pickle: bool = False, *, ema: bool | None = None, key: str | None = None
+) -> dict[str, Tensor]:
     """Read the tensors of a file, of a folder with model.safetensors, or of a repository on the Hub.
 
     Args:
-        source: A path, ``[hf-hub:]org/name[@revision]`` (an existing path takes precedence), or a dict of tensors, of
-            which a shallow copy is returned.
+        source: A path, ``[hf-hub:]org/name[@revision]``, the name of declared weights such as
+            ``hiera_micro_digits.sklearn_digits`` (an existing path takes precedence), or a dict of tensors, of which a
+            shallow copy is returned.
         allow_pickle: Also read .bin, .pt and .pth files, with torch's ``weights_only=True``, which runs no code.
+        ema: True for the moving average of the weights in a pickle, False for the weights themselves, None for the
+            average if there is one.
+        key: The key under which a pickle holds the weights, if it is an unusual one.
 
     Raises:
+        InputError: The source is of another type, or the pickle has no such weights.
         WeightsError: The file does not exist, is corrupt, is a pickle, or is a pickle that would run code.
 
     Example:
@@ -41,22 +48,25 @@ def read(source: str | Path | State, allow_pickle: bool = False) -> dict[str, Te
         ...     weights.read(f"{folder}/scale.safetensors")
         {'scale': tensor([1., 1.])}
     """
+    check_type("source", source, str | Path | Mapping, "a path, a repository or a dict of tensors")
     if isinstance(source, Mapping):
-        return check_state(dict(source), "the dict")
+        return check_state(source, "the dict")
     path = _locate(source)
     if path.suffix in PICKLES:
         if not allow_pickle:
             raise WeightsError(
                 f"{path} is a pickle and is not read; make it safetensors first: plm convert {path.name} ..."
             )
-        return check_state(_read_pickle(path), str(path))
+        return check_state(unwrap(read_pickle(path), str(path), ema, key), str(path))
+    if ema is not None or key is not None:
+        raise InputError(f"{path} is no pickle of a training script: it has one set of weights, and no keys above them")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
-        raise WeightsError(f"{path} is not a readable safetensors file: {e}") from e
+        raise WeightsError(f"{path} is not a readable safetensors file: {shown(str(e), 300)}") from e
 
 
 def _locate(source: str | Path) -> Path:
@@ -67,6 +77,12 @@ def _locate(source: str | Path) -> Path:
             raise WeightsError(f"folder {str(source)!r} has no {WEIGHTS_FILE}")
     if path.is_file():
         return path
+    if isinstance(source, str) and (declared := _declared(source)):
+        model, weights = declared
+        announce_license(model, weights)
+        if weights.repo is None:
+            return shipped_file(weights.file)
+        return fetch(HubFile(weights.repo, weights.revision, weights.file))
     hub_file = HubFile.parse(source) if isinstance(source, str) else None
     if hub_file is not None:
         announce_repo(hub_file.repo, registry().declared(Model))
@@ -75,40 +91,18 @@ def _locate(source: str | Path) -> Path:
     return fetch(hub_file)
 
 
-def _read_pickle(path: Path) -> Any:
-    import pickle
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        if global_name := re.search(r"GLOBAL (\S+)", str(e)):
-            raise WeightsError(
-                f"{path} is refused: it holds more than tensors ({global_name[1]}) and could run code when read"
-            ) from e
-        detail = re.search(r"WeightsUnpickler error:\s*(.+)", str(e))
-        raise WeightsError(
-            f"{path} cannot be read as a pickle of tensors only" + (f": {detail[1]}" if detail else "")
-        ) from e
-    except Exception as e:  # torch raises RuntimeError, EOFError, KeyError and others on truncated or foreign files
-        raise WeightsError(f"{path} cannot be read as a torch checkpoint: {type(e).__name__}") from e
-    for wrapper in WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            return loaded[wrapper]
-    return loaded
-
-
-def check_state(state: Any, what: str) -> dict[str, Tensor]:
-    """Return ``state`` as a dict, or raise a WeightsError that names ``what`` unless it maps names to tensors."""
-    wrong = "not a dict" if not isinstance(state, dict) else None
-    if wrong is None:
-        wrong = next((repr(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))), None)
-    if wrong is not None:
-        raise WeightsError(f"{what} is not a dict of tensors by name ({wrong})")
-    return dict(state)
+def _declared(source: str) -> tuple[Model, Pretrained] | None:
+    """Return the model and the weights that are declared as ``name.tag``."""
+    name, _, tag = source.partition(".")
+    model = registry().all(Model).get(name) if tag else None
+    entries = model.declaration.pretrained if model else ()
+    return next(((model.declaration, entry) for entry in entries if model and entry.tag == tag), None)
 
 
 def write(state: State, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors to a safetensors file, whole or not at all. Dtypes are kept, and views become contiguous.
+
+    The same tensors and metadata give the same bytes.
 
     Args:
         state: Tensors by name.
@@ -116,19 +110,71 @@ def write(state: State, path: str | Path, metadata: Mapping[str, str] | None = N
         metadata: Further entries for the header of the file.
 
     Raises:
-        InputError: The path does not end in .safetensors.
-        WeightsError: The file cannot be written. A file that was there before is unchanged.
+        InputError: The path does not end in .safetensors, or an argument is of another type.
+        WeightsError: The tensors or the file cannot be written. A file that was there before is unchanged.
+    """
+    path = safetensors_path("path", path)
+    check_type("state", state, Mapping, "a dict of tensors")
+    check_type("metadata", metadata, Mapping | None, "a dict of text")
+    if wrong := [item for item in (metadata or {}).items() if not all(isinstance(part, str) for part in item)]:
+        raise InputError(f"metadata has {shown(repr(wrong[0]))}; text by names is expected")
+    try:
+        with atomic_path(path) as part:
+            store(state, part, metadata or {})
+    except FileError as e:
+        raise WeightsError(str(e)) from e
+    except WeightsError as e:
+        raise WeightsError(f"cannot write {path}: {e}") from e
+
+
+def safetensors_path(name: str, path: str | Path) -> Path:
+    """Return a path to write tensors to.
+
+    Args:
+        name: Name of the argument.
+        path: Its value.
+
+    Raises:
+        InputError: It does not end in .safetensors.
+    """
+    check_type(name, path, str | Path, "a path")
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"{name} {str(path)!r} must end in .safetensors")
+    return Path(path)
+
+
+def store(state: State, part: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors to a temporary file of `atomic_path`, in which a write may fail half-way.
+
+    Raises:
+        WeightsError: A tensor has no values, or is sparse or of another odd kind.
+        OSError: The file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"path {str(path)!r} must end in .safetensors")
+    state = check_state(state, "the state dict")
+    for key, value in state.items():
+        check_values(key, value)
     try:
         # clone, since views of one storage (a split projection) must become separate tensors in the file
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-        with atomic_path(path) as part:
-            save_file(tensors, part, metadata={"format": "pt", **(metadata or {})})
-    except (SafetensorError, OSError, ValueError, RuntimeError) as e:  # the last two are for sparse and meta tensors
-        raise WeightsError(str(e) if isinstance(e, FileError) else f"cannot write {path}: {e}") from e
+    except RuntimeError as e:  # a small tensor may be seen as a large one
+        raise WeightsError(f"the state dict does not fit into the memory: {first_line(e)}") from e
+    try:
+        save_file(tensors, part, metadata={"format": "pt", **metadata})
+    except SafetensorError as e:
+        raise OSError(str(e)) from e
+    _sort_metadata(part)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata in the header of a safetensors file, which safetensors writes in random order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        if len(ordered) == size:  # it is the same JSON in another order
+            file.seek(8)
+            file.write(ordered)

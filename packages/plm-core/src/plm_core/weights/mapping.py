@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from plm_core.errors import InputError, NotSupported, WeightsError
 from plm_core.hookspecs import WeightLayout
-from plm_core.layouts import Rule, State, convert
+from plm_core.layouts import Rule, State, convert, foreign_names
 from plm_core.registry import registry
+from plm_core.utils.arguments import check_type
 from plm_core.utils.near_misses import miss
 from plm_core.utils.references import resolve
+from plm_core.utils.text import shown
+from plm_core.weights.checks import own_state
 
 NATIVE = WeightLayout(name="native", models=(), help="the model's own keys")
 
 SHOWN = 4
 """The number of keys that a message names before it only counts the rest."""
+
+_log = logging.getLogger("plm_core")
+# What torch puts into the names of a module's tensors when it compiles, shards or checkpoints a part of a model.
+_INSERTED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 @dataclass
@@ -35,6 +46,10 @@ class Report:
     unexpected: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     """The two shapes of each key: (in the source, in the model)."""
+    rest: list[str] = field(default_factory=list)
+    """The keys of the source that belong to other parts of a larger file. They are left out."""
+    names: dict[str, str] = field(default_factory=dict)
+    """The names in the source of missing and mismatched keys, where its layout has others."""
 
     @property
     def ok(self) -> bool:
@@ -45,12 +60,13 @@ class Report:
         """Return the message of one line that names ``what`` (the model) and all that does not fit."""
         faults = []
         if self.missing:
-            faults.append(f"missing: {_some(self.missing)}")
+            faults.append(f"missing: {_some([self._name(key) for key in self.missing])}")
         if self.unexpected:
             faults.append(f"unexpected: {_some(self.unexpected)}")
         if self.mismatched:
             shapes = [
-                f"{k} is {list(a)} in the source and {list(b)} in the model" for k, (a, b) in self.mismatched.items()
+                f"{self._name(k)} is {list(a)} in the source and {list(b)} in the model"
+                for k, (a, b) in self.mismatched.items()
             ]
             faults.append(f"wrong shape: {_some(shapes)}")
         layout = f"layout {self.layout!r}, {self.num_fitting} tensors fit"
@@ -58,10 +74,13 @@ class Report:
             layout += f", the closest layout is {self.closest!r}"
         return f"weights do not fit {what} ({layout}); {'; '.join(faults)}"
 
+    def _name(self, key: str) -> str:
+        return f"{self.names[key]} ({key} in the model)" if key in self.names else key
+
 
 def _some(items: list[str]) -> str:
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+    return ", ".join(shown(item, 200) for item in items[:SHOWN]) + more
 
 
 class WeightsMismatch(WeightsError):
@@ -78,7 +97,19 @@ def layouts_for(model: nn.Module) -> dict[str, WeightLayout]:
     return {layout.name: layout for layout in (NATIVE, *reversed(registry().for_class(WeightLayout, model)))}
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside a compiled one, or inside one that is spread over devices, or else the model."""
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
 def _layout(model: nn.Module, name: str) -> WeightLayout:
+    check_type("layout", name, str, "the name of a weight layout")
     known = layouts_for(model)
     if name not in known:
         raise InputError(f"{miss('weight layout', name, known)} (for {type(model).__name__})")
@@ -110,7 +141,9 @@ def export(model: nn.Module, layout: str | None = None) -> dict[str, Tensor]:
         >>> [key for key in weights.export(model, "transformers") if key.startswith("classifier")]
         ['classifier.weight', 'classifier.bias']
     """
-    mapped, unmapped = convert(model.state_dict(), _rules(model, _layout(model, layout or "native")), to="foreign")
+    model = unwrapped(model)
+    own = own_state(model)
+    mapped, unmapped = convert(own, _rules(model, _layout(model, "native" if layout is None else layout)), to="foreign")
     if unmapped:
         raise WeightsError(f"layout {layout!r} has no place for {_some(unmapped)} of {type(model).__name__}")
     return mapped
@@ -131,28 +164,55 @@ def to_native(model: nn.Module, state: State, layout: str | None = None) -> tupl
         InputError: The model has no such layout.
         NotSupported: The other code base has no such variant of the model.
     """
-    layouts = list(layouts_for(model).values()) if layout is None else [_layout(model, layout)]
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in own_state(model).items()}
+    best = _best(model, state, layout, expected)
+    for bare in () if best[1].ok else _without_wrappers(state):
+        candidate = _best(model, bare, layout, expected)
+        if candidate[1].num_fitting > best[1].num_fitting:
+            best = candidate
+    return best
+
+
+def _best(
+    model: nn.Module, state: State, layout: str | None, expected: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Tensor], Report]:
+    """Map a state dict by the layout that fits best, or by the one that is named."""
     best: tuple[dict[str, Tensor], Report] | None = None
-    for candidate in layouts:
+    for candidate in layouts_for(model).values() if layout is None else [_layout(model, layout)]:
         try:
             rules = _rules(model, candidate)
         except NotSupported:  # the other code base has no such variant of the model
             if layout is not None:
                 raise
             continue
-        mapped, unmapped = convert(state, rules, to="native")
+        part = {key: value for key, value in state.items() if key.startswith(candidate.part)} or state
+        mapped, unmapped = convert(part, rules, to="native")
         report = compare(candidate.name, mapped, unmapped, expected)
+        report.rest = [key for key in state if key not in part]
         # a layout that knows every key beats one that fits as many tensors but leaves some over
-        if best is None or (report.num_fitting, -len(report.unexpected)) > (
-            best[1].num_fitting,
-            -len(best[1].unexpected),
-        ):
+        if best is None or _rank(report) > _rank(best[1]):
             best = mapped, report
         if report.ok:
             break
     assert best is not None
     return best
+
+
+def _rank(report: Report) -> tuple[int, int]:
+    return report.num_fitting, -len(report.unexpected) - len(report.rest)
+
+
+def _without_wrappers(state: State) -> Iterator[dict[str, Tensor]]:
+    """Yield a state dict without what wrappers have put before or into its names, one prefix fewer each time.
+
+    Such names are those of compiled models and of models inside another module, as DDP and Lightning have them.
+    """
+    bare = {_INSERTED.sub("", key): value for key, value in state.items()}
+    if bare.keys() != state.keys() and len(bare) == len(state):
+        yield bare
+    while len(firsts := {key.partition(".")[0] for key in bare}) == 1 and all("." in key for key in bare):
+        bare = {key.removeprefix(f"{min(firsts)}."): value for key, value in bare.items()}
+        yield bare
 
 
 def compare(layout: str, mapped: State, unmapped: list[str], expected: Mapping[str, tuple[int, ...]]) -> Report:
@@ -180,4 +240,21 @@ def mismatch(report: Report, what: str, model: nn.Module, state: State) -> Weigh
     best = to_native(model, state)[1]
     if best.num_fitting > report.num_fitting:
         report.closest = best.layout
+    rules = _rules(model, _layout(model, report.layout))
+    for key in (*report.missing, *report.mismatched):
+        if names := [name for name in foreign_names(key, rules) if key not in report.missing or name not in state]:
+            report.names |= {} if names == [key] else {key: " and ".join(names)}
     return WeightsMismatch(report.message(what), report)
+
+
+def announce_rest(report: Report, what: str) -> None:
+    """Log which parts of a larger file were left out.
+
+    Args:
+        report: The report on weights that fit.
+        what: The model in words.
+    """
+    if report.rest:
+        counts = Counter(key.partition(".")[0] for key in report.rest).most_common()
+        parts = _some([f"{name} ({count})" for name, count in counts])
+        _log.warning("%s is a part of the source; tensors of other parts are left out: %s", what, parts)
