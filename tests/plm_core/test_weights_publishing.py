@@ -8,6 +8,8 @@ import timm
 import hiera
 import plm_core
 from plm_core import InputError, weights
+from plm_core.errors import FileError, WeightsError
+from plm_core.hub import check_folder
 
 MICRO = "hiera_micro_digits"
 
@@ -50,3 +52,58 @@ def test_save_pretrained_refuses_before_it_writes(make, license, part, tmp_path,
     with one_line(InputError, part):
         weights.save_pretrained(make(), tmp_path / "folder", license)
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_license_that_nobody_names_is_that_of_the_start(tmp_path, caplog):
+    model = plm_core.create_model(MICRO)
+    for start, license, why in (
+        ("CC-BY-NC-4.0", "cc-by-nc-4.0", "that of the weights that the model may have started from"),
+        (None, "unknown", "nobody has named one"),
+    ):
+        caplog.clear()
+        model.pretrained_cfg |= {"license": start}
+        weights.save_pretrained(model, tmp_path)
+        assert f'license: "{license}"' in (tmp_path / "README.md").read_text()
+        assert json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["license"] == license
+        line = f"license of the saved weights: {start or license}, {why}; save_pretrained(license=...) names it"
+        assert [record.message for record in caplog.records] == [line]
+    caplog.clear()
+    weights.save_pretrained(model, tmp_path, "mit")
+    assert caplog.records == []
+
+
+def test_a_model_folder_is_replaced_as_a_whole(tmp_path, monkeypatch, one_line, listing):
+    weights.save_pretrained(plm_core.create_model(MICRO, num_classes=3), tmp_path, "mit", labels=["a", "b", "c"])
+    before, model = listing(tmp_path), plm_core.create_model(MICRO, num_classes=7)
+    save_config = timm.models._hub.save_config_for_hf
+
+    def full(*args, **kwargs):
+        save_config(*args, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timm.models._hub, "save_config_for_hf", full)
+        with one_line(FileError, "cannot write", "config.json", "No space left on device"):
+            weights.save_pretrained(model, tmp_path, "mit")
+    assert listing(tmp_path) == before
+    with one_line(WeightsError, "on the meta device"):
+        weights.save_pretrained(model.to("meta"), tmp_path, "mit")
+    assert listing(tmp_path) == before
+
+
+def test_a_link_out_of_the_folder_is_not_published(micro, tmp_path, one_line):
+    folder, secret = tmp_path / "folder", tmp_path / "secret"
+    weights.save_pretrained(micro, folder, "mit")
+    check_folder(folder)
+    secret.write_text("---\nlicense: mit\n---\nsecret")
+    for name in ("README.md", "training.json"):
+        aside = (folder / name).rename(folder / "aside") if (folder / name).exists() else None
+        (folder / name).symlink_to("../secret")
+        with one_line(InputError, f"{folder / name} is a link out of the folder, to {secret}"):
+            check_folder(folder)
+        (folder / name).unlink()
+        if aside:
+            (folder / name).symlink_to("aside")  # a link inside the folder may stay
+    check_folder(folder)
+    (tmp_path / "by another name").symlink_to(folder)
+    check_folder(tmp_path / "by another name")

@@ -137,6 +137,11 @@ def test_a_cast_loses_no_value(model, value, fits):
         (lambda m, p: weights.write({}, 1), "path is an int; a path is expected"),
         (lambda m, p: weights.write({}, p, metadata={"a": 1}), "metadata has ('a', 1); text by names is expected"),
         (lambda m, p: weights.write({}, p, metadata="a"), "metadata is a str; a dict of text is expected"),
+        (lambda m, p: weights.save_pretrained(None, p), "model is None"),
+        (lambda m, p: weights.save_pretrained(m, None), "folder is None; a path is expected"),
+        (lambda m, p: weights.save_pretrained(m, p, 1), "license is an int; an SPDX identifier is expected"),
+        (lambda m, p: weights.save_pretrained(m, p, "mit", labels="ab"), "labels is a str; a list of names"),
+        (lambda m, p: weights.save_pretrained(m, p, "mit", about={"a": m}), "about cannot be written as JSON"),
     ],
 )
 def test_arguments_of_other_types_are_named_at_the_door(call, line, tmp_path, one_line):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plm_core.errors import InputError, WeightsError
-from plm_core.utils.text import first_line
+from plm_core.utils.text import first_line, shown
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -150,6 +150,9 @@ def check_folder(folder: Path) -> None:
         raise InputError(
             f"folder {str(folder)!r} lacks {', '.join(missing)}; plm train and weights.save_pretrained write them"
         )
+    for path in (folder / name for name in PUSHED):
+        if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path} is a link out of the folder, to {path.resolve()}; put the file itself there")
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
         raise InputError(
@@ -159,7 +162,8 @@ def check_folder(folder: Path) -> None:
         with safe_open(folder / WEIGHTS_FILE, "numpy"):
             pass  # opening the file reads and checks its header
     except (SafetensorError, OSError) as e:
-        raise InputError(f"{folder / WEIGHTS_FILE} is not a readable safetensors file: {e}") from e
+        why = shown(str(e), 300)
+        raise InputError(f"{folder / WEIGHTS_FILE} is not a readable safetensors file: {why}") from e
     if "architecture" not in read_config(folder):
         raise InputError(f"{folder / CONFIG_FILE} has no key 'architecture'")
     try:

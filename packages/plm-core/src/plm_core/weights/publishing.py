@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ from torch import nn
 
 from plm_core.errors import InputError
 from plm_core.hookspecs import Model
-from plm_core.hub import CONFIG_FILE, FORMAT, WEIGHTS_FILE
+from plm_core.hub import CARD_FILE, CONFIG_FILE, FORMAT, WEIGHTS_FILE
 from plm_core.registry import registry
-from plm_core.utils.files import atomic_path, write_text
-from plm_core.weights.files import write
+from plm_core.utils.arguments import check_type
+from plm_core.utils.files import atomic_paths
+from plm_core.weights.files import safetensors_path, store, write
 from plm_core.weights.mapping import export
+
+UNKNOWN = "unknown"
+"""The Hub's word for a license that nobody has named."""
+_log = logging.getLogger("plm_core")
 
 USE = """import plm_core
 
@@ -35,7 +41,8 @@ def save(model: nn.Module, path: str | Path, layout: str | None = None) -> None:
         layout: The layout to write (default: the model's own keys).
 
     Raises:
-        InputError: The path does not end in .safetensors, or the model has no such layout.
+        InputError: The path does not end in .safetensors, the model has no such layout, or an argument is of another
+            type.
         NotSupported: The other code base has no such variant of the model.
         WeightsError: The layout has no place for some of the tensors, or the file cannot be written.
 
@@ -48,13 +55,14 @@ def save(model: nn.Module, path: str | Path, layout: str | None = None) -> None:
         ...     len(weights.read(f"{folder}/vit.safetensors"))
         80
     """
+    path = safetensors_path("path", path)
     write(export(model, layout), path, {"layout": layout or "native"})
 
 
 def save_pretrained(
     model: nn.Module,
     folder: str | Path,
-    license: str,
+    license: str | None = None,
     card: str = "",
     *,
     labels: Sequence[str] | None = None,
@@ -63,12 +71,14 @@ def save_pretrained(
     """Write a model folder: model.safetensors, a README.md with the license of the weights, and then config.json.
 
     Both ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and, after `plm_core.hub.push`,
-    ``timm.create_model("hf-hub:org/name", pretrained=True)`` read it back. A folder is complete when it has a config.
+    ``timm.create_model("hf-hub:org/name", pretrained=True)`` read it back. A folder is complete when it has a config:
+    whenever the process is killed, the folder holds the model from before, this one, or no config.
 
     Args:
         model: A model from ``create_model``.
         folder: The folder to write to. It is created if it does not exist.
-        license: SPDX identifier of the license of the weights, or "other".
+        license: SPDX identifier of the license of the weights, or "other". None for that of the weights that the model
+            may have started from, or else "unknown". A logged line says which it is.
         card: Text of the model card below its front matter.
         labels: Names of the classes in their order, or None for those that the model has.
         about: Further facts for the key ``plm`` of the config, such as the recipe.
@@ -76,8 +86,8 @@ def save_pretrained(
     Raises:
         InputError: The model cannot be created by name again, the license is empty, or the number of labels is not
             that of the classes.
-        FileError: A file cannot be written.
-        WeightsError: The weights cannot be written.
+        FileError: A file cannot be written. The folder is unchanged.
+        WeightsError: The model has no weights, for it is on the meta device.
 
     Example:
         >>> import tempfile, plm_core
@@ -89,40 +99,62 @@ def save_pretrained(
         >>> weights.fingerprint(again) == weights.fingerprint(model), again.pretrained_cfg["label_names"]
         (True, ['cat', 'dog'])
     """
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    check_type("model", model, nn.Module, "an nn.Module")
+    check_type("folder", folder, str | Path, "a path")
+    check_type("license", license, str | None, "an SPDX identifier")
+    check_type("card", card, str, "text")
+    check_type("labels", labels, list | tuple | None, "a list of names")
+    check_type("about", about, Mapping | None, "a dict of facts")
+    for argument, value in (("labels", labels), ("about", about)):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as e:
+            raise InputError(f"{argument} cannot be written as JSON: {e}") from e
+    start: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    name = start.get("architecture")
     if not name or not hasattr(model, "num_classes"):
         raise InputError(
             "model cannot be created again by name: create it with plm_core.create_model, without features_only"
         )
-    if not license:
+    if license is not None and not license.strip():
         raise InputError("license is empty: name the SPDX identifier of the weights")
     num_classes: Any = model.num_classes
     if labels is not None and len(labels) != num_classes:
         raise InputError(f"labels has {len(labels)} names; the model has {num_classes} classes")
-    license = license.lower()  # the Hub's spelling of SPDX identifiers
+    license = (license or _license_of(start)).strip().lower()  # the Hub's spelling of SPDX identifiers
     folder = Path(folder)
     declared = registry().all(Model).get(name)
     task = declared.declaration.task if declared else "image-classification"
     if not num_classes:
         task = task.replace("classification", "feature-extraction")
-    save(model, folder / WEIGHTS_FILE)
-    write_text(folder / "README.md", _front_matter(license, task) + _card(name, card, task))
     facts = {"format": FORMAT, "task": task, **(about or {})}
-    _write_config(model, folder / CONFIG_FILE, license, labels, facts)
+    with atomic_paths(folder / WEIGHTS_FILE, folder / CARD_FILE, folder / CONFIG_FILE) as parts:
+        store(export(model), parts[0], {"layout": "native"})
+        parts[1].write_text(_front_matter(license, task) + _card(name, card, task), encoding="utf-8")
+        _write_config(model, parts[2], license, labels, facts)
+
+
+def _license_of(start: Mapping[str, Any]) -> str:
+    """Return the license of the weights that a model may have started from, and say so."""
+    license = start.get("license")
+    whose = "that of the weights that the model may have started from" if license else "nobody has named one"
+    _log.warning(
+        "license of the saved weights: %s, %s; save_pretrained(license=...) names it", license or UNKNOWN, whose
+    )
+    return license or UNKNOWN
 
 
 def _write_config(
     model: nn.Module, path: Path, license: str, labels: Sequence[str] | None, facts: Mapping[str, Any]
 ) -> None:
-    """Write timm's configuration of a model, with the names of its classes and our own facts."""
+    """Write timm's configuration of a model, with the names of its classes and our own facts, to a temporary file."""
     from timm.models._hub import save_config_for_hf
 
     # timm's configuration still describes the weights that the model may have started from, not these
     config: dict[str, Any] = {"pretrained_cfg": {"license": license, "description": None, "tag": None}, "plm": facts}
     if labels is not None:
         config["label_names"] = list(labels)
-    with atomic_path(path) as part:
-        save_config_for_hf(model, part, config)
+    save_config_for_hf(model, path, config)
 
 
 def _front_matter(license: str, task: str) -> str:
