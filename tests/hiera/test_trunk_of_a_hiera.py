@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hiera import HieraDet, configs, recipes
+from hiera import FpnNeck, HieraDet, HieraDetFpn, configs, recipes
 from hiera.model import Hiera
 from hiera.recipes.detecting import load_trunk
 from plm_core import InputError, weights
@@ -89,6 +89,25 @@ def test_a_trunk_can_start_from_a_trunk(tmp_path):
     weights.save(trunk, tmp_path / "trunk.safetensors")
     load_trunk(other, tmp_path / "trunk.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(trunk.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("layout", ["sam2", "transformers"])
+def test_a_trunk_can_start_from_the_whole_of_sam_2(layout, tmp_path, caplog):
+    trunk, other = (HieraDet(**configs.HIERADET["micro"]) for _ in range(2))
+    encoder = HieraDetFpn(trunk, FpnNeck(16, trunk.channels[::-1], levels=(2, 3)))
+    whole = {**weights.export(encoder, layout), "mask_decoder.x": torch.ones(1)}
+    weights.write(whole, tmp_path / "sam2.safetensors")
+    load_trunk(other, str(tmp_path / "sam2.safetensors"))
+    assert weights.fingerprint(other) == weights.fingerprint(trunk)
+    part = {"sam2": "image_encoder", "transformers": "vision_encoder"}[layout]
+    neck = len(weights.export(encoder, layout)) - len(trunk.state_dict())
+    assert (
+        f"HieraDet is a part of the source; tensors of other parts are left out: {part} ({neck}), mask_dec"
+        in caplog.text
+    )
+    assert weights.export(other, {"sam2": "sam2-file"}.get(layout, layout)).keys() == {
+        key for key in whole if "trunk" in key or "backbone" in key
+    }
 
 
 @pytest.mark.parametrize("size", [size for size in recipes.DETECT if size != "micro"])

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from safetensors.torch import load_file
 
 import plm_core
 from plm_core import weights
+from plm_core.runs import Job
+from plm_core.runs.request import request_of
 
 MODEL = "hiera_micro_shapes"
 ONE_STEP = ["--model", MODEL, "--set", "batch_size=16", "--max-steps", "1"]
@@ -119,6 +122,19 @@ def test_where_the_weights_start(finetune, spy, tmp_path):
     assert not torch.equal(started[1], shipped[name])
     assert torch.equal(started[2], other.state_dict()[name])
     assert spy.calls[2]["state"]["head.fc.weight"].shape == (3, 64)
+
+
+def test_the_weights_of_a_declaration_and_of_the_hub(tmp_path, hub_double):
+    job = Job(recipe="finetune", data="", out=tmp_path, model="hiera_micro_digits", preset="", config=None)
+    shipped = plm_core.create_model("hiera_micro_digits", pretrained=True)
+    weights.save(shipped, tmp_path / "model.safetensors")
+    hub_double.add("org/name", {"model.safetensors": tmp_path / "model.safetensors"})
+    for source in ("hiera_micro_digits.sklearn_digits", "hf-hub:org/name", str(tmp_path)):
+        model = replace(job, weights=source).create(num_classes=10)
+        assert torch.equal(model.pos_embed, shipped.pos_embed)
+        assert not torch.equal(model.head.fc.weight, shipped.head.fc.weight)
+        named = request_of(replace(job, weights=source))["weights"]
+        assert named == (source if source != str(tmp_path) else tmp_path.name)  # no paths of this machine
 
 
 def test_seed(finetune, spy):

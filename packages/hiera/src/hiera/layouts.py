@@ -92,6 +92,11 @@ def sam2_trunk(model: HieraDet) -> tuple[Rule, ...]:
     )
 
 
+def sam2_file_trunk(model: HieraDet) -> tuple[Rule, ...]:
+    """Return the rules for the trunk in a whole SAM 2 checkpoint."""
+    return tuple(Rule(rule.native, f"image_encoder.trunk.{rule.foreign}") for rule in sam2_trunk(model))
+
+
 def sam2_encoder(model: HieraDetFpn) -> tuple[Rule, ...]:
     """Return the rules for SAM 2's image encoder alone."""
     trunk = (Rule(f"trunk.{rule.native}", f"trunk.{rule.foreign}") for rule in sam2_trunk(model.trunk))
@@ -103,18 +108,23 @@ def sam2(model: HieraDetFpn) -> tuple[Rule, ...]:
     return tuple(Rule(rule.native, f"image_encoder.{rule.foreign}") for rule in sam2_encoder(model))
 
 
-def transformers_sam2(model: HieraDetFpn) -> tuple[Rule, ...]:
-    """Return the rules for the vision encoder in transformers' Sam2Model."""
+def transformers_sam2_trunk(model: HieraDet) -> tuple[Rule, ...]:
+    """Return the rules for the trunk in transformers' Sam2Model."""
     names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.proj_in", "mlp.fc2": "mlp.proj_out"}
     blocks = (
-        Rule(f"trunk.blocks.{block}.{ours}.*", f"vision_encoder.backbone.blocks.{block}.{theirs}.*")
-        for block in range(len(model.trunk.blocks))
+        Rule(f"blocks.{block}.{ours}.*", f"vision_encoder.backbone.blocks.{block}.{theirs}.*")
+        for block in range(len(model.blocks))
         for ours, theirs in names.items()
     )
-    necks = (Rule(f"neck.convs.{i}.conv.*", f"vision_encoder.neck.convs.{i}.*") for i in range(len(model.neck.convs)))
     return (
         *blocks,
-        *necks,
-        Rule("trunk.patch_embed.proj.*", "vision_encoder.backbone.patch_embed.projection.*"),
-        Rule("trunk.*", "vision_encoder.backbone.*"),
+        Rule("patch_embed.proj.*", "vision_encoder.backbone.patch_embed.projection.*"),
+        Rule("*", "vision_encoder.backbone.*"),
     )
+
+
+def transformers_sam2(model: HieraDetFpn) -> tuple[Rule, ...]:
+    """Return the rules for the vision encoder in transformers' Sam2Model."""
+    necks = (Rule(f"neck.convs.{i}.conv.*", f"vision_encoder.neck.convs.{i}.*") for i in range(len(model.neck.convs)))
+    trunk = (Rule(f"trunk.{rule.native}", rule.foreign) for rule in transformers_sam2_trunk(model.trunk))
+    return (*necks, *trunk)

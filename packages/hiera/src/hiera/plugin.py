@@ -269,6 +269,20 @@ def plm_weight_layouts() -> list[WeightLayout]:
         WeightLayout(name="timm", models=trunk, help="timm's sam2_hiera_*; the same as our own with num_classes=0"),
         WeightLayout(name="sam2", models=trunk, rules=rules + "sam2_trunk", help="the trunk inside SAM 2"),
         WeightLayout(
+            name="sam2-file",
+            models=trunk,
+            rules=rules + "sam2_file_trunk",
+            part="image_encoder.trunk.",
+            help="image_encoder.trunk.* of a SAM 2 checkpoint",
+        ),
+        WeightLayout(
+            name="transformers",
+            models=trunk,
+            rules=rules + "transformers_sam2_trunk",
+            part="vision_encoder.backbone.",
+            help="vision_encoder.backbone.* of Sam2Model",
+        ),
+        WeightLayout(
             name="sam2",
             models=fpn,
             rules=rules + "sam2",

@@ -87,20 +87,21 @@ def open_split(job: Job, folder: Path) -> coco.CocoDetection:
     return data
 
 
-def load_trunk(model: nn.Module, file: Path) -> None:
+def load_trunk(model: nn.Module, source: str) -> None:
     """Load a pretrained encoder into the trunk of a detector.
 
     Args:
         model: A detector.
-        file: Weights of a Hiera, in any layout, or of a HieraDet.
+        source: Weights of a Hiera, in any layout, or of a HieraDet, such as those inside SAM 2; see
+            `plm_core.weights.read`.
 
     Raises:
-        InputError: The model is no detector, or the file holds a Hiera of another size.
-        WeightsError: The file cannot be read, or does not hold an encoder of this size.
+        InputError: The model is no detector, or the source holds a Hiera of another size.
+        WeightsError: The source cannot be read, or does not hold an encoder of this size.
     """
     trunk: Any = model.backbone.trunk if isinstance(model, Detector) else model
-    mapped, _ = weights.to_native(trunk, weights.read(file))
+    mapped, _ = weights.to_native(trunk, weights.read(source))
     if isinstance(trunk, HieraDet) and "pos_embed_window" not in mapped:
         trunk.load_hiera(mapped)
     else:
-        load_body(trunk, file)
+        load_body(trunk, source)

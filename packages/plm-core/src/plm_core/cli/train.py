@@ -52,8 +52,12 @@ def train(
         ),
     ] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="File with weights to start from instead. A classifier in it is left out."),
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Weights to start from instead: a file, hf-hub:org/name, or the name of declared weights (NAME.tag). "
+            "A classifier in them is left out.",
+        ),
     ] = None,
     model_kwargs: Annotated[
         list[str] | None,

@@ -67,7 +67,7 @@ def record(job: Job, trained: Trained) -> dict[str, Any]:
 def card(job: Job, trained: Trained) -> str:
     """Return the text of the model card: the start, the data, the recipe, the seed and the scores."""
     start = "its pretrained weights" if job.pretrained else "random weights"
-    start = f"the weights of `{job.weights.name}`" if job.weights else start
+    start = f"the weights of `{last_part(job.weights)}`" if job.weights else start
     rows = {
         "Start": f"`{last_part(job.model)}` with {start}",
         "Data": trained.data,
@@ -88,7 +88,7 @@ def _command(job: Job) -> str:
     """Return the command line of a job without its paths, which are of no use to a stranger."""
     has_weights = "pretrained" in registry().get(Training, job.recipe).options
     words = ["--random"] if has_weights and not (job.pretrained or job.weights) else []
-    words += [f"--weights {shlex.quote(job.weights.name)}"] if job.weights else []
+    words += [f"--weights {shlex.quote(last_part(job.weights))}"] if job.weights else []
     words += [f"--preset {job.preset}"]
     words += [f"--set {shlex.quote(f'{key}={value}')}" for key, value in job.settings.items()]
     words += [f"--transform {shlex.quote(text)}" for text in job.transforms]

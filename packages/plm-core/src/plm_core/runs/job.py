@@ -19,6 +19,7 @@ from plm_core.models import LIBRARIES, create_model
 from plm_core.transforms import apply_all
 from plm_core.utils.progress import main_process
 from plm_core.utils.text import as_tuple, first_line
+from plm_core.weights.mapping import announce_rest
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Job:
         settings: The user's changes to the preset, as text.
         config: The preset with these changes.
         pretrained: Whether the training starts from the model's pretrained weights.
-        weights: File with weights to start from instead, or None.
+        weights: The weights to start from instead, as `plm_core.weights.read` takes them, or None.
         model_kwargs: Further keywords for `plm_core.create_model`. They become part of the model folder.
         transforms: Transforms that are applied while the model trains, as `plm_core.transforms.parse` reads them.
         seed: Random seed.
@@ -52,7 +53,7 @@ class Job:
     settings: Mapping[str, str] = field(default_factory=dict)
     config: Any
     pretrained: bool = True
-    weights: Path | None = None
+    weights: str | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     transforms: tuple[str, ...] = ()
     seed: int = 0
@@ -79,11 +80,11 @@ class Job:
             _log.warning("batch_size follows the data, %d samples: %d -> %d", samples, recipe.batch_size, batch_size)
         return replace(self.config, recipe=replace(recipe, batch_size=batch_size))
 
-    def create(self, load: Callable[[nn.Module, Path], None] | None = None, **kwargs: Any) -> nn.Module:
+    def create(self, load: Callable[[nn.Module, str], None] | None = None, **kwargs: Any) -> nn.Module:
         """Create the model to train, with its starting weights. What has no weights is initialised by the seed.
 
         Args:
-            load: A function (model, file) that loads ``weights`` (default: `load_body`).
+            load: A function (model, source) that loads ``weights`` (default: `load_body`).
             **kwargs: Keywords for `plm_core.create_model`, such as ``num_classes`` and ``drop_path_rate``.
 
         Raises:
@@ -170,13 +171,18 @@ class Trained:
     extras: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
-def load_body(model: nn.Module, file: Path) -> None:
-    """Load a file of weights in any layout into a model, all but the classifier, which stays untrained.
+def load_body(model: nn.Module, source: str) -> None:
+    """Load weights in any layout into a model, all but the classifier, which stays untrained.
+
+    Args:
+        model: Any model.
+        source: See `plm_core.weights.read`.
 
     Raises:
-        WeightsError: The file cannot be read, or does not fit the model.
+        WeightsError: The source cannot be read, or does not fit the model.
     """
-    mapped, _ = weights.to_native(model, weights.read(file))
+    mapped, report = weights.to_native(model, weights.read(source))
+    announce_rest(report, type(model).__name__)
     config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     heads = tuple(f"{name}." for name in as_tuple(config.get("classifier")))
     own = {key: value for key, value in model.state_dict().items() if key.startswith(heads)} if heads else {}

@@ -36,7 +36,7 @@ def request_of(job: Job) -> dict[str, Any]:
         "settings": dict(job.settings),
         "model_kwargs": dict(job.model_kwargs),
         "pretrained": job.pretrained,
-        "weights": None if job.weights is None else job.weights.name,
+        "weights": None if job.weights is None else last_part(job.weights),
         "transforms": list(job.transforms),
         "seed": job.seed,
         "precision": job.options.get("precision"),

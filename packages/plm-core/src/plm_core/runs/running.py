@@ -64,7 +64,8 @@ def train(
         preset: Name of the recipe's preset; None for the one that the recipe has for the model.
         settings: Changes to the preset by the names of its fields. Values may be written as text.
         pretrained: Whether to start from the model's pretrained weights (default: yes, if the recipe can).
-        weights: File with weights to start from instead, in any layout. A classifier in it is left out.
+        weights: Weights to start from instead, in any layout: a file, a repository of the Hub or the name of declared
+            weights, such as ``hiera_image_tiny_224.mae_in1k``. A classifier in them is left out.
         model_kwargs: Further keywords for ``create_model``, such as ``img_size``.
         transforms: Transforms to train with, such as ``tome:r=8``.
         license: SPDX identifier of the license of the trained weights (default: that of the weights that the training
@@ -112,7 +113,7 @@ def train(
         settings=changes,
         config=config,
         pretrained=("pretrained" in spec.options) if pretrained is None else pretrained,
-        weights=None if weights is None else Path(weights),
+        weights=None if weights is None else str(weights),
         model_kwargs=dict(model_kwargs or {}),
         transforms=tuple(transforms),
         seed=seed,
