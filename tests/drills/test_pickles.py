@@ -116,7 +116,7 @@ def test_hostile_pickles(drill, tmp_path):
         drill.expect(name, not marker.exists() and list(folder.iterdir()) == [path], "something was written")
 
 
-@pytest.mark.trials(short=12, long=5000)
+@pytest.mark.trials(short=6, long=5000)
 def test_convert_of_mutants(trials, drill, tmp_path):
     """A checkpoint of a model with flipped, cut and repeated bytes: a whole file, or none."""
     import timm

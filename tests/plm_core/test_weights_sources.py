@@ -7,7 +7,9 @@ import torch
 
 from plm_core import weights
 from plm_core.errors import WeightsError
+from plm_core.hookspecs import Model, Pretrained
 from plm_core.utils import licenses
+from plm_core.weights import files
 
 
 @pytest.mark.parametrize("kind", ["path", "Path", "folder", "dict", "tag", "hub id", "hub name", "hub revision"])
@@ -75,6 +77,16 @@ def test_declared_weights_come_from_their_repository(hub_double, caplog, monkeyp
     for wrong in ("hiera_image_tiny_224.mae_in2k", "hiera_image_tiny_225.mae_in1k", "hiera_image_tiny_224."):
         with one_line(WeightsError, f"source {wrong!r} is neither a file nor a repository"):
             weights.read(wrong)
+
+
+def test_declared_weights_keep_their_revision_and_file(hub_double, state, source, monkeypatch):
+    hub_double.add("org/micro", {"w.safetensors": source(state)}, revision="v1")
+    hub_double.add("org/micro", {"w.safetensors": b"newer"})
+    entry = Pretrained(tag="t", license="mit", repo="org/micro", revision="v1", file="w.safetensors")
+    monkeypatch.setattr(
+        files, "_declared", {"micro.t": (Model(name="micro", family="", builder="", params=1), entry)}.get
+    )
+    assert weights.read("micro.t").keys() == state.keys()
 
 
 WRAPPED = {  # what training code puts before and into the names

@@ -56,8 +56,7 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except Exception:  # an older pickle, or no archive: torch says what is wrong with it
         return
-    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise WeightsError(f"{path} is refused: its parts are compressed or overlap, which torch never writes")
 
 
