@@ -228,6 +228,26 @@ def test_slow_body_times_out(hub_double, sha):
         get_session().get(huggingface_hub.hf_hub_url(REPO, "config.json"), timeout=0.1)
 
 
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({}, "RemoteProtocolError"),
+        ({"sent": b"garbage\r\n\r\n"}, "RemoteProtocolError"),
+        ({"sent": b"HTTP/1.1 200 OK\r\nContent-Le"}, "RemoteProtocolError"),
+        ({"reset": True}, "ReadError"),
+        ({"hold": 0.3}, "ReadTimeout"),
+    ],
+)
+def test_dropped_connections(hub_double, sha, fault, error):
+    hub_double.drop(times=1, **fault)
+    with pytest.raises(getattr(_http.httpx2, error)):
+        get_session().head(hub_double.endpoint, timeout=0.2)
+    assert fetch() == b"{}"
+    hub_double.drop(**fault)
+    hub_double.heal()
+    assert fetch() == b"{}"
+
+
 # --- uploads ----------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,8 @@ import hashlib
 import json
 import os
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -177,6 +179,7 @@ class HubDouble:
         """End all faults except `stop` and a gated repository."""
         self._failure: tuple[Iterator[bool], int] = _strikes(0), 0
         self._cuts: dict[str, tuple[Iterator[bool], int, bool]] = {}
+        self._drop = _Drop(_strikes(0))
         self.delay = 0.0
 
     def fail(self, status: int = 503, times: int | None = None) -> None:
@@ -201,9 +204,24 @@ class HubDouble:
         """
         self._cuts[path] = _strikes(times), after, silent
 
+    def drop(self, times: int | None = None, sent: bytes = b"", hold: float = 0.0, reset: bool = False) -> None:
+        """Close the connection of the next `times` requests (None: all until `heal`) without a proper answer.
+
+        Args:
+            times: Number of requests.
+            sent: Bytes to send first, such as a part of a head, or something that is not HTTP.
+            hold: Seconds to wait before that.
+            reset: Whether the connection is reset, instead of ended.
+        """
+        self._drop = _Drop(_strikes(times), sent, hold, reset)
+
+    def dropped(self) -> "_Drop | None":
+        """Return how to drop the connection of a request, or None to answer it."""
+        return self._drop if next(self._drop.strikes, False) else None
+
     @contextmanager
     def gone(self) -> Iterator[None]:
-        """Refuse connections inside the `with` block. With an empty cache, the client retries for 23 seconds."""
+        """Refuse connections inside the `with` block. With an empty cache, the client itself retries for 23 seconds."""
         self.stop()
         try:
             yield
@@ -321,6 +339,13 @@ _ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., "_Reply"]], ...] = (
 )
 
 
+class _Drop(NamedTuple):
+    strikes: Iterator[bool]
+    sent: bytes = b""
+    hold: float = 0.0
+    reset: bool = False
+
+
 @dataclass
 class _Reply:
     body: bytes
@@ -376,6 +401,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         request = Request(self.command, self.path, self.headers, self._body())
         hub.requests.append(request)
+        if drop := hub.dropped():
+            self._hang_up(drop)
+            return
         reply = hub.reply(request)
         self.send_response(reply.status)
         # one request per connection, since a kept connection would outlive stop()
@@ -386,6 +414,15 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command != "HEAD":
                 time.sleep(hub.delay)
                 self.wfile.write(reply.body)
+
+    def _hang_up(self, drop: _Drop) -> None:
+        time.sleep(drop.hold)
+        self.close_connection = True
+        with suppress(OSError):  # from a client that did not wait
+            self.wfile.write(drop.sent)
+            if drop.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
 
     do_HEAD = do_GET = do_POST = _answer
 
