@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from plm_core import InputError, cli, weights
 from plm_core.errors import UnknownName, WeightsError
 from plm_core.hub import HubFile, check_folder, fetch, push
 from plm_core.testing.hub_client import offline
-from plm_core.utils import licenses
+from plm_core.utils import licenses, network
 from plm_core.weights import WeightsMismatch
 
 MICRO = "hiera_micro_digits"
@@ -292,7 +293,17 @@ def test_a_wrong_layout_is_named(model, hub_double, sha):
 @pytest.mark.parametrize(
     ("config", "error", "part"),
     [
-        (b"{", WeightsError, "config.json is not JSON"),
+        (
+            b"{",
+            WeightsError,
+            "cannot get hf-hub:org/name (and there is no folder 'org/name'): its config.json is not JSON",
+        ),
+        (
+            b'{"architecture": "test_vit", "num_classes": "9"}',
+            WeightsError,
+            "its config.json has num_classes '9'; a whole",
+        ),
+        (b'{"model_type": "vit"}', WeightsError, "create it as 'transformers:org/name'"),
         (
             b'{"embed_dim": 96}',
             WeightsError,
@@ -485,6 +496,123 @@ def test_own_weights_are_not_announced_as_somebody_elses(hub_double, tmp_path, m
     assert "non-commercial" not in caplog.text
 
 
+# --- a Hub that does not answer ---------------------------------------------------------------------------------
+
+LOOP = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /loop\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Wait no longer than a test may."""
+    monkeypatch.setattr(network, "PAUSES", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(network, "TIMEOUT", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ({}, "Server disconnected"),
+        ({"reset": True}, "Connection reset"),
+        ({"sent": b"garbage\r\n\r\n"}, "illegal status line"),
+        ({"sent": b"HTTP/1.1 200 OK\r\nContent-Le"}, "Server disconnected"),
+        ({"sent": LOOP}, "redirects"),
+        ({"hold": 0.5}, "timed out"),
+    ],
+)
+def test_a_dropped_connection_is_one_line_or_the_cache(fault, why, hub_double, sha, impatient, caplog):
+    file = HubFile(REPO, file="config.json")
+    hub_double.drop(**fault)
+    with one_line(WeightsError, f"cannot get {file}: the Hub cannot be reached", why, constants.HF_HUB_CACHE):
+        fetch(file)
+    hub_double.heal()
+    cached = fetch(file)
+    hub_double.drop(**fault)
+    hub_double.requests.clear()
+    assert fetch(file) == cached
+    assert len(hub_double.requests) == (20 if fault.get("sent") == LOOP else 1)  # asked once, since the cache has it
+    assert not constants.HF_HUB_OFFLINE
+    assert not caplog.records  # such as a line for each of huggingface_hub's own trials
+
+
+def test_every_way_to_a_model_waits_as_little(model, hub_double, sha, impatient, caplog):
+    hub_double.drop()
+    for way in (load, create, lambda name: create(f"transformers:{name}")):
+        with one_line(WeightsError, REPO, "the Hub cannot be reached", "Server disconnected"):
+            way(REPO)
+    hub_double.heal()
+    hub_double.fail(503)
+    hub_double.requests.clear()
+    with one_line(WeightsError, "cannot get test_vit", "the Hub cannot be reached (status 503)"):
+        create("test_vit")
+    repo = timm.get_pretrained_cfg("test_vit").hf_hub_id
+    assert hub_double.calls == [f"HEAD /{repo}/resolve/main/{FILE}"] * len(network.PAUSES)
+    hub_double.heal()
+    create(REPO)
+    hub_double.drop()
+    assert weights.fingerprint(create(REPO)) == weights.fingerprint(model)
+    assert not caplog.records
+
+
+def test_one_dropped_connection_is_no_error(model, hub_double, sha, impatient):
+    hub_double.drop(times=2)
+    assert weights.fingerprint(create(REPO)) == weights.fingerprint(model)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_busy_server_is_asked_again_and_named(status, model, hub_double, sha, impatient):
+    hub_double.fail(status)
+    with one_line(WeightsError, REPO, f"the Hub cannot be reached (status {status})"):
+        create(REPO)
+    assert len(hub_double.requests) == len(network.PAUSES)
+    hub_double.fail(status, times=2)
+    assert weights.fingerprint(create(REPO)) == weights.fingerprint(model)
+
+
+def test_the_patience_is_less_than_ten_seconds():
+    assert sum(network.PAUSES) + network.TIMEOUT < 10
+
+
+def test_a_pinned_file_in_the_cache_asks_nobody(model, hub_double, sha):
+    create(f"{REPO}@{sha}")
+    hub_double.requests.clear()
+    assert weights.fingerprint(create(f"{REPO}@{sha}")) == weights.fingerprint(model)
+    assert hub_double.calls == []
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", ["hf_\u00f6\u00df", "hf_\udcff"])
+def test_a_token_that_cannot_be_sent_is_named_and_not_shown(token, hub_double, sha, folder, impatient, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", token)
+    for call in (lambda: create(REPO), lambda: load(REPO), lambda: push(folder, "org/new")):
+        with one_line(WeightsError, "the token has characters that cannot be sent; check HF_TOKEN") as caught:
+            call()
+        assert token not in "".join(traceback.format_exception(caught.value))
+
+
+def test_credentials_of_the_endpoint_are_not_shown(hub_double, sha, folder, impatient, monkeypatch, caplog, capfd):
+    for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
+        value = getattr(constants, name).replace("http://", "http://user:p@ss:word@")
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", constants.ENDPOINT)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+    hub_double.token = "another"
+    errors = []
+    for call in (lambda: push(folder, "org/new"), lambda: load("org/gated@x"), lambda: create("org/nothing")):
+        with one_line(WeightsError) as caught:
+            call()
+        errors.append("".join(traceback.format_exception(caught.value)))
+    assert "http://***@127.0.0.1" in errors[0]
+    hub_double.truncate(FILE, after=5000)  # huggingface_hub logs the address
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    load(REPO)
+    out, err = capfd.readouterr()
+    assert "***@127.0.0.1" in caplog.text
+    for text in (*errors, out, err, caplog.text):
+        assert "word" not in text.replace("password", "")
+
+
 # --- the command line -------------------------------------------------------------------------------------------
 
 
@@ -565,7 +693,7 @@ def test_mirror_and_cache_come_from_the_environment(hub_double, sha, tmp_path):
     environment |= {"HF_HUB_DISABLE_TELEMETRY": "1"}
     run = subprocess.run([sys.executable, "-c", MIRROR], env=environment, capture_output=True, text=True, check=True)
     assert Path(run.stdout.strip()).is_relative_to(tmp_path / "home" / "hub")
-    assert hub_double.calls == [f"{verb} /{REPO}/resolve/main/config.json" for verb in ("HEAD", "GET")]
+    assert hub_double.calls == [f"{verb} /{REPO}/resolve/main/config.json" for verb in ("HEAD", "HEAD", "GET")]
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "other")}
     run = subprocess.run([sys.executable, "-c", MIRROR], env=environment, capture_output=True, text=True, check=False)
     assert f"HF_HUB_OFFLINE is set and the file is not in the cache {tmp_path / 'other' / 'hub'}" in run.stderr

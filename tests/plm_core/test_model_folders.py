@@ -7,7 +7,7 @@ import pytest
 
 import plm_core
 from plm_core import InputError, PlmError, WeightsError, weights
-from plm_core.hub import FORMAT
+from plm_core.model_config import FORMAT
 from plm_core.shapes import SHAPES
 
 MODEL = "test_vit"
@@ -89,9 +89,29 @@ def test_labels_must_fit_the_head(tmp_path):
             "it holds a model of transformers (vit); create it as 'transformers:",
         ),
         ({"architecture": None}, "not timm's (no 'architecture')"),
-        ({"plm": {"format": "x"}}, "has format 'x'; a number is expected"),
+        ({"plm": {"format": "x"}}, "has plm.format 'x'; a number is expected"),
         ({"label_names": "ab"}, "has label_names 'ab'; a list of names is expected"),
         ({"num_classes": 3, "label_names": ["cat", "dog"]}, "has 2 labels for 3 classes"),
+        ({"num_classes": 3, "label_names": None}, "has num_classes 3 and model_args.num_classes 2; they must agree"),
+        ({"num_classes": True}, "has num_classes True; a whole number from 0 to 1000000"),
+        ({"num_classes": 10**7}, "has num_classes 10000000; a whole"),
+        ({"architecture": ["test_vit"]}, "has architecture ['test_vit']; a name"),
+        ({"architecture": "test\x1b[2Jvit"}, "has architecture 'test\\x1b[2Jvit'; a name"),
+        ({"label_names": ["cat", 1]}, "has label_names ['cat', 1]; a list of names"),
+        ({"label_names": ["cat", "\ud800"]}, "has label_names ['cat', '\\ud800']; a list of names"),
+        ({"label_names": ["cat", "a\tb"]}, "has label_names ['cat', 'a\\tb']; a list of names"),
+        ({"label_descriptions": {"cat": 1}}, "has label_descriptions {'cat': 1}; an object of texts"),
+        ({"model_args": [1]}, "has model_args [1]; an object"),
+        ({"model_args": {"embed_dim": 10**9}}, "has model_args.embed_dim 1000000000; a keyword"),
+        ({"model_args": {"sizes": [[1e300]]}}, "has model_args.sizes [[1e+300]]; a keyword"),
+        ({"model_args": {"pretrained_strict": False}}, "has model_args.pretrained_strict False; a keyword"),
+        ({"pretrained_cfg": [1]}, "has pretrained_cfg [1]; an object"),
+        ({"pretrained_cfg": {"mean": "0.5"}}, "has pretrained_cfg.mean '0.5'; a list of numbers"),
+        ({"pretrained_cfg": {"std": [0.5, 0, 1]}}, "has pretrained_cfg.std [0.5, 0, 1]; a list of numbers above 0"),
+        ({"pretrained_cfg": {"input_size": [3, 8]}}, "has pretrained_cfg.input_size [3, 8]; [channels, height, width]"),
+        ({"pretrained_cfg": {"interpolation": "cubic"}}, "has pretrained_cfg.interpolation 'cubic'; one of nearest, "),
+        ({"pretrained_cfg": {"state_dict": {}}}, "has pretrained_cfg.state_dict {}; no entry"),
+        ({"input_size": [0, 8, 8]}, "has input_size [0, 8, 8]; [channels"),  # older files have these fields at the top
     ],
 )
 def test_a_config_that_cannot_be_used_says_why(changes, said, folder, tmp_path):
@@ -108,8 +128,7 @@ def test_a_config_that_cannot_be_used_says_why(changes, said, folder, tmp_path):
     [
         ({"architecture": "test_vit2"}, "make no model"),  # the weights are of another model
         ({"model_args": {"colour": "red"}}, "make no model"),
-        ({"model_args": [1]}, "make no model"),
-        ({"pretrained_cfg": [1]}, "make no model"),
+        ({"pretrained_cfg": {"colour": "red"}}, "make no model"),
         ({"architecture": "hiera_micro_dig"}, "did you mean 'hiera_micro_digits'"),
     ],
 )
@@ -118,6 +137,88 @@ def test_a_folder_whose_parts_do_not_fit_is_one_line(changes, said, folder, tmp_
     shutil.copy(folder / "model.safetensors", broken)
     with one_line(PlmError, said):
         plm_core.create_model(str(broken), pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not JSON (Expecting value"),
+        (b"[1]", "is not a JSON object"),
+        (b"[" * 100_000, "is not JSON (nested too deeply)"),
+        (b'{"num_classes": NaN}', "is not JSON (NaN is no number)"),
+        (b'{"num_classes": 1%s}' % (b"0" * 5000), "is not JSON (Exceeds the limit"),
+        (b'{"architecture": "\xff"}', "is not UTF-8 (invalid start byte at byte 18)"),
+        (b" " * (2**24 + 1), "has more than 16 MiB"),
+    ],
+    ids=range(7),
+)
+def test_a_config_that_is_no_object_says_why(content, said, tmp_path, one_line):
+    (tmp_path / "config.json").write_bytes(content)
+    with one_line(WeightsError, f"cannot get local-dir:{tmp_path}: its config.json {said}"):
+        plm_core.create_model(tmp_path)
+
+
+def test_a_config_of_another_version_of_timm_is_read(folder, tmp_path):
+    """The fields of pretrained_cfg at the top, names by number, and fields that the check does not know."""
+    config = json.loads((folder / "config.json").read_text())
+    old = {"architecture": MODEL, "labels": {"0": "Katze", "1": "Hund"}, "num_classes": 2, "origin_url": None}
+    (tmp_path / "config.json").write_text(json.dumps(config["pretrained_cfg"] | old))
+    model = plm_core.create_model(tmp_path)
+    assert (model.num_classes, model.pretrained_cfg["label_names"]["1"]) == (2, "Hund")
+
+
+def test_a_pickle_in_a_folder_runs_no_code(folder, tmp_path, one_line):
+    copy(folder, tmp_path / "evil")
+    marker = tmp_path / "marker"
+    (tmp_path / "evil" / "pytorch_model.bin").write_bytes(b"cposix\nsystem\n(S'touch %s'\ntR." % bytes(marker))
+    with one_line(WeightsError, "its weights are a pickle of more than tensors, which is refused"):
+        plm_core.create_model(tmp_path / "evil", pretrained=True)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hf-hub:", "model 'hf-hub:' is not allowed: 'hf-hub:org/name[@revision]' is"),
+        ("hf_hub:name", "model 'hf-hub:name' is not allowed"),
+        ("hf-hub:a/b/c", "model 'hf-hub:a/b/c' is not allowed"),
+        ("hf-hub:a/b@1@2", "model 'hf-hub:a/b@1@2' is not allowed"),
+        ("hf-hub:\ud800/b", "model 'hf-hub:\\ud800/b' is not allowed"),
+        ("local-dir:", "model 'local-dir:' has no path; 'local-dir:FOLDER' is expected"),
+        ("local-dir:\0", "cannot get local-dir:\\x00: there is no such folder"),
+        ("transformers:", "model 'transformers:' is neither a folder nor of the form 'org/name[@revision]'"),
+        ("loacl-dir:x", "model 'loacl-dir:x' has source 'loacl-dir'; 'hf-hub:', 'local-dir:', 'torchvision:', 'trans"),
+        (":\x1b[2J", "model ':\\x1b[2J' has source ''"),
+        ("./nowhere/x", "no model './nowhere/x': there is no such folder, and no repository can have this name"),
+        ("~no-such-user/x", "no model '~no-such-user/x': there is no such folder"),
+        ("x" * 5000, "no model 'xxx"),
+        ("", "no model ''"),
+        (None, "name is None; the name of a model or the path of a folder is expected"),
+        (b"test_vit", "name is b'test_vit'; the name"),
+    ],
+    ids=range(16),
+)
+def test_a_name_with_a_typing_error_is_one_line(name, said, one_line):
+    with one_line(PlmError, said) as caught:
+        plm_core.create_model(name)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_path_may_begin_with_a_tilde(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for name in ("~/pets", "local-dir:~/pets", folder):
+        assert plm_core.create_model(name, pretrained=True).num_classes == 2
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"colour": 1}, {"in_chans": -1}, {"global_pool": "x"}, {"num_classes": "x"}, {"img_size": 0.3}]
+)
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_keywords_that_are_not_accepted_are_one_line(keywords, pretrained, folder, one_line):
+    [(name, value)] = keywords.items()
+    for model in (MODEL, folder) if not pretrained else (folder,):
+        with one_line(InputError, "cannot create ", f"with {name}={value!r}: "):
+            plm_core.create_model(model, pretrained, **keywords)
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,21 @@ All environment variables of huggingface_hub apply: HF_HOME, HF_ENDPOINT, HF_HUB
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plm_core.errors import InputError, WeightsError
-from plm_core.utils.text import first_line, shown
+from plm_core.errors import InputError, PlmError, WeightsError
+from plm_core.model_config import fault_of, read_json
+from plm_core.utils.network import client_errors, from_cache, mask_logs, masked, no_answer, reason
+from plm_core.utils.text import shown
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
-FORMAT = 1
-"""Version of the model folders that this version writes, as ``plm.format`` in their config. It reads older ones too."""
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
 # The only files that are uploaded. None of them can run code when it is read. The last ones are left by a training.
 PUSHED = (*MODEL_FILES, "training.json", "curve.csv", "curve.png")
@@ -45,7 +45,19 @@ class HubFile:
             validate_repo_id(repo)
         except HFValidationError:
             return None
-        return cls(repo, revision or None) if "/" in repo else None
+        return cls(repo, revision or None) if "/" in repo and "@" not in revision else None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the file is in huggingface_hub's cache, maybe not the newest one."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(self.repo, self.file, revision=self.revision), str)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, whose files never change."""
+        return re.fullmatch("[0-9a-f]{40}", self.revision or "") is not None
 
     def __str__(self) -> str:
         return f"{self.file} of {self.repo}" + (f"@{self.revision}" if self.revision else "")
@@ -58,10 +70,15 @@ def fetch(file: HubFile, cache_dir: str | Path | None = None) -> Path:
         WeightsError: The file cannot be downloaded. The message names the file, the repository, the revision and, when
             offline, the cache folder.
     """
+    with one_line(f"cannot get {file}", file):
+        return download(file, cache_dir)
+
+
+def download(file: HubFile, cache_dir: str | Path | None = None) -> Path:
+    """Do what `fetch` does, with the errors of huggingface_hub."""
     from huggingface_hub import hf_hub_download
 
-    with one_line(f"cannot get {file}"):
-        return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
+    return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
 
 
 def fetch_folder(repo: HubFile, patterns: Sequence[str]) -> Path:
@@ -73,34 +90,35 @@ def fetch_folder(repo: HubFile, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     name = repo.repo + (f"@{repo.revision}" if repo.revision else "")
-    with one_line(f"cannot get {name}"):
+    with one_line(f"cannot get {name}", HubFile(repo.repo, repo.revision, CONFIG_FILE)):
         return Path(snapshot_download(repo.repo, revision=repo.revision, allow_patterns=list(patterns)))
 
 
 @contextmanager
-def one_line(prefix: str) -> Iterator[None]:
-    """Turn errors of huggingface_hub and safetensors into a WeightsError that begins with ``prefix``."""
-    from huggingface_hub import constants, errors
+def one_line(prefix: str, file: HubFile | None = None) -> Iterator[None]:
+    """Turn errors of huggingface_hub, the network and safetensors into a WeightsError that begins with ``prefix``.
+
+    Args:
+        prefix: What cannot be done.
+        file: A file of the repository that the block reads. If the Hub does not answer for it, within seconds, the
+            block finds only what is in the cache.
+    """
+    from huggingface_hub import constants, errors, hf_hub_url
     from safetensors import SafetensorError
 
+    mask_logs()
+    silent = None
     try:
-        yield
-    except (errors.HfHubHTTPError, SafetensorError, OSError) as e:
-        # the order matters, since some of these classes derive from others
-        if isinstance(e, errors.GatedRepoError):
-            why = "access is gated; ask for it on the model's page, then 'hf auth login'"
-        elif isinstance(e, errors.RevisionNotFoundError):
-            why = "there is no such revision"
-        elif isinstance(e, errors.RepositoryNotFoundError):
-            why = "no such repository, or it is private and the token has no access"
-        elif isinstance(e, errors.LocalEntryNotFoundError):
-            why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the Hub cannot be reached"
-            why += f" and the file is not in the cache {constants.HF_HUB_CACHE}"
-        elif isinstance(e, errors.EntryNotFoundError):
-            why = "the repository has no such file"
-        else:
-            why = first_line(e)
-        raise WeightsError(f"{prefix}: {why}") from e
+        if file is not None and not constants.is_offline_mode() and not (file.is_pinned and file.is_cached):
+            silent = no_answer(hf_hub_url(file.repo, file.file, revision=file.revision), patient=not file.is_cached)
+        with from_cache(silent is not None):
+            yield
+    except PlmError:
+        raise
+    except (*client_errors(), SafetensorError, OSError, UnicodeError, errors.HFValidationError) as e:
+        # a traceback would show the secrets of the cause
+        cause = e if masked(str(e)) == str(e) else None
+        raise WeightsError(masked(f"{prefix}: {reason(e, silent)}")) from cause
 
 
 def push(folder: str | Path, repo: str, private: bool = False, message: str | None = None) -> str:
@@ -132,7 +150,7 @@ def push(folder: str | Path, repo: str, private: bool = False, message: str | No
             allow_patterns=list(PUSHED),
             commit_message=message or f"Upload {read_config(folder)['architecture']} with plm",
         )
-    return str(commit.commit_url)
+    return masked(str(commit.commit_url))
 
 
 def check_folder(folder: Path) -> None:
@@ -145,14 +163,14 @@ def check_folder(folder: Path) -> None:
 
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} is not a folder")
+    links = [name for name in PUSHED if (folder / name).is_symlink()]
+    if links:
+        raise InputError(f"folder {str(folder)!r} has links ({', '.join(links)}); publish the files themselves")
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
             f"folder {str(folder)!r} lacks {', '.join(missing)}; plm train and weights.save_pretrained write them"
         )
-    for path in (folder / name for name in PUSHED):
-        if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{path} is a link out of the folder, to {path.resolve()}; put the file itself there")
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
         raise InputError(
@@ -170,7 +188,8 @@ def check_folder(folder: Path) -> None:
         check_config(folder)
     except WeightsError as e:
         raise InputError(f"folder {str(folder)!r} cannot be published: {e}") from e
-    if not _front_matter(folder / CARD_FILE).get("license"):
+    license = _front_matter(folder / CARD_FILE).get("license")
+    if not license or not isinstance(license, str):
         raise InputError(f"{folder / CARD_FILE} names no 'license:' in its front matter")
 
 
@@ -179,7 +198,7 @@ def _front_matter(card: Path) -> Mapping[str, Any]:
     from huggingface_hub import metadata_load
 
     try:
-        return metadata_load(card) or {}
+        return dict(metadata_load(card) or {})
     except Exception:  # not UTF-8, not YAML, YAML but no mapping
         return {}
 
@@ -197,7 +216,7 @@ def check_config(folder: Path, with_weights: bool = False) -> None:
     """
     fault: str | None = "there is no such folder"
     if folder.is_dir():
-        fault = _unfinished(folder) or _fault_of_config(folder)
+        fault = _unfinished(folder) or fault_of(folder / CONFIG_FILE, str(folder))
         if fault is None and with_weights and not any(f.suffix in (".safetensors", *PICKLES) for f in folder.iterdir()):
             fault = f"it has no {WEIGHTS_FILE}"
     if fault:
@@ -213,34 +232,6 @@ def _unfinished(folder: Path) -> str | None:
     return f"it has no {CONFIG_FILE}; plm train and weights.save_pretrained write one"
 
 
-def _fault_of_config(folder: Path) -> str | None:
-    """Say what is wrong with the config of a folder, or return None if nothing is."""
-    try:
-        config = read_config(folder)
-    except InputError as e:
-        return str(e)
-    if "architecture" not in config:
-        if "model_type" in config:
-            return f"it holds a model of transformers ({config['model_type']}); create it as 'transformers:{folder}'"
-        return (
-            f"its {CONFIG_FILE} is not timm's (no 'architecture'); create the model by name and use "
-            "plm_core.weights.load"
-        )
-    ours = config.get("plm")
-    written = ours.get("format", 0) if isinstance(ours, dict) else 0
-    if not isinstance(written, int):
-        return f"its {CONFIG_FILE} has format {written!r}; a number is expected"
-    if written > FORMAT:
-        return f"a newer version of plm-core wrote it (format {written}, this version reads {FORMAT}); update plm-core"
-    inner = config.get("pretrained_cfg")
-    labels = config.get("label_names") or (inner.get("label_names") if isinstance(inner, dict) else None)
-    if labels and not isinstance(labels, list | dict):
-        return f"its {CONFIG_FILE} has label_names {labels!r}; a list of names is expected"
-    if labels and len(labels) != config.get("num_classes", len(labels)):
-        return f"its {CONFIG_FILE} has {len(labels)} labels for {config['num_classes']} classes; they must agree"
-    return None
-
-
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the config.json of a model folder.
 
@@ -248,9 +239,6 @@ def read_config(folder: Path) -> Mapping[str, Any]:
         InputError: It cannot be read, or is not a JSON object.
     """
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder / CONFIG_FILE} cannot be read: {e}") from e
-    if not isinstance(config, dict):
-        raise InputError(f"{folder / CONFIG_FILE} is not a JSON object")
-    return config
+        return read_json(folder / CONFIG_FILE)
+    except ValueError as e:
+        raise InputError(f"{folder / CONFIG_FILE} {e}") from e

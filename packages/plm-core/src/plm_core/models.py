@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,21 +9,17 @@ from typing import Any
 from torch import nn
 
 from plm_core import timm_bridge
-from plm_core.errors import DuplicateName, InputError, PlmError, PluginError, UnknownName, WeightsError
+from plm_core.errors import InputError
 from plm_core.hookspecs import Input, Model
-from plm_core.hub import HubFile, check_config, one_line
 from plm_core.registry import registry
-from plm_core.sources import torchvision, transformers
+from plm_core.sources import timm, torchvision, transformers
 from plm_core.utils.images import Channels
-from plm_core.utils.near_misses import miss
 
 LIBRARIES = {"torchvision": torchvision.create, "transformers": transformers.create}
-MAX_WHY = 300
-"""Number of characters of another library's message that an error quotes."""
 SOURCES = ("hf-hub", "hf_hub", "local-dir", *LIBRARIES)  # hf_hub is timm's older spelling
 
 
-def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def create_model(name: str | Path, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Create a model of timm or of any plug-in, with ``timm.create_model``, or one of another library.
 
     Args:
@@ -42,7 +36,8 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
             provide the model.
         DuplicateName: Two plug-ins declare the name.
         PluginError: timm cannot register what the plug-in declares.
-        WeightsError: The weights cannot be obtained or do not fit.
+        WeightsError: The weights or the config.json cannot be obtained, cannot be used or do not fit.
+        InputError: The name has an unknown source, or the model cannot be created with the keywords.
         NotSupported: ``num_classes`` has no meaning for the model.
         MissingDependency: The library of the model is not installed.
 
@@ -53,84 +48,14 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         >>> plm_core.create_model("test_vit", num_classes=3).num_classes  # a model of timm
         3
     """
+    if isinstance(name, Path):
+        name = f"local-dir:{name}"
+    if not isinstance(name, str):
+        raise InputError(f"name is {name!r}; the name of a model or the path of a folder is expected")
     source, colon, rest = name.partition(":")
     if colon and (create := LIBRARIES.get(source.lower())) is not None:
         return create(rest, pretrained, **kwargs)
-    timm_bridge.register()
-    name = _with_source(name)
-    source, colon, rest = name.partition(":")
-    if source.lower() == "local-dir":
-        check_config(Path(rest), pretrained)
-    if not colon:
-        if "/" in name and HubFile.parse(name):
-            hub_name = f"hf-hub:{name}"
-            return _create_by_timm(hub_name, pretrained, f"{hub_name} (and there is no folder {name!r})", **kwargs)
-        _check_name(name)
-    elif source.lower() not in SOURCES:
-        allowed = ", ".join(f"'{known}:'" for known in SOURCES if known != "hf_hub")
-        raise InputError(f"model {name!r} has source {source!r}; {allowed} are allowed")
-    return _create_by_timm(name, pretrained, name, **kwargs)
-
-
-def _create_by_timm(name: str, pretrained: bool, source: str, **kwargs: Any) -> nn.Module:
-    """Call timm.create_model, and turn its errors into lines of ours, in which the model is called ``source``."""
-    import timm
-
-    try:
-        with one_line(f"cannot get {source}"):
-            return timm.create_model(name, pretrained=pretrained, **kwargs)
-    except json.JSONDecodeError as e:
-        raise WeightsError(f"cannot get {name}: its config.json is not JSON ({e})") from e
-    except KeyError as e:
-        if e.args != ("architecture",):
-            raise
-        # the config.json of an original's own repository holds nothing but constructor keywords
-        why = "its config.json is not timm's (no 'architecture')"
-        raise WeightsError(f"cannot get {name}: {why}; create the model by name and use plm_core.weights.load") from e
-    except PlmError:
-        raise
-    except Exception as e:
-        if unknown := re.fullmatch(r"Unknown model \((.+)\)", str(e)):  # a name in the config.json of a repository
-            _check_name(unknown[1])
-        if ":" not in name or kwargs:  # the keywords of the caller may be what is wrong
-            raise
-        why = " ".join(str(e).split()) or type(e).__name__
-        raise WeightsError(
-            f"cannot get {source}: its config.json and its weights make no model: {why[:MAX_WHY]}"
-        ) from e
-
-
-def _with_source(name: str) -> str:
-    """Return ``local-dir:path`` for the path of a folder, and other names unchanged.
-
-    A folder comes before a repository of the Hub of the same name, and after a model of timm's registry.
-    """
-    import timm
-
-    if not name or (":" in name and not Path(name).is_absolute()):
-        return name
-    folder = Path(name)
-    is_model = timm.is_model(name.partition(".")[0]) and "/" not in name
-    return f"local-dir:{name}" if folder.is_dir() and not is_model else name
-
-
-def _check_name(name: str) -> None:
-    import timm
-
-    arch, _, tag = name.partition(".")
-    if not timm.is_model(arch):
-        try:
-            registry().get(Model, arch)
-        except DuplicateName:
-            raise
-        except UnknownName:
-            raise UnknownName(miss("model", arch, [*registry().all(Model), *timm.list_models()])) from None
-        if arch in registry().left_out:
-            raise PluginError(f"model {arch!r} could not be registered with timm: {registry().left_out[arch]}")
-    if tag:
-        tags = [known.partition(".")[2] for known in timm.list_models(f"{arch}.*", include_tags=True)]
-        if tag not in tags:
-            raise UnknownName(miss(f"tag of model {arch!r} named", tag, filter(None, tags)))
+    return timm.create(name, pretrained, **kwargs)
 
 
 def list_models(filter: str | Sequence[str] = "", pretrained: bool = False, **kwargs: Any) -> list[str]:

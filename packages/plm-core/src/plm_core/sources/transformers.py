@@ -154,7 +154,7 @@ def is_of_transformers(model: object) -> bool:
 def _folder(text: str, patterns: tuple[str, ...]) -> Path:
     """Return a folder as it is, or the files of a repository of the Hub that match the patterns, downloaded."""
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if text and folder.is_dir():
         return folder
     if (repo := HubFile.parse(text)) is None:
         raise InputError(f"model 'transformers:{text}' is neither a folder nor of the form 'org/name[@revision]'")

@@ -12,7 +12,8 @@ from torch import nn
 
 from plm_core.errors import InputError
 from plm_core.hookspecs import Model
-from plm_core.hub import CARD_FILE, CONFIG_FILE, FORMAT, WEIGHTS_FILE
+from plm_core.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from plm_core.model_config import FORMAT
 from plm_core.registry import registry
 from plm_core.utils.arguments import check_type
 from plm_core.utils.files import atomic_paths
