@@ -18,7 +18,7 @@ from timm.data import ImageNetInfo
 from torchvision.transforms.functional import to_tensor
 
 import plm_core
-from plm_core import InputError, MissingDependency, NotSupported, shapes
+from plm_core import InputError, MissingDependency, NotSupported, WeightsError, shapes
 from plm_core.prediction import (
     KINDS,
     Detection,
@@ -258,7 +258,8 @@ def test_a_broken_image_among_others(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"top": 0}, "top 0 is not allowed"),
+        ({"top": 3}, "top is for image-classification and video-classification; model 'hiera_.*' is for object-detec"),
+        ({"stride": 2}, "stride is for video-classification; model"),
         ({"batch_size": 0}, "batch_size 0 is not allowed"),
         ({"num_workers": -1}, "num_workers -1 is not allowed"),
         ({"threshold": 1.5}, "threshold 1.5 is not allowed: 0 to 1 is"),
@@ -268,6 +269,38 @@ def test_a_broken_image_among_others(scenes, tmp_path):
 def test_arguments_are_checked_at_once(detector, scenes, options, said):
     with pytest.raises(InputError, match=said):
         predict(detector, scenes, **options)
+
+
+def test_options_of_other_tasks_are_refused(classifier, scenes, video):
+    images = timm.create_model("test_vit").eval()
+    for model, file, option in (
+        (images, scenes[0], "threshold"),
+        (images, scenes[0], "stride"),
+        (classifier, video, "threshold"),
+    ):
+        with pytest.raises(InputError, match=f"^{option} is for .*-.*; model '.*' is for "):
+            predict(model, [file], **{option: 1})
+    with pytest.raises(InputError, match="top 0 is not allowed"):
+        predict(images, scenes[:1], top=0)
+    assert len(next(predict(images, scenes[:1])).classes) == 5
+    assert len(next(predict(images, scenes[:1], top=2)).classes) == 2
+
+
+def test_plm_predict_refuses_an_option_without_effect(plm, scenes):
+    result = plm("predict", "hiera_micro_shapes", scenes[0], "--threshold", "0.9")
+    said = "threshold is for object-detection; model 'hiera_micro_shapes' is for image-classification"
+    assert (result.code, result.out, result.err.splitlines()[-1]) == (2, "", f"plm: error: {said}")
+
+
+def test_nan_is_an_error_and_no_prediction(scenes, tmp_path, plm):
+    model = timm.create_model("test_vit", num_classes=2).eval()
+    torch.nn.init.constant_(model.head.bias, float("inf"))  # as an overflow in half precision: inf - inf
+    with pytest.raises(WeightsError, match="model 'test_vit' gives NaN"):
+        next(predict(model, scenes[:1]))
+    plm_core.weights.save_pretrained(model, tmp_path, "mit")
+    result = plm("predict", tmp_path, scenes[0])
+    assert (result.code, result.out) == (2, "")
+    assert f"weights of model '{tmp_path}' are not finite: head.bias and 0 others" in result.err
 
 
 def test_a_model_in_training_mode_is_refused(scenes):
@@ -397,8 +430,11 @@ def test_a_broken_video_among_others(classifier, video, tmp_path):
 
 def test_a_model_must_say_how_many_frames_it_takes():
     model = timm.create_model("test_vit")
-    with pytest.raises(NotSupported, match="'test_vit' takes 3 channels and an unknown number of frames"):
-        clip_input(model, None)
+    with torch.device("meta"):
+        other = plm_core.create_model("torchvision:r3d_18")
+    for net, name in ((model, "test_vit"), (other, "torchvision:r3d_18")):
+        with pytest.raises(NotSupported, match=f"'{name}' does not say how many frames a clip has"):
+            clip_input(net, None)
 
 
 def test_the_picture_of_a_video(classifier, video):

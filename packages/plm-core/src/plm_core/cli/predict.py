@@ -21,17 +21,19 @@ def predict(
         typer.Argument(help="Files, and folders with all folders below: images, or videos for a video model."),
     ],
     top: Annotated[
-        int, typer.Option("--top", min=1, help="Number of classes to show per image, or per window of a video.")
-    ] = 5,
+        int | None,
+        typer.Option("--top", min=1, help="Number of classes per image, or per window of a video (default: 5)."),
+    ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="Lowest score of an object that is shown.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--threshold", min=0, max=1, help="For a detector: lowest score of an object (default: 0.5)."),
+    ] = None,
     stride: Annotated[
         int | None,
         typer.Option(
             "--stride",
             min=1,
-            help="Step between the frames of a clip: 4 takes every fourth of a video (default: the model's own).",
+            help="For a video model: step between the frames of a clip; 4 takes every fourth (default: its own).",
         ),
     ] = None,
     transform: Transforms = None,
@@ -88,10 +90,11 @@ def predict(
     show(json_of(outputs.results) if as_json else short_rows(outputs.results), as_json)
     for path in out or []:
         typer.echo(f"wrote {path.resolve()}", err=True)
+    least = prediction.THRESHOLD if threshold is None else threshold
     empty = [r for r in outputs.results if isinstance(r, prediction.ImageDetections) and not r.detections]
     if empty:
         typer.echo(
-            f"{len(empty)} of {len(outputs.results)} images: no object with a score of at least {threshold:g}", err=True
+            f"{len(empty)} of {len(outputs.results)} images: no object with a score of at least {least:g}", err=True
         )
     if failures:
         if len(files) > 1:

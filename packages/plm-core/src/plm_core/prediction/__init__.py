@@ -30,11 +30,12 @@ from plm_core.prediction.results import (
     VideoClasses,
     Window,
 )
-from plm_core.prediction.run import predict
+from plm_core.prediction.run import THRESHOLD, predict
 from plm_core.prediction.tasks import KINDS, Task, task_of, trained_model
 
 __all__ = [
     "KINDS",
+    "THRESHOLD",
     "ClassScore",
     "Detection",
     "ImageClasses",

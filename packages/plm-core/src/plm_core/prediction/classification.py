@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from plm_core.embedding import logits_of
-from plm_core.errors import NotSupported
+from plm_core.errors import NotSupported, WeightsError
 from plm_core.prediction.labels import Labels
 from plm_core.prediction.results import ClassScore
 from plm_core.prediction.tasks import name_of
@@ -20,11 +20,17 @@ def probabilities(model: nn.Module, x: Tensor) -> Tensor:
 
     Raises:
         NotSupported: The model has another output than a classifier.
+        WeightsError: The model gives NaN.
     """
     output = logits_of(model(x))
     if output is None or output.ndim != 2:
         raise NotSupported(f"model {name_of(model)!r} gives no logits [B, num_classes]")
-    return (output.float() if getattr(model, "probabilities", False) else output.float().softmax(-1)).cpu()
+    result = (output.float() if getattr(model, "probabilities", False) else output.float().softmax(-1)).cpu()
+    if result.isnan().any():
+        raise WeightsError(
+            f"model {name_of(model)!r} gives NaN: its values are too large for this precision; take fp32"
+        )
+    return result
 
 
 def classify(model: nn.Module, x: Tensor, labels: Labels, top: int) -> list[tuple[ClassScore, ...]]:

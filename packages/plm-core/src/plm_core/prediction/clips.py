@@ -87,7 +87,11 @@ def clip_input(model: nn.Module, stride: int | None) -> Input:
     """
     declared = models.input_of(model) if config_of(model) else Input()
     spec = video.input_of(model) if len(getattr(model, "input_size", ())) == 3 else declared
-    if spec.frames is None or spec.size[0] != 3:
-        frames = spec.frames or "an unknown number of"
-        raise NotSupported(f"model {name_of(model)!r} takes {spec.size[0]} channels and {frames} frames; clips are RGB")
+    if spec.frames is None:
+        raise NotSupported(
+            f"model {name_of(model)!r} does not say how many frames a clip has, so videos cannot be cut into clips for "
+            "it; plm_core.transform_for(model) prepares a clip"
+        )
+    if spec.size[0] != 3:
+        raise NotSupported(f"model {name_of(model)!r} takes {spec.size[0]} channels; clips are RGB")
     return replace(spec, stride=declared.stride if stride is None else stride)

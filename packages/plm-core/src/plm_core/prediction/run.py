@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,11 @@ OnError = Callable[[InputError], None]
 Advance = Callable[[float], None]
 Batch = list[tuple[Path, Tensor]]
 
+TOP = 5
+THRESHOLD = 0.5
+USES = {"top": (Task.IMAGES, Task.VIDEOS), "threshold": (Task.OBJECTS,), "stride": (Task.VIDEOS,)}
+"""The tasks for which an option has a meaning."""
+
 
 def predict(
     model: nn.Module,
@@ -35,8 +40,8 @@ def predict(
     *,
     task: str | None = None,
     labels: Sequence[str] | None = None,
-    top: int = 5,
-    threshold: float = 0.5,
+    top: int | None = None,
+    threshold: float | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
     dtype: str = "fp32",
@@ -54,8 +59,9 @@ def predict(
             EXIF data say, or videos for a video model.
         task: The task, for a model that was not created by name; see `task_of`.
         labels: Names of the classes. None for those that the model brings along.
-        top: Number of classes of each image, or each window of a video.
-        threshold: Lowest score of an object, from 0 to 1. A detector has a limit of its own, below which it gives none.
+        top: Number of classes of each image, or each window of a video. None for 5.
+        threshold: Lowest score of an object, from 0 to 1. None for 0.5. A detector has a limit of its own, below which
+            it gives none.
         batch_size: Images or windows per forward pass. Images of different sizes never share a pass of a detector.
         num_workers: Processes that read images; with 0, this process reads them. Videos are decoded in threads of it.
         dtype: Precision: fp32, or bf16 or fp16 by autocast.
@@ -69,14 +75,16 @@ def predict(
         `ImageClasses`, `ImageDetections` or `VideoClasses`, one for each file.
 
     Raises:
-        InputError: An argument is not allowed, a path does not exist, a folder has none of these files, or a file
-            cannot be read.
+        InputError: An argument is not allowed or has no meaning for the task, a path does not exist, a folder has none
+            of these files, or a file cannot be read.
         NotSupported: The model predicts nothing that is known here.
         MissingDependency: PyAV is needed for videos and is not installed.
     """
     chosen = task_of(model, task)
     if model.training:
         raise InputError(f"model {name_of(model)!r} is in training mode: call model.eval() first")
+    _check_use(model, chosen, {"top": top, "threshold": threshold, "stride": stride})
+    top, threshold = TOP if top is None else top, THRESHOLD if threshold is None else threshold
     _check_numbers({"top": top, "batch_size": batch_size, "stride": 1 if stride is None else stride}, 1)
     _check_numbers({"num_workers": num_workers}, 0)
     if not 0 <= threshold <= 1:
@@ -149,6 +157,12 @@ def _readable(batch: list[tuple[Path, Tensor | InputError]], on_error: OnError |
                 raise item
             on_error(item)
     return [(file, item) for file, item in batch if isinstance(item, Tensor)]
+
+
+def _check_use(model: nn.Module, task: Task, given: Mapping[str, float | None]) -> None:
+    for name, value in given.items():
+        if value is not None and task not in USES[name]:
+            raise InputError(f"{name} is for {' and '.join(USES[name])}; model {name_of(model)!r} is for {task}")
 
 
 def _check_numbers(values: dict[str, int], least: int) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from plm_core.errors import InputError, NotSupported
+from plm_core.errors import InputError, NotSupported, WeightsError
 from plm_core.hookspecs import Model
 from plm_core.models import create_model
 from plm_core.prediction.files import Kind
 from plm_core.registry import registry
 from plm_core.sources import torchvision, transformers
 from plm_core.transforms import apply_all
+from plm_core.utils.text import shown
 
 
 class Task(StrEnum):
@@ -95,10 +96,19 @@ def trained_model(name: str, transforms: Iterable[str] = (), device: torch.devic
 
     Raises:
         NotSupported: The model predicts nothing, or its weights have no trained classes.
+        WeightsError: The weights are not finite.
         PlmError: The model or a transform cannot be had; see `plm_core.create_model` and `plm_core.apply`.
     """
     model = create_model(name, pretrained=True).eval()
     task_of(model)
     if config_of(model).get("num_classes") == 0:  # the model has classes, but only newly initialised ones
         raise NotSupported(f"the weights of model {name!r} have no trained classes: {HEADLESS}")
+    _check_finite(name, model)
     return apply_all(model, transforms).to(device)
+
+
+def _check_finite(name: str, model: nn.Module) -> None:
+    """Refuse weights with NaN or infinite values, such as a training that diverged leaves. They predict nothing."""
+    wrong = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
+    if wrong:
+        raise WeightsError(f"weights of model {name!r} are not finite: {shown(wrong[0])} and {len(wrong) - 1} others")
