@@ -375,6 +375,10 @@ def test_push_can_be_private(hub_double, folder):
 
 
 CARD = "README.md"
+BOMB = b"---\na0: &a0 [x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 9)
+)
+BOMB += b"license: *a8\n---\n"
 UNFIT = {
     "no weights": (FILE, None, FILE),
     "no config": ("config.json", None, "config.json"),
@@ -390,6 +394,10 @@ UNFIT = {
     "card without front matter": (CARD, b"license: mit\n", "license"),
     "front matter not closed": (CARD, b"---\nlicense: mit\n", "license"),
     "front matter without license": (CARD, b"---\ntags: [a]\n---\n", "license"),
+    "license a list": (CARD, b"---\nlicense: [mit]\n---\n", "license"),
+    "YAML bomb": (CARD, BOMB, "license"),
+    "card of a megabyte of brackets": (CARD, b"---\n" + b"[" * 10**6 + b"\n---\n", "license"),
+    "config of wrong types": ("config.json", b'{"architecture": "x", "num_classes": []}', "has num_classes []"),
     "license empty": (CARD, b"---\nlicense:\n---\n", "license"),
     "front matter not YAML": (CARD, b"---\n: : [\n---\n", "license"),
     "front matter a list": (CARD, b"---\n- license\n---\n", "license"),
@@ -413,6 +421,17 @@ def test_push_refuses_before_it_asks_the_hub(fault, hub_double, folder):
 def test_push_refuses_a_bad_name(repo, hub_double, folder):
     with one_line(InputError, f"repo {repo!r} is not allowed: 'org/name' is"):
         push(folder, repo)
+    assert hub_double.calls == []
+
+
+@pytest.mark.parametrize("name", [CARD, FILE, "training.json"])
+def test_push_sends_no_links(name, hub_double, folder, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes((folder / name).read_bytes() if (folder / name).exists() else b"{}")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret)
+    with one_line(InputError, f"has links ({name})"):
+        push(folder, "org/new")
     assert hub_double.calls == []
 
 
@@ -506,6 +525,7 @@ def impatient(monkeypatch):
     """Wait no longer than a test may."""
     monkeypatch.setattr(network, "PAUSES", (0.0, 0.01, 0.01))
     monkeypatch.setattr(network, "TIMEOUT", 0.2)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)  # which the command line changes
 
 
 @pytest.mark.parametrize(
@@ -621,6 +641,14 @@ def test_plm_push_prints_the_commit(model, hub_double, folder, plm):
     commit = hub_double.repos["org/new"].refs["main"]
     assert (code, out, err) == (0, f"{hub_double.endpoint}/org/new/commit/{commit}\n", "")
     assert weights.fingerprint(load(f"org/new@{commit}")) == weights.fingerprint(model)
+
+
+def test_the_command_line_does_not_repeat_the_lines_of_huggingface_hub(plm, monkeypatch):
+    logger = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(logger, "propagate", True)
+    plm("--version")
+    assert logger.handlers
+    assert not logger.propagate
 
 
 def test_plm_push_refuses(hub_double, folder, plm):

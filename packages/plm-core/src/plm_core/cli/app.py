@@ -73,6 +73,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; this is the entry point of the console script."""
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="plm: %(message)s")
     # The options that set up shell completion are not plain flags (see plm_core.cli.light). They exist only when no
     # command is named, so that they slow down no command.

@@ -76,7 +76,7 @@ def _with_source(name: str) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))
+    return Path(os.path.expanduser(text))  # pathlib raises for an unknown user
 
 
 def _is_folder(path: Path) -> bool:
