@@ -6,6 +6,7 @@ All environment variables of huggingface_hub apply: HF_HOME, HF_ENDPOINT, HF_HUB
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,8 +117,8 @@ def one_line(prefix: str, file: HubFile | None = None) -> Iterator[None]:
     except PlmError:
         raise
     except (*client_errors(), SafetensorError, OSError, UnicodeError, errors.HFValidationError) as e:
-        # a traceback would show the secrets of the cause
-        cause = e if masked(str(e)) == str(e) else None
+        shown = "".join(traceback.format_exception(e))
+        cause = e if masked(shown) == shown else None  # an uncaught error shows its causes
         raise WeightsError(masked(f"{prefix}: {reason(e, silent)}")) from cause
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import reprlib
@@ -18,6 +17,7 @@ from plm_core.hookspecs import Model
 from plm_core.hub import CONFIG_FILE, WEIGHTS_FILE, HubFile, check_config, download, one_line
 from plm_core.model_config import fault_of
 from plm_core.registry import registry
+from plm_core.utils.files import existing_folder
 from plm_core.utils.near_misses import miss
 from plm_core.utils.text import shown
 
@@ -66,24 +66,13 @@ def _with_source(name: str) -> str:
 
     if "/" not in name and timm.is_model(name.partition(".")[0]):
         return name
-    if name and _is_folder(_path(name)):
+    if name and existing_folder(name):
         return f"local-dir:{name}"
     if HubFile.parse(name):
         return f"hf-hub:{name}"
     if "/" in name or name.startswith("~"):
         raise UnknownName(f"no model '{shown(name)}': there is no such folder, and no repository can have this name")
     return name
-
-
-def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # pathlib raises for an unknown user
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name too long for a file
-        return False
 
 
 def _of_registry(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
@@ -101,7 +90,9 @@ def _of_registry(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 def _of_folder(path: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     if not path:
         raise InputError("model 'local-dir:' has no path; 'local-dir:FOLDER' is expected")
-    folder = _path(path)
+    folder = existing_folder(path)
+    if folder is None:
+        raise WeightsError(f"cannot get local-dir:{shown(path)}: there is no such folder")
     check_config(folder, pretrained)
     return _create_by_timm(f"local-dir:{folder}", pretrained, f"local-dir:{path}", **kwargs)
 

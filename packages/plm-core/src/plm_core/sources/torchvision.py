@@ -22,7 +22,7 @@ from plm_core.hub import one_line
 from plm_core.utils.images import Channels
 from plm_core.utils.near_misses import miss
 from plm_core.utils.references import class_paths
-from plm_core.utils.text import first_line, natural_key
+from plm_core.utils.text import first_line, natural_key, shown
 
 _log = logging.getLogger("plm_core")
 
@@ -162,10 +162,10 @@ def weights_entry(name: str, tag: str = "") -> Any:
 
     known = list_models(exclude=f"{QUANTIZED}*")
     if name not in known:
-        raise UnknownName(miss("model of torchvision named", name, known))
+        raise UnknownName(miss("model of torchvision named", shown(name), known))
     entries = get_model_weights(name).__members__
     if tag and tag not in entries:
-        raise UnknownName(miss(f"weights of torchvision:{name} named", tag, entries))
+        raise UnknownName(miss(f"weights of torchvision:{name} named", shown(tag), entries))
     return entries[tag or "DEFAULT"]
 
 

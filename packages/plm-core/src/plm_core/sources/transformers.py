@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from plm_core.errors import InputError, NotSupported, PlmError, WeightsError
 from plm_core.hub import WEIGHTS_FILE, HubFile, fetch_folder, one_line
+from plm_core.utils.files import existing_folder
 from plm_core.utils.images import Channels
 from plm_core.utils.references import class_paths
 from plm_core.utils.requirements import check_needs
-from plm_core.utils.text import first_line
+from plm_core.utils.text import first_line, shown
 
 _log = logging.getLogger("plm_core")
 
@@ -153,11 +154,12 @@ def is_of_transformers(model: object) -> bool:
 
 def _folder(text: str, patterns: tuple[str, ...]) -> Path:
     """Return a folder as it is, or the files of a repository of the Hub that match the patterns, downloaded."""
-    folder = Path(text).expanduser()
-    if text and folder.is_dir():
-        return folder
+    if text and (known := existing_folder(text)):
+        return known
     if (repo := HubFile.parse(text)) is None:
-        raise InputError(f"model 'transformers:{text}' is neither a folder nor of the form 'org/name[@revision]'")
+        raise InputError(
+            f"model 'transformers:{shown(text)}' is neither a folder nor of the form 'org/name[@revision]'"
+        )
     folder = fetch_folder(repo, patterns)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"cannot get transformers:{text}: it has no config.json")

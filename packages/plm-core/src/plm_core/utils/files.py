@@ -112,3 +112,12 @@ def cache_dir(name: str) -> Path:
     folder = Path(root) / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def existing_folder(text: str) -> Path | None:
+    """Return the folder at a path, which may begin with ``~``; None if there is none, or if it cannot be a path."""
+    try:
+        folder = Path(text).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, a user that does not exist, half a character
+        return None

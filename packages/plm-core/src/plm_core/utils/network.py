@@ -98,7 +98,8 @@ _MASK = _Mask()
 
 
 def mask_logs() -> None:
-    """Keep secrets out of the lines that huggingface_hub itself prints."""
+    """Keep secrets out of the lines that huggingface_hub prints and its HTTP client logs."""
+    logging.getLogger(client_errors()[0].__module__.partition(".")[0]).addFilter(_MASK)
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_MASK)  # which adds it once
 
