@@ -425,12 +425,12 @@ def test_push_refuses_a_bad_name(repo, hub_double, folder):
 
 
 @pytest.mark.parametrize("name", [CARD, FILE, "training.json"])
-def test_push_sends_no_links(name, hub_double, folder, tmp_path):
+def test_push_sends_no_link_out_of_the_folder(name, hub_double, folder, tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes((folder / name).read_bytes() if (folder / name).exists() else b"{}")
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(secret)
-    with one_line(InputError, f"has links ({name})"):
+    with one_line(InputError, f"{folder / name} is a link out of the folder, to {secret}"):
         push(folder, "org/new")
     assert hub_double.calls == []
 

@@ -164,9 +164,9 @@ def check_folder(folder: Path) -> None:
 
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} is not a folder")
-    links = [name for name in PUSHED if (folder / name).is_symlink()]
-    if links:
-        raise InputError(f"folder {str(folder)!r} has links ({', '.join(links)}); publish the files themselves")
+    for path in (folder / name for name in PUSHED):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path} is a link out of the folder, to {path.resolve()}; put the file itself there")
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
