@@ -18,7 +18,8 @@ PACKAGES = [source.name for source in SOURCES]
 LAYERS = (
     ("errors", "hookspecs"),  # what everything may import
     ("utils",),
-    ("layouts", "model_config", "registry"),
+    ("declarations", "layouts", "model_config"),
+    ("registry",),
     ("datasets", "hub", "transforms", "samples", "shapes", "video"),
     ("weights",),
     ("timm_bridge",),

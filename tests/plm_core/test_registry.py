@@ -96,6 +96,10 @@ def test_the_process_gets_its_registry_back(plm_registry):
         ("import sys\nsys.exit('bye')", "SystemExit: bye"),
         ("raise RuntimeError", "RuntimeError: (no message)"),
         ("raise RuntimeError('first\\nsecond')", "RuntimeError: first"),
+        ("class Panic(BaseException): pass\nraise Panic('a panic of Rust')", "Panic: a panic of Rust"),
+        ("class Mute(Exception):\n    def __str__(self): raise self\nraise Mute", "Mute: (no message)"),
+        ("raise RuntimeError('\\x1b[31m' + 'red' * 10**6)", r"RuntimeError: \x1b[31mred"),
+        ("raise type('\\x1b[31m', (Exception,), {})", r"\x1b[31m: (no message)"),
         ("x = 1", "declares nothing"),
         (plugin_with_hook("return []", hook="plm_model"), "no hook 'plm_model'; did you mean 'plm_models'"),
         (
@@ -110,7 +114,8 @@ def test_broken_at_import(plm_registry, caplog, source, error):
     assert (demo.state, demo.declares, demo.healthy) == ("failed", "", False)
     assert len(demo.errors) == 1
     assert error in demo.errors[0]
-    assert "\n" not in demo.errors[0]
+    assert len(demo.errors[0]) < 1000
+    assert demo.errors[0].isprintable()
     assert demo.mend == "reinstall or remove demo, or set PLM_DISABLE_PLUGINS=demo"
     [record] = caplog.records
     assert "plug-in demo (demo 1.0)" in record.message
@@ -172,6 +177,24 @@ def test_every_position_in_the_order_is_isolated(plm_registry, name):
             "Pretrained.license is None",
         ),
         ("return [DemoModel(name='x', input=Input(size='32'))]", "Input.size is '32'; tuple[int, ...] is expected"),
+        ("return [DemoModel(name='x', input=Input(size=()))]", "Input.size is (); (channels, height, width)"),
+        ("return [DemoModel(name='x', input=Input(size=(3, 0, 8)))]", "is 0; 1 to"),
+        ("return [DemoModel(name='x', input=Input(frames=-1))]", "is -1; 1 to"),
+        ("return [DemoModel(name='x', input=Input(std=(float('nan'),) * 3))]", "Input.std is (nan, nan, nan)"),
+        ("return [Model(name='x', family='', builder='', params=10**400)]", "Model.params is huge; 0 to"),
+        ("return [Model(name='x', family='', builder='', params=-1)]", "Model.params is -1; 0 to"),
+        ("return [DemoModel(name='x', pretrained=(Pretrained(tag='a b', license='', repo='o/n'),))]", "tag 'a b'"),
+        ("return [DemoModel(name='x', pretrained=(Pretrained(tag='t', license='', repo='o/n'),) * 2)]", "the tag 't'"),
+        (
+            "return [DemoModel(name='x', pretrained=(Pretrained(tag='t', license='', repo='r', metrics={'a': 'b'}),))]",
+            "Pretrained.metrics is {'a': 'b'}; Mapping[str, float] is expected",
+        ),
+        # names and declarations that compare, hash or print themselves in their own way could disturb other plug-ins
+        ("return [DemoModel(name=type('S', (str,), {'__hash__': None})('x'))]", "has a S as a name; str is expected"),
+        ("return [type('M', (Model,), {'__eq__': lambda *_: 1/0})(name='x', family='', builder='', params=1)]", "a M"),
+        ("class Panic(BaseException): pass\n    raise Panic('x')", "Panic: x"),
+        ("return [DemoModel(name='x', input=type('I', (), {'__repr__': lambda _: 1/0})())]", "Model.input is <I inst"),
+        ("return [DemoModel(name='x' * 10**6)]", "is not allowed: letters"),
         # one bad declaration takes the good ones of the same hook with it, but not the other hooks
         ("return [DemoModel(name='fine'), None]", "a Model was expected, a NoneType came"),
     ],
@@ -246,6 +269,35 @@ def test_distribution_without_metadata(plm_registry, tmp_path, monkeypatch):
     registry = plm_registry(GOOD)
     assert status_of(registry, "(unknown)").as_dict()["version"] == ""
     assert registry.get(Model, "ghost_model")
+    assert_others_work(registry)
+
+
+@pytest.mark.parametrize(
+    ("file", "distribution_name"), [("METADATA", "demo-1.0.dist-info"), ("entry_points.txt", "demo-1.0.dist-info")]
+)
+@pytest.mark.parametrize("switch", [{}, {"PLM_DISABLE_PLUGINS": "demo"}])
+def test_metadata_that_cannot_be_read(plm_registry, tmp_path, monkeypatch, file, distribution_name, switch):
+    folder = write_distribution(tmp_path, **distribution(plugin_with_models("demo_model")))
+    path = folder / "demo-1.0.dist-info" / file
+    path.write_bytes(path.read_bytes() + b"\xff")
+    monkeypatch.syspath_prepend(folder)
+    registry = plm_registry(GOOD, environ=switch)
+    demo = status_of(registry, distribution_name)
+    if switch and file == "METADATA":
+        assert demo.state == "disabled"
+    else:
+        assert (demo.state, demo.declares) == ("failed", "")
+        assert "cannot be read: UnicodeDecodeError" in demo.errors[0]
+    assert "demo_plugin" not in sys.modules
+    assert_others_work(registry)
+
+
+@pytest.mark.parametrize("source", ["Evil()", "Evil"])
+def test_a_plugin_object_that_compares_in_its_own_way(plm_registry, source):
+    head = "class Evil:\n    __hash__ = None\n    __module__ = 'x'\n    def __eq__(self, other): raise RuntimeError\n"
+    hook = "    from plm_core.hookspecs import hookimpl\n    @hookimpl\n    def plm_models(self=None): return []\n"
+    evil = distribution(f"{head}{hook}plugin = {source}\n", name="aa-evil")
+    registry = plm_registry(evil | {"entry_points": {"evil": "aa_evil_plugin:plugin"}}, GOOD)
     assert_others_work(registry)
 
 

@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import types
+from importlib.machinery import ModuleSpec
 
 import pytest
 import timm
@@ -26,8 +29,8 @@ from plm_core import (
 )
 from plm_core.cli import main
 from plm_core.hookspecs import Model
-from plm_core.registry import Registry, registry, using
-from plm_core.timm_bridge import entrypoints
+from plm_core.registry import Registry, registry, registry_or_call, using
+from plm_core.timm_bridge import entrypoints, finder
 from plm_core.timm_bridge.finder import TimmFinder
 from plm_core.utils import licenses
 
@@ -55,13 +58,6 @@ import plm_core
 from plm_core.timm_bridge import finder
 state["after"] = timm.is_model({MICRO!r})
 
-class Nosy:
-    "Asks the other finders, as ours does. Two such finders must not ask each other for ever."
-    def find_spec(self, name, path=None, target=None):
-        if name == "timm":
-            others = [f for f in sys.meta_path if f is not self]
-            return next(filter(None, (f.find_spec(name, path, target) for f in others)), None)
-
 def finders():
     return [type(f).__name__ for f in sys.meta_path].count("TimmFinder")
 
@@ -69,7 +65,6 @@ for _ in range(3):
     importlib.reload(finder).install()
 importlib.reload(plm_core)
 state["finders after reloads"] = finders()
-sys.meta_path.insert(0, Nosy())
 importlib.reload(timm)
 importlib.reload(timm)
 state["after timm's reload"] = timm.is_model({MICRO!r})
@@ -110,25 +105,32 @@ print(json.dumps(state))
     }
 
 
-def test_plm_core_imported_while_timm_is_half_imported():
+def test_plm_core_imported_by_another_thread_while_timm_is_half_imported():
     state = fresh(f"""
+import threading
+half, whole = threading.Event(), threading.Event()
+
 class Meddler:
     def find_spec(self, name, path=None, target=None):
         if name == "timm.models.vision_transformer":
-            sys.meta_path.remove(self)
-            import plm_core
-            from plm_core.registry import registry
-            registry()
+            spec = importlib.machinery.PathFinder.find_spec(name, path)
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (half.set(), whole.wait(60), execute(module))
+            return spec
 
 sys.meta_path.insert(0, Meddler())
-import timm
-state = {{"meddled": "plm_core" in sys.modules, "unmended": timm.is_model({MICRO!r})}}
-import plm_core
-plm_core.create_model({MICRO!r})
-state["mended"] = timm.is_model({MICRO!r})
+thread = threading.Thread(target=__import__, args=("timm",))
+thread.start()
+half.wait(60)
+import hiera
+state = {{"early": not hasattr(sys.modules["timm"], "create_model")}}
+whole.set()
+import timm  # waits for the thread
+state["known"] = timm.is_model({MICRO!r})
+state["spec"] = type(timm.__spec__).__name__
 print(json.dumps(state))
 """)
-    assert state == {"meddled": True, "unmended": False, "mended": True}
+    assert state == {"early": True, "known": True, "spec": "ModuleSpec"}
 
 
 # --- registration -----------------------------------------------------------------------------------------------
@@ -174,8 +176,8 @@ def test_register_is_idempotent(recwarn):
 
 
 def test_register_waits_for_a_half_imported_timm(monkeypatch):
-    monkeypatch.delattr(timm.models, "generate_default_cfgs")
-    monkeypatch.setattr(entrypoints, "registry", lambda: pytest.fail("asked for the models too early"))
+    monkeypatch.setattr(entrypoints, "registry_or_call", lambda _: pytest.fail("asked for the models too early"))
+    monkeypatch.setattr(timm.models.__spec__, "_initializing", True)
     timm_bridge.register()
     monkeypatch.delitem(sys.modules, "timm.models")
     timm_bridge.register()
@@ -200,16 +202,42 @@ def watch_registration(load, during):
     return watched
 
 
-def test_finder_is_for_timm_only():
-    ours = TimmFinder()
-    assert ours.find_spec("json", None) is None
-    assert ours.find_spec("timm.models", timm.__path__) is None
-    assert ours.find_spec("timm", None) is not None
+@pytest.mark.parametrize(("name", "watched"), [("json", False), ("timm.layers", False), ("timm.models", True)])
+def test_the_import_of_timm_is_watched_until_it_is_over(monkeypatch, name, watched):
+    registered = []
+    monkeypatch.setattr(finder, "register", lambda: registered.append(1))
+    spec = ModuleSpec("timm", None)
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(__spec__=spec))
+    assert TimmFinder().find_spec(name, None) is None
+    assert type(spec) is ModuleSpec  # nothing is being imported
+    spec._initializing = True
+    assert TimmFinder().find_spec(name, None) is None
+    spec.cached = "another attribute"
+    assert not registered
+    spec._initializing = False
+    assert registered == [1] * watched
+    assert type(spec) is ModuleSpec
 
 
-def test_no_timm_is_no_spec(monkeypatch):
-    monkeypatch.setattr(sys, "meta_path", [TimmFinder()])
-    assert TimmFinder().find_spec("timm", None) is None
+def test_two_threads_that_register_at_once_do_not_wait_for_the_load_of_one_another(monkeypatch):
+    """A thread that imports timm must not wait for one that loads the registry, which may wait for timm."""
+    loading, go_on = threading.Event(), threading.Event()
+
+    def load(self, source):
+        loading.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(Registry, "_load", load)
+    with using(None):
+        loader = threading.Thread(target=registry)
+        loader.start()
+        loading.wait(60)
+        called = []
+        assert registry_or_call(lambda: called.append(1)) is None
+        assert not called
+        go_on.set()
+        loader.join(60)
+        assert called == [1]
 
 
 def test_names_read_from_the_source_are_those_that_timm_registers():
@@ -304,8 +332,8 @@ def test_a_declaration_that_timm_cannot_take_hurts_no_other(plm_registry, caplog
     assert timm.is_model(MICRO)
     assert not timm.is_model("bad_net")
     [message] = caplog.messages
-    assert message.startswith("model 'bad_net' of demo is left out of timm's registry: ModuleNotFoundError")
-    with pytest.raises(PluginError, match="'bad_net' could not be registered with timm: ModuleNotFoundError"):
+    assert message.startswith("model 'bad_net' of demo is left out of timm's registry: PluginError: shipped file")
+    with pytest.raises(PluginError, match="'bad_net' could not be registered with timm: PluginError"):
         plm_core.create_model("bad_net")
 
 

@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
@@ -27,12 +27,13 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from plm_core import hookspecs
+from plm_core.declarations import check
 from plm_core.errors import DuplicateName, PluginError, UnknownName
 from plm_core.hookspecs import Declaration
-from plm_core.utils.annotations import check_fields
+from plm_core.utils.entry_points import Source, in_group, read
 from plm_core.utils.near_misses import miss
 from plm_core.utils.references import class_paths
-from plm_core.utils.text import first_line, is_name
+from plm_core.utils.text import describe, shown
 
 GROUP = "plm"
 CORE = "plm-core"
@@ -116,87 +117,86 @@ class Registry:
         self.left_out: dict[str, str] = {}
         """Models that are not in timm's registry: name -> why. timm owns the name, or cannot take the declaration."""
         self._entries: dict[type[Declaration], dict[Key, list[Entry[Any]]]] = {kind: {} for kind in hookspecs.KINDS}
-        self._manager = pluggy.PluginManager("plm")
-        self._manager.add_hookspecs(hookspecs)
-        if env.get("PLM_TRACE_PLUGINS", "0") not in ("", "0"):
-            self._manager.add_hookcall_monitoring(_trace_before, _trace_after)
-        if entry_points is None:
-            entry_points = metadata.entry_points(group=GROUP)
-        for entry_point in sorted(entry_points, key=_order):
-            self._load(entry_point)
+        self.trace = env.get("PLM_TRACE_PLUGINS", "0") not in ("", "0")
+        sources = in_group(GROUP) if entry_points is None else read(entry_points)
+        sources.sort(key=lambda source: source.name != CORE)  # plm-core is first, because it declares the commands
+        with redirect_stdout(sys.stderr):  # stdout is the data of a command, whatever a plug-in prints
+            for source in sources:
+                self._load(source)
         for line in self.withdrawn():
             self._warn(line)
 
     # --- loading ------------------------------------------------------------------------------------------------
 
-    def _load(self, entry_point: metadata.EntryPoint) -> None:
-        dist = entry_point.dist
-        status = PluginStatus(
-            name=entry_point.name,
-            distribution=_dist_name(entry_point),
-            version=(dist.version or "") if dist else "",
-        )
+    def _load(self, source: Source) -> None:
+        status = PluginStatus(shown(source.name) or "(unknown)", source.distribution, source.version)
         rivals = [s.distribution for s in self.statuses if s.name == status.name and s.state == "loaded"]
         self.statuses.append(status)
-        if entry_point.name != CORE:
-            if self.only is not None and entry_point.name not in self.only:
+        if source.name != CORE:
+            if self.only is not None and source.name not in self.only:
                 status.state = "not selected"
                 return
-            if entry_point.name in self.disabled:
+            if source.name in self.disabled:
                 status.state = "disabled"
                 return
         if rivals:  # the switches go by name, so none can choose between the two
             mend = f"remove {status.distribution} or {rivals[0]}"
             error = f"{rivals[0]} has a plug-in named {status.name!r} too"
             return self._fault(status, error, mend, state="failed")
-        conflict = _version_conflict(dist)
+        conflict = _version_conflict(source.requires)
         if conflict:
             mend = f"install a version of {status.distribution} that fits"
             return self._fault(status, conflict, mend, state="incompatible")
+        mend = f"reinstall or remove {status.distribution}, or set PLM_DISABLE_PLUGINS={status.name}"
+        if source.point is None or source.problem:
+            return self._fault(status, source.problem, mend, state="failed")
         try:
             before = set(sys.modules)
-            plugin = entry_point.load()
+            plugin = source.point.load()
             status.heavy = [name for name in HEAVY if name in sys.modules and name not in before]
-            self._register(plugin, entry_point.name)
-        except (Exception, SystemExit) as e:  # a plug-in may fail in any way and must not stop the others
-            mend = f"reinstall or remove {status.distribution}, or set PLM_DISABLE_PLUGINS={entry_point.name}"
-            return self._fault(status, _describe(e), mend, state="failed", cause=e)
+            hooks = self._hooks(plugin, source.name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # a plug-in may fail in any way and must not stop the others
+            return self._fault(status, describe(e), mend, state="failed", cause=e)
         if status.heavy:
-            self._warn(f"plug-in {entry_point.name} imports {' and '.join(status.heavy)} at start-up")
-        self._collect(plugin, status)
+            self._warn(f"plug-in {status.name} imports {' and '.join(status.heavy)} at start-up")
+        self._collect(hooks, status)
 
-    def _register(self, plugin: object, name: str) -> None:
+    def _hooks(self, plugin: object, name: str) -> Any:
+        """Return the hooks of one plug-in. Each has a manager of its own, so that plug-ins never meet."""
+        manager = pluggy.PluginManager("plm")
+        manager.add_hookspecs(hookspecs)
+        if self.trace:
+            manager.add_hookcall_monitoring(_trace_before, _trace_after)
         try:
-            self._manager.register(plugin, name=name)
+            manager.register(plugin, name=name)
         except pluggy.PluginValidationError as e:
-            self._manager.unregister(name=name)  # older versions of pluggy leave it half registered
             raise PluginError(" ".join(str(e).split())) from e
-        callers = self._manager.get_hookcallers(plugin) or []
+        callers = manager.get_hookcallers(plugin) or []
         unknown = [caller.name for caller in callers if not caller.has_spec()]
-        problem = None
         if unknown:
-            problem = f"implements {miss('hook', unknown[0], HOOKS)}"
-        elif not callers:
-            problem = "has no function marked @hookimpl, so it declares nothing"
-        if problem:
-            self._manager.unregister(plugin)
-            raise PluginError(problem)
+            raise PluginError(f"implements {miss('hook', unknown[0], HOOKS)}")
+        if not callers:
+            raise PluginError("has no function marked @hookimpl, so it declares nothing")
+        return manager.hook
 
-    def _collect(self, plugin: object, status: PluginStatus) -> None:
+    def _collect(self, hooks: Any, status: PluginStatus) -> None:
         """Call every hook of one plug-in separately, so that an error in one hides nothing that the others return."""
-        others = [p for p in self._manager.get_plugins() if p is not plugin]
         for hook, kind in HOOKS.items():
             try:
-                caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
+                caller = getattr(hooks, hook)
                 results = caller()
                 if len(results) < len(caller.get_hookimpls()):  # pluggy drops results that are None
                     raise TypeError("returned None; a list was expected")
                 declarations = [d for result in results for d in result]
                 for d in declarations:
-                    _check_declaration(d, kind)
-            except (Exception, SystemExit) as e:
+                    check(d, kind)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as e:  # not only Exception: Rust's panics and pytest's outcomes are none
                 mend = f"report it to the authors of {status.distribution}"
-                self._fault(status, f"{hook}: {_describe(e)}", mend, state="faulty", cause=e)
+                self._fault(status, f"{hook}: {describe(e)}", mend, state="faulty", cause=e)
                 continue
             if declarations:
                 status.counts[kind.word] = len(declarations)
@@ -290,29 +290,10 @@ def _names(text: str) -> set[str]:
     return {part.strip() for part in text.split(",") if part.strip()}
 
 
-def _order(entry_point: metadata.EntryPoint) -> tuple[bool, str, bool, str]:
-    """Return a sort key: plm-core first, because it declares the commands, then the other plug-ins by name.
-
-    If two plug-ins share a name, the one whose distribution has that name comes first.
-    """
-    name, dist = entry_point.name, _dist_name(entry_point)
-    return name != CORE, name, canonicalize_name(dist) != canonicalize_name(name), dist
-
-
-def _dist_name(entry_point: metadata.EntryPoint) -> str:
-    return (entry_point.dist and entry_point.dist.name) or "(unknown)"
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error, empty='(no message)')}"
-
-
-def _version_conflict(dist: metadata.Distribution | None) -> str:
+def _version_conflict(requires: Iterable[str]) -> str:
     """Say which plm-core a distribution requires if this is another; empty if it fits. Read before any import."""
-    if dist is None:
-        return ""
     version = metadata.version(CORE)
-    for line in dist.requires or []:
+    for line in requires:
         try:
             need = Requirement(line)
         except InvalidRequirement:
@@ -322,14 +303,6 @@ def _version_conflict(dist: metadata.Distribution | None) -> str:
         if not need.specifier.contains(version, prereleases=True):
             return f"needs plm-core {need.specifier}, this is {version}"
     return ""
-
-
-def _check_declaration(declaration: object, kind: type[Declaration]) -> None:
-    if not isinstance(declaration, kind):
-        raise TypeError(f"a {kind.__name__} was expected, a {type(declaration).__name__} came")
-    check_fields(declaration)
-    if not is_name(declaration.name):
-        raise ValueError(f"name {declaration.name!r} is not allowed: letters, digits, '_' and '-' only")
 
 
 def _keys(declaration: Declaration) -> Sequence[Key]:
@@ -353,58 +326,64 @@ def _trace_after(outcome: Any, hook_name: str, hook_impls: Any, kwargs: Any) -> 
 # --- the registry of the process --------------------------------------------------------------------------------
 
 _current: Registry | None = None
-_loading = False
+_loader: int | None = None
+"""The thread that loads the registry now."""
+_loaded = threading.Event()
 _waiting: list[Callable[[], None]] = []
-_lock = threading.RLock()
-_waiting_lock = (
-    threading.Lock()
-)  # apart from _lock, which is held during the load: a thread that imports timm must not wait
+_state = threading.Lock()
+"""Guards the variables above. It is held for a moment only, never while a plug-in runs."""
 
 
 def registry() -> Registry:
-    """Return the registry of this process. The first call loads it."""
-    global _current, _loading
-    with _lock:
+    """Return the registry of this process. The first call loads it, and other threads wait for it."""
+    while (current := registry_or_call()) is None:
+        if _loader == threading.get_ident():
+            raise PluginError("a plug-in asks for the registry while it is being loaded; ask at first use instead")
+        _loaded.wait()
+    return current
+
+
+def registry_or_call(callback: Callable[[], None] | None = None) -> Registry | None:
+    """Return the registry, loading it if nobody does, or None while it is being loaded.
+
+    This never waits for another thread. A thread that registers our models with timm holds the lock of an import, for
+    which the thread that loads the registry may wait: a plug-in may import timm.
+
+    Args:
+        callback: Called once the registry is loaded, if the result is None.
+    """
+    global _current, _loader
+    with _state:
         if _current is not None:
             return _current
-        if _loading:
-            raise PluginError("a plug-in asks for the registry while it is being loaded; ask at first use instead")
-        _loading = True
-        try:
-            loaded = _current = Registry()
-        finally:
-            with _waiting_lock:
-                _loading = False
-                callbacks = _waiting[:]
-                _waiting.clear()
-    for callback in callbacks:
-        callback()
+        if _loader is not None:
+            if callback is not None and callback not in _waiting:
+                _waiting.append(callback)
+            return None
+        _loader = threading.get_ident()
+        _loaded.clear()
+    loaded = None
+    try:
+        loaded = Registry()
+    finally:
+        with _state:
+            _current, _loader = loaded, None
+            callbacks = _waiting[:]
+            _waiting.clear()
+        _loaded.set()
+    for waiting in callbacks:
+        waiting()
     return loaded
 
 
-def call_when_loaded(callback: Callable[[], None]) -> bool:
-    """If the registry is being loaded now, call ``callback`` as soon as it is loaded.
-
-    A plug-in, or another thread, may import timm during the load. Registering our models with timm needs the registry,
-    so it has to wait.
-
-    Returns:
-        True if the registry is being loaded, so the callback waits. False if not; then it is never called.
-    """
-    with _waiting_lock:
-        if _loading and callback not in _waiting:
-            _waiting.append(callback)
-        return _loading
-
-
 @contextmanager
-def using(other: Registry) -> Iterator[Registry]:
+def using(other: Registry | None) -> Iterator[Registry | None]:
     """Replace the registry of this process inside a ``with`` block, for tests of plug-ins."""
     global _current
-    with _lock:
+    with _state:
         before, _current = _current, other
     try:
         yield other
     finally:
-        with _lock:
+        with _state:
             _current = before

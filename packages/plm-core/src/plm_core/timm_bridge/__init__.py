@@ -1,9 +1,8 @@
 """Our models in timm's registry, without importing timm before the user does.
 
-timm has no entry-point discovery. So ``import plm_core`` (and ``import hiera`` ...) puts a finder on ``sys.meta_path``
-that handles ``timm`` only. When timm is imported, its own loader runs first, and then our stubs are registered. If timm
-is imported already, they are registered at once. ``register`` is idempotent, and ``plm_core.create_model`` calls it
-too. This covers a plm_core that was imported while timm was half imported.
+timm has no entry-point discovery. So ``import plm_core`` (and ``import hiera`` ...) watches the import of timm,
+whichever thread runs it and whether it has begun already, and registers our stubs when it is over. If timm is imported
+already, they are registered at once. ``register`` is idempotent.
 
 - ``finder``: the hook into the import of timm.
 - ``entrypoints``: a stub for each model in timm's registry, with timm's configuration of its weights.

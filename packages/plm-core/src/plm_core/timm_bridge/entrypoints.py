@@ -5,40 +5,53 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import types
 from typing import Any
 
 from plm_core.hookspecs import Input, Model, Pretrained
-from plm_core.registry import call_when_loaded, registry
+from plm_core.registry import Entry, registry_or_call
 from plm_core.utils.references import shipped_file
+from plm_core.utils.text import describe
 
 _log = logging.getLogger("plm_core")
+
+
+_lock = threading.Lock()
 
 
 def register() -> None:
     """Put a stub for each declared model into timm's registry. Do nothing while timm is not imported."""
     timm_models = sys.modules.get("timm.models")
-    if timm_models is None or not hasattr(timm_models, "generate_default_cfgs") or call_when_loaded(register):
+    if timm_models is None or getattr(timm_models.__spec__, "_initializing", False):
         return
-    for name, entry in registry().all(Model).items():
-        if timm_models.is_model(name):
-            owner = timm_models.model_entrypoint(name)
-            if getattr(owner, "plm_model", None) == entry.declaration:
-                continue
-            if not hasattr(owner, "plm_model"):
-                _leave_out(name, entry.distribution, f"{owner.__module__} owns the name")
-                continue
-        try:
-            _register_stub(timm_models, entry.declaration, entry.distribution)
-        except Exception as e:  # what one plug-in declares must not break ``import timm`` for everyone
-            _leave_out(name, entry.distribution, f"{type(e).__name__}: {e}")
+    plugins = registry_or_call(register)  # None while it is being loaded, and then it calls us
+    if plugins is None:
+        return
+    with _lock:  # two threads that register the same name would overwrite one another, of which timm warns
+        for name, entry in plugins.all(Model).items():
+            try:
+                why = _register_entry(timm_models, entry)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as e:  # what one plug-in declares must not break ``import timm`` for everyone
+                why = describe(e)
+            if why and name not in plugins.left_out:
+                plugins.left_out[name] = why
+                _log.warning("model %r of %s is left out of timm's registry: %s", name, entry.distribution, why)
 
 
-def _leave_out(name: str, distribution: str, why: str) -> None:
-    left_out = registry().left_out
-    if name not in left_out:
-        left_out[name] = why
-        _log.warning("model %r of %s is left out of timm's registry: %s", name, distribution, why)
+def _register_entry(timm_models: Any, entry: Entry[Model]) -> str:
+    """Register a model unless it is registered. Return why it cannot be, or an empty string."""
+    name = entry.declaration.name
+    if timm_models.is_model(name):
+        owner = timm_models.model_entrypoint(name)
+        if not hasattr(owner, "plm_model"):
+            return f"{owner.__module__} owns the name"
+        if owner.plm_model == entry.declaration:
+            return ""
+    _register_stub(timm_models, entry.declaration, entry.distribution)
+    return ""
 
 
 def _register_stub(timm_models: Any, model: Model, distribution: str) -> None:

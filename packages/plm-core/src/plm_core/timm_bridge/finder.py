@@ -1,38 +1,54 @@
-"""A finder on ``sys.meta_path`` that registers our models once timm has been imported."""
+"""The registration of our models as soon as timm has been imported, by whichever thread and in whichever order.
+
+While Python imports a module, the module's spec says so by its attribute ``_initializing``. The spec of timm is
+watched: when the import is over, our models are registered, before any thread that waits for timm gets it. An import of
+timm that begins after that of plm_core is noticed by a finder on ``sys.meta_path``, when timm imports its own
+``timm.models``. One that began before is noticed by `install`.
+"""
 
 from __future__ import annotations
 
-import importlib.machinery
 import sys
-import threading
 import types
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from typing import Any
 
 from plm_core.timm_bridge.entrypoints import register
 
-_guard = threading.local()
+
+class WatchedSpec(ModuleSpec):
+    """The spec of timm while timm is being imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_initializing" and not value:
+            self.__class__ = ModuleSpec  # type: ignore[assignment]
+            register()
 
 
 class TimmFinder:  # not derived from importlib.abc.MetaPathFinder: importing that module takes 3 ms
-    """A finder that gets ``timm`` from the other finders and registers our models once timm has been executed."""
+    """A finder that finds nothing. It is told when timm is being imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of timm with its loader's ``exec_module`` wrapped, and None for every other module."""
-        if fullname != "timm" or getattr(_guard, "busy", False):
-            return None
-        _guard.busy = True  # another finder may search sys.meta_path itself and so call this one again
-        try:
-            others = (finder for finder in sys.meta_path if not _is_ours(finder))
-            specs = (finder.find_spec(fullname, path, target) for finder in others if hasattr(finder, "find_spec"))
-            spec = next((spec for spec in specs if spec is not None), None)
-        finally:
-            _guard.busy = False
-        if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = partial(_execute_then_register, spec.loader.exec_module)  # type: ignore[method-assign]
-        return spec
+    ) -> ModuleSpec | None:
+        """Watch timm if it is about to import its models, and leave the search to the other finders."""
+        if fullname == "timm.models":
+            _watch()
+        return None
+
+
+def _watch() -> None:
+    spec = getattr(sys.modules.get("timm"), "__spec__", None)
+    if type(spec) is ModuleSpec and _is_importing(spec):
+        spec.__class__ = WatchedSpec
+        if not _is_importing(spec):  # the import ended meanwhile, in another thread
+            spec.__class__ = ModuleSpec
+
+
+def _is_importing(spec: ModuleSpec) -> bool:
+    return getattr(spec, "_initializing", False)
 
 
 def _is_ours(finder: object) -> bool:
@@ -40,12 +56,8 @@ def _is_ours(finder: object) -> bool:
     return type(finder).__name__ == TimmFinder.__name__ and type(finder).__module__ == __name__
 
 
-def _execute_then_register(execute: Callable[[types.ModuleType], None], module: types.ModuleType) -> None:
-    execute(module)
-    register()
-
-
 def install() -> None:
-    """Register our models now if timm is imported already, and at every later import of timm."""
+    """Register our models now if timm is imported already, or as soon as it is."""
     sys.meta_path[:] = [TimmFinder(), *(finder for finder in sys.meta_path if not _is_ours(finder))]
+    _watch()
     register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import reprlib
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -33,7 +34,7 @@ def type_hints(kind: type[object]) -> dict[str, Any]:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Return whether a value is of an annotated type: a class, a union, a tuple, a literal, or a generic by its origin.
+    """Return whether a value is of an annotated type: a class, union, tuple, mapping or literal, or a generic's origin.
 
     Integers count as floats. True and False do not count as numbers.
     """
@@ -49,6 +50,8 @@ def fits(value: object, hint: Any) -> bool:
             return False
         hints = args[:1] * len(value) if Ellipsis in args else args
         return len(value) == len(hints) and all(map(fits, value, hints))
+    if args and isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, origin) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, int | float if hint is float else origin or hint)

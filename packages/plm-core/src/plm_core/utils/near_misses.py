@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from plm_core.utils.requirements import installed
+from plm_core.utils.text import shown
 
 # Kind, pattern of the name and the distribution of this family that provides it, for look-ups that fail. Some of these
 # distributions' names belong to other projects on the public index, so the hint never says "pip install <name>".
@@ -34,7 +35,7 @@ def miss(kind: str, name: str, known: Iterable[str], most: int = 20) -> str:
     Without similar names, all that are known are listed if they are at most ``most``.
     """
     known = sorted(set(known))
-    line = f"no {kind} {name!r}"
+    line = f"no {kind} {shown(repr(name), 120)}"
     provider = next((dist for k, pattern, dist in PROVIDERS if k == kind and fnmatchcase(name, pattern)), None)
     absent = provider is not None and not installed(provider)
     if absent:

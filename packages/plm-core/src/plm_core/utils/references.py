@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,18 @@ def resolve(reference: str) -> Any:
 
 
 def shipped_file(reference: str) -> Path:
-    """Return the path of ``"package:path"``, a file that is shipped inside a distribution."""
-    from importlib import resources  # imports zipfile and tempfile, which the light commands do not need
+    """Return the path of ``"package:path"``, a file that is shipped inside a distribution, without importing that.
 
+    An import could wait for a thread that is importing the package, and that thread for the caller.
+
+    Raises:
+        PluginError: There is no such package.
+    """
     package, _, path = reference.partition(":")
-    return Path(str(resources.files(package).joinpath(path)))
+    spec = util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PluginError(f"shipped file {reference!r}: there is no package {package!r}")
+    return Path(spec.submodule_search_locations[0], path)
 
 
 def class_paths(obj: object) -> list[str]:

@@ -40,14 +40,19 @@ def first_line(error: BaseException, empty: str = "", longest: int = 500) -> str
     """
     try:
         lines = str(error).strip().splitlines()
-    except Exception:  # a foreign class may raise anything
+    except BaseException:  # a foreign class may raise anything
         lines = []
     return shown((lines or [empty or type(error).__name__])[0], longest)
 
 
+def describe(error: BaseException) -> str:
+    """Return an error for a terminal as ``Class: first line of its message``."""
+    return f"{shown(type(error).__name__)}: {first_line(error, empty='(no message)')}"
+
+
 def is_name(text: str) -> bool:
-    """Return whether ``text`` can name a declaration: letters, digits, '_' and '-' only, at least one of them."""
-    return re.fullmatch(r"[\w-]+", text) is not None
+    """Return whether ``text`` can name something: letters, digits, '_' and '-' only, 1 to 100 of them."""
+    return re.fullmatch(r"[\w-]{1,100}", text) is not None
 
 
 def as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
