@@ -56,8 +56,8 @@ class Result:
 
     @property
     def rows(self):
-        """The rows that a command prints into a pipe."""
-        return [line.split("\t") for line in self.out.splitlines()]
+        """The rows that a command prints into a pipe, without the line of headings."""
+        return [line.split("\t") for line in self.out.splitlines()[1:]]
 
     @property
     def scores(self):

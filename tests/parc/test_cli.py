@@ -48,7 +48,7 @@ def test_a_table(run, digits, tmp_path):
         "parc,knn:k=3,metric=cosine", "--method", "params", "--out", table, "--plot", picture,
     )  # fmt: skip
     assert code == 0
-    rows = [line.split("\t") for line in out.splitlines()]
+    rows = [line.split("\t") for line in out.splitlines()[1:]]
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]
     assert rows[0][1] == "hiera_micro_digits.sklearn_digits"
     assert all("[" in cell for row in rows for cell in row[2:4])
@@ -115,7 +115,7 @@ def test_a_probe(run, digits, tmp_path):
     words = ("probe", digits, "--models", "random:test_vit,hiera_micro_digits", "--method", "knn", "--folds", 4)
     code, out, err = run(*words, "--shots", "1,5,all", "--out", table, "--plot", picture)
     assert code == 0
-    rows = [line.split("\t") for line in out.splitlines()]
+    rows = [line.split("\t") for line in out.splitlines()[1:]]
     assert [row[:2] for row in rows] == [["1", "hiera_micro_digits.sklearn_digits"], ["2", "random:test_vit"]]
     assert all("[" in cell for row in rows for cell in row[2:5])
     assert "80 of 80 images, 4 classes, knn, 4 folds; accuracy in %, brackets hold 90 % intervals" in err

@@ -1,6 +1,7 @@
 """The command line: stdout is data, stderr is everything else, an expected error is one line and exit code 2."""
 
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ import av
 import pytest
 from PIL import Image
 
-from plm_core import __version__, samples, shapes
+import plm_core
+from plm_core import __version__, samples, shapes, weights
 from plm_core.cli import main
+from plm_core.cli.table import show
 from plm_core.hookspecs import Command, Model
 from plm_core.registry import registry
 from plm_core.utils import near_misses
@@ -32,7 +35,7 @@ class Result:
 
     @property
     def rows(self):
-        return [line.split("\t") for line in self.out.splitlines()]
+        return [line.split("\t") for line in self.out.splitlines()[1:]]
 
 
 @pytest.fixture
@@ -100,7 +103,18 @@ def test_version(plm):
         (["predict", MICRO, "/no/such.png"], "path '/no/such.png' does not exist"),
         (["predict", "no_such_model", "/no/such.png"], "path '/no/such.png' does not exist"),
         (["retrain", "resnet18"], "model 'resnet18' is timm's own"),
-        (["info", "resnet18"], "model 'resnet18' is timm's own"),
+        (["info", "resnet17"], "no model 'resnet17'; did you mean"),
+        (["info", "local-dir:/no/such"], "cannot get local-dir:/no/such: there is no such folder"),
+        (["info", "test_vit.x"], "no tag of model 'test_vit' named 'x'; there are: r160_in1k"),
+        (["list", "test_vit*", "x*"], "no plug-in has a model 'test_vit*'; timm has"),
+        (["list", "test_vit*", "x*"], "that match: plm list --timm 'test_vit*' 'x*'"),
+        (["list", "--nope"], "No such option: --nope (see plm list --help)"),
+        (["--nope"], "No such option: --nope (see plm --help)"),
+        (["info"], "Missing argument 'name' (see plm info --help)"),
+        (["info", MICRO, "more"], "Got unexpected extra argument(s) (more) (see plm info --help)"),
+        (["predict", MICRO, "x.png", "--top", "0"], "Invalid value for '--top': Input should be greater than"),
+        (["train", "--precision"], "Option '--precision' requires an argument"),
+        (["\x1b[31m" * 1000], r"no command '\x1b[31m"),
         (["retrain", "hiera_image_tiny_224"], "is not a micro model; there are: hiera_micro_"),
         (["convert", "/no/such.pt", "x.safetensors"], "/no/such.pt"),
         (["push", "/no/such/folder", "org/name"], "/no/such/folder"),
@@ -115,27 +129,63 @@ def test_errors_are_one_line(plm, tmp_path, monkeypatch, words, said):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        [],
-        ["list", "--no-such-option"],
-        ["--no-such-option"],
-        ["info"],
-        ["predict", MICRO],
-        ["predict", MICRO, "x.png", "--top", "0"],
-        ["info", MICRO, "superfluous"],
-    ],
-)
-def test_wrong_usage_is_exit_code_2(plm, words):
-    assert plm(*words).code == 2
+def test_no_words_show_the_help(plm):
+    shown = plm()
+    assert shown.code == 2
+    assert "Usage: plm " in shown.out + shown.err
 
 
-@pytest.mark.parametrize("words", [["list", "--nope"], ["info"], ["info", MICRO, "more"]])
-def test_wrong_usage_goes_to_stderr(plm, words):
-    refused = plm(*words)
-    assert refused.out == ""
-    assert f"Usage: plm {words[0]}" in refused.err
+# --- stdout -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["--help"], ["--version"]])
+def test_a_full_stdout_is_one_line(plm, monkeypatch, words):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        full_disk = plm(*words)
+        monkeypatch.undo()
+    assert_one_line(full_disk, "cannot write to stdout: No space left on device")
+
+
+def test_a_pipe_that_is_closed_ends_quietly(plm, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        ended = plm("list")
+        monkeypatch.undo()
+    assert ended == Result(1, "", "")
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["--help"], ["doctor"]])
+def test_a_closed_stdout_is_no_error(plm, monkeypatch, words):
+    monkeypatch.setattr(sys, "stdout", None)
+    code = plm(*words).code
+    sys.stdout.close()
+    monkeypatch.undo()
+    assert code == 0
+
+
+NARROW = {"name": "a_name_of_some_length", "what it is": "some words and one long-ish/path.of.a.module", "empty": None}
+
+
+def test_a_table_fits_the_terminal_and_breaks_no_word(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns, no colours
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show([NARROW | {"more": "[not markup] " * 3, "path": "/a/long/path/of/many/parts.safetensors"}])
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "empty" not in shown
+    words = {word for line in lines for word in line.split()}
+    assert {"some", "words", "[not", "markup]", "a_name_of_some_length", "safetensors"} <= words
+    show([{str(i): "word" for i in range(40)}])
+    assert [line for line in capsys.readouterr().out.splitlines() if line] == [f"{i}: word" for i in range(40)]
+
+
+def test_a_cell_cannot_steer_the_terminal_or_break_the_row(capsys):
+    show([{"name": "a\tb\nc", "text": "\x1b[31mred\u202e", "number": 0, "none": None}])
+    assert capsys.readouterr().out == "name\ttext\tnumber\tnone\na\\tb\\nc\t\\x1b[31mred\\u202e\t0\t\n"
 
 
 # --- list and info ----------------------------------------------------------------------------------------------
@@ -144,6 +194,7 @@ def test_wrong_usage_goes_to_stderr(plm, words):
 def test_list(plm):
     shown = plm("list")
     assert (shown.code, shown.err) == (0, "")
+    assert shown.out.partition("\n")[0].split("\t") == ["model", "from", "params", "input", "task", "tags"]
     assert {row[0] for row in shown.rows} == set(registry().all(Model))
     names = [row[0] for row in shown.rows]
     assert names.index("hiera_image_base_224") < names.index(MICRO) < names.index("hiera_video_base_16x224")
@@ -192,13 +243,14 @@ def test_list_of_timm_too(plm):
 def test_info(plm):
     shown = plm("info", MICRO)
     assert (shown.code, shown.err) == (0, "")
-    facts = dict(shown.rows[:11])
+    facts = dict(shown.rows)
     assert facts["model"] == MICRO
     assert facts["from"] == "hiera"
     assert facts["parameters"] == "170,338"
     assert facts["input"] == "3x32x32, bicubic, crop 1.0"
     assert facts["classes"] == "10"
     assert facts["needs"] == "nothing more"
+    assert facts["layouts"].split() == ["native", "transformers-backbone", "transformers", "timm", "official"]
     assert facts["license of the code"] == "Apache-2.0"
     assert "shipped, weights/hiera_micro_digits.safetensors" in shown.out
     assert "NON-COMMERCIAL" not in shown.out
@@ -217,6 +269,27 @@ def test_info_of_one_tag(plm):
     assert "mae_in1k_ft_in1k" not in out
     [weights] = plm("info", "hiera_image_tiny_224.mae_in1k", "--json").data["pretrained"]
     assert weights["num_classes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("test_vit", {"from": "timm", "parameters": "371,240", "input": "3x160x160", "weights": "r160_in1k"}),
+        ("torchvision:resnet18", {"from": "torchvision", "parameters": "11,689,512"}),
+    ],
+)
+def test_info_of_a_model_that_no_plugin_declares(plm, plm_registry, name, expected):
+    plm_registry({"name": "mx", "modules": {"matrix_plugin.py": TRANSFORMS}, "entry_points": {"mx": "matrix_plugin"}})
+    facts = dict(plm("info", name).rows)
+    assert expected.items() <= facts.items()
+    assert (facts["transform idle"], facts["transform refuses"]) == ("yes", r"no: not\nthis one")
+    assert plm("info", name, "--json").data["transforms"]["idle"] == "yes"
+
+
+def test_info_of_a_folder(plm, tmp_path):
+    weights.save_pretrained(plm_core.create_model(MICRO, num_classes=3), tmp_path, license="MIT")
+    facts = dict(plm("info", f"local-dir:{tmp_path}").rows)
+    assert (facts["classes"], facts["class"]) == ("3", "hiera.model.Hiera")
 
 
 def test_info_as_json(plm):
@@ -304,8 +377,9 @@ def test_withdrawn_command(plm, plm_registry):
 
 def test_info_says_which_needs_are_not_met(plm, plm_registry):
     plm_registry(DEMO)
-    needs = dict(row for row in plm("info", "demo_net").rows if len(row) == 2)["needs"]
-    assert needs == ("plm-core (installed) pe-encoder (NOT installed) plm-core[no-such-extra] (NOT installed)")
+    facts = dict(plm("info", "demo_net").rows)
+    assert "needs pe-encoder, plm-core[no-such-extra]" in facts["problem"]
+    assert facts["needs"] == ("plm-core (installed) pe-encoder (NOT installed) plm-core[no-such-extra] (NOT installed)")
     assert plm("list", "demo_net").rows[0][2] == "1.5M"
 
 
@@ -354,6 +428,47 @@ def test_doctor_names_what_was_disabled(plm, plm_registry):
     assert next(row for row in shown.rows if row[0] == "broken")[2] == "disabled"
 
 
+MISSING = """
+from plm_core.hookspecs import *
+
+@hookimpl
+def plm_models():
+    files = {"gone": "demo_plugin_folder:gone.safetensors", "no-package": "no_such_package:x.safetensors"}
+    weights = tuple(Pretrained(tag=tag, license="MIT", file=file) for tag, file in files.items())
+    return [Model(name="demo_net", family="demo", builder="a:b", params=1, pretrained=weights)]
+"""
+
+
+def test_doctor_sees_shipped_files_that_are_missing(plm, plm_registry):
+    modules = {"missing_plugin.py": MISSING, "demo_plugin_folder/__init__.py": ""}
+    plm_registry({"name": "missing", "modules": modules, "entry_points": {"missing": "missing_plugin"}})
+    shown = plm("doctor", "--json")
+    assert shown.code == 1
+    assert shown.data["problems"] == [
+        "file 'demo_plugin_folder:gone.safetensors' of model demo_net.gone is missing; reinstall missing",
+        "file 'no_such_package:x.safetensors' of model demo_net.no-package cannot be found (PluginError: shipped file "
+        "'no_such_package:x.safetensors': there is no package 'no_such_package'); reinstall missing",
+    ]
+
+
+CHATTY = """
+print("imported")
+from plm_core.hookspecs import *
+
+@hookimpl
+def plm_models():
+    print("asked")
+    return []
+"""
+
+
+def test_what_a_plugin_prints_is_not_data(plm, plm_registry, capsys):
+    plm_registry(
+        {"name": "chatty", "modules": {"chatty_plugin.py": CHATTY}, "entry_points": {"chatty": "chatty_plugin"}}
+    )
+    assert capsys.readouterr() == ("", "imported\nasked\n")
+
+
 # --- matrix -----------------------------------------------------------------------------------------------------
 
 TRANSFORMS = """
@@ -388,7 +503,7 @@ def test_matrix(plm, plm_registry):
         "prefix tokens": 0,
         "positions": "absolute",
         "transform idle": "yes",
-        "transform refuses": "no: not\nthis one",
+        "transform refuses": r"no: not\nthis one",
     }
     assert rows["hiera"]["local"] > 0
 

@@ -1,13 +1,17 @@
 """The command line ``plm``. Plug-ins declare its sub-commands, which are imported when they are called.
 
-stdout is data, stderr is everything else. An expected error is printed as one line, and the exit code is 2.
+stdout is data, stderr is everything else. An expected error is printed as one line, and the exit code is 2. So are
+wrong words and a stdout that cannot be written.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -15,14 +19,36 @@ import typer.core
 
 from plm_core import __version__
 from plm_core.cli.light import LightCommand, LightHelp
-from plm_core.errors import PlmError
+from plm_core.errors import FileError, InputError, PlmError
 from plm_core.hookspecs import Command
 from plm_core.registry import registry
 from plm_core.utils.references import resolve
+from plm_core.utils.text import shown
+
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""The errors of a stdout that cannot be written: a closed pipe, a full disk, a limit, a broken device."""
 
 
 class PluginCommands(LightHelp, typer.core.TyperGroup):
-    """A group that lists declared commands without importing them."""
+    """A group that lists declared commands without importing them, and reports wrong words as one of our errors."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the words before the command.
+
+        Raises:
+            InputError: They are wrong.
+        """
+        with _usage_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the words of the command and run it.
+
+        Raises:
+            InputError: They are wrong.
+        """
+        with _usage_errors():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the declared commands."""
@@ -30,7 +56,8 @@ class PluginCommands(LightHelp, typer.core.TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a stand-in with the declared help, which is enough for the list in ``plm --help``."""
-        return typer.core.TyperCommand(cmd_name, help=_literal(registry().get(Command, cmd_name).help))
+        text = shown(registry().get(Command, cmd_name).help, 300)
+        return typer.core.TyperCommand(cmd_name, help=_literal(text))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, Any, list[str]]:
         """Return the name of a command, the command itself and the arguments that are left for it.
@@ -46,6 +73,19 @@ class PluginCommands(LightHelp, typer.core.TyperGroup):
             app.command(name=spec.name, help=_literal(spec.help), cls=LightCommand)(implementation)
             implementation = app
         return spec.name, typer.main.get_command(implementation), args[1:]
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Turn typer's errors about the words of the command line, which it prints as boxes, into one line."""
+    try:
+        yield
+    except typer.TyperException as e:
+        if type(e).__name__ == "NoArgsIsHelpError":  # its message is the help text, which typer prints
+            raise
+        context = getattr(e, "ctx", None)
+        where = f" (see {context.command_path} --help)" if context else ""
+        raise InputError(f"{' '.join(e.format_message().split()).rstrip('.')}{where}") from None
 
 
 def _literal(text: str) -> str:
@@ -74,6 +114,7 @@ def _root(
 def main() -> None:
     """Run the command line; this is the entry point of the console script."""
     logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
+    _open_closed_streams()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="plm: %(message)s")
     # The options that set up shell completion are not plain flags (see plm_core.cli.light). They exist only when no
     # command is named, so that they slow down no command.
@@ -87,7 +128,29 @@ def main() -> None:
     )
     app.callback()(_root)
     try:
-        app()
+        try:
+            app(prog_name="plm")
+        finally:
+            sys.stdout.flush()  # here, where an error can still be reported
     except PlmError as e:
-        print(f"plm: error: {e}", file=sys.stderr)
-        sys.exit(2)
+        _fail(e)
+    except OSError as e:
+        if e.filename is not None or e.errno not in UNWRITABLE:
+            raise
+        with suppress(OSError, ValueError):  # what is left in the buffer would fail again when Python exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if e.errno == errno.EPIPE:  # the reader, such as head, has seen enough
+            sys.exit(1)
+        _fail(FileError(f"cannot write to stdout: {e.strerror}"))
+
+
+def _fail(error: PlmError) -> None:
+    print(f"plm: error: {shown(str(error), 2000)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _open_closed_streams() -> None:
+    """Give a process without stdout or stderr (``>&-``) one that leads nowhere, since many libraries expect one."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

@@ -14,6 +14,8 @@ from plm_core.cli.table import show
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
 from plm_core.timm_bridge import timm_names
+from plm_core.utils.references import shipped_file
+from plm_core.utils.text import describe
 
 
 def doctor(as_json: Json = False) -> None:
@@ -24,7 +26,7 @@ def doctor(as_json: Json = False) -> None:
         for name, entry in registry().all(Model).items()
         if name in reserved
     ]
-    problems = registry().withdrawn() + clashes
+    problems = registry().withdrawn() + clashes + _missing_files()
     versions = {
         name: _version(name) for name in ("plm-core", "torch", "torchvision", "timm", "huggingface-hub", "safetensors")
     }
@@ -48,6 +50,21 @@ def doctor(as_json: Json = False) -> None:
             print(f"problem: {problem}")
     if problems or not all(status.healthy for status in registry().statuses):
         raise typer.Exit(1)
+
+
+def _missing_files() -> list[str]:
+    """Return a line for each set of weights whose file should be shipped inside a distribution and is not there."""
+    missing = []
+    for name, entry in registry().all(Model).items():
+        for weights in entry.declaration.pretrained:
+            try:
+                if weights.repo is not None or shipped_file(weights.file).is_file():
+                    continue
+                why = "is missing"
+            except Exception as e:  # importlib may fail in many ways on a package that is only half there
+                why = f"cannot be found ({describe(e)})"
+            missing.append(f"file {weights.file!r} of model {name}.{weights.tag} {why}; reinstall {entry.distribution}")
+    return missing
 
 
 def _version(name: str) -> str:

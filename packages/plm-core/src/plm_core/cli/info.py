@@ -1,16 +1,17 @@
-"""``plm info``: everything that is declared about a model."""
+"""``plm info``: what is known about a model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from plm_core.cli.options import Json
 from plm_core.cli.table import show
-from plm_core.errors import UnknownName
+from plm_core.errors import PlmError, UnknownName
 from plm_core.hookspecs import Model, Pretrained
 from plm_core.registry import registry
 from plm_core.timm_bridge import timm_names
@@ -20,37 +21,41 @@ from plm_core.utils.requirements import installed
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="Name of a model, with or without tag (see plm list).")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A model of a plug-in or of timm, with or without tag, or whatever plm predict takes."),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Show everything that is declared about a model."""
+    """Show what is known about a model: its facts, its weights, and what works on it.
+
+    The model is created without weights to find out which weight layouts and transforms work.
+    """
     arch, _, tag = name.partition(".")
-    model = find_model(arch)
-    tags = [p.tag for p in model.pretrained]
-    if tag and tag not in tags:
+    entry = registry().all(Model).get(arch)
+    model = entry.declaration if entry else None
+    tags = [p.tag for p in model.pretrained] if model else []
+    if model and tag and tag not in tags:
         raise UnknownName(miss(f"tag of model {arch!r} named", tag, tags))
-    weights = [p for p in model.pretrained if tag in ("", p.tag)]
+    weights = [p for p in model.pretrained if tag in ("", p.tag)] if model else []
+    from plm_core.tools.inspection import inspect  # imports torch; not before the name is known to be right
+
+    problem, made = "", dict[str, Any]()
+    try:
+        made = inspect(name)
+    except PlmError as e:  # what is declared can be shown all the same
+        if model is None:
+            raise
+        problem = str(e)
     if as_json:
-        print(json.dumps({**asdict(model), "pretrained": [asdict(p) for p in weights]}, indent=2, default=str))
+        declared = {**asdict(model), "pretrained": [asdict(p) for p in weights]} if model else {"name": name}
+        print(json.dumps(declared | made | ({"problem": problem} if problem else {}), indent=2, default=str))
         return
-    needs = [f"{need} ({'installed' if installed(need) else 'NOT installed'})" for need in model.needs]
-    facts = {
-        "model": model.name,
-        "family": model.family,
-        "from": registry().all(Model)[arch].distribution,
-        "task": model.task,
-        "parameters": f"{model.params:,}",
-        "input": f"{'x'.join(map(str, model.input.shape))}, {model.input.interpolation}, crop {model.input.crop_pct}",
-        "mean / std": f"{model.input.mean} / {model.input.std}",
-        "classes": model.num_classes,
-        "needs": needs or "nothing more",
-        "license of the code": model.license or "not stated",
-        "paper": model.paper,
-    }
-    rows = [{"": key, " ": value} for key, value in facts.items()]
-    for p in weights:
-        rows += [{"": f"weights .{p.tag}", " ": line} for line in _weights_lines(p)]
-    show(rows)
+    facts = {"model": name} | (_declared(model, entry.distribution) if model and entry else _found(name, made))
+    facts |= _made(made)
+    rows = [{"fact": fact, "value": value} for fact, value in facts.items()]
+    rows += [{"fact": f"weights .{p.tag}", "value": line} for p in weights for line in _weights_lines(p)]
+    show([*rows, *([{"fact": "problem", "value": problem}] if problem else [])])
 
 
 def find_model(name: str) -> Model:
@@ -65,6 +70,46 @@ def find_model(name: str) -> Model:
         if name in timm_names():
             raise UnknownName(f"model {name!r} is timm's own; no plug-in declares it") from None
         raise
+
+
+def _declared(model: Model, distribution: str) -> dict[str, Any]:
+    needs = [f"{need} ({'installed' if installed(need) else 'NOT installed'})" for need in model.needs]
+    return {
+        "family": model.family,
+        "from": distribution,
+        "task": model.task,
+        "parameters": f"{model.params:,}",
+        "input": f"{'x'.join(map(str, model.input.shape))}, {model.input.interpolation}, crop {model.input.crop_pct}",
+        "mean / std": f"{model.input.mean} / {model.input.std}",
+        "classes": model.num_classes,
+        "needs": needs or "nothing more",
+        "license of the code": model.license or "not stated",
+        "paper": model.paper,
+    }
+
+
+def _found(name: str, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a model that no plug-in declares."""
+    facts: dict[str, Any] = {"from": name.partition(":")[0] if ":" in name else made["class"].partition(".")[0]}
+    if "input_size" in made:
+        facts |= {
+            "input": "x".join(map(str, made["input_size"])),
+            "mean / std": f"{made['mean']} / {made['std']}",
+        }
+    return facts | ({"weights": made["tags"]} if made["tags"] else {})
+
+
+def _made(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model itself tells. It replaces what is declared, such as the classes of the default weights."""
+    if not made:
+        return {}
+    return {
+        "parameters": f"{made['parameters']:,}",
+        "classes": made["classes"],
+        "class": made["class"],
+        "layouts": made["layouts"],
+        **{f"transform {transform}": verdict for transform, verdict in made["transforms"].items()},
+    }
 
 
 def _weights_lines(p: Pretrained) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from plm_core.cli.table import show
 from plm_core.errors import UnknownName
 from plm_core.hookspecs import Model
 from plm_core.registry import Entry, registry
+from plm_core.timm_bridge import timm_names
 from plm_core.utils.near_misses import miss
 from plm_core.utils.text import millions, natural_key
 
@@ -47,6 +49,10 @@ def _list(
             if name.partition(".")[0] not in ours:
                 rows.append(dict.fromkeys(rows[0] if rows else ("model", "from"), "") | {"model": name, "from": "timm"})
     if not entries and not rows and patterns:
+        theirs = sum(_matches(name, patterns) for name in timm_names())
+        if theirs:
+            command = shlex.join(["plm", "list", "--timm", *patterns])
+            raise UnknownName(f"no plug-in has a model {patterns[0]!r}; timm has {theirs} that match: {command}")
         raise UnknownName(miss("model", patterns[0], registry().all(Model)))
     show(rows, as_json)
 

@@ -102,7 +102,11 @@ def train(
 ) -> None:
     """Train a model by a recipe. To use several devices, run the command under ``torchrun --no-python``."""
     if list_recipes:
-        show(_recipes() if recipe is None else _settings(registry().get(Training, recipe)), as_json)
+        if recipe is None:
+            show(_recipes(), as_json)
+        else:
+            settings = _settings(registry().get(Training, recipe))
+            show(settings if as_json else _folded(settings), as_json)
         return
     missing = [name for name, value in {"RECIPE": recipe, "DATA": data, "--out": out}.items() if value is None]
     if recipe is None or data is None or out is None:
@@ -172,6 +176,19 @@ def _settings(recipe: Training) -> list[dict[str, Any]]:
         {"setting": name, **{preset: repr(settings.get(name)) for preset, settings in presets.items()}}
         for name in names
     ]
+
+
+def _folded(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each setting the value that most presets have, and each other value with its presets."""
+    folded = []
+    for row in settings:
+        presets: dict[str, list[str]] = {}
+        for preset, value in list(row.items())[1:]:
+            presets.setdefault(value, []).append(preset)
+        usual, *others = sorted(presets, key=lambda value: -len(presets[value]))
+        exceptions = "; ".join(f"{value} ({', '.join(presets[value])})" for value in others)
+        folded.append({"setting": row["setting"], "value": usual, "in other presets": exceptions})
+    return folded
 
 
 def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
