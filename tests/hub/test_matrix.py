@@ -2,7 +2,11 @@
 
 import pytest
 
-from plm_core.tools.matrix import compute, fold
+from plm_core.blocks import checking, views
+from plm_core.hookspecs import BlockAdapter
+from plm_core.registry import registry
+from plm_core.tools import matrix
+from plm_core.tools.matrix import compute, fold, with_notes
 
 TRANSFORM = """
     import torch
@@ -109,6 +113,36 @@ def test_verdicts_are_earned(rows):
 def test_families_are_described_by_their_views(installed):
     assert installed["hiera"]["local"] == 2
     assert installed["timm-vit"]["prefix tokens"] == 1
+
+
+def test_reasons_are_notes_below_the_table():
+    rows = [
+        {"family": "a: b", "blocks": 2, "transform t": "no: why: so", "transform u": "not installed: x"},
+        {"family": "c", "blocks": "no: why: so", "transform t": "yes", "transform u": "ERROR: E: broken"},
+    ]
+    assert with_notes(rows) == (
+        [
+            {"family": "a: b", "blocks": 2, "transform t": "no [1]", "transform u": "not installed [2]"},
+            {"family": "c", "blocks": "no [1]", "transform t": "yes", "transform u": "ERROR [3]"},
+        ],
+        [
+            {"note": "[1]", "reason": "why: so"},
+            {"note": "[2]", "reason": "x"},
+            {"note": "[3]", "reason": "E: broken"},
+        ],
+    )
+
+
+def test_no_transform_works_on_blocks_that_the_adapter_shows_wrongly(plm_registry, monkeypatch):
+    plm_registry({"name": "acme", "modules": {"acme.py": TRANSFORM}, "entry_points": {"acme": "acme"}})
+    [adapter] = [a for a in registry().declared(BlockAdapter) if a.name == "timm-vit"]
+    monkeypatch.setattr(matrix.registry(), "declared", lambda kind: [adapter])
+    run_block = views.run_block
+    monkeypatch.setattr(checking, "run_block", lambda *args, **kwargs: run_block(*args, **kwargs) + 1)
+    [row] = compute()
+    assert row["blocks"].startswith("ERROR: AssertionError: blocks.0 from its pieces and its own forward differ")
+    assert row["transform halve"] == row["merger first"] == row["blocks"]
+    assert row["scorer spread"] == "yes"
 
 
 def test_scorers_share_a_column_in_the_table():

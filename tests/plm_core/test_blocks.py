@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ from torch import nn
 
 import plm_core
 from plm_core import NotSupported, blocks
+from plm_core.blocks import checking
 from plm_core.testing import check_blocks
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
@@ -32,6 +34,28 @@ def test_pieces_make_up_the_block(name, options):
     for parameter in model.parameters():  # layer scale and others start at values that would hide an error
         nn.init.normal_(parameter, std=0.2)
     check_blocks(model, torch.rand(2, 3, 32, 32))
+
+
+WRONG = {
+    "normalize": lambda x: x,
+    "qkv": lambda x, **context: (x.unflatten(2, (3, 16)).transpose(1, 2),) * 3,
+    "proj": lambda attended, normed: attended.transpose(1, 2).flatten(2),
+    "residual": lambda x, normed: normed,
+    "mlp_residual": lambda x: x,
+}
+
+
+@pytest.mark.parametrize(("piece", "wrong"), WRONG.items(), ids=WRONG)
+@pytest.mark.parametrize("variant", ["plain", "layer scale"])
+def test_the_piece_that_differs_is_named(monkeypatch, variant, piece, wrong):
+    torch.manual_seed(0)
+    name, options = VARIANTS[variant]
+    model = timm.create_model(name, **{**SIZE, **options}).eval()
+    right = blocks.view(model)
+    views = (right.blocks[0], replace(right.blocks[1], **{piece: wrong}))
+    monkeypatch.setattr(checking, "find", lambda model: {"": replace(right, blocks=views)})
+    with pytest.raises(AssertionError, match=rf"^blocks\.1 from .* differ by up to .*differs is [\w ]*\b{piece}\b"):
+        check_blocks(model, torch.rand(2, 3, 32, 32))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ replaces the attention, and Token Merging adds a step between the attention and 
 - ``patching``: replace the forward of a block, and restore it.
 - ``swapping``: change the class of a module, which patching builds on.
 - ``gathering``: take some rows of each sample, such as the kept tokens.
+- ``checking``: `check_blocks`, the check of an adapter.
 - ``examples``: a small model of each family, for trying the pieces.
 """
 

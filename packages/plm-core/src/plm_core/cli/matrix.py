@@ -10,9 +10,14 @@ from plm_core.cli.table import show
 
 def matrix(as_json: Json = False) -> None:
     """Try every transform, merger and scorer on every family. Show what works, and why the rest does not."""
-    from plm_core.tools.matrix import compute, fold
+    from plm_core.tools.matrix import compute, fold, with_notes
 
     rows = compute()
-    show(rows if as_json else fold(rows, "scorer"), as_json, title="what combines with what")
+    if as_json:
+        show(rows, as_json)
+    else:
+        short, notes = with_notes(fold(rows, "scorer"))
+        show(short, title="what combines with what")
+        show(notes)
     if any(str(cell).startswith("ERROR") for row in rows for cell in row.values()):
         raise typer.Exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
+import tempfile
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core import blocks, weights
+from plm_core import weights
+from plm_core.blocks.checking import check_blocks
 from plm_core.errors import NotSupported, WeightsError
 from plm_core.hookspecs import BlockAdapter, Model
 from plm_core.models import create_model, list_models
 from plm_core.registry import registry
 from plm_core.timm_bridge.build import build
-from plm_core.utils.references import class_paths
+from plm_core.utils.references import shipped_file
 from plm_core.utils.text import as_tuple
 
 BIG = 5_000_000
@@ -40,10 +41,11 @@ def check_model(name: str) -> None:
     """Check that a registered model has timm's interface and keeps the promises of this family.
 
     The checks cover the declared facts; other numbers of classes and channels; the feature interface; strict loading,
-    also with another head; every weight layout in both directions; the block adapter;
-    ``torch.compile(fullgraph=True)``; and ``torch.export`` with a dynamic batch. A model of more than five million
-    parameters is built on the meta device. For an object detector, which has torchvision's interface, the checks cover
-    the facts, the loading, also with other classes, and, unless it is that large, the form of the detections.
+    also with another head; every weight layout in both directions; a model folder, written and read back; the block
+    adapter; ``torch.compile(fullgraph=True)``; and ``torch.export`` with a dynamic batch. A model of more than five
+    million parameters is built on the meta device. For an object detector, which has torchvision's interface, the
+    checks cover the facts, the loading, also with other classes, and, unless it is that large, the model folder and
+    the form of the detections.
 
     Args:
         name: Name of a model in the registry.
@@ -57,27 +59,52 @@ def check_model(name: str) -> None:
     with torch.device(device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = create_model(name).eval()
-        channels, *size = spec.input.size
-        x = torch.rand(2, channels, *([spec.input.frames] if spec.input.frames else []), *size)
+        x = torch.rand(2, *spec.input.shape)
         if spec.task == "object-detection":
             if device != "meta":  # what is found depends on the values
                 check_detections(model, x)
-            check_strict_loading(spec, model)
-            check_layouts(model)
-            return
-        check_heads(spec, model, x)
-        check_features(spec, model, x)
+        else:
+            check_heads(spec, model, x)
+            check_features(spec, model, x)
         check_strict_loading(spec, model)
         check_layouts(model)
         if registry().for_class(BlockAdapter, model):
             check_blocks(model, x)
-    # outside of the device context, with which the compiler of torch 2.9 has trouble
-    check_compile(model, x)
-    check_export(model, x)
+    # outside of the device context, with which safetensors and the compiler of torch 2.9 have trouble
+    if device != "meta":
+        check_model_folder(model)
+    if spec.task != "object-detection":
+        check_compile(model, x)
+        check_export(model, x)
 
 
-def check_declaration(spec: Model) -> None:
-    """Check that the declaration agrees with the model that is built and with timm's tables."""
+def check_size(name: str) -> None:
+    """Check what differs between models of one architecture: the declared facts, a forward pass, the weight layouts.
+
+    This is a small part of `check_model`, for the larger ones of several sizes. Everything is on the meta device.
+
+    Args:
+        name: Name of a model in the registry.
+
+    Raises:
+        AssertionError: A check fails. The message says which.
+    """
+    spec = registry().get(Model, name)
+    model = check_declaration(spec).eval()
+    with torch.device("meta"):
+        if spec.task != "object-detection":
+            with torch.no_grad():
+                out = model(torch.rand(2, *spec.input.shape))
+            assert out.shape == (2, spec.num_classes), f"forward returns {list(out.shape)}"
+        check_layouts(model)
+
+
+def check_declaration(spec: Model) -> nn.Module:
+    """Check that the declaration agrees with the model that is built and with timm's tables.
+
+    Returns:
+        The model, on the meta device.
+    """
     import timm.data
 
     with torch.device("meta"):
@@ -93,8 +120,13 @@ def check_declaration(spec: Model) -> None:
     default = (spec.pretrained[0].input if spec.pretrained else None) or spec.input
     for key, declared in {"input_size": default.size, "mean": default.mean, "std": default.std}.items():
         assert tuple(config[key]) == tuple(declared), f"timm's {key} is {config[key]}, {declared} is declared"
+    for entry in spec.pretrained:
+        if entry.repo is None:
+            file = shipped_file(entry.file)
+            assert file.is_file(), f"file {entry.file!r} of {spec.name}.{entry.tag} is not shipped"
     listed = list_models(f"{spec.name}.*", pretrained=True)
     assert sorted(listed) == sorted(f"{spec.name}.{p.tag}" for p in spec.pretrained), f"timm lists {listed}"
+    return model
 
 
 def check_heads(spec: Model, model: Any, x: Tensor) -> None:
@@ -215,73 +247,23 @@ def check_layouts(model: Any) -> None:
             _same(back[key], value, f"{key} after a round trip through layout {name!r}", exact=True)
 
 
-def check_blocks(model: nn.Module, x: Tensor) -> None:
-    """Check that the adapter's pieces, put together, give each block's own output, for all tokens and for a subset.
+def check_model_folder(model: nn.Module) -> None:
+    """Check that a model folder of ``save_pretrained`` gives the model back, with its configuration and its outputs.
 
-    Args:
-        model: A model in eval mode that has an adapter, or that contains such a model.
-        x: An input of the model.
-
-    Raises:
-        AssertionError: A block differs. The message names it.
+    JSON turns tuples into lists, which the model must take all the same.
     """
-    for path, view in blocks.find(model).items():
-        assert view.blocks, f"the adapter of {class_paths(view.model)[0]} shows no blocks"
-        calls: dict[nn.Module, tuple[Tensor, Mapping[str, Any], Tensor]] = {}
+    import timm.data
 
-        def listen(
-            block: nn.Module,
-            args: tuple[Any, ...],
-            context: Mapping[str, Any],
-            y: Tensor,
-            calls: dict[nn.Module, Any] = calls,
-        ) -> None:
-            names = tuple(inspect.signature(blocks.original_class(block).forward).parameters)[2:]  # without self and x
-            calls[block] = args[0], {**context, **dict(zip(names, args[1:], strict=False))}, y
-
-        hooks = [b.block.register_forward_hook(listen, with_kwargs=True) for b in view.blocks]
-        with torch.no_grad():
-            model(x)
-            for hook in hooks:
-                hook.remove()
-            for b in view.blocks:
-                name = f"{path}.{b.name}" if path else b.name
-                assert model.get_submodule(name) is b.block, f"the adapter calls a block {name!r} that is elsewhere"
-                before, context, after = calls[b.block]
-                _same(blocks.run_block(b, before, **context), after, f"{name} from its pieces and its own forward")
-                assert b.pools or before.shape[-2] == after.shape[-2], f"{name} pools, its view says it does not"
-                if not (b.local or b.pools) and before.ndim == 3:
-                    check_selection(b, before, context, view.tokens.prefix)
-
-
-def check_selection(view: blocks.BlockView, x: Tensor, context: Mapping[str, Any], prefix: int) -> None:
-    """Check that a block, run on a subset of tokens with the context selected for them, attends among these tokens.
-
-    Args:
-        view: The view of a block without windows.
-        x: The tokens of the block, [B, N, C].
-        context: The other arguments of its forward.
-        prefix: Number of tokens that are not patches. They are always kept.
-    """
-    first, patches = torch.arange(prefix, device=x.device), torch.arange(prefix, x.shape[1], device=x.device)
-    # half of the patches, others in each sample, and not in order
-    kept = torch.stack([torch.cat([first, patches.roll(i).flip(0)[: (len(patches) + 1) // 2]]) for i in range(len(x))])
-    try:
-        selected = view.select(context, kept)
-    except NotSupported:
-        return
-    subset = x.take_along_dim(kept[:, :, None], 1)
-    q, k, v = (t.take_along_dim(kept[:, None, :, None], 2) for t in view.qkv(view.normalize(x), **context))
-    bias = view.bias(**context)
-    if bias is not None:
-        bias = bias.take_along_dim(kept[:, None, :, None], 2).take_along_dim(kept[:, None, None, :], 3)
-    normed = view.normalize(subset)
-    by_hand = view.residual(subset, normed) + view.proj(blocks.attend(q, k, v, bias), normed)
-    _same(
-        blocks.run_block(view, subset, **selected),
-        view.mlp_residual(by_hand),
-        f"{view.name} on some tokens with the context that its view selects, and attention among these tokens",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        weights.save_pretrained(model, folder, license="other")
+        again = create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert type(again) is type(model), f"a model folder gives a {type(again).__name__} back"
+    config, expected = (timm.data.resolve_model_data_config(m) for m in (again, model))
+    for key, value in expected.items():
+        back = tuple(config[key]) if isinstance(value, tuple) else config[key]
+        assert back == value, f"a model folder gives {key} = {back} back, it was {value}"
+    for key, value in model.state_dict().items():
+        _same(again.state_dict()[key], value, f"{key} in a model folder and in the model", exact=True)
 
 
 def check_compile(model: nn.Module, x: Tensor) -> None:

@@ -1,10 +1,10 @@
 """The composition matrix: every transform, merger and scorer is tried on an example of every model family.
 
-A cell is ``yes`` only after the combination ran: the transformed model gave finite outputs of the original shape, and
-exactly the original outputs once the transform was removed. A scorer gives a finite score to the embedding of the
-example, which needs no view of the blocks, so windowed families have one too. ``no: ...`` is a `NotSupported` with its
-reason, ``not installed: ...`` is a missing library, and ``ERROR: ...`` is any other error, which is a bug of the
-transform, merger or scorer.
+A cell is ``yes`` only after the pieces that the block adapter shows made up the blocks again (`check_blocks`) and the
+combination ran: the transformed model gave finite outputs of the original shape, and exactly the original outputs once
+the transform was removed. A scorer gives a finite score to the embedding of the example, which needs no view of the
+blocks, so windowed families have one too. ``no: ...`` is a `NotSupported` with its reason, ``not installed: ...`` is a
+missing library, and ``ERROR: ...`` is any other error, which is a bug of the adapter, transform, merger or scorer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plm_core import blocks, transforms
+from plm_core.blocks.checking import check_blocks
 from plm_core.blocks.examples import make, tensor_of
 from plm_core.embedding import embed
 from plm_core.errors import MissingDependency, NotSupported
@@ -28,6 +29,10 @@ from plm_core.hookspecs import BlockAdapter, Merger, Scorer, Transform
 from plm_core.registry import registry
 from plm_core.utils.progress import track
 from plm_core.utils.references import resolve
+from plm_core.utils.text import describe
+
+VERDICTS = ("no", "not installed", "ERROR")
+"""The words with which a cell begins that gives a reason."""
 
 
 def compute() -> list[dict[str, Any]]:
@@ -35,10 +40,11 @@ def compute() -> list[dict[str, Any]]:
     rows = []
     for adapter in track(registry().declared(BlockAdapter), "families"):
         row: dict[str, Any] = {"family": adapter.name} | _facts(adapter)
+        wrong = row["blocks"] if str(row["blocks"]).startswith("ERROR") else ""
         for name, transform in registry().all(Transform).items():
-            row[f"transform {name}"] = _cell(_try_transform, adapter, transform.declaration)
+            row[f"transform {name}"] = wrong or _cell(_try_transform, adapter, transform.declaration)
         for name, merger in registry().all(Merger).items():
-            row[f"merger {name}"] = _cell(_try_merger, adapter, merger.declaration)
+            row[f"merger {name}"] = wrong or _cell(_try_merger, adapter, merger.declaration)
         features = cache(partial(_features, adapter))
         for name, scorer in registry().all(Scorer).items():
             row[f"scorer {name}"] = _cell(_try_scorer, features, scorer.declaration)
@@ -60,17 +66,39 @@ def fold(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return folded
 
 
+def with_notes(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Replace the reason in a cell such as ``no: reason`` by the number of a note.
+
+    Returns:
+        The rows with cells such as ``no [1]``, and a row for each note: ``note`` and ``reason``.
+    """
+    notes: dict[str, int] = {}
+
+    def shorten(cell: Any) -> Any:
+        verdict, colon, reason = str(cell).partition(": ")
+        if not colon or verdict not in VERDICTS:
+            return cell
+        return f"{verdict} [{notes.setdefault(reason, len(notes) + 1)}]"
+
+    short = [{column: shorten(cell) for column, cell in row.items()} for row in rows]
+    return short, [{"note": f"[{number}]", "reason": reason} for reason, number in notes.items()]
+
+
 def _facts(adapter: BlockAdapter) -> dict[str, Any]:
     facts: dict[str, Any] = dict.fromkeys(("example", "blocks", "local", "prefix tokens", "positions"), "")
     facts["example"] = adapter.example[1].get("model", adapter.example[0])
     try:
-        view = next(iter(blocks.find(make(adapter)[0]).values()))
+        model, x = make(adapter)
+        view = next(iter(blocks.find(model).values()))
+        check_blocks(model, x)
     except MissingDependency:
         return facts | {"blocks": "not installed"}
     except NotSupported as e:
         return facts | {"blocks": f"no: {e}"}
-    except Exception as e:  # the matrix reports errors instead of raising them
-        return facts | {"example": f"ERROR: {type(e).__name__}: {e}"}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # the matrix reports errors instead of raising them
+        return facts | {"blocks": f"ERROR: {describe(e)}"}
     return facts | {
         "blocks": len(view.blocks),
         "local": sum(block.local for block in view.blocks),
@@ -133,6 +161,8 @@ def _cell(attempt: Callable[[Any, Any], None], subject: Any, piece: Any) -> str:
         return f"no: {e}"
     except MissingDependency as e:
         return f"not installed: {e}"
-    except (Exception, SystemExit) as e:  # the matrix reports errors instead of raising them
-        return f"ERROR: {type(e).__name__}: {e}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # the matrix reports errors instead of raising them
+        return f"ERROR: {describe(e)}"
     return "yes"
