@@ -182,6 +182,18 @@ def truncated_image(folder):
     (folder / "images" / "a.png").write_bytes((folder / "images" / "a.png").read_bytes()[:60])
 
 
+def test_annotations_refer_to_the_upright_image(tmp_path):
+    """The stored image lies on its side, and has 16 bits: of a ramp from 0 to 65535, all levels are left."""
+    write(tmp_path, [annotation([1, 1, 2, 2], 8)])
+    ramp = np.linspace(0, 65535, 40 * 30).astype(np.uint16).reshape(30, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(ramp)).save(tmp_path / "images" / "a.png", exif=exif)
+    image, _ = open_folder(tmp_path)[0]
+    assert image.shape == (3, 30, 40)
+    torch.testing.assert_close(image[1].double(), torch.from_numpy(ramp / 65535), atol=1e-6, rtol=0, check_dtype=False)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -194,7 +206,7 @@ def truncated_image(folder):
         (broken('{"images": [{"id": 1}]}'), "images[0] lacks file_name, height, width"),
         (lambda f: write(f, categories=[{"id": 1}, {"id": 1}]), "categories has the id 1 more than once"),
         (image_of_another_size, "a.png is 30 x 40, not 40 x 30"),
-        (truncated_image, "a.png cannot be read"),
+        (truncated_image, "a.png' cannot be read"),
         (lambda f: None, "instances.json cannot be read as JSON"),
     ],
 )

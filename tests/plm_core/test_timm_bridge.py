@@ -537,7 +537,7 @@ def test_transform_needs_a_model_that_knows_its_input():
 
 
 def test_transform_says_what_it_does(micro):
-    assert repr(plm_core.transform_for(micro).transforms[0]) == "Channels(mode='RGB')"
+    assert repr(plm_core.transform_for(micro).transforms[0]) == "Channels(mode='RGB', deep=True)"
 
 
 @torch.no_grad()

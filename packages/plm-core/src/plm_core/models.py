@@ -111,7 +111,8 @@ def _timm_transform(model: nn.Module) -> Any:
     from torchvision.transforms import Compose
 
     config = _data_config(model)
-    return Compose([Channels(config["input_size"][0]), timm.data.create_transform(**config, is_training=False)])
+    deep = config.get("crop_mode") != "border"  # torchvision pads tensors with one number only, and timm gives three
+    return Compose([Channels(config["input_size"][0], deep), timm.data.create_transform(**config, is_training=False)])
 
 
 def input_of(model: Any) -> Input:

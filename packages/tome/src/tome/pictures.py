@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from plm_core.errors import InputError
 from plm_core.models import transform_for
+from plm_core.utils.images import Channels
 from tome.vit.tracing import Trace, trace
 
 Picture = Image.Image | NDArray[Any]
@@ -258,7 +259,7 @@ def _pixels(frames: Sequence[Picture] | NDArray[Any]) -> NDArray[np.uint8]:
 
 def _rgb(image: Picture) -> NDArray[np.uint8]:
     """Return an image as uint8 [H, W, 3]."""
-    pixels: NDArray[Any] = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    pixels: NDArray[Any] = np.asarray(Channels(3)(image) if isinstance(image, Image.Image) else image)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:

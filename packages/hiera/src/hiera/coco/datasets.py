@@ -11,15 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as tvf
 
 from hiera.coco.instances import check_annotation, read_instances
 from hiera.coco.run_lengths import decode_masks, encode_mask
 from plm_core import InputError, shapes
+from plm_core.utils.images import open_image, pixels_of
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +58,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
 class CocoDetection(DetectionDataset):
     """A dataset of images and instances in COCO's format.
 
-    Boxes are clipped to their image. An annotation is bad if its box is not four finite numbers, has a negative size,
-    is empty or lies outside the image, or if it has no mask that can be drawn. Crowds are not returned as targets, but
-    `evaluate` takes them into account.
+    Images are read as everywhere, see `plm_core.utils.images`. Sizes, boxes and masks refer to the image as a viewer
+    shows it, which is turned as its EXIF data say. Boxes are clipped to their image. An annotation is bad if its box is
+    not four finite numbers, has a negative size, is empty or lies outside the image, or if it has no mask that can be
+    drawn. Crowds are not returned as targets, but `evaluate` takes them into account.
 
     Args:
         images: Folder of the images.
@@ -146,11 +146,7 @@ class CocoDetection(DetectionDataset):
         """Return an item without augmentation."""
         entry = self.images[self.ids[index]]
         path = self.folder / entry["file_name"]
-        try:
-            with Image.open(path) as file:
-                image = tvf.pil_to_tensor(file.convert("RGB"))
-        except OSError as e:
-            raise InputError(f"image {path} cannot be read: {e}") from e
+        image = pixels_of(open_image(path))
         size = (entry["height"], entry["width"])
         if image.shape[1:] != size:
             raise InputError(f"image {path} is {image.shape[2]} x {image.shape[1]}, not {size[1]} x {size[0]}")
@@ -209,7 +205,7 @@ class ShapesDetection(DetectionDataset):
         masks = np.stack([o.mask for o in scene.objects]).astype(np.uint8)
         boxes = torch.tensor([o.box for o in scene.objects], dtype=torch.float32)
         labels = [shapes.SHAPES.index(o.shape) + 1 for o in scene.objects]
-        image = torch.from_numpy(scene.image).permute(2, 0, 1)
+        image = torch.from_numpy(scene.image).permute(2, 0, 1).float() / 255
         return _item(image, boxes, labels, torch.from_numpy(masks), masks.sum((1, 2)).tolist(), index % len(self))
 
     def annotations(self) -> dict[str, Any]:
@@ -258,4 +254,4 @@ def _item(
     }
     if masks is not None:
         target["masks"] = tv_tensors.Mask(masks)
-    return tv_tensors.Image(image.float() / 255), target
+    return tv_tensors.Image(image), target

@@ -14,12 +14,12 @@ from PIL import Image
 from plm_core.errors import InputError
 from plm_core.prediction.drawing import draw
 from plm_core.prediction.files import InputFile
-from plm_core.prediction.reading import upright_image
 from plm_core.prediction.results import ImageDetections, Result, VideoClasses
 from plm_core.prediction.tables import COLUMNS, csv_rows, json_of
 from plm_core.prediction.tasks import Task
 from plm_core.prediction.timeline import EXTRA, NEEDED_BY, timeline
 from plm_core.utils.files import atomic_path, write_text
+from plm_core.utils.images import open_image
 from plm_core.utils.plots import require_matplotlib
 
 TABLES = (".csv", ".json")
@@ -112,7 +112,7 @@ def _names(files: Sequence[InputFile]) -> list[Path]:
 
 def _draw_objects(result: Result, part: Path, kind: str) -> None:
     assert isinstance(result, ImageDetections)
-    picture = draw(upright_image(result.path), result.detections)
+    picture = draw(open_image(result.path), result.detections)
     picture.save(part, format=Image.registered_extensions()[kind], quality=95)
 
 

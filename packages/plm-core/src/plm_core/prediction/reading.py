@@ -6,27 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.functional import to_tensor
 
 from plm_core.errors import InputError
-from plm_core.utils.images import Channels, open_image
-
-
-def upright_image(path: Path) -> Image.Image:
-    """Read an image and turn it as its EXIF data say, so that it is the picture that a viewer shows.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    return ImageOps.exif_transpose(open_image(path))
-
-
-def pixels_of(image: Image.Image) -> Tensor:
-    """Return an image of any mode as a detector takes it: RGB, float32 [3, H, W] from 0 to 1."""
-    return to_tensor(Channels(3)(image))
+from plm_core.utils.images import open_image
 
 
 class ImageFiles(Dataset[Any]):
@@ -46,6 +31,6 @@ class ImageFiles(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Path, Tensor | InputError]:
         try:
-            return self.files[index], self.preprocess(upright_image(self.files[index]))
+            return self.files[index], self.preprocess(open_image(self.files[index]))
         except InputError as e:
             return self.files[index], e

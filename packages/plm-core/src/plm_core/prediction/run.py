@@ -19,10 +19,11 @@ from plm_core.prediction.clips import ClipClassifier, clip_input
 from plm_core.prediction.detection import detect
 from plm_core.prediction.files import find_files, select_files
 from plm_core.prediction.labels import Labels, labels_of
-from plm_core.prediction.reading import ImageFiles, pixels_of
+from plm_core.prediction.reading import ImageFiles
 from plm_core.prediction.results import ImageClasses, ImageDetections, Result
 from plm_core.prediction.tasks import KINDS, Task, name_of, task_of
 from plm_core.utils.devices import autocast
+from plm_core.utils.images import pixels_of
 
 OnError = Callable[[InputError], None]
 Advance = Callable[[float], None]

@@ -112,7 +112,7 @@ def preprocessing(model: nn.Module) -> Callable[[Any], Any]:
             "plm_core.create_model('torchvision:...')"
         )
     steps: Callable[[Any], Any] = weights_entry(origin.name, origin.weights).transforms()
-    return steps if _package(origin.name) == "video" else Compose([Channels(3), steps])
+    return steps if _package(origin.name) == "video" else Compose([Channels(3, deep=True), steps])
 
 
 def is_classifier_of_torchvision(model: object) -> bool:
