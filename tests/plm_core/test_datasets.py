@@ -137,7 +137,8 @@ def test_npz(tmp_path, shape, mode):
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=[0, 2, 0, 2, 0, 2])
     dataset = load_dataset(tmp_path / "x.npz")
-    assert (dataset.classes, dataset.names[5]) == (("0", "1", "2"), "x.npz[5]")
+    assert (dataset.classes, dataset.names[5]) == (("0", "2"), "x.npz[5]")
+    assert dataset.labels.tolist() == [0, 1, 0, 1, 0, 1]
     for item, expected in zip(dataset.items, images, strict=True):
         image = decode_image(item)
         assert image.mode == mode
@@ -154,13 +155,26 @@ def test_labels_of_an_npz_may_be_words_or_multi_hot(tmp_path):
     np.testing.assert_array_equal(load_dataset(tmp_path / "hot.npz").labels, hot)
 
 
+def test_labels_of_one_column_are_class_numbers_and_classes_those_that_occur(tmp_path):
+    images = np.zeros((4, 2, 2), np.uint8)
+    for labels, classes in (([10**9, 5, 7, 5], ("5", "7", "1000000000")), ([0, 1, 1, 0], ("0", "1"))):
+        for shape in ((4,), (4, 1)):
+            np.savez(tmp_path / "x.npz", images=images, labels=np.reshape(labels, shape))
+            dataset = load_dataset(tmp_path / "x.npz")
+            assert dataset.classes == classes
+            assert [int(classes[number]) for number in dataset.labels] == labels
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
         ({"x": np.zeros(2)}, "has keys x and lacks images and labels"),
         ({"images": np.zeros((2, 4, 4)), "labels": np.arange(2)}, r"images of .* are float64 \[2, 4, 4\]; uint8"),
         ({"images": np.zeros((2, 4), np.uint8), "labels": np.arange(2)}, r"are uint8 \[2, 4\]"),
-        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(3)}, "has 2 images and 3 labels"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(3)}, r"has 2 images and labels \[3\]"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array(1)}, r"has 2 images and labels \[\]"),
+        ({"images": np.zeros((2, 0, 4), np.uint8), "labels": np.arange(2)}, r"are \[2, 0, 4\]: there are no pixels"),
+        ({"images": np.zeros((0, 4, 4), np.uint8), "labels": np.arange(0)}, r"are \[0, 4, 4\]: there are no pixels"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0.5, 1])}, r"labels of .* are float64 \[2\]"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([-1, 1])}, r"labels of .* are int64 \[2\]"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([{}, 1])}, "cannot be read"),  # a pickle
@@ -211,6 +225,67 @@ class TestHuggingFace:
         self.datasets.DatasetDict({"test": table.select([0, 1]), "train": table}).save_to_disk(tmp_path / "x")
         dataset = load_dataset(tmp_path / "x")
         assert (dataset.classes, dataset.labels.tolist()) == (("a", "b"), [1, 0, 1, 0])
+
+    def test_lists_of_plain_labels(self, tmp_path):
+        kind = self.datasets.List(self.datasets.Value("int64"))
+        path = self.saved(tmp_path / "x", self.columns(labels=[[7], [7, 10**9], [], [3]]), labels=kind)
+        dataset = load_dataset(path)
+        assert dataset.classes == ("3", "7", "1000000000")
+        assert dataset.labels.tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 0], [1, 0, 0]]
+        for name, plain, labels in (("y", kind, [[3], [9], [3], [9]]), ("z", kind.feature, [3, 9, 3, 9])):
+            dataset = load_dataset(self.saved(tmp_path / name, self.columns(labels=labels), labels=plain))
+            assert (dataset.classes, dataset.labels.tolist()) == (("3", "9"), [0, 1, 0, 1])
+        deep = self.datasets.List(self.datasets.List(self.datasets.Value("int64")))
+        labels = [[[1], [2, 3]], [[1]], [[1]], [[2]]]
+        with pytest.raises(InputError, match=r"labels of .* are no numbers or words"):
+            load_dataset(self.saved(tmp_path / "deep", self.columns(labels=labels), labels=deep))
+
+    def test_a_row_without_an_image_is_named(self, tmp_path):
+        data = {"picture": [None, *self.columns()["picture"][1:]], "label": [0, 1, 0, 1]}
+        dataset = load_dataset(self.saved(tmp_path / "x", data, label=self.datasets.Value("int64")))
+        assert dataset.image(1).getpixel((0, 0))[0] == 20
+        with pytest.raises(InputError, match=r"image 'row 0' of '.*x' cannot be read: there is no image in this row"):
+            dataset.image(0)
+
+    def test_columns_splits_and_configurations_by_name(self, tmp_path):
+        value = self.datasets.Value("string")
+        data = self.columns(label=["b", "a", "b", "a"], kind=["x", "x", "y", "y"], mask=self.columns()["picture"][::-1])
+        kinds = {"label": value, "kind": value, "mask": self.datasets.Image()}
+        path = self.saved(tmp_path / "x", data, **kinds)
+        with pytest.raises(InputError, match=r"has 2 columns of images in 4 rows .*hf:name,image=COLUMN"):
+            load_dataset(path)
+        dataset = load_dataset(f"hf:{path},label=kind,image=mask")
+        assert (dataset.classes, dataset.labels.tolist()) == (("x", "y"), [0, 0, 1, 1])
+        assert dataset.image(0).getpixel((0, 0))[0] == 60
+        for options, said in (
+            ("label=knd,image=mask", "no column of labels 'knd'; did you mean 'kind'"),
+            ("image=kind", "no column of images 'kind'; there are: mask, picture"),
+            ("colour=x", r"ends in 'colour=x'; config=NAME, label=COLUMN and image=COLUMN are allowed, each once"),
+            ("label=", "ends in 'label='"),
+            ("label=kind,label=label", "ends in 'label=label'"),
+        ):
+            with pytest.raises(InputError, match=said):
+                load_dataset(f"hf:{path},{options}")
+        table = self.datasets.load_from_disk(path).remove_columns("mask")
+        self.datasets.DatasetDict({"Test": table.select([0, 1, 2]), "Train": table}).save_to_disk(tmp_path / "splits")
+        assert len(load_dataset(tmp_path / "splits")) == 4
+        assert len(load_dataset(f"hf:{tmp_path / 'splits'}:Test")) == 3
+        with pytest.raises(InputError, match="has no split 'val', but the splits Test, Train"):
+            load_dataset(f"hf:{tmp_path / 'splits'}:val")
+        self.datasets.DatasetDict({"test": table, "other": table}).save_to_disk(tmp_path / "no train")
+        with pytest.raises(InputError, match="no train' has no split named train, but test, other"):
+            load_dataset(tmp_path / "no train")
+
+    def test_the_configuration_reaches_the_library(self, monkeypatch):
+        def load(name, config, split):
+            raise RuntimeError(f"{name} {config} {split}")
+
+        monkeypatch.setattr(self.datasets, "load_dataset", load)
+        for source, called in {"a/b,config=c": "a/b c train", "a/b:test": "a/b None test"}.items():
+            with pytest.raises(InputError, match=f"cannot be loaded: {called}"):
+                load_dataset(f"hf:{source}")
+        with pytest.raises(InputError, match="cannot be loaded: a/b None None"):
+            load_splits("hf:a/b")
 
     def test_no_label_column(self, tmp_path):
         path = self.saved(tmp_path / "x", self.columns())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from plm_core.hookspecs import Input, Model
 from plm_core.models import input_of
 from plm_core.registry import registry
 from plm_core.runs import Job, Trained, begin
-from plm_core.video import VideoFolder, per_clip
+from plm_core.video import VideoClips, per_clip
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 
@@ -71,10 +70,9 @@ def _keywords(encoder: Any, config: PretrainConfig) -> dict[str, Any]:
 def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Any, str]:
     """Return the dataset for a model's input, and the data in words."""
     preprocess = pretrain_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
+    data = read_dataset(job.data)
+    found = f"{len(data)} {data.kind}"
     if spec.frames is None:
-        images = read_dataset(job.data)
-        return Pictures(images, preprocess), f"{len(images)} images"
-    root = Path(job.data)
-    root = root / "train" if (root / "train").is_dir() else root
-    videos = VideoFolder(root, spec.frames, spec.stride, per_clip(preprocess), pad="last")
-    return videos, f"{len(videos)} videos"
+        return Pictures(data, preprocess), found
+    samples = list(zip(data.items, data.labels.tolist(), strict=True))
+    return VideoClips(samples, spec.frames, spec.stride, per_clip(preprocess), pad="last"), found

@@ -17,7 +17,10 @@ INTERRUPTED = 130
 
 Data = Annotated[
     str,
-    typer.Argument(help="A folder with one folder of images or of videos per class, an .npz file, or hf:name[:split]."),
+    typer.Argument(
+        help="A folder with one folder of images or of videos per class, an .npz file, or "
+        "hf:name[:split][,label=COLUMN]."
+    ),
 ]
 Pretrained = Annotated[
     bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")

@@ -23,7 +23,7 @@ def train(
         str | None,
         typer.Argument(
             help="Data of the recipe's kind. Images: a folder with one folder of images per class, or such folders "
-            "train and val; an .npz file; or hf:name. Videos: a folder with one folder of videos per class, or such "
+            "train and val; an .npz file; or hf:name[,label=COLUMN]. Videos: a folder with one folder of videos per class, or such "
             "folders train and val. COCO: folders train and val, each with images/ and instances.json."
         ),
     ] = None,

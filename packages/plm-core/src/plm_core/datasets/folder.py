@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -16,38 +20,90 @@ from plm_core.utils.endings import VIDEOS, image_endings
 _log = logging.getLogger("plm_core")
 MAX_NAMES = 5
 """Number of empty folders that a warning names."""
+RAW = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+"""Control characters, and bytes that are no UTF-8: names of files are any bytes."""
 
 
 def read_classes(root: Path) -> Dataset:
     """Read the names and labels of the images in the class folders of a folder.
 
+    A class is a folder in ``root``, and all folders below it belong to it. Classes are numbered in the order of their
+    names, by code points of Unicode's composed form (NFC), in which the names are returned too.
+
     Raises:
-        InputError: There is no image in any class folder.
+        InputError: There is no image in any class folder; an image is in two classes by a link; or the name of a class
+            is spelt in two ways, or has control characters or bytes that are no UTF-8.
     """
     return _read(root, "images", image_endings(), "cat/1.png")
 
 
 def read_videos(root: Path) -> Dataset:
-    """Read the names and labels of the videos in the class folders of a folder. None is opened.
+    """Read the names and labels of the videos in the class folders of a folder, as `read_classes`. None is opened.
 
     Raises:
-        InputError: There is no video in any class folder.
+        InputError: As for `read_classes`.
     """
     return _read(root, "videos", VIDEOS, "run/1.mp4")
 
 
 def _read(root: Path, kind: str, endings: Collection[str], example: str) -> Dataset:
     found = {
-        name: sorted(file for file in files_below(root / name) if file.suffix.lower() in endings)
-        for name in subfolders(root)
+        folder: sorted(file for file in files_below(root / folder) if file.suffix.lower() in endings)
+        for folder in subfolders(root)
     }
-    classes = tuple(name for name, files in found.items() if files)
-    if not classes:
+    folders = [folder for folder, files in found.items() if files]
+    if not folders:
         raise InputError(f"dataset {str(root)!r} has no {kind} in folders named after their classes, as in {example}")
-    if len(classes) < len(found):
-        empty = [name for name, files in found.items() if not files]
-        _log.warning("%d folders of %s have no %s: %s", len(empty), root, kind, ", ".join(empty[:MAX_NAMES]))
-    files = [file for name in classes for file in found[name]]
-    labels = np.repeat(np.arange(len(classes)), [len(found[name]) for name in classes])
-    names = [file.relative_to(root).as_posix() for file in files]
+    if len(folders) < len(found):
+        empty = [folder for folder, files in found.items() if not files]
+        listed = ", ".join(map(_printable, empty[:MAX_NAMES]))
+        _log.warning("%d folders of %s have no %s: %s", len(empty), root, kind, listed)
+    classes = _class_names(root, folders)
+    found = _once(root, {folder: found[folder] for folder in folders}, kind)
+    files = [file for folder in folders for file in found[folder]]
+    labels = np.repeat(np.arange(len(classes)), [len(found[folder]) for folder in folders])
+    names = [_printable(file.relative_to(root).as_posix()) for file in files]
     return Dataset(str(root), names, labels.astype(np.int64), classes, files, kind)
+
+
+def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
+    names = [normalize("NFC", folder) for folder in folders]
+    for name, following in pairwise(names):  # they are sorted
+        if name == following:
+            raise InputError(f"dataset {str(root)!r} has two folders {name!r}, in two Unicode spellings; merge them")
+    for name in names:
+        if RAW.search(name):
+            raise InputError(f"dataset {str(root)!r} has a class folder {name!r}, which cannot be printed")
+    return tuple(names)
+
+
+def _once(root: Path, found: Mapping[str, list[Path]], kind: str) -> dict[str, list[Path]]:
+    """Return the files by folder without the links to others of them.
+
+    Raises:
+        InputError: Two classes have the same file.
+    """
+    parents: dict[str, str] = {}
+    class_of: dict[str, str] = {}
+    kept: dict[str, list[Path]] = {folder: [] for folder in found}
+    for folder, files in found.items():
+        for file in files:
+            parent, name = os.path.split(file)
+            if parent not in parents:
+                parents[parent] = os.path.realpath(parent)
+            real = os.path.realpath(file) if os.path.islink(file) else os.path.join(parents[parent], name)
+            if real not in class_of:
+                class_of[real] = folder
+                kept[folder].append(file)
+            elif class_of[real] != folder:
+                twice = file.relative_to(root).as_posix()
+                raise InputError(f"dataset {str(root)!r} has {twice!r} in class {class_of[real]!r} too, by a link")
+    copies = sum(map(len, found.values())) - len(class_of)
+    if copies:
+        _log.warning("%d %s of %s are links to others of their class, and are left out", copies, kind, root)
+    return kept
+
+
+def _printable(text: str) -> str:
+    """Return a name with escapes for what a terminal would obey or cannot show."""
+    return RAW.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

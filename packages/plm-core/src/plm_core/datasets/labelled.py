@@ -39,13 +39,13 @@ class Dataset:
         Raises:
             InputError: The image cannot be read, or is a video. The message names it.
         """
-        item = self.items[index]
-        if isinstance(item, Path):
-            return open_image(item)
         try:
-            return decode_image(item)
+            item = self.items[index]
+            if not isinstance(item, Path):
+                return decode_image(item)
         except InputError as e:
             raise InputError(f"image {self.names[index]!r} of {self.source!r} cannot be read: {e}") from e
+        return open_image(item)
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Dataset:
         """Return the items of some indices, in their order, with the same classes. No item is copied."""
@@ -84,17 +84,25 @@ def digest(dataset: Dataset) -> str:
 def numbered(labels: NDArray[Any], source: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return labels as class numbers or zeros and ones, and the names of the classes.
 
-    Words are numbered in their order.
+    The classes are those that occur. Words and numbers are numbered in their order, and numbers are their own names.
+
+    Args:
+        labels: Numbers from 0 or words, [N] or [N, 1]; or zeros and ones [N, C].
+        source: Where they come from, for messages.
 
     Raises:
         InputError: The labels are neither class numbers, words, nor zeros and ones.
     """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all():
         return labels.astype(np.int64), tuple(map(str, range(labels.shape[1])))
-    if labels.ndim == 1 and labels.dtype.kind in "US":
-        words, numbers = np.unique(labels, return_inverse=True)
-        return numbers.astype(np.int64), tuple(map(str, words))
-    if labels.ndim == 1 and labels.dtype.kind in "biu" and labels.min() >= 0:
-        return labels.astype(np.int64), tuple(map(str, range(int(labels.max()) + 1)))
+    if labels.ndim == 1 and len(labels) and (labels.dtype.kind in "US" or _counts(labels)):
+        values, numbers = np.unique(labels, return_inverse=True)
+        return numbers.astype(np.int64), tuple(str(value) for value in values.tolist())
     form = f"{labels.dtype} {list(labels.shape)}"
     raise InputError(f"labels of {source!r} are {form}; class numbers from 0 or words [N], or 0/1 [N, C], are allowed")
+
+
+def _counts(labels: NDArray[Any]) -> bool:
+    return labels.dtype.kind in "biu" and labels.min() >= 0

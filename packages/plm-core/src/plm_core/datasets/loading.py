@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from plm_core.datasets.folder import read_classes, read_videos
-from plm_core.datasets.huggingface import read_hub, read_saved
+from plm_core.datasets.huggingface import read_table
 from plm_core.datasets.kinds import kind_of
 from plm_core.datasets.labelled import Dataset
 from plm_core.datasets.layout import find_splits, is_saved
@@ -27,7 +27,8 @@ def load_dataset(source: str | Path) -> Dataset:
         source: A folder with one folder of images or of videos per class (if it holds splits, its ``train`` folder, see
             `plm_core.datasets.layout.find_splits`); an ``.npz`` file with ``images``, uint8 [N, H, W] or [N, H, W, C],
             and ``labels``, [N] or zeros and ones [N, C]; a folder that Hugging Face datasets have saved; ``hf:name`` or
-            ``hf:name:split`` of the Hugging Face Hub, where the default split is train.
+            ``hf:name:split`` of the Hugging Face Hub, where the default split is train. After it may follow
+            ``,config=NAME``, ``,label=COLUMN`` and ``,image=COLUMN``.
 
     Raises:
         InputError: The source is none of these, has fewer than 2 classes, or no class with 2 images or videos.
@@ -40,7 +41,7 @@ def read_dataset(source: str | Path) -> Dataset:
     """Read a dataset as `load_dataset` does, whatever its labels are."""
     text = str(source)
     if text.startswith("hf:"):
-        return read_hub(text)
+        return read_table(text)
     path = Path(source)
     if not path.exists():
         raise InputError(f"dataset {text!r} does not exist; a folder, an .npz file or hf:name[:split] is allowed")
@@ -48,7 +49,7 @@ def read_dataset(source: str | Path) -> Dataset:
         if path.suffix.lower() != ".npz":
             raise InputError(f"dataset {text!r} is a {path.suffix or 'nameless'} file; of files, .npz is allowed")
         return read_npz(path)
-    return read_saved(path) if is_saved(path) else read_folder(find_splits(path)[0], kind_of(path))
+    return read_table(path) if is_saved(path) else read_folder(find_splits(path)[0], kind_of(path))
 
 
 def read_folder(root: Path, kind: str) -> Dataset:

@@ -13,7 +13,7 @@ CHANNELS = (1, 3, 4)
 
 
 def read_npz(path: Path) -> Dataset:
-    """Read ``images``, uint8 [N, H, W] or [N, H, W, C], and ``labels``, [N] or zeros and ones [N, C].
+    """Read ``images``, uint8 [N, H, W] or [N, H, W, C], and ``labels``, [N] or [N, 1], or zeros and ones [N, C].
 
     Raises:
         InputError: The file cannot be read, or its arrays are of another form.
@@ -32,7 +32,9 @@ def read_npz(path: Path) -> Dataset:
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in CHANNELS)):
         form = f"{images.dtype} {list(images.shape)}"
         raise InputError(f"images of {str(path)!r} are {form}; uint8 [N, H, W] or [N, H, W, 1, 3 or 4] is allowed")
-    if len(labels) != len(images) or not len(images):
-        raise InputError(f"dataset {str(path)!r} has {len(images)} images and {len(labels)} labels")
+    if not images.size:
+        raise InputError(f"images of {str(path)!r} are {list(images.shape)}: there are no pixels")
+    if labels.shape[:1] != (len(images),):
+        raise InputError(f"dataset {str(path)!r} has {len(images)} images and labels {list(labels.shape)}")
     names = [f"{path.name}[{i}]" for i in range(len(images))]
     return Dataset(str(path), names, *numbered(labels, str(path)), images)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plm_core.datasets.huggingface import read_hub_splits, read_saved_splits
+from plm_core.datasets.huggingface import read_table_splits
 from plm_core.datasets.kinds import kind_of
 from plm_core.datasets.labelled import Dataset
 from plm_core.datasets.layout import find_splits, is_saved
@@ -71,11 +71,9 @@ def own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
 
 
 def _read(source: str | Path) -> tuple[Dataset, Dataset | None]:
-    if str(source).startswith("hf:"):
-        return read_hub_splits(str(source))
     path = Path(source)
-    if path.is_dir() and is_saved(path):
-        return read_saved_splits(path)
+    if str(source).startswith("hf:") or is_saved(path):
+        return read_table_splits(source)
     if path.is_dir() and (folders := find_splits(path))[1] is not None:
         kind = kind_of(path)
         return read_folder(folders[0], kind), read_folder(folders[1], kind)

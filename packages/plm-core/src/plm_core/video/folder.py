@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from plm_core.datasets.folder import read_videos
 from plm_core.errors import InputError
-from plm_core.utils.endings import VIDEOS
 from plm_core.video.clips import FRAMES, STRIDE, Pad, check_sampling, clip_frames, last_start
 from plm_core.video.file import Video
 
@@ -63,8 +63,8 @@ class VideoFolder(VideoClips):
     """A dataset of clips from the videos ``root/class/clip.mp4``, each with the number of its class.
 
     Args:
-        root: Folder with one folder per class. Their sorted names are ``classes``. Names that begin with a dot are
-            ignored.
+        root: Folder with one folder per class, as `plm_core.datasets.folder.read_videos` reads it. The names of the
+            classes are ``classes``.
         frames: Number of frames in a clip; this and all further arguments are those of `VideoClips`.
         stride: Step from one frame to the next.
         transform: Function that is applied to each clip.
@@ -72,7 +72,7 @@ class VideoFolder(VideoClips):
         pad: "last" or None.
 
     Raises:
-        InputError: The folder has no class folders, or one of them has no videos. Otherwise as for `VideoClips`.
+        InputError: There is no video in any class folder, see `read_videos`. Otherwise as for `VideoClips`.
     """
 
     def __init__(
@@ -85,17 +85,9 @@ class VideoFolder(VideoClips):
         pad: Pad = None,
     ) -> None:
         check_sampling(frames, stride)
-        root = Path(root)
-        if not root.is_dir():
+        if not Path(root).is_dir():
             raise InputError(f"root {str(root)!r} is not a folder")
-        folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-        if not folders:
-            raise InputError(f"root {str(root)!r} has no folders, one for each class")
-        self.classes = [folder.name for folder in folders]
-        samples: list[tuple[Path, int]] = []
-        for label, folder in enumerate(folders):
-            files = [f for f in folder.iterdir() if f.suffix.lower() in VIDEOS and not f.name.startswith(".")]
-            if not files:
-                raise InputError(f"class folder {str(folder)!r} has no videos ({', '.join(VIDEOS)})")
-            samples += [(file, label) for file in sorted(files)]
+        data = read_videos(Path(root))
+        self.classes = list(data.classes)
+        samples = list(zip(data.items, data.labels.tolist(), strict=True))
         super().__init__(samples, frames, stride, transform, training, pad)
