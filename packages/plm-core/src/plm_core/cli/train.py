@@ -23,8 +23,8 @@ def train(
         str | None,
         typer.Argument(
             help="Data of the recipe's kind. Images: a folder with one folder of images per class, or such folders "
-            "train and val; an .npz file; or hf:name[,label=COLUMN]. Videos: a folder with one folder of videos per class, or such "
-            "folders train and val. COCO: folders train and val, each with images/ and instances.json."
+            "train and val; an .npz file; or hf:name[,label=COLUMN]. Videos: a folder with one folder of videos per "
+            "class, or such folders train and val. COCO: folders train and val, each with images/ and instances.json."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the trained model and its checkpoints.")] = None,
