@@ -5,6 +5,8 @@ tests/hub/test_trainings.py runs each recipe and checks its folder, and tests/pl
 
 import csv
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from hiera import configs, recipes
 from hiera.detection import micro_detector
 from hiera.mae import MaskedAutoencoderHiera
 from hiera.model import Hiera
+from hiera.recipes.detecting import open_split
 from plm_core import InputError, shapes, weights
 from plm_core.runs import train
 from plm_core.training.overrides import override
@@ -283,6 +286,19 @@ def test_data_without_objects_are_refused_before_the_training(split, change, sai
     with pytest.raises(InputError, match=f"objs' has no objects in {split}/: {said}; hiera-detect learns masks"):
         train("hiera-detect", data, tmp_path / "out", model="hiera_micro_detector")
     assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_images_of_objects(three, tmp_path):
+    shutil.copytree(three / "train", tmp_path / "train")
+    bad = min((tmp_path / "train" / "images").iterdir())
+    bad.write_bytes(b"")
+    job = SimpleNamespace(data=str(tmp_path), recipe="hiera-detect", skip_unreadable=False)
+    with pytest.raises(InputError, match=rf"1 of \d+ images of '.*' cannot be read, .*: {bad.name} \(not an image\)"):
+        open_split(job, tmp_path / "train")
+    job.skip_unreadable = True
+    data = open_split(job, tmp_path / "train")
+    assert len(data) == len(open_split(job, three / "train")) - 1
+    assert bad.name not in [data.images[i]["file_name"] for i in data.ids]
 
 
 def test_the_splits_of_objects_are_found_or_asked_for(plm, three, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import parc
 from parc.ranking.probes import draw_probes
 from plm_core.datasets import load_dataset
 from plm_core.errors import InputError
@@ -35,6 +36,22 @@ def test_unreadable_images_are_named_before_anything_runs(tmp_path):
         picture(i).save(root / "a" / f"{i}.png")
     with pytest.raises(InputError, match=r"1 of 16 images of .*: b/7\.png"):
         draw_probes(load_dataset(root))
+
+
+@pytest.mark.parametrize("run", [parc.rank, parc.probe])
+def test_every_image_is_looked_at_before_the_first_model(run, tmp_path, monkeypatch, caplog):
+    """Also those that are not drawn: of 40 images, 8."""
+    root = folder(tmp_path, {"a": 20, "b": 20})
+    budget = {"budget": 8} if run is parc.rank else {"budget": 8, "folds": 2, "method": "knn"}
+    drawn = draw_probes(load_dataset(root), budget=8)[0].names
+    bad = next(name for name in load_dataset(root).names if name not in drawn)
+    (root / bad).write_bytes(b"")
+    monkeypatch.setenv("PLM_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=rf"1 of 40 images of .*, which --skip-unreadable leaves out: {bad} \("):
+        run(root, "random:test_vit", **budget)
+    result = run(root, "random:test_vit", **budget, skip_unreadable=True)
+    assert (result.about["images"], result.about["of"]) == (8, 39)
+    assert f"1 of 40 images of {str(root)!r} cannot be read and are left out: {bad} (" in caplog.text
 
 
 def test_a_budget_that_draws_one_class(tmp_path):

@@ -284,6 +284,24 @@ def test_the_recipe_in_the_card_is_a_command_that_gives_the_same_weights(finetun
     assert "0x" not in (start / "training.json").read_text()
 
 
+def test_unreadable_images_stop_a_training_before_it_starts_or_are_left_out(plm, pictures, tmp_path, caplog):
+    shutil.copytree(pictures, tmp_path / "data")
+    bad = min((tmp_path / "data" / "train").rglob("*.png"))
+    bad.write_bytes(bad.read_bytes()[:-40])
+    count = len([*(tmp_path / "data" / "train").rglob("*.png")])
+    words = ["train", "finetune", tmp_path / "data", "--out", tmp_path / "run", *ONE_STEP]
+    result = plm(*words)
+    assert (result.code, (tmp_path / "run").exists()) == (2, False)
+    assert f"1 of {count} images of" in result.err.splitlines()[-1]
+    assert f"{bad.name} (" in result.err.splitlines()[-1]
+    result = plm(*words, "--skip-unreadable")
+    assert result.code == 0, result.err
+    assert f"are left out: {bad.parent.name}/{bad.name} (" in caplog.text
+    record = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert record["found"].startswith(f"{count - 1} images")
+    assert "--skip-unreadable" in (tmp_path / "run" / "README.md").read_text()
+
+
 def test_license(finetune):
     assert 'license: "apache-2.0"' in (finetune() / "README.md").read_text()  # that of the shipped weights
     assert 'license: "other"' in (finetune("--random", out="random") / "README.md").read_text()

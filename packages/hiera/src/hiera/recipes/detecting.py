@@ -14,6 +14,7 @@ from hiera.recipes.steps import detect
 from hiera.recipes.tables import DetectConfig
 from plm_core import InputError, weights
 from plm_core.datasets import KINDS, check_classes
+from plm_core.datasets.checking import leave_out, unreadable
 from plm_core.datasets.layout import find_splits
 from plm_core.runs import Job, Trained, begin
 from plm_core.runs.job import load_body
@@ -31,7 +32,7 @@ def run(job: Job) -> Trained | None:
     """
     train, val = (open_split(job, folder) for folder in split_folders(job.data))
     check_classes(job.data, list(train.names.values()), list(val.names.values()))
-    objects = sum(len(entries) for entries in train.objects.values())
+    objects = sum(len(train.objects[i]) for i in train.ids)
     found = f"{len(train)} images with {objects} objects of {len(train.names)} classes, {len(val)} held-out images"
     begin(job, found)
     config: DetectConfig = job.config_for(len(train))
@@ -75,9 +76,16 @@ def split_folders(data: str) -> tuple[Path, Path]:
 
 
 def open_split(job: Job, folder: Path) -> coco.CocoDetection:
-    """Open a split, and refuse one without an object that has a mask: nothing could be learnt or scored."""
+    """Open a split, and refuse one without an object that has a mask: nothing could be learnt or scored.
+
+    Images that cannot be read are left out if the job says so, and are an error otherwise.
+    """
     data = coco.CocoDetection(folder / "images", folder / "instances.json")
-    objects = [o for entries in data.objects.values() for o in entries]
+    names = [data.images[i]["file_name"] for i in data.ids]
+    bad = unreadable([data.folder / name for name in names])
+    kept = leave_out(bad, names, f"images of {str(data.folder)!r}", job.skip_unreadable)
+    data.ids = [data.ids[place] for place in kept]
+    objects = [o for i in data.ids for o in data.objects[i]]
     if all(o["iscrowd"] for o in objects):
         counts = [f"{count} with {reason}" for reason, count in data.left_out.items()]
         counts += [f"{len(objects)} of crowds"] if objects else []

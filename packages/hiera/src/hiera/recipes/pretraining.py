@@ -11,7 +11,7 @@ from hiera.model import Hiera
 from hiera.recipes.steps import pretrain, pretrain_transform
 from hiera.recipes.tables import PretrainConfig
 from plm_core import InputError
-from plm_core.datasets import Pictures, read_dataset
+from plm_core.datasets import Pictures, read_dataset, readable
 from plm_core.hookspecs import Input, Model
 from plm_core.models import input_of
 from plm_core.registry import registry
@@ -70,7 +70,7 @@ def _keywords(encoder: Any, config: PretrainConfig) -> dict[str, Any]:
 def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Any, str]:
     """Return the dataset for a model's input, and the data in words."""
     preprocess = pretrain_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
-    data = read_dataset(job.data)
+    data = readable(read_dataset(job.data), job.skip_unreadable)
     found = f"{len(data)} {data.kind}"
     if spec.frames is None:
         return Pictures(data, preprocess), found

@@ -22,7 +22,7 @@ from parc.cli.shared import (
 from parc.next_steps import after_probing
 from parc.probing.settings import ProbeSettings
 from plm_core.cli.light import LightCommand
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Seed
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Seed, SkipUnreadable
 from plm_core.cli.table import show
 from plm_core.errors import InputError, PlmError
 
@@ -66,6 +66,7 @@ def _command(
     batch_size: BatchSize = ProbeSettings.batch_size,
     num_workers: NumWorkers = None,
     cache: Cached = True,
+    skip_unreadable: SkipUnreadable = False,
     out: Annotated[list[Path] | None, shared.out("accuracies")] = None,
     plot: Plot = None,
     as_json: Json = False,
@@ -90,6 +91,7 @@ def _command(
         batch_size=batch_size,
         num_workers=num_workers,
         cache=cache,
+        skip_unreadable=skip_unreadable,
     )
     try:
         result = probing.probe_models(dataset, split_list(models, "models"), settings)

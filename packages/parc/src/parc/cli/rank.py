@@ -23,7 +23,7 @@ from parc.cli.shared import (
 from parc.next_steps import after_ranking
 from parc.ranking.settings import Settings
 from plm_core.cli.light import LightCommand
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, SkipUnreadable
 from plm_core.cli.table import show
 from plm_core.errors import PlmError
 
@@ -99,6 +99,7 @@ def _command(
         ),
     ] = None,
     cache: Cached = True,
+    skip_unreadable: SkipUnreadable = False,
     out: Annotated[list[Path] | None, shared.out("ranking")] = None,
     plot: Plot = None,
     as_json: Json = False,
@@ -125,6 +126,7 @@ def _command(
         num_workers=num_workers,
         ray=ray,
         cache=cache,
+        skip_unreadable=skip_unreadable,
     )
     try:
         ranking = rank_models(dataset, split_list(models, "models"), settings)

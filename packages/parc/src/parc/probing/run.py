@@ -34,6 +34,7 @@ def probe(
     batch_size: int = ProbeSettings.batch_size,
     num_workers: int | None = None,
     cache: bool = True,
+    skip_unreadable: bool = False,
 ) -> Probing:
     """Judge models by a simple classifier on their frozen features, with cross-validation.
 
@@ -63,6 +64,7 @@ def probe(
         batch_size: Number of images in a batch.
         num_workers: Number of processes that decode images.
         cache: Whether to use the cache of features.
+        skip_unreadable: Whether to leave out images that cannot be read, which are an error otherwise.
 
     Raises:
         InputError, UnknownName: An argument or the dataset is not allowed. This is checked before any model runs.
@@ -80,6 +82,7 @@ def probe(
         batch_size=batch_size,
         num_workers=num_workers,
         cache=cache,
+        skip_unreadable=skip_unreadable,
     )
     return probe_models(dataset, [models] if isinstance(models, str) else models, settings)
 
@@ -118,7 +121,7 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
 
 def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int]:
     """Return the images or videos to probe on, and the number of those that they were drawn from."""
-    train, val = own_splits(dataset)
+    train, val = own_splits(dataset, settings.skip_unreadable)
     if train.labels.ndim > 1:
         raise InputError(
             f"dataset {str(dataset)!r} has several labels per image; a probe needs one class per image "

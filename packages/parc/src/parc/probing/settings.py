@@ -57,6 +57,10 @@ class ProbeSettings:
     cache: bool = True
     """Whether features are read from and written to the cache, ``$PLM_CACHE/parc``."""
 
+    skip_unreadable: bool = False
+    """Whether images that cannot be read are left out, with a warning that counts and names them. Otherwise they are an
+    error before any model runs."""
+
     def __post_init__(self) -> None:
         from parc.probing.classifiers import parse_classifier
 

@@ -19,7 +19,7 @@ from parc.ranking.ray_backend import evaluate_on_ray
 from parc.ranking.results import Ranking
 from parc.ranking.settings import Settings
 from parc.scores.pca import parse_pca
-from plm_core.datasets import load_dataset
+from plm_core.datasets import load_dataset, readable
 from plm_core.errors import InputError
 
 _log = logging.getLogger("parc")
@@ -43,6 +43,7 @@ def rank(
     num_workers: int | None = None,
     ray: str | None = None,
     cache: bool = True,
+    skip_unreadable: bool = False,
 ) -> Ranking:
     """Rank models by how well they suit a dataset, without training them.
 
@@ -76,6 +77,7 @@ def rank(
         num_workers: Number of processes that decode images.
         ray: Address of a Ray cluster, or ``local``.
         cache: Whether to use the cache of features.
+        skip_unreadable: Whether to leave out images that cannot be read, which are an error otherwise.
 
     Raises:
         InputError, UnknownName: An argument or the dataset is not allowed. This is checked before any model runs.
@@ -96,6 +98,7 @@ def rank(
         num_workers=num_workers,
         ray=ray,
         cache=cache,
+        skip_unreadable=skip_unreadable,
     )
     return rank_models(dataset, [models] if isinstance(models, str) else models, settings)
 
@@ -103,7 +106,7 @@ def rank(
 def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) -> Ranking:
     """Rank models by how well they suit a dataset; the core of `rank`, with the same errors."""
     candidates = expand_patterns(models, settings.pretrained)
-    data = load_dataset(dataset)
+    data = readable(load_dataset(dataset), settings.skip_unreadable, decode=settings.skip_unreadable)
     probes = draw_probes(data, settings.budget, settings.runs)
     _check_surroundings(settings)
     references = None if settings.reference is None else _reference_features(settings.reference, probes, settings)

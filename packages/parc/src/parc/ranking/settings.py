@@ -69,6 +69,10 @@ class Settings:
     cache: bool = True
     """Whether features are read from and written to the cache, ``$PLM_CACHE/parc``."""
 
+    skip_unreadable: bool = False
+    """Whether images that cannot be read are left out, with a warning that counts and names them. Otherwise they are an
+    error before any model runs. With it, every image is decoded; without it, the headers of all are read."""
+
     def __post_init__(self) -> None:
         from parc.scores.pca import parse_pca
 

@@ -24,4 +24,10 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or c
 NumWorkers = Annotated[
     int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
 ]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable", help="Leave out images or videos that cannot be read, and list them (default: an error)."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed.")]

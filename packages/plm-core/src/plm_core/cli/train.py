@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plm_core.cli.options import Json, Seed, Transforms
+from plm_core.cli.options import Json, Seed, SkipUnreadable, Transforms
 from plm_core.cli.table import show
 from plm_core.errors import InputError, TrainingInterrupted
 from plm_core.hookspecs import Training
@@ -94,6 +94,7 @@ def train(
         ),
     ] = None,
     seed: Seed = 0,
+    skip_unreadable: SkipUnreadable = False,
     report_to: Annotated[
         list[str] | None,
         typer.Option("--report-to", help="Tracker to log to as well: tensorboard or wandb. May be repeated."),
@@ -130,6 +131,7 @@ def train(
             transforms=transform or (),
             license=license,
             seed=seed,
+            skip_unreadable=skip_unreadable,
             resume=resume,
             precision=precision,
             fsdp=fsdp,

@@ -4,6 +4,7 @@
     splits.py       `load_splits`, the part to train on and the part to judge the training on
     kinds.py        `kind_of` and `check_kind`: images, videos, COCO's format, a model ...
     pictures.py     `Pictures`, a dataset of images for torch
+    checking.py     `readable`, which looks at every image before long work
     labelled.py     `Dataset`, its `digest`, and class numbers from labels of other types
     layout.py       the splits and the class folders of a folder
     folder.py       folders of images or videos by class
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
+    from plm_core.datasets.checking import readable
     from plm_core.datasets.kinds import KINDS, Kind, check_kind, kind_of
     from plm_core.datasets.labelled import Dataset, digest
     from plm_core.datasets.loading import load_dataset, read_dataset
@@ -40,6 +42,7 @@ _LAZY = {
     "load_dataset": "plm_core.datasets.loading",
     "load_splits": "plm_core.datasets.splits",
     "read_dataset": "plm_core.datasets.loading",
+    "readable": "plm_core.datasets.checking",
 }
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "load_dataset",
     "load_splits",
     "read_dataset",
+    "readable",
 ]
 
 __getattr__, __dir__ = attributes(__name__, "plm-core", _LAZY)

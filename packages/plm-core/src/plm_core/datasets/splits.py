@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from plm_core.datasets.checking import readable
 from plm_core.datasets.huggingface import read_table_splits
 from plm_core.datasets.kinds import kind_of
 from plm_core.datasets.labelled import Dataset
@@ -30,10 +31,10 @@ class Splits:
     """Where the second part comes from, for people to read."""
 
 
-def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Splits:
+def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1, skip_unreadable: bool | None = None) -> Splits:
     """Read the names and labels of the images or videos to train on and of those to judge the training on.
 
-    No image is decoded, and no video is opened. The source may have splits of its own: folders (see
+    The source may have splits of its own: folders (see
     `plm_core.datasets.layout.find_splits`) or the splits of Hugging Face datasets. Training is then on ``train``, and
     the other part is the first of these that is there: val, valid, validation, dev, eval, test, testing. From a source
     without them a share is held out, class by class. Each class keeps at least one item to train on, and may get none
@@ -43,15 +44,17 @@ def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Spli
         source: As for `plm_core.datasets.load_dataset`. ``hf:name:split`` has no splits of its own.
         seed: Seed of the draw of the items that are held out.
         holdout: Share of the items that is held out, between 0 and 1.
+        skip_unreadable: None to decode no image and open no video. Otherwise each is read, and those that cannot be are
+            left out with a warning, or are an error; see `plm_core.datasets.readable`.
 
     Raises:
-        InputError: The source cannot be read (see `load_dataset`), its splits have different classes, or ``holdout`` is
-            not allowed.
+        InputError: The source cannot be read (see `load_dataset`), its splits have different classes, ``holdout`` is
+            not allowed, or images or videos cannot be read.
         MissingDependency: Hugging Face datasets are not installed.
     """
     if not 0 < holdout < 1:
         raise InputError(f"holdout is {holdout}; a number between 0 and 1 is allowed")
-    train, val = own_splits(source)
+    train, val = own_splits(source, skip_unreadable)
     if val is None:
         kept, held_out = hold_out(train.labels, seed, holdout)
         note = f"{100 * holdout:g} % of the {train.kind} ({len(held_out)} of {len(train)}) held out, seed {seed}"
@@ -59,7 +62,7 @@ def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1) -> Spli
     return Splits(train, val, f"{len(val)} {val.kind} of the split {_name(val.source)}")
 
 
-def own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
+def own_splits(source: str | Path, skip_unreadable: bool | None = None) -> tuple[Dataset, Dataset | None]:
     """Read the items to train on and, if the source has a split for that, those to judge the training on.
 
     See `load_splits`, which also holds items out where there is no such split, and has the same errors.
@@ -67,6 +70,8 @@ def own_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
     train, val = _read(source)
     if val is not None:
         check_classes(source, train.classes, val.classes)
+    if skip_unreadable is not None:
+        train, val = readable(train, skip_unreadable), val and readable(val, skip_unreadable)
     return check_labels(train), val
 
 

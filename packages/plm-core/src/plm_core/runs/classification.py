@@ -65,7 +65,7 @@ OpenSplit = Callable[[str, Callable[[Any], Any], Input], Dataset[Any]]
 
 def train_classifier(job: Job) -> Trained | None:
     """Train a classifier of images, and score it on the held-out images."""
-    splits = load_splits(job.data, seed=job.seed)
+    splits = load_splits(job.data, seed=job.seed, skip_unreadable=job.skip_unreadable)
     if splits.train.labels.ndim > 1:
         raise InputError(f"data {job.data!r} has several labels for an image; recipe {job.recipe!r} takes one")
 
@@ -81,7 +81,7 @@ def train_video_classifier(job: Job) -> Trained | None:
     """Train a classifier of clips on videos, and score it on the middle of the held-out videos."""
     from plm_core.video import VideoClips, per_clip  # here, so that a recipe for images need not import them
 
-    splits = load_splits(job.data, seed=job.seed)
+    splits = load_splits(job.data, seed=job.seed, skip_unreadable=job.skip_unreadable)
 
     def open_split(split: str, preprocess: Callable[[Any], Any], spec: Input) -> Dataset[Any]:
         if spec.frames is None:

@@ -93,6 +93,7 @@ def _command(job: Job) -> str:
     words += [f"--set {shlex.quote(f'{key}={value}')}" for key, value in job.settings.items()]
     words += [f"--transform {shlex.quote(text)}" for text in job.transforms]
     words += [f"--model-kwargs {shlex.quote(f'{key}={value}')}" for key, value in job.model_kwargs.items()]
+    words += ["--skip-unreadable"] if job.skip_unreadable else []
     options = {"seed": job.seed or None, **{name: job.options.get(name) for name in CHANGING}}
     options |= {"precision": None} if options["precision"] == "fp32" else {}
     words += [f"--{name.replace('_', '-')} {value}" for name, value in options.items() if value is not None]

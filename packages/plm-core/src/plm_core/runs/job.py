@@ -41,6 +41,8 @@ class Job:
         model_kwargs: Further keywords for `plm_core.create_model`. They become part of the model folder.
         transforms: Transforms that are applied while the model trains, as `plm_core.transforms.parse` reads them.
         seed: Random seed.
+        skip_unreadable: Whether images or videos that cannot be read are left out. Otherwise they are an error, before
+            the training starts; see `plm_core.datasets.readable`.
         options: Keywords for `plm_core.training.fit`: ``out``, ``resume``, ``seed``, ``precision`` ...
         facts: What became known since, see `plm_core.runs.begin`.
     """
@@ -57,6 +59,7 @@ class Job:
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     transforms: tuple[str, ...] = ()
     seed: int = 0
+    skip_unreadable: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 

@@ -39,6 +39,7 @@ def request_of(job: Job) -> dict[str, Any]:
         "weights": None if job.weights is None else last_part(job.weights),
         "transforms": list(job.transforms),
         "seed": job.seed,
+        "skip_unreadable": job.skip_unreadable,
         "precision": job.options.get("precision"),
         "config": config,
         "options": {name: job.options[name] for name in OPTIONS if name in job.options},

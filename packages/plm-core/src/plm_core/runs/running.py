@@ -36,6 +36,7 @@ def train(
     transforms: Sequence[str] = (),
     license: str | None = None,
     seed: int = 0,
+    skip_unreadable: bool = False,
     resume: bool = False,
     precision: str = "fp32",
     fsdp: bool = False,
@@ -71,6 +72,7 @@ def train(
         license: SPDX identifier of the license of the trained weights (default: that of the weights that the training
             started from, or else "other").
         seed: Random seed.
+        skip_unreadable: Whether to leave out images or videos that cannot be read, which are an error otherwise.
         resume: Whether to continue from the newest checkpoint in ``out``.
         precision: "fp32", or "bf16" or "fp16" by autocast.
         fsdp: Whether to shard the parameters over the processes.
@@ -117,6 +119,7 @@ def train(
         model_kwargs=dict(model_kwargs or {}),
         transforms=tuple(transforms),
         seed=seed,
+        skip_unreadable=skip_unreadable,
         options={
             "out": out,
             "seed": seed,

@@ -14,6 +14,8 @@ The rule, which predictions, rankings, probes and trainings share:
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -72,6 +74,24 @@ def decode_image(contents: bytes | NDArray[np.uint8]) -> Image.Image:
     return _read(io.BytesIO(contents))
 
 
+def check_image(item: Path | bytes | NDArray[np.uint8], decode: bool = True) -> None:
+    """Check that an image can be read, faster than by reading it.
+
+    Args:
+        item: The path, the encoded bytes, or the pixels of the image.
+        decode: Whether to decode the whole of it (JPEG at an eighth of its size), instead of the header only.
+
+    Raises:
+        InputError: It cannot be read. The message says why, without a name.
+    """
+    if isinstance(item, (Path, bytes)):
+        with _opened(item if isinstance(item, Path) else io.BytesIO(item)) as image:
+            if decode:
+                image.draft(None, (1, 1))
+                image.load()
+                plain(image)
+
+
 def plain(image: Image.Image) -> Image.Image:
     """Return an image as L, RGB, or, if it has more than 8 bits, as F from 0 to 1. It is not turned.
 
@@ -127,20 +147,27 @@ def _shares(image: Image.Image) -> Image.Image:
 
 
 def _read(file: Any) -> Image.Image:
+    with _opened(file) as image:
+        image.load()
+        turn = TURNS.get(_orientation(image))
+        upright = plain(image)
+        upright = upright.copy() if turn is None else upright.transpose(turn)
+    upright.info = {}  # with the orientation, which would turn it again
+    return upright
+
+
+@contextmanager
+def _opened(file: Any) -> Iterator[Image.Image]:
+    """Open an image, and say why if it cannot be read."""
     try:
         with Image.open(file) as image:
-            image.load()
-            turn = TURNS.get(_orientation(image))
-            upright = plain(image)
-            upright = upright.copy() if turn is None else upright.transpose(turn)
+            yield image
     except InputError:
         raise
     except UnidentifiedImageError as e:
         raise InputError("not an image") from e
     except Exception as e:  # PIL's decoders raise almost any error for a file that is truncated or no image
         raise InputError(getattr(e, "strerror", None) or first_line(e)) from e
-    upright.info = {}  # with the orientation, which would turn it again
-    return upright
 
 
 def _orientation(image: Image.Image) -> Any:

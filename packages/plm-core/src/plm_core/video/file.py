@@ -139,6 +139,17 @@ class Video:
                         break
 
 
+def check_video(path: Path) -> None:
+    """Check that a file is a video, by its header only.
+
+    Raises:
+        MissingDependency: PyAV is not installed.
+        InputError: The file is not a video.
+    """
+    with _opened(path):
+        pass
+
+
 def _name(file: Path | bytes) -> str:
     return "the video" if isinstance(file, bytes) else str(file)
 
