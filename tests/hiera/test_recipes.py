@@ -64,7 +64,7 @@ def test_pretraining_of_video(size, lr, drop_path):
     recipe = Recipe(
         epochs=3200, batch_size=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, aug_repeats=4
     )
-    assert recipes.PRETRAIN_VIDEO[size] == PretrainConfig(
+    assert recipes.PRETRAIN_VIDEO[size] == recipes.VideoPretrainConfig(
         recipe=recipe, mask_ratio=0.9, drop_path=drop_path, scale=(0.5, 1), hflip=0.5
     )
 

@@ -5,6 +5,7 @@ tests/hub/test_trainings.py runs each recipe and checks its folder, and tests/pl
 
 import csv
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -141,6 +142,17 @@ def test_a_video_that_is_too_short_repeats_its_last_frame(plm, write_video, tmp_
     model = ["--model", "hiera_micro_motions", "--max-steps", 1]
     result = plm("train", "hiera-pretrain-video", tmp_path / "data", "--out", tmp_path / "out", *model)
     assert result.code == 0, result.err
+    for words, said in (
+        (settings(pad=None), "1 of 1 videos of .* have fewer than the 8 frames that 8 frames, stride 1 need"),
+        (
+            settings(pad=None, stride=3),
+            "fewer than the 22 frames that 8 frames, stride 3 need: still/short.mp4 \\(6\\)",
+        ),
+        (settings(pad="mirror"), "pad 'mirror' is not allowed"),
+    ):
+        result = plm("train", "hiera-pretrain-video", tmp_path / "data", "--out", tmp_path / "refused", *model, *words)
+        assert (result.code, (tmp_path / "refused").exists()) == (2, False)
+        assert re.search(said, result.err.splitlines()[-1]), result.err
     (tmp_path / "data" / "still" / "short.mp4").write_bytes(b"no video")
     result = plm("train", "hiera-pretrain-video", tmp_path / "data", "--out", tmp_path / "other", *model)
     assert result.code == 2

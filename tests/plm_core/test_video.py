@@ -16,8 +16,19 @@ from torch.utils.data import DataLoader
 import hiera
 from hiera.configs import MICRO_MOTIONS
 from plm_core import InputError, MissingDependency, shapes
+from plm_core.datasets import load_dataset
 from plm_core.hookspecs import Input
-from plm_core.video import Video, VideoFolder, classify, input_of, per_clip, read_clip, views
+from plm_core.video import (
+    ClipSettings,
+    Video,
+    VideoFolder,
+    classify,
+    input_of,
+    open_clips,
+    per_clip,
+    read_clip,
+    views,
+)
 from plm_core.video import file as video_file
 from plm_core.video.windows import read_windows, window_starts
 
@@ -525,3 +536,32 @@ def test_timms_training_transform_on_clips(folder, model):
 def test_a_transform_that_returns_no_tensor_is_named(clip):
     with pytest.raises(InputError, match="transform gives Image; it must end in a tensor"):
         per_clip(lambda image: image)(clip[:1])
+
+
+# --- clips of a training ------------------------------------------------------------------------------------------
+
+
+def test_stride_and_padding_of_a_training(folder):
+    spec = Input(size=(3, 32, 32), frames=4, stride=2)
+    data = load_dataset(folder)
+    clips = open_clips(data, spec, ClipSettings(), lambda clip: clip, training=False)
+    assert (clips.frames, clips.stride, clips.pad, len(clips)) == (4, 2, "last", 3)
+    clips = open_clips(data, spec, ClipSettings(stride=3, pad=None), lambda clip: clip, training=False)
+    assert (clips.stride, clips.pad, clips.training) == (3, None, False)
+    corners = clips[1][0][:, 0, 0, 0].int()  # the corner pixel counts the frames
+    assert corners.diff().tolist() == [12, 12, 12]
+    with pytest.raises(InputError, match="stride 0 is not allowed"):
+        open_clips(data, spec, ClipSettings(stride=0), lambda clip: clip)
+
+
+def test_short_videos_are_refused_before_a_training(folder):
+    spec = Input(size=(3, 32, 32), frames=16, stride=4)
+    lengths = [len(Video(path)) for path in load_dataset(folder).items]
+    assert open_clips(load_dataset(folder), spec, ClipSettings(stride=9), lambda clip: clip)[0][0].shape[0] == 16
+    with pytest.raises(
+        InputError,
+        match=rf"3 of 3 videos of .* have fewer than the 136 frames that 16 frames, stride 9 need: "
+        rf"dance/c\.mkv \({lengths[0]}\), .*\(pad='last' repeats the last frame\)",
+    ):
+        open_clips(load_dataset(folder), spec, ClipSettings(stride=9, pad=None), lambda clip: clip)
+    assert len(open_clips(load_dataset(folder), spec, ClipSettings(stride=1, pad=None), lambda clip: clip)) == 3

@@ -148,7 +148,7 @@ class CocoDetection(DetectionDataset):
         path = self.folder / entry["file_name"]
         image = pixels_of(open_image(path))
         size = (entry["height"], entry["width"])
-        if image.shape[1:] != size:
+        if tuple(image.shape[1:]) != size:
             raise InputError(f"image {path} is {image.shape[2]} x {image.shape[1]}, not {size[1]} x {size[0]}")
         objects = [o for o in self.objects[entry["id"]] if not o["iscrowd"]]
         masks = decode_masks([o["segmentation"] for o in objects], size) if self.masks else None

@@ -19,6 +19,8 @@ from hiera.recipes.tables import (
     PRETRAIN_VIDEO,
     DetectConfig,
     PretrainConfig,
+    VideoFinetuneConfig,
+    VideoPretrainConfig,
 )
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "PRETRAIN_VIDEO",
     "DetectConfig",
     "PretrainConfig",
+    "VideoFinetuneConfig",
+    "VideoPretrainConfig",
     "detect",
     "pretrain",
     "pretrain_transform",

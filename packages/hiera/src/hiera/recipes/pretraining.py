@@ -16,7 +16,7 @@ from plm_core.hookspecs import Input, Model
 from plm_core.models import input_of
 from plm_core.registry import registry
 from plm_core.runs import Job, Trained, begin
-from plm_core.video import VideoClips, per_clip
+from plm_core.video import ClipSettings, open_clips, per_clip
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 
@@ -74,5 +74,5 @@ def _open(job: Job, config: PretrainConfig, spec: Input) -> tuple[Any, str]:
     found = f"{len(data)} {data.kind}"
     if spec.frames is None:
         return Pictures(data, preprocess), found
-    samples = list(zip(data.items, data.labels.tolist(), strict=True))
-    return VideoClips(samples, spec.frames, spec.stride, per_clip(preprocess), pad="last"), found
+    sampling = config if isinstance(config, ClipSettings) else ClipSettings()
+    return open_clips(data, spec, sampling, per_clip(preprocess)), found

@@ -14,6 +14,7 @@ from hiera.configs import SIZES, VIDEO_SIZES
 from plm_core.training import Recipe
 from plm_core.training.finetuning import FinetuneConfig
 from plm_core.training.recipe import check_ranges
+from plm_core.video import ClipSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,16 @@ class PretrainConfig:
             hflip=(0 <= self.hflip <= 1, "a number from 0 to 1"),
             decoder_depth=(self.decoder_depth >= 1, "1 or more"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoPretrainConfig(ClipSettings, PretrainConfig):
+    """The configuration of a masked pretraining on clips: that of `PretrainConfig`, and how clips are taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFinetuneConfig(ClipSettings, FinetuneConfig):
+    """The configuration of a training of a classifier of clips: that of `FinetuneConfig`, and how clips are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +127,8 @@ FINETUNE_IMAGE: dict[str, FinetuneConfig] = {
 
 # Columns: learning rate, drop path. The drop path is that for 3200 epochs, as for the published models.
 _PRETRAIN_VIDEO = _by_size(VIDEO_SIZES, (8e-4, 0.1), (8e-4, 0.2), (8e-4, 0.2), (3.2e-4, 0.4))
-PRETRAIN_VIDEO: dict[str, PretrainConfig] = {
-    size: PretrainConfig(
+PRETRAIN_VIDEO: dict[str, VideoPretrainConfig] = {
+    size: VideoPretrainConfig(
         recipe=Recipe(
             epochs=3200, batch_size=512, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=120, aug_repeats=4
         ),
@@ -137,8 +148,8 @@ _FINETUNE_VIDEO = _by_size(
     (100, 8e-4, 0.2, 0.875, 0.5),
     (100, 4e-4, 0.3, 0.875, 0.5),
 )
-FINETUNE_VIDEO: dict[str, FinetuneConfig] = {
-    size: FinetuneConfig(
+FINETUNE_VIDEO: dict[str, VideoFinetuneConfig] = {
+    size: VideoFinetuneConfig(
         recipe=Recipe(
             epochs=epochs,
             batch_size=256,
@@ -181,11 +192,13 @@ DETECT_VIT: dict[str, DetectConfig] = {
 _MICRO_PRETRAIN = Recipe(epochs=20, batch_size=128, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_epochs=2)
 _MICRO_DECODER: dict[str, Any] = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4}
 PRETRAIN_IMAGE["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, **_MICRO_DECODER)
-PRETRAIN_VIDEO["micro"] = PretrainConfig(recipe=_MICRO_PRETRAIN, mask_ratio=0.75, scale=(0.5, 1.0), **_MICRO_DECODER)
+PRETRAIN_VIDEO["micro"] = VideoPretrainConfig(
+    recipe=_MICRO_PRETRAIN, mask_ratio=0.75, scale=(0.5, 1.0), **_MICRO_DECODER
+)
 FINETUNE_IMAGE["micro"] = FinetuneConfig.plain(
     Recipe(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=2, clip_grad=1.0)
 )
-FINETUNE_VIDEO["micro"] = FinetuneConfig.plain(
+FINETUNE_VIDEO["micro"] = VideoFinetuneConfig.plain(
     Recipe(epochs=16, batch_size=64, lr=1e-3, weight_decay=0.05, warmup_epochs=1, clip_grad=1.0)
 )
 DETECT["micro"] = DetectConfig(

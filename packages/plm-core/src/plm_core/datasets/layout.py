@@ -111,10 +111,10 @@ def files_below(root: Path) -> Iterator[Path]:
         InputError: A folder cannot be read.
     """
     # each folder to read, with the real paths of the root and of the folders that were entered by a link or left by one
-    waiting = [(str(root), (os.path.realpath(root),))]
+    waiting: list[tuple[str, tuple[str, ...]]] = [(str(root), (os.path.realpath(root),))]
     while waiting:
         folder, way = waiting.pop()
-        folders = []
+        folders: list[tuple[str, tuple[str, ...]]] = []
         for entry in _entries(folder):
             if not entry.is_dir():
                 yield Path(entry.path)

@@ -78,17 +78,23 @@ def train_classifier(job: Job) -> Trained | None:
 
 
 def train_video_classifier(job: Job) -> Trained | None:
-    """Train a classifier of clips on videos, and score it on the middle of the held-out videos."""
-    from plm_core.video import VideoClips, per_clip  # here, so that a recipe for images need not import them
+    """Train a classifier of clips on videos, and score it on the middle of the held-out videos.
+
+    A config that is a `plm_core.video.ClipSettings` too says how clips are taken.
+    """
+    from plm_core.video import (
+        ClipSettings,
+        open_clips,
+        per_clip,
+    )  # here, so that a recipe for images need not import them
 
     splits = load_splits(job.data, seed=job.seed, skip_unreadable=job.skip_unreadable)
 
     def open_split(split: str, preprocess: Callable[[Any], Any], spec: Input) -> Dataset[Any]:
         if spec.frames is None:
             raise InputError(f"model {job.model!r} takes images; recipe {job.recipe!r} trains on videos")
-        part = getattr(splits, split)
-        samples = list(zip(part.items, part.labels.tolist(), strict=True))
-        return VideoClips(samples, spec.frames, spec.stride, per_clip(preprocess), split == "train", "last")
+        sampling = job.config if isinstance(job.config, ClipSettings) else ClipSettings()
+        return open_clips(getattr(splits, split), spec, sampling, per_clip(preprocess), split == "train")
 
     return _train(job, splits, open_split)
 

@@ -11,9 +11,20 @@ or none are read like any other. Reading needs PyAV (extra ``plm-core[video]``).
 from __future__ import annotations
 
 from plm_core.video.augmentation import per_clip
-from plm_core.video.clips import read_clip
+from plm_core.video.clips import ClipSettings, read_clip
 from plm_core.video.evaluation import classify, input_of, views
 from plm_core.video.file import Video
-from plm_core.video.folder import VideoClips, VideoFolder
+from plm_core.video.folder import VideoClips, VideoFolder, open_clips
 
-__all__ = ["Video", "VideoClips", "VideoFolder", "classify", "input_of", "per_clip", "read_clip", "views"]
+__all__ = [
+    "ClipSettings",
+    "Video",
+    "VideoClips",
+    "VideoFolder",
+    "classify",
+    "input_of",
+    "open_clips",
+    "per_clip",
+    "read_clip",
+    "views",
+]

@@ -5,6 +5,7 @@ Shapes: T frames, H, W pixels; pixels are RGB.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,20 @@ STRIDE = 4
 
 Pad = Literal["last"] | None
 Frames = NDArray[np.uint8] | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """How a recipe takes clips from videos; its configuration inherits these settings.
+
+    Attributes:
+        stride: Step from one frame of a clip to the next: 4 takes every fourth. None for the model's own.
+        pad: "last" repeats the last frame of a video that is shorter than a clip. None refuses such videos before the
+            training starts.
+    """
+
+    stride: int | None = None
+    pad: Pad = "last"
 
 
 def read_clip(

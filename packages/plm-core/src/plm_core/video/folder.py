@@ -11,9 +11,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from plm_core.datasets.folder import read_videos
+from plm_core.datasets.labelled import Dataset as Labelled
 from plm_core.errors import InputError
-from plm_core.video.clips import FRAMES, STRIDE, Pad, check_sampling, clip_frames, last_start
+from plm_core.hookspecs import Input
+from plm_core.utils.progress import track
+from plm_core.video.clips import FRAMES, STRIDE, ClipSettings, Pad, check_sampling, clip_frames, last_start
 from plm_core.video.file import Video
+
+MAX_NAMES = 5
+"""Number of short videos that an error names."""
 
 
 class VideoClips(Dataset[tuple[Any, int]]):
@@ -57,6 +63,43 @@ class VideoClips(Dataset[tuple[Any, int]]):
         start = int(torch.randint(latest + 1, ())) if self.training else latest // 2
         clip = video.read(clip_frames(len(video), self.frames, self.stride, start, self.pad, path))
         return (clip if self.transform is None else self.transform(clip)), label
+
+
+def open_clips(
+    data: Labelled, spec: Input, settings: ClipSettings, transform: Callable[[Tensor], Any], training: bool = True
+) -> VideoClips:
+    """Return the clips of labelled videos for a model.
+
+    Args:
+        data: The videos.
+        spec: Input of the model, whose ``frames`` is a number.
+        settings: The stride, and what happens to short videos.
+        transform: As for `VideoClips`.
+        training: As for `VideoClips`.
+
+    Raises:
+        InputError: The stride is not allowed; or ``pad`` is None, and videos are shorter than a clip. The message says
+            how many, and names the first ones.
+    """
+    stride = spec.stride if settings.stride is None else settings.stride
+    samples = list(zip(data.items, data.labels.tolist(), strict=True))
+    clips = VideoClips(samples, spec.frames or 1, stride, transform, training, settings.pad)
+    if settings.pad is None:
+        _check_lengths(data, clips)
+    return clips
+
+
+def _check_lengths(data: Labelled, clips: VideoClips) -> None:
+    needed = (clips.frames - 1) * clips.stride + 1
+    lengths = [len(Video(path)) for path in track(data.items, "measuring videos", len(data))]
+    short = [f"{name} ({length})" for name, length in zip(data.names, lengths, strict=True) if length < needed]
+    if short:
+        more = f" and {len(short) - MAX_NAMES} more" if len(short) > MAX_NAMES else ""
+        raise InputError(
+            f"{len(short)} of {len(data)} videos of {data.source!r} have fewer than the {needed} frames that "
+            f"{clips.frames} frames, stride {clips.stride} need: {', '.join(short[:MAX_NAMES])}{more} (pad='last' "
+            "repeats the last frame)"
+        )
 
 
 class VideoFolder(VideoClips):
