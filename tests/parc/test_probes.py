@@ -81,6 +81,10 @@ def test_the_digest_follows_names_labels_and_contents(tmp_path):
     (root / "a").rename(root / "c")
     digests.add(draw_probes(load_dataset(root))[0].digest)
     assert len(digests) == 4
+    for shape in ((4, 8), (8, 4), (4, 8, 1)):  # of equal bytes
+        np.savez(tmp_path / "x.npz", images=np.arange(128, dtype=np.uint8).reshape(4, *shape), labels=[0, 0, 1, 1])
+        digests.add(draw_probes(load_dataset(tmp_path / "x.npz"))[0].digest)
+    assert len(digests) == 7
 
 
 def test_a_packed_probe_needs_no_files(tmp_path):

@@ -396,6 +396,12 @@ def test_probabilities_are_averaged_over_views(mp4, model):
     assert (expected - 1 / 3).abs().max() > 0.05
 
 
+def test_the_input_of_a_model_without_a_configuration():
+    bare = torch.nn.Module()
+    bare.input_size = (4, 32, 48)
+    assert input_of(bare) == Input(size=(3, 32, 48), frames=4, mean=(0.45,) * 3, std=(0.225,) * 3, crop_pct=0.875)
+
+
 def test_the_input_of_a_named_model():
     spec = input_of(timm.create_model("hiera_video_tiny_16x224", img_size=64, stages=(1, 1, 1, 1)))
     assert (spec.size, spec.frames, spec.mean, spec.std) == ((3, 64, 64), 16, (0.45,) * 3, (0.225,) * 3)

@@ -93,12 +93,12 @@ def _inner(split: Path) -> Path:
 
 
 def _holds_folders_only(folder: Path) -> bool:
-    return len(subfolders(folder)) > 1 and not any(entry.is_file() for entry in _entries(folder))
+    return len(subfolders(folder)) > 1 and all(map(_is_folder, _entries(folder)))
 
 
 def subfolders(root: Path) -> list[str]:
     """Return the names of the folders in a folder, sorted as they are spelt in Unicode's composed form."""
-    names = [entry.name for entry in _entries(root) if entry.is_dir()]
+    names = [entry.name for entry in _entries(root) if _is_folder(entry)]
     return sorted(names, key=lambda name: (normalize("NFC", name), name))
 
 
@@ -116,7 +116,7 @@ def files_below(root: Path) -> Iterator[Path]:
         folder, way = waiting.pop()
         folders: list[tuple[str, tuple[str, ...]]] = []
         for entry in _entries(folder):
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield Path(entry.path)
             elif not entry.is_symlink():
                 folders.append((entry.path, way))
@@ -134,6 +134,11 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
             return sorted((entry for entry in found if not _hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as e:
         raise InputError(f"folder {str(folder)!r} cannot be read: {e.strerror}") from e
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # a link in a circle is an error for the entry, and no folder for os.path
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _hidden(name: str) -> bool:

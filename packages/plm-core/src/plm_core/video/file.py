@@ -164,8 +164,9 @@ def _opened(file: Path | bytes) -> Iterator[tuple[Any, Any]]:
         raise MissingDependency("reading video needs PyAV: install plm-core[video]") from e
     if isinstance(file, Path) and not file.is_file():
         raise InputError(f"path {str(file)!r} is not a file")
-    try:  # without the prefix, "a:b.mp4" would be a protocol
-        container = av.open(f"file:{file}" if isinstance(file, Path) else io.BytesIO(file))
+    source = f"file:{file}" if isinstance(file, Path) else io.BytesIO(file)  # else "a:b.mp4" would be a protocol
+    try:
+        container = av.open(source, metadata_errors="replace")
     except (av.FFmpegError, OSError) as e:
         raise InputError(f"{_name(file)} cannot be read as a video: {e.strerror}") from e
     with container:
