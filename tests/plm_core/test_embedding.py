@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 import plm_core
-from plm_core import NotSupported
+from plm_core import InputError, NotSupported
 from plm_core.adapters import transformers as transformers_adapters
 from plm_core.blocks import examples
 from plm_core.embedding import embed_and_classify, watch
@@ -186,6 +186,25 @@ class Idle(Halved):
 def test_models_without_an_embedding(model, says):
     with pytest.raises(NotSupported, match=says):
         plm_core.embed(model.eval(), IMAGES)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("test_vit", r"\[2, 101, 64\]"), ("test_resnet", r"\[2, 96, 5, 5\]")])
+def test_models_that_do_not_pool_are_refused(name, shape):
+    model = plm_core.create_model(name, num_classes=0, global_pool="").eval()
+    for call in (plm_core.embed, embed_and_classify):
+        with pytest.raises(NotSupported, match=f"gives {shape}.*not pooled; create it with a pooling, such as global"):
+            call(model, torch.zeros(2, 3, 160, 160))
+    pooled = plm_core.create_model(name, num_classes=0, global_pool="avg").eval()
+    assert plm_core.embed(pooled, torch.zeros(2, 3, 160, 160)).shape == (2, pooled.num_features)
+
+
+def test_wrong_types_are_refused():
+    model = plm_core.create_model("test_vit")
+    for call in (plm_core.embed, embed_and_classify):
+        with pytest.raises(InputError, match="model is a str; a model"):
+            call("test_vit", torch.zeros(2, 3, 160, 160))
+        with pytest.raises(InputError, match="x is a list; a tensor"):
+            call(model, [[0.0]])
 
 
 def test_torchvision_transformers_with_and_without_their_head():

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plm_core.errors import NotSupported
+from plm_core.errors import InputError, NotSupported
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
 from plm_core.sources.torchvision import Origin, is_classifier_of_torchvision
@@ -32,7 +32,8 @@ def embed(model: Any, x: Tensor) -> Tensor:
         x: Preprocessed inputs, usually images [B, C, H, W]. A video or audio model has its own shape.
 
     Raises:
-        NotSupported: The model has no pooled embedding.
+        NotSupported: The model has no pooled embedding, or was made to return its tokens or maps without pooling.
+        InputError: ``model`` is no model, or ``x`` no tensor.
 
     Example:
         >>> import plm_core
@@ -41,6 +42,7 @@ def embed(model: Any, x: Tensor) -> Tensor:
         >>> plm_core.embed(model, torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 96])
     """
+    _check(model, x)
     pooled: Tensor
     if (declared := _declared(model)) is not None:
         pooled = resolve(declared)(model, x)
@@ -48,7 +50,7 @@ def embed(model: Any, x: Tensor) -> Tensor:
         pooled = model.forward_head(model.forward_features(x), pre_logits=True)
     else:
         pooled = _embed_by_parts(model, x)
-    return pooled.flatten(1)
+    return _one_vector_each(pooled, model)
 
 
 def embed_and_classify(model: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -57,11 +59,13 @@ def embed_and_classify(model: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
     The logits are None for a model without a classifier, and for one whose classifier `embed` does not reach.
 
     Raises:
-        NotSupported: The model has no pooled embedding.
+        NotSupported, InputError: See `embed`.
     """
+    _check(model, x)
     if _declared(model) is None and _has_timm_interface(model):
         features = model.forward_features(x)
-        return model.forward_head(features, pre_logits=True).flatten(1), model.forward_head(features)
+        pooled = _one_vector_each(model.forward_head(features, pre_logits=True), model)
+        return pooled, model.forward_head(features)
     outputs: list[Any] = []
     handle = model.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
@@ -96,6 +100,23 @@ def watch(part: nn.Module, model: nn.Module, x: Tensor) -> tuple[tuple[Tensor, T
     finally:
         handle.remove()
     return calls[-1] if calls else None, result
+
+
+def _check(model: object, x: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; a model (torch.nn.Module) is needed")
+    if not isinstance(x, Tensor):
+        raise InputError(f"x is a {type(x).__name__}; a tensor of preprocessed inputs is needed")
+
+
+def _one_vector_each(pooled: Tensor, model: object) -> Tensor:
+    """[B, D] or [B, D, 1, 1] -> [B, D]. Tokens and maps are refused, because there are several ways to pool them."""
+    if pooled.ndim > 2 and pooled.shape[2:].numel() > 1:
+        raise NotSupported(
+            f"model {type(model).__name__} gives {list(pooled.shape)}, tokens or maps that are not pooled; create it "
+            "with a pooling, such as global_pool='avg' or global_pool='token' for a model of timm"
+        )
+    return pooled.flatten(1)
 
 
 def _declared(model: object) -> str | None:
