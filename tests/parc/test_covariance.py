@@ -16,7 +16,7 @@ from plm_core.errors import InputError, NotSupported
 
 SCORES = (hscore, hscore_shrunk, lda_loo, sfda, gbc, transrate)
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:hscore is the constant"),
+    pytest.mark.filterwarnings("ignore:.* it needs more images than dimensions"),
     pytest.mark.filterwarnings("ignore:labels has .* with a single image"),
 ]
 
@@ -58,11 +58,22 @@ def test_hscore_of_more_dimensions_than_images_is_exactly_the_constant_and_says_
         assert hscore(case.inputs["features"], case.inputs["y"]) == pytest.approx(49, abs=1e-9)
 
 
-def test_hscore_does_not_warn_where_it_tells_something():
+@pytest.mark.parametrize("score", [hscore, sfda, transrate])
+def test_saturated_scores_say_so(score):
+    """With as many directions as images, labels at random are told apart as well as the true ones."""
+    x, y = one(n=60, d=300)
+    with pytest.warns(UserWarning, match=rf"^{score.__name__} .*60 images in 300 dimensions.* by pca"):
+        shuffled = score(x, np.random.default_rng(0).permutation(y))
+    with pytest.warns(UserWarning, match="more images than dimensions"):
+        assert score(x, y) == pytest.approx(shuffled, rel=0.15)
+
+
+@pytest.mark.parametrize("score", [hscore, sfda, transrate])
+def test_scores_do_not_warn_where_they_tell_something(score):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        hscore(*one(n=60, d=58))
-        hscore(one(n=60, d=70)[0][:, [0, *range(58)]], one(n=60)[1])  # rank decides
+        score(*one(n=60, d=58))
+        score(one(n=60, d=70)[0][:, [*range(58)] * 2], one(n=60)[1])  # rank decides
 
 
 # Slow references

@@ -3,6 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from parc.scores import inputs
 from plm_core.errors import InputError, NotSupported
@@ -52,10 +53,28 @@ def test_types_of_features(given, dtype):
 
 
 def test_features_as_lists_and_tensors():
-    import torch
-
     for x in (X.tolist(), torch.tensor(X), torch.tensor(X, requires_grad=True), torch.tensor(X).bfloat16()):
         np.testing.assert_array_equal(inputs.features_of(x), X)
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (lambda: torch.zeros(4, 3, device="meta"), "strided, float32, on meta"),
+        (lambda: torch.tensor(X).to_sparse(), "sparse_coo, float32, on cpu"),
+        (lambda: torch.quantize_per_tensor(torch.tensor(X), 0.1, 0, torch.qint8), "strided, qint8, on cpu"),
+    ],
+)
+def test_tensors_without_plain_values(x, said):
+    with pytest.raises(InputError, match=rf"features is a tensor without plain values \({said}\)"):
+        inputs.features_of(x())
+
+
+def test_masked_values_are_not_data():
+    masked = np.ma.masked_equal(X, 7)
+    with pytest.raises(InputError, match="features has masked values"):
+        inputs.features_of(masked)
+    np.testing.assert_array_equal(inputs.features_of(np.ma.asarray(X)), X)
 
 
 def test_large_float32_features_become_float64():
@@ -78,6 +97,9 @@ def test_only_rows_that_all_agree_are_constant():
         ([[0.0, 1.0]], "multilabel"),
         ([[0.5, 1.0]], "regression"),
         ([[0, 2]], "regression"),
+        ([[3], [1]], "classes"),
+        ([[0], [1]], "classes"),
+        ([[0.0], [1.0]], "regression"),
     ],
 )
 def test_kinds(y, kind):
@@ -125,17 +147,19 @@ def test_labels_that_are_fine():
         warnings.simplefilter("error")
         assert inputs.labels_of([0, 4, 4, 0], 4, 5).dtype == np.int64
         assert inputs.labels_of([[0, 1], [1, 0]], kinds=ALL).dtype == np.float64
+        assert inputs.labels_of([[2], [0], [2], [0]]).tolist() == [2, 0, 2, 0]
         np.testing.assert_array_equal(inputs.labels_of([0.5, 2], kinds=ALL), [0.5, 2])
+
+
+@pytest.mark.parametrize("y", [[0.0, 1.0, 2.0], [[0, 3], [2, 1]]])
+def test_classes_that_look_like_targets_are_warned_about(y):
+    with pytest.warns(UserWarning, match="whole numbers; if they are classes, cast them to integers"):
+        inputs.labels_of(y, kinds=ALL)
 
 
 def test_single_images_of_a_class_are_warned_about():
     with pytest.warns(UserWarning, match="2 of 3 classes with a single image"):
         inputs.labels_of([0, 0, 1, 2])
-
-
-def test_count():
-    y = np.array([0, 3])
-    assert (inputs.count_of(y), inputs.count_of(y, 7), inputs.count_of(np.zeros((2, 6)))) == (4, 7, 6)
 
 
 P = np.array([[0.25, 0.75], [1, 0], [0.5, 0.5]])

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import parc
 from parc.scores.probabilities import energy, leep, nce, nleep
 from plm_core.errors import InputError, NotSupported
 
@@ -77,9 +78,27 @@ def test_source_classes_that_say_nothing():
     assert nce(x, y, probs=p) == pytest.approx(-np.log(4), abs=1e-3)
 
 
-def test_classes_that_do_not_occur_are_no_part_of_leep():
+@pytest.mark.parametrize("ids", [[2, 0, 1, 3], [1, 4, 7, 10], [7, 700, 20_000, 10**12]])
+@pytest.mark.parametrize("name", [name for name in parc.methods() if name not in ("rsa", "dds", "energy")])
+def test_the_numbers_of_the_classes_do_not_matter(name, ids):
+    """Identifiers with gaps are the same classes, without memory for each number between them."""
     x, y, p = sample()
-    assert leep(x, 3 * y + 1, probs=p) == pytest.approx(leep(x, y, probs=p), abs=1e-12)
+    renamed = parc.score(name, x, np.array(ids)[y], probs=p)
+    assert renamed == pytest.approx(parc.score(name, x, y, probs=p), abs=1e-9)
+
+
+def test_nce_counts_the_nominal_classes_however_many():
+    x, y, p = sample()
+    assert nce(x, y, probs=p, num_classes=9) == pytest.approx(naive_nce(p, y, 9), abs=1e-12)
+    assert nce(x, y, probs=p, num_classes=9) != pytest.approx(nce(x, y, probs=p), abs=1e-6)
+    assert np.isfinite(nce(x, y, probs=p, num_classes=10**12))
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e140])
+def test_nleep_of_very_small_and_large_features(scale):
+    x, y, _ = sample()
+    x += 3 * np.eye(4, 5)[y]
+    assert nleep(x * scale, y) == pytest.approx(nleep(x, y), abs=0.05)  # 1e-320 has four digits
 
 
 @pytest.mark.parametrize("score", [leep, nce])

@@ -29,6 +29,8 @@ OURS = (
 )
 OURS += ("gbc", "transrate", "logme", "knn", "split-knn", "logistic", "ridge-press")
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* it needs more images than dimensions")
+
 
 def model(n=60, d=12, classes=3, seed=0, strength=1.0, dtype=np.float64):
     rng = np.random.default_rng(seed)
@@ -102,7 +104,6 @@ def test_every_score_is_a_number_that_options_and_reduction_reach(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-@pytest.mark.filterwarnings("ignore:hscore is the constant")
 def test_four_images_of_two_classes(name):
     """The matrix of plm-core makes such calls. The result is a number, or a reason."""
     x = np.random.default_rng(0).standard_normal((4, 192)).astype(np.float32)
@@ -227,6 +228,14 @@ def test_labels_of_other_kinds_do_where_declared(labels):
         assert np.isfinite(score(name, features.features, labels, **everything(features)))
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_a_single_column_of_labels_is_no_other_kind(name):
+    features, y = model()
+    for labels in (y, (y > 0).astype(int), (y > 0)):
+        flat = score(name, features.features, labels, **everything(features))
+        assert score(name, features.features, labels[:, None], **everything(features)) == flat
+
+
 def test_a_headless_model_says_so():
     features, y = model()
     with pytest.raises(NotSupported, match="leep needs probs"):
@@ -300,8 +309,12 @@ def test_bad_methods_and_labels_stop_a_bank():
         score_bank({"m": features}, y, ["parc", "parcx"])
     with pytest.raises(InputError, match="1 class"):
         score_bank({"m": features}, y * 0, ["parc"])
-    with pytest.raises(InputError, match="bootstraps=-1"):
-        score_bank({"m": features}, y, ["parc"], bootstraps=-1)
+    for option, value in (("bootstraps", -1), ("bootstraps", 2.5), ("seed", -1), ("seed", "0"), ("num_classes", 0)):
+        with pytest.raises(InputError, match=f"{option} is {value!r}; a whole number from"):
+            score_bank({"m": features}, y, ["parc"], **{option: value})
+    for methods in (None, 3, [None], "knn:k=" + "1+" * 20_000 + "1"):
+        with pytest.raises(InputError, match=r"methods? is"):
+            score_bank({"m": features}, y, methods)
 
 
 # Intervals
@@ -314,6 +327,19 @@ def test_intervals_hold_the_score(name):
     assert row.low <= row.score <= row.high
 
 
+@pytest.mark.parametrize("name", ["parc-auc", "lda-loo", "knn", "split-knn", "logistic", "ridge-press"])
+def test_intervals_of_accuracies_end_at_0_and_100(name):
+    y, signs = np.arange(40) % 2, np.array([1, -1, 1, -1, 1, -1])
+    x = np.random.default_rng(0).standard_normal((40, 6))
+    bank = {str(s): Features(x + s * np.outer(y, signs)) for s in (0, 1, 1.5, 2, 2.5, 3)}
+    bank["shifted"] = Features(x + 2 * y[:, None])
+    ends = [(row.low, row.high) for row in score_bank(bank, y, [name], bootstraps=20)]
+    assert all(0 <= low <= high <= 100 for low, high in ends), ends
+    assert any(low < high == 100 for low, high in ends), ends
+    (row,) = score_bank({"m": Features(x)}, y / 7, ["ridge-press"], bootstraps=20)
+    assert row.low < 0  # the fit of a regression is no percentage
+
+
 @pytest.mark.parametrize("d", [12, 200])
 def test_intervals_are_the_same_each_time_and_shared_by_models(d):
     features, y = model(d=d, strength=0.1)
@@ -324,7 +350,6 @@ def test_intervals_are_the_same_each_time_and_shared_by_models(d):
 
 
 @pytest.mark.parametrize("name", sorted(scoring.ROTATION_INVARIANT))
-@pytest.mark.filterwarnings("ignore:hscore is the constant")
 def test_scores_that_see_no_rotation(name):
     features, y = model(n=60, d=150, strength=0.4)
     x = features.features

@@ -6,6 +6,7 @@ Case, "-" and "_" do not matter in a name, and `ALIASES` holds a few other names
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from plm_core.registry import registry
 from plm_core.utils.near_misses import miss
 from plm_core.utils.references import resolve
 
+MAX_LENGTH = 500
+"""Largest length of a method with its options."""
 ALIASES = {"cka": "dds", "auc": "parc-auc", "lda": "lda-loo", "ridge": "ridge-press"}
 
 
@@ -56,6 +59,8 @@ def parse_method(text: str, pca: int | str | None = None, **options: Any) -> Met
         UnknownName: There is no such score. The message names similar ones.
         InputError: The text has another form, or the score does not take an option.
     """
+    if not isinstance(text, str) or len(text) > MAX_LENGTH:
+        raise InputError(f"method is {reprlib.repr(text)}; a name, or name:option=value,... is allowed")
     name, _, rest = text.partition(":")
     if rest:
         try:

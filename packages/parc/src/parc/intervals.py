@@ -11,8 +11,8 @@ from typing import Self
 
 import numpy as np
 
+from parc.checks import whole_number
 from parc.scores.inputs import Array
-from plm_core.errors import InputError
 
 QUANTILES = (0.05, 0.95)
 MAX_SHARE = 0.9
@@ -44,9 +44,7 @@ class HalfSamples:
     """
 
     def __init__(self, labels: Array, count: int, seed: int) -> None:
-        if count < 0:
-            raise InputError(f"bootstraps={count} is not allowed; 0 or more is")
-        self.indices = _draw(labels, count, seed)
+        self.indices = _draw(labels, whole_number(count, "bootstraps"), whole_number(seed, "seed"))
         share = len(self.indices[0]) / len(labels) if self.indices else 0.5
         self._scale = float(np.sqrt(share / (1 - share)))
         self._small = len(labels) <= ONE_THREAD_UP_TO
@@ -69,12 +67,15 @@ class HalfSamples:
     ) -> None:
         self._stack.close()
 
-    def interval(self, score: float, score_of: Callable[[Array], float]) -> tuple[float | None, float | None]:
+    def interval(
+        self, score: float, score_of: Callable[[Array], float], limits: tuple[float, float] = (-np.inf, np.inf)
+    ) -> tuple[float | None, float | None]:
         """Return the ends of the interval, or None twice without half-samples or if one of them cannot be scored.
 
         Args:
             score: Score of all images.
             score_of: Function from the indices of some images to their score.
+            limits: Smallest and largest value that the score can have. The interval ends there.
         """
         if self._pool is None:
             return None, None
@@ -85,7 +86,7 @@ class HalfSamples:
         except Exception:  # a half-sample has too few images for this score
             return None, None
         low, high = np.quantile(self._scale * (values - values.mean()), QUANTILES)
-        return score + float(low), score + float(high)
+        return max(score + float(low), limits[0]), min(score + float(high), limits[1])
 
 
 def _draw(labels: Array, count: int, seed: int) -> list[Array]:

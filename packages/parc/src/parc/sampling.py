@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parc.checks import whole_number
 from plm_core.errors import InputError
 
 # Seed of the first run and its increment per run, as published
@@ -29,7 +30,7 @@ def sample_probe(labels: Any, budget: int = 500, run: int = 0, num_classes: int 
         [1, 5, 2, 4]
 
     Args:
-        labels: Integers [N] of any value (classes), [N, C] (multi-hot), or floats [N] (regression).
+        labels: Integers [N] or [N, 1] of any value (classes), [N, C] (multi-hot), or floats [N] (regression).
         budget: Number of images, at least 2. The probe is smaller if the dataset is.
         run: Number of the probe. The published benchmark uses 0 to 4.
         num_classes: Nominal number of classes, which decides whether classes are drawn; None for the number of classes
@@ -69,17 +70,20 @@ def _in_turns(images: list[list[int]], budget: int) -> list[int]:
 
 
 def _checked(labels: Any, budget: int, run: int, num_classes: int | None) -> NDArray[Any]:
-    values = np.asarray(labels)
+    try:
+        values = np.asarray(labels)
+    except (TypeError, ValueError, RuntimeError) as e:  # ragged sequences, and what NumPy cannot convert
+        raise InputError(f"labels is not an array: {e}") from None
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
     if values.ndim not in (1, 2) or values.size == 0:
         raise InputError(f"labels has shape {values.shape}; [N] or [N, C] with at least one image is needed")
     if values.dtype.kind not in "biuf":
         raise InputError(f"labels has type {values.dtype}; integers, zeros and ones, or floats are allowed")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"labels has {np.count_nonzero(~np.isfinite(values))} NaN or infinite values")
-    if budget < MIN_PER_CLASS:
-        raise InputError(f"budget is {budget}; at least {MIN_PER_CLASS} images are needed")
-    if run < 0:
-        raise InputError(f"run is {run}; 0 or more is allowed")
-    if num_classes is not None and num_classes < 1:
-        raise InputError(f"num_classes is {num_classes}; 1 or more is allowed")
+    whole_number(budget, "budget", MIN_PER_CLASS)
+    whole_number(run, "run")
+    if num_classes is not None:
+        whole_number(num_classes, "num_classes", 1)
     return values

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from parc.catalog import Method, check_kind, parse_method
+from parc.checks import whole_number
 from parc.intervals import HalfSamples
-from parc.scores.inputs import Array, features_of, labels_of, probs_of
+from parc.scores.inputs import Array, features_of, kind_of, labels_of, probs_of
 from parc.scores.linalg import compact
 from parc.scores.pairwise import resampler
 from parc.scores.pca import clip_components, reduce
@@ -28,6 +29,8 @@ ROTATION_INVARIANT = frozenset(
 )
 """Scores that a rotation of the features does not change. For their half-samples, wide features are rotated into at
 most N dimensions."""
+ACCURACIES = frozenset({"parc-auc", "lda-loo", "knn", "split-knn", "logistic"})
+"""Scores that are percentages for all labels. ``ridge-press`` is one for classes."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,10 @@ def score(
         method: A name from `methods`, with options where needed: ``"knn:k=5"``.
         features: [N, D] for N images: a NumPy array, a tensor on any device, or nested sequences.
         labels: Classes [N] (integers), multi-hot labels [N, C], or targets [N] or [N, T] (floats). Which kinds are
-            possible depends on the score.
+            possible depends on the score. A single column [N, 1] is the same as [N].
         probs: The model's probabilities of its own classes [N, S], for leep and nce.
         reference_features: [N, D'] of a model that was trained on the dataset, for rsa and dds.
-        num_classes: Number of classes in the dataset; None for the highest label + 1.
+        num_classes: Number of classes in the dataset; None for the number of classes that occur.
         pca: Number of dimensions to which features and reference features are reduced first: ``32`` for exact principal
             components (the paper's recommendation for PARC), ``"compat:32"`` for the published recipe.
         **options: Options of the score itself, such as ``k=5`` for knn.
@@ -146,7 +149,7 @@ def score_bank(
         labels: See `score`.
         methods: One or more methods, see `score`. Each may have options and a reduction of its own.
         pca: Reduction for the methods that have none.
-        num_classes: Number of classes in the dataset; None for the highest label + 1.
+        num_classes: Number of classes in the dataset; None for the number of classes that occur.
         bootstraps: Number of half-samples; 0 for no intervals.
         seed: Seed of the half-samples.
 
@@ -163,6 +166,8 @@ def score_bank(
     for name, features in bank.items():
         if not isinstance(features, Features):
             raise InputError(f"bank[{name!r}] is a {type(features).__name__}; parc.Features(...) is needed")
+    if not isinstance(methods, str | Sequence):
+        raise InputError(f"methods is a {type(methods).__name__}; one method or a sequence of methods is needed")
     texts = [methods] if isinstance(methods, str) else list(methods)
     parsed = {text: parse_method(text, pca) for text in texts}
     y = _labels(labels, None, num_classes)
@@ -173,6 +178,8 @@ def score_bank(
 
 
 def _labels(labels: Any, n: int | None, num_classes: int | None) -> Array:
+    if num_classes is not None:
+        whole_number(num_classes, "num_classes", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the score itself gives the warnings that concern it
         return labels_of(labels, n, num_classes, ("classes", "multilabel", "regression"))
@@ -275,7 +282,9 @@ class _BankModel:
             return None, None
         score_of = resampler(method.scorer.name, features, self.labels, **inputs)
         score_of = score_of or self._rescored(method, self._rotated(method, features), inputs)
-        return half_samples.interval(value, score_of)
+        name, classes = method.scorer.name, kind_of(self.labels) == "classes"
+        percentage = name in ACCURACIES or (name == "ridge-press" and classes)
+        return half_samples.interval(value, score_of, (0, 100) if percentage else (-np.inf, np.inf))
 
     def _rescored(self, method: Method, features: Array, inputs: Mapping[str, Any]) -> Callable[[Array], float]:
         """Return a function from the indices of a half-sample to its score, computed from the start."""

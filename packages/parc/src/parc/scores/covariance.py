@@ -33,12 +33,7 @@ def hscore(features: ArrayLike, labels: ArrayLike) -> float:
     """
     x, codes, counts = _inputs(features, labels)
     svd = spectrum(standardize(x.astype(np.float64)))
-    if len(svd.values) >= len(x) - 1:
-        warnings.warn(
-            f"hscore is the constant C - 1 = {len(counts) - 1} for any features: {len(x)} images in {x.shape[1]} "
-            "dimensions, but it needs more images than dimensions; reduce the dimensions by pca, or use hscore-shrunk",
-            stacklevel=2,
-        )
+    _warn_if_full(len(svd.values), x, f"hscore is the constant C - 1 = {len(counts) - 1} for any features")
     return float(np.sum(svd.left_sums(codes, len(counts)) ** 2 / counts[:, None]))
 
 
@@ -130,7 +125,7 @@ def sfda(features: ArrayLike, labels: ArrayLike) -> float:
     largest eigenvalue), at least 1e-10. Every image is then moved towards the mean of the means of the other classes,
     by one minus its (twice softmaxed) probability. The discriminants of the moved images give the score. It depends on
     the scale of the features, as published. With as many dimensions as images the discriminants fit all images and the
-    score is near 1: use ``pca``.
+    score is near 1, and a warning says so: use ``pca``.
 
     The published code finds the eigenvalue by three power steps, which depend on the order of the features. Here it is
     exact. The published eigenproblem of all D discriminants amounts to the inverse of the covariance, which is used
@@ -145,6 +140,7 @@ def sfda(features: ArrayLike, labels: ArrayLike) -> float:
     """
     x, codes, counts = _inputs(features, labels)
     rows = compact(centred(x))
+    _warn_if_full(rows.shape[1], x, "sfda is near 1 for any features that are not small")
     means, within = _within(rows, codes, counts)
     largest = linalg.eigvalsh(within, subset_by_index=[len(within) - 1] * 2, check_finite=False)[0]
     shrinkage = max(float(np.exp(-5 * largest)), 1e-10)
@@ -219,8 +215,8 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4) -> f
     The rate of n rows Z is R(Z) = 1/2 ln det(I + Z^T Z / (n eps)). The rates of the classes are averaged, weighted by
     their counts. Papers differ in the scale of Z, which decides how much counts as noise. Here Z is centred and scaled
     to a mean squared length of 1, so a rotation or a common scale of all features does not change the score. If D is
-    near N or larger, the score depends on the number of directions that the features fill, not on the classes: use
-    ``pca``.
+    near N or larger, the score depends on the number of directions that the features fill, not on the classes, and a
+    warning says so: use ``pca``.
 
     Args:
         features: [N, D].
@@ -233,7 +229,8 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4) -> f
     if not eps > 0:
         raise InputError(f"eps={eps} must be positive")
     x, codes, counts = _inputs(features, labels)
-    z = _unit(centred(x))
+    z = compact(_unit(centred(x)))
+    _warn_if_full(z.shape[1], x, "transrate hardly depends on the classes")
     n, wide = len(z), len(z) <= z.shape[1]
     gram = z @ z.T if wide else z.T @ z
     total = _rate(gram, n * eps)[()]
@@ -247,6 +244,16 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4) -> f
             own = own @ own.swapaxes(1, 2)
         total -= size / n * _rate(own, size * eps).sum()
     return float(total)
+
+
+def _warn_if_full(dimensions: int, x: Array, what: str) -> None:
+    """Warn that features of so many dimensions leave no room for N images, so that every labelling fits them."""
+    if dimensions >= len(x) - 1:
+        warnings.warn(
+            f"{what}: {len(x)} images in {x.shape[1]} dimensions, but it needs more images than dimensions; reduce the "
+            "dimensions by pca, or use hscore-shrunk or lda-loo",
+            stacklevel=3,
+        )
 
 
 def _unit(z: Array) -> Array:

@@ -61,12 +61,12 @@ def kind_of(labels: object) -> Kind:
     """Return the kind of labels, which follows from their form.
 
     Integers [N] are ``classes``. Zeros and ones [N, C] of any type are ``multilabel``. Floats [N], and any other values
-    [N, T], are targets of a ``regression``.
+    [N, T], are targets of a ``regression``. A single column [N, 1] is the same as [N].
 
     Raises:
         InputError: The labels have another form.
     """
-    y = _array(labels, "labels")
+    y = _labels(labels)
     if y.ndim not in (1, 2) or y.dtype.kind not in "biuf":
         form = f"of shape {list(y.shape)}" if y.dtype.kind in "biuf" else f"of type {y.dtype}"
         hint = "; number words by np.unique(labels, return_inverse=True)[1]" if y.dtype.kind in "USO" else ""
@@ -83,20 +83,20 @@ def labels_of(
     """Return the labels of images as int64 [N], or float64 [N], [N, C] or [N, T].
 
     Classes are int64 [N], multi-label labels float64 [N, C], and targets of a regression float64 [N] or [N, T].
-    A class with a single image causes a warning, because there are no pairs and no neighbours within it.
+    A class with a single image causes a warning, because there are no pairs and no neighbours within it. So do targets
+    of a regression that are whole numbers, because they look like classes that were read as floats.
 
     Args:
         y: Array, tensor or sequence. `kind_of` describes the forms of the kinds.
         n: Expected number of images.
-        num_classes: Number of classes in the dataset, even if some of them have no image here; None for the highest
-            label + 1.
+        num_classes: Number of classes in the dataset, even if some of them have no image here; None if it is not known.
         kinds: Kinds of labels that the score can use.
 
     Raises:
         InputError: The labels are of no kind, of another number, out of range, NaN, of one class only, or constant.
         NotSupported: The labels are of a kind that is not in ``kinds``.
     """
-    a, kind = _array(y, "labels"), kind_of(y)
+    a, kind = _labels(y), kind_of(y)
     if n is not None and len(a) != n:
         raise InputError(f"labels has {len(a)} rows for {n} images")
     if not len(a):
@@ -111,14 +111,13 @@ def labels_of(
         raise InputError(f"labels has {a.shape[1]} columns for num_classes={num_classes}")
     if (a == a[:1]).all():
         raise InputError(f"labels is constant: all {len(a)} images have the same")
+    if kind == "regression" and (a == np.rint(a)).all():
+        warnings.warn(
+            "labels are targets of a regression by their form, but whole numbers; if they are classes, cast them to "
+            "integers [N]",
+            stacklevel=3,
+        )
     return a
-
-
-def count_of(labels: Array, num_classes: int | None = None) -> int:
-    """Return ``num_classes``, or else the number of columns of multi-label labels, or else the highest label + 1."""
-    if num_classes is not None:
-        return int(num_classes)
-    return int(labels.shape[1] if labels.ndim == 2 else labels.max() + 1)
 
 
 def probs_of(p: object, n: int | None = None, score: str = "this score") -> Array:
@@ -183,14 +182,35 @@ def _classes(a: Array, num_classes: int | None) -> Array:
     return y
 
 
+def _labels(labels: object) -> Array:
+    """Return labels as an array, where a single column [N, 1] has become [N]."""
+    y = _array(labels, "labels")
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+
 def _array(x: object, name: str) -> Array:
     if hasattr(x, "detach"):  # a torch tensor; NumPy knows neither bfloat16 nor other devices
-        t: Any = x.detach().cpu()
-        x = t.float() if str(t.dtype) == "torch.bfloat16" else t.numpy()
+        x = _of_tensor(x, name)
+    if np.ma.is_masked(x):
+        raise InputError(f"{name} has masked values; leave out their images, or fill them")
     try:
         return np.asarray(x)
     except ValueError:  # ragged sequences
         raise InputError(f"{name} is not an array: its rows differ in length") from None
+    except (TypeError, RuntimeError, OverflowError) as e:  # from the object's own conversion
+        raise InputError(f"{name} is a {type(x).__name__}, which is not an array: {e}") from None
+
+
+def _of_tensor(x: Any, name: str) -> Any:
+    try:
+        t = x.detach().cpu()
+        return t.float().numpy() if str(t.dtype) == "torch.bfloat16" else t.numpy()
+    except (TypeError, NotImplementedError, RuntimeError):
+        form = f"{getattr(x, 'layout', 'unknown')}, {getattr(x, 'dtype', 'unknown')}, on {getattr(x, 'device', '?')}"
+        form = form.replace("torch.", "")
+        raise InputError(
+            f"{name} is a tensor without plain values ({form}); a dense tensor of numbers is needed"
+        ) from None
 
 
 def _floats(a: Array, name: str) -> Array:

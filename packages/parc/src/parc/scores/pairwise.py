@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from parc.scores.inputs import Array, features_of, labels_of, reference_of
-from parc.scores.linalg import standardize
+from parc.scores.linalg import classes, standardize
 from parc.scores.pairs import (
     Distances,
     correlated,
@@ -94,7 +94,7 @@ def ceiling(labels: Array) -> float:
         labels: Classes int64 [N].
     """
     y = labels_of(labels)
-    counts, n = np.bincount(y).astype(np.float64), len(y)
+    counts, n = classes(y)[1].astype(np.float64), len(y)
     share = float((counts * (counts - 1)).sum() / (n * (n - 1)))
     return 100 * float(np.sqrt(3 * share * (1 - share)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+
 import numpy as np
 
 from parc.scores.inputs import Array
@@ -10,6 +12,7 @@ from plm_core.errors import InputError
 
 # Seed and number of oversamples of the published recipe
 SEED, OVERSAMPLES = 1919, 10
+MAX_DIGITS = 9  # of a number of components
 
 
 def reduce(features: Array, pca: int | str | None) -> Array:
@@ -51,8 +54,8 @@ def parse_pca(pca: int | str) -> tuple[int, bool]:
     """
     text = str(pca)
     number = text.removeprefix("compat:")
-    if isinstance(pca, bool) or not number.isdecimal() or int(number) < 1:
-        raise InputError(f"pca={pca!r} is not allowed; a number from 1, 'compat:<number>' or None is")
+    if isinstance(pca, bool) or not number.isdecimal() or len(number) > MAX_DIGITS or int(number) < 1:
+        raise InputError(f"pca={reprlib.repr(pca)} is not allowed; a number from 1, 'compat:<number>' or None is")
     return int(number), text.startswith("compat:")
 
 

@@ -10,7 +10,8 @@ import warnings
 
 import numpy as np
 
-from parc.scores.inputs import Array, count_of, features_of, labels_of, probs_of
+from parc.scores.inputs import Array, features_of, labels_of, probs_of
+from parc.scores.linalg import classes
 from parc.scores.pca import principal
 from plm_core.errors import InputError
 
@@ -45,13 +46,14 @@ def nce(features: Array, labels: Array, *, probs: Array | None = None, num_class
     """Compute NCE, the Negative Conditional Entropy of the labels given the likeliest source class (Tran et al. 2019).
 
     Frequencies are smoothed by 1e-5 in every cell of the nominal [C, S] table and in the source marginal. The smoothed
-    marginal is not the sum of the smoothed cells, so the score depends slightly on ``num_classes``.
+    marginal is not the sum of the smoothed cells, so the score depends slightly on ``num_classes``. The numbers that
+    the classes have do not matter.
 
     Args:
         features: [N, D]. Only their number is used.
         labels: Classes int64 [N].
         probs: The model's probabilities of its own classes [N, S].
-        num_classes: C; None for the highest label + 1.
+        num_classes: C, which counts classes without an image too; None for the number of classes that occur.
 
     Returns:
         Nats, at most about 0.
@@ -62,11 +64,14 @@ def nce(features: Array, labels: Array, *, probs: Array | None = None, num_class
     """
     y = labels_of(labels, len(features), num_classes)
     p = probs_of(probs, len(y), "nce")
-    joint = np.zeros((count_of(y, num_classes), p.shape[1]))
-    np.add.at(joint, (y, p.argmax(axis=1)), 1 / len(y))
+    codes, counts = classes(y)
+    joint = np.zeros((len(counts), p.shape[1]))
+    np.add.at(joint, (codes, p.argmax(axis=1)), 1 / len(y))
     marginal = joint.sum(axis=0) + SMOOTHING
     joint += SMOOTHING
-    return float((joint * np.log(joint / marginal)).sum())
+    absent = (num_classes or len(counts)) - len(counts)  # rows of the table that hold the smoothing only
+    empty = absent * (SMOOTHING * np.log(SMOOTHING / marginal)).sum()
+    return float((joint * np.log(joint / marginal)).sum() + empty)
 
 
 def energy(features: Array, labels: Array, *, tail: float = 1.0) -> float:
@@ -126,7 +131,7 @@ def nleep(
     count = min(5 * len(np.unique(y)), max(2, len(x) // 5)) if components is None else components
     if not 1 <= count <= len(x):
         raise InputError(f"components={components!r} is not allowed; 1 to {len(x)}, the number of images, is")
-    coordinates, variances = principal(x)
+    coordinates, variances = principal(x / np.abs(x).max())  # the squares of tiny numbers would be 0
     kept = int(np.searchsorted(np.cumsum(variances) / variances.sum(), variance - 1e-9)) + 1
     reduced = coordinates[:, :kept] / np.sqrt(variances[0])
     with warnings.catch_warnings():
@@ -136,9 +141,9 @@ def nleep(
 
 
 def _leep(p: Array, y: Array) -> float:
-    _, y = np.unique(y, return_inverse=True)
-    joint = np.zeros((y.max() + 1, p.shape[1]))
-    np.add.at(joint, y, p)
+    codes, counts = classes(y)
+    joint = np.zeros((len(counts), p.shape[1]))
+    np.add.at(joint, codes, p)
     totals = joint.sum(axis=0)
     conditional = joint / np.where(totals > 0, totals, 1)
-    return float(np.log(np.einsum("ij,ij->i", conditional[y], p)).mean())
+    return float(np.log(np.einsum("ij,ij->i", conditional[codes], p)).mean())

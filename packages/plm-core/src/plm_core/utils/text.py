@@ -64,5 +64,6 @@ def literal(text: str) -> Any:
     """Return the Python literal that a text of the command line stands for, or else the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):  # TypeError: a list as the key of a dict
+    # TypeError: a list as the key of a dict; RecursionError and MemoryError: thousands of operators or brackets
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text
