@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from parc.ranking.cache import Cache, CacheEntry, Key, read_entry, write_entry
 from parc.scoring import Features
@@ -81,6 +83,49 @@ def test_a_corrupt_entry_is_computed_again_and_said(tmp_path, caplog, damage):
         entry = Cache(tmp_path).get(KEY, LABELS, features)
     assert not entry.cached
     assert caplog.text.count(f"cache entry {path} cannot be used") == 1
+    np.testing.assert_array_equal(Cache(tmp_path).get(KEY, LABELS, forbidden).features.features, features().features)
+
+
+def rewritten(path, **changes):
+    """Write an entry again with other metadata, as sound as safetensors can tell."""
+    with safe_open(path, "numpy") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    path.write_bytes(save({k: v for k, v in tensors.items() if k not in changes}, metadata | changes))
+
+
+def into_a_folder(path):
+    path.unlink()
+    (path / "more").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: rewritten(path, seconds="soon"),
+        lambda path: rewritten(path, seconds="1.5"),
+        lambda path: rewritten(path, y=""),
+        lambda path: rewritten(path, features=""),
+        lambda path: rewritten(path, probs=""),
+        lambda path: rewritten(path, sha256="0"),
+        into_a_folder,
+        lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    ],
+)
+def test_an_entry_that_is_not_as_it_was_written_is_mended(tmp_path, damage):
+    Cache(tmp_path).get(KEY, LABELS, features)
+    damage(tmp_path / KEY.path)
+    assert not Cache(tmp_path).get(KEY, LABELS, features).cached
+    np.testing.assert_array_equal(Cache(tmp_path).get(KEY, LABELS, forbidden).features.probs, features().probs)
+
+
+@pytest.mark.parametrize("part", ["weights", "preprocess", "dataset", "run"])
+def test_an_entry_of_another_key_is_not_used(tmp_path, part):
+    """Whatever lies under the name of a key: the whole key is in the digest, not the part that is in the name."""
+    old = getattr(KEY, part)
+    other = replace(KEY, **{part: old[:-1] + "x" if isinstance(old, str) else old + 1})
+    Cache(tmp_path).get(other, LABELS, lambda: features(1))
+    (tmp_path / other.path).rename(tmp_path / KEY.path)
+    assert not Cache(tmp_path).get(KEY, LABELS, features).cached
     np.testing.assert_array_equal(Cache(tmp_path).get(KEY, LABELS, forbidden).features.features, features().features)
 
 
@@ -185,19 +230,19 @@ def test_two_at_once_never_read_half_a_file(tmp_path):
     """A reader that polls while entries are replaced only reads complete ones."""
     path = tmp_path / "entry.safetensors"
     wide = Features(np.random.default_rng(0).normal(size=(4, 20000)).astype(np.float32))
-    write_entry(path, CacheEntry(wide, 1.0, False), LABELS)
+    write_entry(path, KEY, CacheEntry(wide, 1.0, False), LABELS)
     done = threading.Event()
 
     def rewrite():
         for _ in range(30):
-            write_entry(path, CacheEntry(wide, 1.0, False), LABELS)
+            write_entry(path, KEY, CacheEntry(wide, 1.0, False), LABELS)
         done.set()
 
     writer = threading.Thread(target=rewrite)
     writer.start()
     reads = 0
     while not done.is_set():
-        np.testing.assert_array_equal(read_entry(path, LABELS).features.features, wide.features)
+        np.testing.assert_array_equal(read_entry(path, KEY, LABELS).features.features, wide.features)
         reads += 1
     writer.join()
     assert reads > 0

@@ -1,6 +1,7 @@
 """Features on disk: one safetensors file per model, preprocessing and probe, shared by processes.
 
-A file is written completely or not at all, and holds a digest of its contents. The process that computes an entry holds
+A file is written completely or not at all, and holds a digest of its key and its contents. An entry that is damaged in
+any way is computed again, and replaced. The process that computes an entry holds
 its lock, and other processes wait for it. If the cache cannot be written, one warning says so and the ranking goes on
 without it.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -25,11 +27,11 @@ from parc.scoring import Features
 from plm_core.utils.files import atomic_path, cache_dir
 
 _log = logging.getLogger("parc")
-FORMAT = "1"
+FORMAT = "2"
 
 
 class CorruptEntry(ValueError):
-    """A file of the cache is damaged, or belongs to another probe."""
+    """A file of the cache is damaged, or belongs to another key or to other labels."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,14 @@ class Cache:
         if not self.enabled:
             return _computed(compute)
         path = self.root / key.path
-        if (entry := self._read(path, labels)) is not None:
+        if (entry := self._read(key, labels)) is not None:
             return entry
         lock = self._lock(path)
         try:
-            if (entry := self._read(path, labels, quiet=True)) is not None:  # another process has just written it
+            if (entry := self._read(key, labels, quiet=True)) is not None:  # another process has just written it
                 return entry
             entry = _computed(compute)
-            self._write(path, entry, labels)
+            self._write(key, entry, labels)
             return entry
         finally:
             if lock is not None:
@@ -115,9 +117,10 @@ class Cache:
             return None
         return lock
 
-    def _read(self, path: Path, labels: NDArray[np.int64], quiet: bool = False) -> CacheEntry | None:
+    def _read(self, key: Key, labels: NDArray[np.int64], quiet: bool = False) -> CacheEntry | None:
+        path = self.root / key.path
         try:
-            return read_entry(path, labels)
+            return read_entry(path, key, labels)
         except FileNotFoundError:
             return None
         except (CorruptEntry, OSError) as e:
@@ -125,11 +128,14 @@ class Cache:
                 _log.warning("cache entry %s cannot be used (%s); computing it again", path, e)
             return None
 
-    def _write(self, path: Path, entry: CacheEntry, labels: NDArray[np.int64]) -> None:
+    def _write(self, key: Key, entry: CacheEntry, labels: NDArray[np.int64]) -> None:
+        path = self.root / key.path
         try:
+            if path.is_dir() and not path.is_symlink():  # nothing of ours: a file cannot take its place
+                shutil.rmtree(path)
             for part in path.parent.glob(f".{path.name}.*.part"):  # left by a killed process, since the lock is ours
                 part.unlink(missing_ok=True)
-            write_entry(path, entry, labels)
+            write_entry(path, key, entry, labels)
         except OSError as e:  # a FileError is one
             self._warn(e)
 
@@ -145,12 +151,12 @@ def _computed(compute: Callable[[], Features]) -> CacheEntry:
     return CacheEntry(features, time.perf_counter() - start, cached=False)
 
 
-def read_entry(path: Path, labels: NDArray[np.int64]) -> CacheEntry:
+def read_entry(path: Path, key: Key, labels: NDArray[np.int64]) -> CacheEntry:
     """Read and check an entry.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CorruptEntry: The file is damaged, has another format, or belongs to another probe.
+        CorruptEntry: The file is damaged, has another format, or belongs to another key or to other labels.
     """
     try:
         with safe_open(path, "numpy") as file:
@@ -158,15 +164,15 @@ def read_entry(path: Path, labels: NDArray[np.int64]) -> CacheEntry:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as e:
         raise CorruptEntry(str(e)) from e
-    if metadata.get("sha256") != _digest(tensors):
+    seconds = metadata.get("seconds", "")
+    if metadata.get("sha256") != _digest(key, seconds, tensors):
         raise CorruptEntry("its digest does not match")
     if not np.array_equal(tensors["y"], labels):
         raise CorruptEntry("its labels are others")
-    features = Features(tensors["features"], tensors.get("probs"))
-    return CacheEntry(features, float(metadata["seconds"]), cached=True)
+    return CacheEntry(Features(tensors["features"], tensors.get("probs")), float(seconds), cached=True)
 
 
-def write_entry(path: Path, entry: CacheEntry, labels: NDArray[np.int64]) -> None:
+def write_entry(path: Path, key: Key, entry: CacheEntry, labels: NDArray[np.int64]) -> None:
     """Write an entry completely or not at all.
 
     Raises:
@@ -176,13 +182,14 @@ def write_entry(path: Path, entry: CacheEntry, labels: NDArray[np.int64]) -> Non
     if entry.features.probs is not None:
         tensors["probs"] = entry.features.probs
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    encoded = save(tensors, {"sha256": _digest(tensors), "seconds": repr(entry.seconds)})
+    seconds = repr(float(entry.seconds))
+    encoded = save(tensors, {"sha256": _digest(key, seconds, tensors), "seconds": seconds})
     with atomic_path(path) as part:
         part.write_bytes(encoded)
 
 
-def _digest(tensors: dict[str, NDArray[np.generic]]) -> str:
-    digest = hashlib.sha256(f"{FORMAT}\n".encode())
+def _digest(key: Key, seconds: str, tensors: dict[str, NDArray[np.generic]]) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {key} {seconds}\n".encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
         digest.update(np.ascontiguousarray(tensor).tobytes())
