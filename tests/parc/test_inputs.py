@@ -189,8 +189,3 @@ def test_headless_model(p):
 def test_half_precision_probabilities_are_fine():
     p = np.random.default_rng(0).dirichlet(np.ones(1000), 20).astype(np.float16)
     assert inputs.probs_of(p, 20).dtype == np.float64
-
-
-def test_no_reference():
-    with pytest.raises(NotSupported, match="dds needs reference_features"):
-        inputs.reference_of(None, 4, "dds")

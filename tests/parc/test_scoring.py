@@ -278,6 +278,26 @@ def test_bank_is_score_by_score():
         assert row.seconds > 0
 
 
+@pytest.mark.parametrize(("name", "piece"), [("rsa", "ranks"), ("dds", "unit_rows")])
+@pytest.mark.parametrize("pca", [None, 4])
+def test_a_bank_prepares_its_reference_once(monkeypatch, name, piece, pca):
+    """The reference is ranked for the first of three models. Its owner may change it afterwards."""
+    from parc.scores import reference
+
+    real, prepared = getattr(reference, piece), []
+    monkeypatch.setattr(reference, piece, lambda *args: (prepared.append(args), real(*args))[1])
+    y, shared = model()[1], model()[0].reference_features
+    bank = {f"m{seed}": Features(model(seed=seed)[0].features, reference_features=shared) for seed in range(3)}
+    rows = score_bank(bank, y, [name], pca=pca, bootstraps=3)
+    assert len(prepared) == 1
+    own = [score(name, f.features, y, reference_features=shared, pca=pca) for f in bank.values()]
+    assert [row.score for row in rows] == own
+    shared[:30] = shared[:30][::-1].copy()
+    assert score(name, bank["m0"].features, y, reference_features=shared, pca=pca) != own[0]
+    with pytest.raises(ValueError, match="read-only"):
+        reference.Reference(shared)[0] = 0
+
+
 def test_bank_without_its_own_reduction_takes_the_given_one():
     features, y = model()
     one, other = score_bank({"m": features}, y, ["parc", "parc:pca=3"], pca=4)

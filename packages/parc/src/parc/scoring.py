@@ -21,6 +21,7 @@ from parc.scores.inputs import Array, features_of, kind_of, labels_of, probs_of
 from parc.scores.linalg import compact
 from parc.scores.pairwise import resampler
 from parc.scores.pca import clip_components, reduce
+from parc.scores.reference import Reference
 from plm_core.errors import InputError, PlmError
 from plm_core.utils.progress import track
 
@@ -110,8 +111,7 @@ def score(
     if inputs.get("probs") is not None:
         inputs["probs"] = probs_of(probs, len(x))
     if inputs.get("reference_features") is not None:
-        reference = features_of(reference_features, "reference_features", len(x))
-        inputs["reference_features"] = _reduced(reference, parsed.pca, "reference_features")
+        inputs["reference_features"] = Reference(reference_features, len(x)).reduced(parsed.pca)
     return _call(parsed, reduce(x, parsed.pca), y, inputs)
 
 
@@ -172,8 +172,11 @@ def score_bank(
     parsed = {text: parse_method(text, pca) for text in texts}
     y = _labels(labels, None, num_classes)
     models = track(bank.items(), "scores", len(bank)) if len(bank) > 1 else bank.items()
+    references: dict[int, Reference] = {}
     with HalfSamples(y, bootstraps, seed) as half_samples:
-        rows = (_score_model(name, features, y, parsed, num_classes, half_samples) for name, features in models)
+        rows = (
+            _score_model(name, features, y, parsed, num_classes, half_samples, references) for name, features in models
+        )
         return [row for of_model in rows for row in of_model]
 
 
@@ -183,13 +186,6 @@ def _labels(labels: Any, n: int | None, num_classes: int | None) -> Array:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the score itself gives the warnings that concern it
         return labels_of(labels, n, num_classes, ("classes", "multilabel", "regression"))
-
-
-def _reduced(reference: Array, pca: int | str | None, name: str) -> Array:
-    try:
-        return reduce(reference, pca)
-    except InputError as e:
-        raise InputError(f"{name}: {e}") from None
 
 
 def _call(method: Method, features: Array, labels: Array, inputs: Mapping[str, Any]) -> float:
@@ -212,9 +208,10 @@ def _score_model(
     methods: Mapping[str, Method],
     num_classes: int | None,
     half_samples: HalfSamples,
+    references: dict[int, Reference],
 ) -> list[ScoreRow]:
     try:
-        model = _BankModel(features, labels, num_classes)
+        model = _BankModel(features, labels, num_classes, references)
     except PlmError as e:
         return [ScoreRow(name, text, None, None, None, 0.0, str(e)) for text in methods]
     return [model.row(name, text, method, half_samples) for text, method in methods.items()]
@@ -223,18 +220,21 @@ def _score_model(
 class _BankModel:
     """One model of a bank, with the work that its methods share: checks, reductions, rotations of wide features."""
 
-    def __init__(self, unchecked: Features, labels: Array, num_classes: int | None) -> None:
+    def __init__(
+        self, unchecked: Features, labels: Array, num_classes: int | None, references: dict[int, Reference]
+    ) -> None:
         self.features = features_of(unchecked.features, n=len(labels))
         self.labels, self.num_classes = labels, num_classes
         self.unchecked = unchecked  # probs and reference features are checked only for a method that needs them
-        self._reductions: dict[tuple[str, int | str | None], tuple[Array, float]] = {}
+        self._references = references  # by the identity of the reference features, which models share
+        self._reductions: dict[int | str | None, tuple[Array, float]] = {}
         self._rotations: dict[int | str | None, Array] = {}
 
     def row(self, name: str, text: str, method: Method, half_samples: HalfSamples) -> ScoreRow:
         """Return the score by a method and its interval."""
         try:
             check_kind(method.scorer, self.labels)
-            features, seconds = self._reduced("features", method.pca)
+            features, seconds = self._reduced(method.pca)
             inputs = self._inputs(method)
             start = time.perf_counter()
             value = _call(method, features, self.labels, inputs)
@@ -245,16 +245,20 @@ class _BankModel:
         low, high = self._interval(method, value, features, inputs, half_samples)
         return ScoreRow(name, text, value, low, high, seconds)
 
-    def _reduced(self, name: str, pca: int | str | None) -> tuple[Array, float]:
-        """Return ``features`` or ``reference_features``, reduced once, and the seconds that this took."""
-        if (name, pca) not in self._reductions:
+    def _reduced(self, pca: int | str | None) -> tuple[Array, float]:
+        """Return the features, reduced once, and the seconds that this took."""
+        if pca not in self._reductions:
             start = time.perf_counter()
-            x = self.features
-            if name == "reference_features":
-                x = features_of(self.unchecked.reference_features, name, len(self.labels))
-            reduced = reduce(x, clip_components(pca, x.shape[1]))
-            self._reductions[name, pca] = reduced, time.perf_counter() - start
-        return self._reductions[name, pca]
+            reduced = reduce(self.features, clip_components(pca, self.features.shape[1]))
+            self._reductions[pca] = reduced, time.perf_counter() - start
+        return self._reductions[pca]
+
+    def _reference(self) -> Reference:
+        """Return the reference features, checked once for all models that share them."""
+        features = self.unchecked.reference_features
+        if id(features) not in self._references:
+            self._references[id(features)] = Reference(features, len(self.labels))
+        return self._references[id(features)]
 
     def _inputs(self, method: Method) -> dict[str, Any]:
         """Return the inputs that the method needs besides features and labels, None for those that the model lacks."""
@@ -263,7 +267,7 @@ class _BankModel:
         if inputs.get("probs") is not None:
             inputs["probs"] = probs_of(self.unchecked.probs, len(self.labels))
         if "reference_features" in inputs and self.unchecked.reference_features is not None:
-            inputs["reference_features"] = self._reduced("reference_features", method.pca)[0]
+            inputs["reference_features"] = self._reference().reduced(method.pca, clip=True)
         return inputs
 
     def _rotated(self, method: Method, features: Array) -> Array:

@@ -150,20 +150,6 @@ def probs_of(p: object, n: int | None = None, score: str = "this score") -> Arra
     return a
 
 
-def reference_of(x: object, n: int, score: str) -> Array:
-    """Return the features of a model that was trained on the dataset, for scores that compare with them.
-
-    Raises:
-        NotSupported: The features are None.
-        InputError: The features are not allowed; see `features_of`.
-    """
-    if x is None:
-        raise NotSupported(
-            f"{score} needs reference_features, those of a model trained on this dataset; none were given"
-        )
-    return features_of(x, "reference_features", n)
-
-
 def _classes(a: Array, num_classes: int | None) -> Array:
     y = a.astype(np.int64)
     if y.min() < 0:

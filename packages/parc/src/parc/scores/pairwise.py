@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from parc.scores.inputs import Array, features_of, labels_of, reference_of
+from parc.scores.inputs import Array, features_of, labels_of
 from parc.scores.linalg import classes, standardize
 from parc.scores.pairs import (
     Distances,
@@ -33,7 +33,8 @@ from parc.scores.pairs import (
     unit_rows,
     whole_matrix,
 )
-from plm_core.errors import InputError
+from parc.scores.reference import Reference
+from plm_core.errors import InputError, NotSupported
 
 MAX_MATRIX = 2000
 """Largest number of images for which a whole matrix of distances is kept."""
@@ -116,7 +117,7 @@ def rsa(features: Array, labels: Array, *, reference_features: Array | None = No
         InputError: The features are not allowed.
     """
     x, r = _with_reference("rsa", features, labels, reference_features)
-    return _spearman(from_rows(correlated(x)), from_rows(correlated(r)), len(x), "reference_features")
+    return _correlation(ranks(from_rows(correlated(x)), len(x), "features"), r.ranks)
 
 
 def dds(features: Array, labels: Array, *, reference_features: Array | None = None) -> float:
@@ -141,8 +142,8 @@ def dds(features: Array, labels: Array, *, reference_features: Array | None = No
     x, r = _with_reference("dds", features, labels, reference_features)
     if len(x) < 4:
         raise InputError(f"features has {len(x)} images; dds needs at least 4")
-    x, r = (unit_rows(standardize(a.astype(np.float64))) for a in (x, r))
-    return _alignment(_dependence(x, r), _dependence(x, x), _dependence(r, r))
+    a, b = unit_rows(standardize(x.astype(np.float64))), r.unit_rows
+    return _alignment(_dependence(a, b), _dependence(a, a), _dependence(b, b))
 
 
 def resampler(name: str, features: Array, labels: Array, **inputs: Any) -> Callable[[Array], float] | None:
@@ -163,13 +164,11 @@ def resampler(name: str, features: Array, labels: Array, **inputs: Any) -> Calla
     if len(features) > MAX_MATRIX or name not in ("parc", "parc-auc", "rsa", "dds"):
         return None
     if name == "dds":
-        return _dds_resampler(
-            *(unit_rows(standardize(a.astype(np.float64))) for a in (features, inputs["reference_features"]))
-        )
+        reference = Reference(inputs["reference_features"])
+        return _dds_resampler(unit_rows(standardize(features.astype(np.float64))), reference.unit_rows)
     matrix = whole_matrix(from_rows(correlated(features)), len(features))
     if name == "rsa":
-        reference = inputs["reference_features"]
-        other = whole_matrix(from_rows(correlated(reference)), len(reference))
+        other = Reference(inputs["reference_features"]).distances
     elif labels.ndim == 2:
         other = whole_matrix(_label_distances(labels), len(labels))
     else:
@@ -207,7 +206,12 @@ def _label_distances(labels: Array) -> Distances:
 
 def _spearman(a: Distances, b: Distances, n: int, other: str) -> float:
     """Return 100 times the rank correlation of two matrices of distances of N images."""
-    return 100 * float(np.clip(ranks(a, n, "features") @ ranks(b, n, other), -1, 1))
+    return _correlation(ranks(a, n, "features"), ranks(b, n, other))
+
+
+def _correlation(a: Array, b: Array) -> float:
+    """Return 100 times the inner product of centred ranks of unit length."""
+    return 100 * float(np.clip(a @ b, -1, 1))
 
 
 def _dependence(a: Array, b: Array) -> float:
@@ -244,11 +248,17 @@ def _inputs(features: Any, labels: Any, num_classes: int | None, kinds: tuple[st
     return _wide(x, "features"), labels_of(labels, len(x), num_classes, kinds)
 
 
-def _with_reference(score: str, features: Any, labels: Any, reference: Any) -> tuple[Array, Array]:
+def _with_reference(score: str, features: Any, labels: Any, reference: Any) -> tuple[Array, Reference]:
     x = features_of(features)
     if len(labels) != len(x):
         raise InputError(f"labels has {len(labels)} rows for {len(x)} images")
-    return _wide(x, "features"), _wide(reference_of(reference, len(x), score), "reference_features")
+    if reference is None:
+        raise NotSupported(
+            f"{score} needs reference_features, those of a model trained on this dataset; none were given"
+        )
+    checked = Reference(reference, len(x))
+    _wide(checked, "reference_features")
+    return _wide(x, "features"), checked
 
 
 def _wide(x: Array, name: str) -> Array:
