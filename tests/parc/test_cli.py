@@ -10,7 +10,7 @@ from PIL import Image
 import parc.cli
 import plm_core.cli
 from parc import probing, ranking
-from parc.cli.shared import split_list
+from parc.cli.shared import cpu_threads, split_list
 from parc.ranking import Interrupted, Ranking
 from plm_core.errors import InputError
 
@@ -49,16 +49,16 @@ def test_a_table(run, digits, tmp_path):
     )  # fmt: skip
     assert code == 0
     rows = [line.split("\t") for line in out.splitlines()[1:]]
-    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
-    assert rows[0][1] == "hiera_micro_digits.sklearn_digits"
+    assert [row[1] for row in rows] == ["1", "2", "3", "4"]
+    assert rows[0][0] == "hiera_micro_digits.sklearn_digits"
     assert all("[" in cell for row in rows for cell in row[2:4])
-    assert "80 of 80 images, 4 classes, 1 probe, pca 32" in err
+    assert f"{digits}: 80 of 80 images, 4 classes, 1 probe, pca 32, on cpu; higher scores are better" in err
     assert f"wrote {table}" in err
     assert table.read_text().startswith("model,method,score,low,high,rank")
     assert picture.stat().st_size > 10_000
     best = "hiera_micro_digits.sklearn_digits"
     assert err.splitlines()[-1] == (
-        f"next: plm probe {digits} --models {','.join(row[1] for row in rows if 'random' not in row[1])}, or "
+        f"next: plm probe {digits} --models {','.join(row[0] for row in rows if 'random' not in row[0])}, or "
         f"plm train finetune {digits} --model {best} --out runs/{best}"
     )
 
@@ -93,6 +93,36 @@ def test_no_model_could_be_scored(run, digits):
     assert "parc: error: no model could be scored; the table says why" in err
 
 
+@pytest.mark.parametrize("command", ["rank", "probe"])
+def test_a_lost_model_is_no_success(run, digits, tmp_path, command):
+    """Several folders in one list are several models, and one that cannot be loaded shows in the exit code."""
+    models = f"random:test_vit,local-dir:{tmp_path / 'a'},local-dir:{tmp_path / 'b'}"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(digits, target_is_directory=True)
+    args = (command, tmp_path / "data", "--models", models, "--budget", 20, "--method", "knn")
+    code, out, err = run(*args)
+    assert code == 1
+    lost = f"2 of 3 models failed: local-dir:{tmp_path / 'a'}, local-dir:{tmp_path / 'b'}"
+    assert err.splitlines()[-1] == lost
+    assert "train: 20 of 80 images, 4 classes" in err  # the split that was used
+    code, again, err = run(*args, "--keep-going", "--threads", 1)
+    assert code == 0
+    assert "failed" not in err
+    assert "on cpu; (cached): the features of an earlier run" in err
+    assert [line.split("\t")[0] for line in again.splitlines()] == [line.split("\t")[0] for line in out.splitlines()]
+
+
+def test_threads_are_those_of_models_and_scores(monkeypatch):
+    import torch
+    from threadpoolctl import threadpool_info
+
+    before = torch.get_num_threads()
+    with cpu_threads(1):
+        assert torch.get_num_threads() == 1
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -100,7 +130,11 @@ def test_no_model_could_be_scored(run, digits):
         (["--models", "resnet18", "--method", "parck"], "no method 'parck'; did you mean 'parc'"),
         (["--models", "resnet18,,resnet34"], "--models 'resnet18,,resnet34' has an empty part"),
         (["--models", "resnet18", "--out", "x.xls"], "file 'x.xls' has ending '.xls'; .csv, .json, .md"),
+        (["--models", "resnet18", "--plot", "x.md"], "file 'x.md' has ending '.md'; .png, .svg, .pdf are allowed"),
         (["--models", "resnet18", "--pca", "raw"], "pca='raw' is not allowed"),
+        (["--models", "resnet18", "--pca", "0"], "pca=0 is not allowed"),
+        (["--models", "resnet18", "--method", "rsa"], "method 'rsa' needs reference"),
+        (["--models", "resnet18", "--threads", "2", "--ray"], "--threads is for this process"),
     ],
 )
 def test_bad_input_is_one_line(run, digits, args, said):
@@ -116,9 +150,10 @@ def test_a_probe(run, digits, tmp_path):
     code, out, err = run(*words, "--shots", "1,5,all", "--out", table, "--plot", picture)
     assert code == 0
     rows = [line.split("\t") for line in out.splitlines()[1:]]
-    assert [row[:2] for row in rows] == [["1", "hiera_micro_digits.sklearn_digits"], ["2", "random:test_vit"]]
+    assert [row[:2] for row in rows] == [["hiera_micro_digits.sklearn_digits", "1"], ["random:test_vit", "2"]]
     assert all("[" in cell for row in rows for cell in row[2:5])
-    assert "80 of 80 images, 4 classes, knn, 4 folds; accuracy in %, brackets hold 90 % intervals" in err
+    assert f"{digits}: 80 of 80 images, 4 classes, knn, 4 folds, on cpu; " in err
+    assert "accuracy in %, brackets hold 90 % intervals" in err
     assert f"wrote {table}\nwrote {picture}\nnext: plm train finetune {digits} --model hiera_micro_digits" in err
     assert picture.stat().st_size > 10_000
     plms = json.loads(run(*words, "--json", program=plm_core.cli.main, name="plm")[1])
@@ -134,7 +169,8 @@ def test_a_probe(run, digits, tmp_path):
         (["--shots", "auto,1"], "--shots 'auto,1' has 'auto'"),
         (["--method", "liner"], "no method of probing 'liner'; did you mean 'linear'?"),
         (["--folds", "21"], "folds is 21, but class '0' has 20 of the images; 20 folds or fewer are allowed"),
-        (["--plot", "x.gif"], "file 'x.gif' has ending '.gif'"),
+        (["--plot", "x.gif"], "file 'x.gif' has ending '.gif'; .png, .svg, .pdf are allowed"),
+        (["--plot", "x.csv"], "file 'x.csv' has ending '.csv'; .png, .svg, .pdf are allowed"),
     ],
 )
 def test_bad_input_to_a_probe_is_one_line(run, digits, args, said):
@@ -147,6 +183,8 @@ def test_an_interrupted_probe(run, digits, monkeypatch):
     row = probing.ProbeRow("some_model", "folds", None, 91.5, 90.0, 93.0, 80, 1, 1000, 0.1, 0.1, False)
     about = {
         "dataset": "d",
+        "source": "d",
+        "device": "cpu",
         "kind": "images",
         "images": 1,
         "of": 1,
@@ -162,7 +200,7 @@ def test_an_interrupted_probe(run, digits, monkeypatch):
     monkeypatch.setattr(probing, "probe_models", stopped)
     code, out, err = run("probe", digits, "--models", "resnet18", "--out", "x.csv")
     assert code == 130
-    assert out.startswith("1\tsome_model\t91.5 [90.0, 93.0]")
+    assert "some_model\t1\t91.5 [90.0, 93.0]" in out
     assert "interrupted, 7 models left; the same command goes on from here; not written: x.csv" in err
 
 
@@ -180,7 +218,8 @@ def test_bad_images_are_named(run, digits, tmp_path):
 
 def test_interrupted(run, digits, monkeypatch):
     row = ranking.RankedRow("some_model", "parc", 1.5, None, None, 1, 1000, 0.1, 0.1, False)
-    about = {"dataset": "d", "kind": "images", "images": 1, "of": 1, "classes": 2, "runs": 1, "pca": 32}
+    about = {"dataset": "d", "source": "d", "kind": "images", "images": 1, "of": 1, "classes": 2, "runs": 1, "pca": 32}
+    about |= {"device": "cpu"}
 
     def stopped(*args):
         raise Interrupted(Ranking((row,), ("parc",), about), left=7)
@@ -188,7 +227,7 @@ def test_interrupted(run, digits, monkeypatch):
     monkeypatch.setattr(ranking, "rank_models", stopped)
     code, out, err = run("rank", digits, "--models", "resnet18")
     assert code == 130
-    assert out.startswith("1\tsome_model\t1.5")
+    assert "some_model\t1\t1.5" in out
     assert "interrupted, 7 models left; the same command goes on from here" in err
 
 

@@ -95,7 +95,7 @@ def test_a_split_to_judge_by_is_reported_too(split):
     folds, val = probed.of(DIGITS)
     assert [(row.judged, row.shots, row.images) for row in (folds, val)] == [("folds", None, 96), ("val", None, 32)]
     assert val.accuracy < 60 < folds.accuracy  # most digits mean something else upside down
-    assert list(probed.table()[0])[:4] == ["rank", "model", "accuracy", "val"]
+    assert list(probed.table()[0])[:4] == ["model", "rank", "accuracy", "val"]
     assert probed.about["val_images"] == 32
 
 
@@ -118,10 +118,10 @@ def npz(path, labels):
         ([0] * 9 + [1] * 4, {}, InputError, "folds is 5, but class '1' has 4 of the images; 4 folds or fewer"),
         (np.eye(4, dtype=int), {}, InputError, "has several labels per image; a probe needs one class per image"),
         ([0, 1] * 9, {"shots": [8]}, InputError, "shots is 8, but class '0' has 7 images to learn from in 5 folds"),
-        ([0, 1] * 9, {"shots": [0]}, InputError, "shots is 0; 1 or more is allowed"),
-        ([0, 1] * 9, {"folds": 1}, InputError, "folds is 1; 2 or more is allowed"),
-        ([0, 1] * 9, {"seed": -1}, InputError, "seed is -1; 0 or more is allowed"),
-        ([0, 1] * 9, {"budget": 1}, InputError, "budget is 1; 2 or more is allowed"),
+        ([0, 1] * 9, {"shots": [0]}, InputError, "shots is 0; a whole number from 1 is allowed"),
+        ([0, 1] * 9, {"folds": 1}, InputError, "folds is 1; a whole number from 2 is allowed"),
+        ([0, 1] * 9, {"seed": -1}, InputError, "seed is -1; a whole number from 0 is allowed"),
+        ([0, 1] * 9, {"budget": 1}, InputError, "budget is 1; a whole number from 2 is allowed"),
         ([0, 1] * 9, {"method": "svm"}, UnknownName, "no method of probing 'svm'; there are: knn, linear"),
         ([0, 1] * 9, {"device": "abacus"}, InputError, "device 'abacus' cannot be used"),
         ([0, 1] * 9, {"models": "tome_micro_shape"}, UnknownName, "did you mean 'tome_micro_shapes'"),
@@ -169,7 +169,7 @@ def test_files(probed, tmp_path):
     told = json.loads((tmp_path / "out.json").read_text())
     assert (told["about"]["images"], told["rows"][0]["rank"]) == (96, 1)
     assert (
-        (tmp_path / "out.md").read_text().splitlines()[0].startswith("| rank | model | accuracy | 1 shot | 4 shots |")
+        (tmp_path / "out.md").read_text().splitlines()[0].startswith("| model | rank | accuracy | 1 shot | 4 shots |")
     )
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,6 +1,7 @@
 """Whole rankings of real models: rows, failures, an interruption, a kill, several probes, and Ray."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,8 @@ import sys
 import time
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from parc.ranking import Interrupted, Ranking, Settings, evaluation, rank, run
 from parc.ranking.probes import draw_probes
 from parc.writing import markdown_text
 from plm_core.datasets import load_dataset
-from plm_core.errors import InputError, UnknownName
+from plm_core.errors import FileError, InputError, MissingDependency, UnknownName
 
 MODELS = ["hiera_micro_digits", "hiera_micro_shapes", "tome_micro_shapes", "random:test_vit", "random:test_resnet"]
 NAMES = {
@@ -175,8 +178,6 @@ def test_several_probes_are_averaged(undisturbed, digits):
 
 
 def test_a_reference_model_makes_rsa_and_dds_possible(undisturbed, digits):
-    without = rank(digits, ["tome_micro_shapes"], ["rsa"]).rows[0]
-    assert "reference_features" in without.error
     ranking = rank(digits, ["tome_micro_shapes", "hiera_micro_digits"], ["rsa", "dds"], reference="hiera_micro_digits")
     own = ranking.of("hiera_micro_digits.sklearn_digits")
     assert own["rsa"].score == pytest.approx(100, abs=1e-3)  # to itself
@@ -194,12 +195,23 @@ def test_a_reference_model_makes_rsa_and_dds_possible(undisturbed, digits):
         ({"methods": ["knn:q=3"]}, InputError, "knn takes no option 'q'"),
         ({"methods": []}, InputError, "methods is empty"),
         ({"models": "tome_micro_shape"}, UnknownName, "did you mean 'tome_micro_shapes'"),
+        ({"methods": ["parc", "rsa"]}, InputError, "method 'rsa' needs reference, a model that was trained on the"),
+        ({"methods": ["dds:pca=8"]}, InputError, "method 'dds:pca=8' needs reference"),
+        ({"methods": ["knn:k=0"]}, InputError, "method 'knn:k=0' cannot rank this dataset: k=0 neighbours of 79"),
+        ({"methods": ["parc", "knn:k=80"]}, InputError, "k=80 neighbours of 79 images; 1 to 79 are allowed"),
+        ({"methods": ["knn:metric=cosin"]}, InputError, "metric='cosin' is none of euclidean"),
+        ({"methods": ["knn:k=" + "1+" * 9000 + "1"]}, InputError, r"method is 'knn:k=1\+1"),
+        ({"methods": ["imagenet-top1"]}, InputError, "'imagenet-top1' is not known for any of the models; for those"),
+        ({"methods": [None]}, InputError, "methods has None"),
+        ({"batch_size": float("nan")}, InputError, "batch_size is nan; a whole number from 1 is allowed"),
+        ({"budget": "40"}, InputError, "budget is '40'; a whole number from 2 is allowed"),
+        ({"bootstraps": 2.5}, InputError, r"bootstraps is 2\.5; a whole number from 0 is allowed"),
         ({"pca": 0}, InputError, "pca=0 is not allowed"),
         ({"pca": "raw"}, InputError, "pca='raw' is not allowed"),
         ({"budget": 1}, InputError, "budget"),
-        ({"runs": 0}, InputError, "runs is 0; 1 or more is allowed"),
-        ({"batch_size": 0}, InputError, "batch_size is 0; 1 or more is allowed"),
-        ({"num_workers": -1}, InputError, "num_workers is -1; 0 or more is allowed"),
+        ({"runs": 0}, InputError, "runs is 0; a whole number from 1 is allowed"),
+        ({"batch_size": 0}, InputError, "batch_size is 0; a whole number from 1 is allowed"),
+        ({"num_workers": -1}, InputError, "num_workers is -1; a whole number from 0 is allowed"),
         ({"device": "abacus"}, InputError, "device 'abacus' cannot be used"),
         ({"dtype": "int4"}, InputError, "dtype 'int4' is not allowed"),
         ({"imagenet_csv": "/nowhere.csv"}, InputError, "imagenet_csv '/nowhere.csv' cannot be read"),
@@ -207,7 +219,8 @@ def test_a_reference_model_makes_rsa_and_dds_possible(undisturbed, digits):
     ],
 )
 def test_bad_input_fails_before_any_model_runs(digits, monkeypatch, options, error, said):
-    monkeypatch.setattr(evaluation, "make_model", lambda candidate: pytest.fail("a model was made"))
+    for module in (evaluation, run):
+        monkeypatch.setattr(module, "make_model", lambda candidate: pytest.fail("a model was made"))
     with pytest.raises(error, match=said):
         rank(digits, **{"models": ["tome_micro_shapes"], **options})
 
@@ -297,6 +310,36 @@ class TestReport:
         assert {line.count("|") for line in lines} == {lines[0].count("|")}
         assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
         assert "hiera_micro_digits" in (tmp_path / "out.svg").read_text()
+
+    def test_it_prints_as_a_table_and_becomes_a_data_frame(self, undisturbed, monkeypatch):
+        lines = str(undisturbed).splitlines()
+        assert " ".join(lines[0].split()) == "model rank parc logme knn mean rank size extract, s score, s"
+        assert [line.split()[0] for line in lines[1:]] == undisturbed.models
+        assert len({line.index(str(rank)) for rank, line in zip(["rank", *range(1, 6)], lines, strict=True)}) == 1
+        frame = undisturbed.to_pandas()
+        assert frame[frame["rank"] == 1]["model"].tolist() == ["hiera_micro_digits.sklearn_digits"] * 3
+        assert frame["score"].tolist() == [row.score for row in undisturbed.rows]
+        monkeypatch.setitem(sys.modules, "pandas", None)
+        with pytest.raises(MissingDependency, match="a data frame needs pandas: install pandas"):
+            undisturbed.to_pandas()
+
+    def test_the_sizes_have_labels_that_do_not_overlap(self, undisturbed):
+        rows = [replace(row, params=params) for row, params in zip(undisturbed.rows, (10**5, 10**9) * 9, strict=False)]
+        axes = replace(undisturbed, rows=tuple(rows)).figure().axes[-1]
+        axes.figure.draw_without_rendering()
+        assert axes.get_xscale() == "log"
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels(which="both") if label.get_text()]
+        assert len(boxes) >= 2
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+
+    def test_a_full_disk_is_one_line(self, undisturbed, tmp_path, monkeypatch):
+        def full(path, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(FileError, match=r"cannot write .*out\.pdf: .*No space left on device"):
+            undisturbed.save(tmp_path / "out.pdf")
+        assert not list(tmp_path.iterdir())
 
     def test_an_ending_that_means_nothing(self, undisturbed, tmp_path):
         with pytest.raises(InputError, match=r"ending '\.xls'; \.csv, \.json, \.md, \.png, \.svg, \.pdf are allowed"):

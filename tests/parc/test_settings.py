@@ -30,5 +30,5 @@ def test_a_changed_copy_is_checked_and_a_pickled_one_is_equal(tmp_path, monkeypa
     settings = Settings(imagenet_csv="results.csv")
     assert settings.imagenet_csv == tmp_path / "results.csv"  # a Ray worker has another working directory
     assert pickle.loads(pickle.dumps(settings)) == settings
-    with pytest.raises(InputError, match="num_workers is -1; 0 or more is allowed"):
+    with pytest.raises(InputError, match="num_workers is -1; a whole number from 0 is allowed"):
         replace(settings, num_workers=-1)

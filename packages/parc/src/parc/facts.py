@@ -86,15 +86,19 @@ def facts_of(model: str | nn.Module, name: str | None = None, imagenet_csv: str 
         UnknownName: There is no such model.
         InputError: The csv file cannot be read or lacks its columns.
     """
-    known_name = model if isinstance(model, str) else name
-    if known_name and known_name.startswith(("local-dir:", "transformers:")):
-        known_name = None  # the name of a folder, or one that anybody may give, says nothing about the model
+    given = model if isinstance(model, str) else name
+    known_name = given if given and says_something(given) else None
     module = _skeleton(model) if isinstance(model, str) else model
     layers, how = layers_of(module, known_name)
     top1, where = imagenet_top1(known_name, imagenet_csv) if known_name else (None, "")
     source = f"layers {how}" + (f"; ImageNet top-1 of {where}" if where else "")
     params = sum(p.numel() for p in module.parameters())
     return Facts(params, layers, top1, source, training_images(known_name) if known_name else None)
+
+
+def says_something(name: str) -> bool:
+    """Return whether a name tells which model it is. That of a folder does not, nor one that anybody may give."""
+    return not name.startswith(("local-dir:", "transformers:"))
 
 
 def layers_of(model: nn.Module, name: str | None = None) -> tuple[int | None, str]:

@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from plm_core.errors import InputError
+from plm_core.errors import InputError, MissingDependency
 from plm_core.utils import plots
 from plm_core.utils.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 PICTURES = (".png", ".svg", ".pdf")
 TEXTS = (".csv", ".json", ".md")
@@ -39,16 +40,16 @@ class Result(Protocol):
         """Draw the picture."""
 
 
-def check_path(path: str | Path) -> None:
+def check_path(path: str | Path, endings: Sequence[str] = (*TEXTS, *PICTURES)) -> None:
     """Check that a result can be written to a file of this name.
 
     Raises:
-        InputError: The ending is not one of `TEXTS` and `PICTURES`.
+        InputError: The ending is not one of ``endings``.
         MissingDependency: The ending is that of a picture, but matplotlib is not installed.
     """
     ending = Path(path).suffix.lower()
-    if ending not in (*TEXTS, *PICTURES):
-        raise InputError(f"file {str(path)!r} has ending {ending!r}; {', '.join((*TEXTS, *PICTURES))} are allowed")
+    if ending not in endings:
+        raise InputError(f"file {str(path)!r} has ending {ending!r}; {', '.join(endings)} are allowed")
     if ending in PICTURES:
         plots.require_matplotlib("a picture", EXTRA)
 
@@ -64,8 +65,10 @@ def write(result: Result, path: str | Path) -> None:
     check_path(path)
     ending = Path(path).suffix.lower()
     if ending in PICTURES:
+        drawn = io.BytesIO()  # matplotlib says nothing useful of a disk that is full
+        result.figure().savefig(drawn, format=ending[1:], dpi=150)
         with atomic_path(path) as part:
-            result.figure().savefig(part, format=ending[1:], dpi=150)
+            part.write_bytes(drawn.getvalue())
     elif ending == ".csv":
         write_text(path, csv_text(result.rows))
     elif ending == ".json":
@@ -84,6 +87,27 @@ def csv_text(rows: Sequence[Any]) -> str:
     return out.getvalue()
 
 
+def data_frame(rows: Sequence[Any]) -> DataFrame:
+    """Return rows, each a dataclass, as a data frame of pandas.
+
+    Raises:
+        MissingDependency: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError as e:
+        raise MissingDependency("a data frame needs pandas: install pandas") from e
+    return pandas.DataFrame([asdict(row) for row in rows])
+
+
+def plain_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with equal keys as a table of text, with columns of equal width and without empty columns."""
+    lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)] if rows else []
+    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+
+
 def markdown_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows with equal keys as a Markdown table."""
     lines = [_cells(list(rows[0])), _cells(["---"] * len(rows[0]))] if rows else []
@@ -91,5 +115,9 @@ def markdown_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cells(values: Sequence[Any]) -> str:
-    cells = ["" if value is None else str(value).replace("|", "\\|").replace("\n", " ") for value in values]
+    cells = [_text(value).replace("|", "\\|") for value in values]
     return f"| {' | '.join(cells)} |"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).replace("\n", " ")

@@ -12,19 +12,25 @@ from parc.cli.shared import (
     INTERRUPTED,
     Cached,
     Data,
+    KeepGoing,
     Plot,
     Pretrained,
+    Threads,
+    check_files,
+    cpu_threads,
+    end,
     print_json,
     save,
     say_interrupted,
     split_list,
+    where,
 )
 from parc.next_steps import after_probing
 from parc.probing.settings import ProbeSettings
 from plm_core.cli.light import LightCommand
 from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Seed, SkipUnreadable
 from plm_core.cli.table import show
-from plm_core.errors import InputError, PlmError
+from plm_core.errors import InputError
 
 if TYPE_CHECKING:
     from parc.probing import Probing
@@ -65,8 +71,10 @@ def _command(
     dtype: Dtype = ProbeSettings.dtype,
     batch_size: BatchSize = ProbeSettings.batch_size,
     num_workers: NumWorkers = None,
+    threads: Threads = None,
     cache: Cached = True,
     skip_unreadable: SkipUnreadable = False,
+    keep_going: KeepGoing = False,
     out: Annotated[list[Path] | None, shared.out("accuracies")] = None,
     plot: Plot = None,
     as_json: Json = False,
@@ -74,11 +82,8 @@ def _command(
     """Judge models by a linear or k-NN classifier on their features."""
     from parc import probing
     from parc.interrupted import Interrupted
-    from parc.writing import check_path
 
-    files = [*(out or []), *([plot] if plot else [])]
-    for file in files:
-        check_path(file)
+    files = check_files(out, plot)
     settings = ProbeSettings(
         method=method,
         folds=folds,
@@ -94,17 +99,17 @@ def _command(
         skip_unreadable=skip_unreadable,
     )
     try:
-        result = probing.probe_models(dataset, split_list(models, "models"), settings)
+        with cpu_threads(threads):
+            result = probing.probe_models(dataset, split_list(models, "models"), settings)
     except Interrupted as e:
         _print(e.result, as_json)
         say_interrupted(e, files)
         raise typer.Exit(INTERRUPTED) from None
     _print(result, as_json)
     save(result, files)
-    if all(row.accuracy is None for row in result.rows):
-        raise PlmError("no model could be probed; the table says why")
     if steps := after_probing(dataset, result):
         typer.echo(steps, err=True)
+    end(result, "probed", keep_going)
 
 
 def _parse_shots(text: str) -> tuple[int, ...] | Literal["auto"]:
@@ -124,8 +129,9 @@ def _print(result: Probing, as_json: bool) -> None:
     about = result.about
     val = f" and {about['val_images']} to judge by (val)" if about["val_images"] else ""
     typer.echo(
-        f"{about['dataset']}: {about['images']} of {about['of']} {about['kind']}{val}, {about['classes']} classes, "
-        f"{about['method']}, {about['folds']} folds; accuracy in %, brackets hold 90 % intervals",
+        f"{about['source']}: {about['images']} of {about['of']} {about['kind']}{val}, {about['classes']} classes, "
+        f"{about['method']}, {about['folds']} folds, {where(about, result.rows)}; accuracy in %, brackets hold 90 % "
+        "intervals",
         err=True,
     )
     show(result.table())

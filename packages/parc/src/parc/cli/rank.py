@@ -13,19 +13,25 @@ from parc.cli.shared import (
     INTERRUPTED,
     Cached,
     Data,
+    KeepGoing,
     Plot,
     Pretrained,
+    Threads,
+    check_files,
+    cpu_threads,
+    end,
     print_json,
     save,
     say_interrupted,
     split_list,
+    where,
 )
 from parc.next_steps import after_ranking
 from parc.ranking.settings import Settings
 from plm_core.cli.light import LightCommand
 from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, SkipUnreadable
 from plm_core.cli.table import show
-from plm_core.errors import PlmError
+from plm_core.errors import InputError
 
 if TYPE_CHECKING:
     from parc.ranking.results import Ranking
@@ -98,19 +104,20 @@ def _command(
             "machine; --ray must then be the last argument.",
         ),
     ] = None,
+    threads: Threads = None,
     cache: Cached = True,
     skip_unreadable: SkipUnreadable = False,
+    keep_going: KeepGoing = False,
     out: Annotated[list[Path] | None, shared.out("ranking")] = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Rank models by how well they suit a dataset."""
     from parc.ranking import Interrupted, rank_models
-    from parc.writing import check_path
 
-    files = [*(out or []), *([plot] if plot else [])]
-    for file in files:
-        check_path(file)
+    files = check_files(out, plot)
+    if threads and ray:
+        raise InputError("--threads is for this process; a Ray worker has one thread")
     settings = Settings(
         methods=tuple(split_list(method or Settings.methods, "method")),
         budget=budget,
@@ -129,17 +136,17 @@ def _command(
         skip_unreadable=skip_unreadable,
     )
     try:
-        ranking = rank_models(dataset, split_list(models, "models"), settings)
+        with cpu_threads(threads):
+            ranking = rank_models(dataset, split_list(models, "models"), settings)
     except Interrupted as e:
         _print(e.result, as_json)
         say_interrupted(e, files)
         raise typer.Exit(INTERRUPTED) from None
     _print(ranking, as_json)
     save(ranking, files)
-    if all(row.score is None for row in ranking.rows):
-        raise PlmError("no model could be scored; the table says why")
     if steps := after_ranking(dataset, ranking):
         typer.echo(steps, err=True)
+    end(ranking, "scored", keep_going)
 
 
 def _print(ranking: Ranking, as_json: bool) -> None:
@@ -148,15 +155,15 @@ def _print(ranking: Ranking, as_json: bool) -> None:
         return
     about = ranking.about
     typer.echo(
-        f"{about['dataset']}: {about['images']} of {about['of']} {about['kind']}, {about['classes']} classes, "
-        f"{about['runs']} probe{'s' * (about['runs'] > 1)}, pca {about['pca']}; higher scores are better, "
-        f"brackets hold 90 % intervals",
+        f"{about['source']}: {about['images']} of {about['of']} {about['kind']}, {about['classes']} classes, "
+        f"{about['runs']} probe{'s' * (about['runs'] > 1)}, pca {about['pca']}, {where(about, ranking.rows)}; "
+        f"higher scores are better, brackets hold 90 % intervals",
         err=True,
     )
     show(ranking.table())
 
 
 def _parse_pca(text: str) -> int | str | None:
-    if text.lower() in ("none", "off", "0"):
+    if text.lower() == "none":
         return None
     return int(text) if text.isdigit() else text  # Settings checks whether the text is a recipe

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from parc.interrupted import Interrupted
-from plm_core.errors import InputError
+from parc.writing import PICTURES, check_path
+from plm_core.errors import InputError, PlmError
 
 INTERRUPTED = 130
 """Exit code of a shell's command that Ctrl-C ended."""
@@ -26,6 +28,10 @@ Pretrained = Annotated[
     bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")
 ]
 Cached = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="End with exit code 0 although some models failed; otherwise it is 1.")
+]
 Plot = Annotated[Path | None, typer.Option("--plot", help="The picture to write: .png, .svg or .pdf.")]
 
 
@@ -59,6 +65,58 @@ def split_list(texts: Iterable[str], option: str) -> list[str]:
     if not all(parts):
         raise InputError(f"--{option} {','.join(texts)!r} has an empty part")
     return parts
+
+
+def check_files(out: Sequence[Path] | None, plot: Path | None) -> list[Path]:
+    """Return the files to write, after a check that they can have a result and a picture.
+
+    Raises:
+        InputError: A file has another ending.
+        MissingDependency: A picture is asked for, but matplotlib is not installed.
+    """
+    for file in out or []:
+        check_path(file)
+    if plot is not None:
+        check_path(plot, PICTURES)
+    return [*(out or []), *([plot] if plot else [])]
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Use so many threads for models and scores inside the block; None changes nothing."""
+    if count is None:
+        yield
+        return
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def where(about: Mapping[str, Any], rows: Iterable[Any]) -> str:
+    """Say which device the models run on, and that features are from the cache if some are."""
+    cached = "; (cached): the features of an earlier run, and the time that they took then"
+    return f"on {about['device']}" + cached * any(row.cached for row in rows)
+
+
+def end(result: Any, done: str, keep_going: bool) -> None:
+    """End a command with exit code 1 if some models failed, unless ``keep_going``.
+
+    Raises:
+        PlmError: All models failed.
+    """
+    failed = result.failed
+    if len(failed) == len(result.models):
+        raise PlmError(f"no model could be {done}; the table says why")
+    if failed and not keep_going:
+        typer.echo(f"{len(failed)} of {len(result.models)} models failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
 
 
 def print_json(data: Any) -> None:

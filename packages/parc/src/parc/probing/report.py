@@ -28,8 +28,8 @@ def table(rows: Sequence[ProbeRow]) -> list[dict[str, Any]]:
 def _line(rows: Sequence[ProbeRow]) -> dict[str, Any]:
     first = rows[0]
     return {
-        "rank": first.rank,
         "model": first.model,
+        "rank": first.rank,
         **{_name(row): _accuracy(row) for row in rows},
         "size": millions(first.params) if first.params else None,
         "extract, s": f"{first.extract_seconds:.3g}{' (cached)' * first.cached}" if first.extract_seconds else "",

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from parc.probing import report
 from parc.probing.outcomes import ProbeRow, by_model
-from parc.writing import write
+from parc.writing import data_frame, plain_text, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class Probing:
     def models(self) -> list[str]:
         """Names of the models, best first. Models that failed come last."""
         return list(by_model(self.rows))
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the models that have no accuracy at all."""
+        return [model for model in self.models if all(row.accuracy is None for row in self.of(model))]
+
+    def __str__(self) -> str:
+        return plain_text(self.table())
 
     def of(self, model: str) -> list[ProbeRow]:
         """Return the rows of a model: first that of all images in folds, which orders the models."""
@@ -47,6 +56,14 @@ class Probing:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data: the settings, and a row for each model and accuracy."""
         return {"about": dict(self.about), "rows": [asdict(row) for row in self.rows]}
+
+    def to_pandas(self) -> DataFrame:
+        """Return a data frame with a row for each model and accuracy, as in a .csv file.
+
+        Raises:
+            MissingDependency: pandas is not installed.
+        """
+        return data_frame(self.rows)
 
     def save(self, path: str | Path) -> None:
         """Write the probing to a file, completely or not at all.

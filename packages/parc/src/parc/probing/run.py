@@ -90,10 +90,11 @@ def probe(
 def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSettings) -> Probing:
     """Judge models by a simple classifier on their frozen features; the core of `probe`, with the same errors."""
     candidates = expand_patterns(models, settings.pretrained)
-    _check_device(settings)
-    images, size = _images(dataset, settings)
+    device = _check_device(settings)
+    images, size, source = _images(dataset, settings)
     about = {
         "dataset": str(dataset),
+        "source": source,
         "kind": images.train.kind,
         "images": len(images.train),
         "of": size,
@@ -103,7 +104,7 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
         "method": settings.method,
         "folds": settings.folds,
         "seed": settings.seed,
-        "device": settings.device,
+        "device": device,
         "dtype": settings.dtype,
     }
     outcomes: list[Outcome] = []
@@ -119,8 +120,8 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
     return Probing(probe_rows(outcomes, images.kinds), about)
 
 
-def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int]:
-    """Return the images or videos to probe on, and the number of those that they were drawn from."""
+def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int, str]:
+    """Return the images or videos to probe on, and the number and the source of those that they were drawn from."""
     train, val = own_splits(dataset, settings.skip_unreadable)
     if train.labels.ndim > 1:
         raise InputError(
@@ -131,11 +132,13 @@ def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int]:
     folds = Folds(probe.labels, probe.classes, settings.folds, settings.seed, probe.kind)
     shots = folds.shots(settings.shots)
     val_probe = None if val is None else draw_probes(val, settings.budget)[0]
-    return Images(probe, val_probe, folds, shots), len(train)
+    return Images(probe, val_probe, folds, shots), len(train), train.source
 
 
-def _check_device(settings: ProbeSettings) -> None:
-    """Check the device now. Otherwise every model would report the same error."""
+def _check_device(settings: ProbeSettings) -> str:
+    """Return the device that the models run on. Otherwise every model would report the same error."""
     from plm_core.utils.devices import autocast, pick_device
 
-    autocast(pick_device(settings.device), settings.dtype)
+    device = pick_device(settings.device)
+    autocast(device, settings.dtype)
+    return str(device)

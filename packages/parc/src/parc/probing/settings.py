@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from parc.checks import whole_number
 from parc.ranking.settings import Settings
-from plm_core.errors import InputError
 
 AUTO = (1, 2, 5, 10, 20, 50, 100)
 """Numbers of images per class that ``auto`` stands for, as far as there are so many."""
@@ -66,13 +66,12 @@ class ProbeSettings:
 
         parse_classifier(self.method)
         if self.shots != "auto":
-            object.__setattr__(self, "shots", tuple(sorted(set(self.shots))))
-        least = {"folds": 2, "budget": 2, "seed": 0, "batch_size": 1, "num_workers": 0}
-        numbers = [(name, getattr(self, name), lowest) for name, lowest in least.items()]
-        numbers += [("shots", shots, 1) for shots in self.shots if self.shots != "auto"]
-        for name, number, lowest in numbers:
-            if number is not None and number < lowest:
-                raise InputError(f"{name} is {number}; {lowest} or more is allowed")
+            shots = {whole_number(shots, "shots", 1) for shots in self.shots}
+            object.__setattr__(self, "shots", tuple(sorted(shots)))
+        for name, least in {"folds": 2, "budget": 2, "seed": 0, "batch_size": 1}.items():
+            whole_number(getattr(self, name), name, least)
+        if self.num_workers is not None:
+            whole_number(self.num_workers, "num_workers")
 
     def extraction(self) -> Settings:
         """Return the settings by which the features are extracted, as for a ranking, so that both share the cache."""

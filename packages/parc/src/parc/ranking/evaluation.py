@@ -75,7 +75,7 @@ def _evaluate(
             warnings.simplefilter("always")
             for i, (probe, entry) in enumerate(zip(probes, entries, strict=True)):
                 features = Features(entry.features.features, entry.features.probs, references and references[i])
-                for row in _score(str(candidate), features, probe, settings):
+                for row in score_rows(str(candidate), features, probe, settings):
                     scores.setdefault(row.method, []).append(row)
     return Outcome(
         str(candidate),
@@ -133,7 +133,8 @@ def cached_features(
     return entries
 
 
-def _score(model: str, features: Features, probe: Probe, settings: Settings) -> list[ScoreRow]:
+def score_rows(model: str, features: Features, probe: Probe, settings: Settings) -> list[ScoreRow]:
+    """Score the features of a model on a probe by every method."""
     return score_bank(
         {model: features},
         probe.labels,

@@ -24,8 +24,8 @@ def _line(model: str, rows: Mapping[str, RankedRow]) -> dict[str, Any]:
     first = next(iter(rows.values()))
     mean = mean_rank(rows.values())
     return {
-        "rank": first.rank,
         "model": model,
+        "rank": first.rank,
         **{method: _score(row) for method, row in rows.items()},
         "mean rank": None if mean is None else f"{mean:.3g}",
         "size": millions(first.params) if first.params else None,
@@ -74,6 +74,7 @@ def figure(rows: Sequence[RankedRow], title: str) -> Figure:
     axes[-1].set_title("parameters, millions", fontsize=10)
     if sizes and min(sizes) > 0 and max(sizes) > 30 * min(sizes):
         axes[-1].set_xscale("log")
+        plots.label_powers(axes[-1])
     axes[0].set_yticks(range(len(models)), list(models), fontsize=8)
     axes[0].invert_yaxis()
     for axis in axes:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from parc.ranking import report
 from parc.ranking.outcomes import RankedRow, by_model, mean_rank
-from parc.writing import write
+from parc.writing import data_frame, plain_text, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,14 @@ class Ranking:
     def models(self) -> list[str]:
         """Names of the models, best first. Models without a score by the first method come last."""
         return list(by_model(self.rows))
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the models that have no score at all."""
+        return [model for model in self.models if all(row.score is None for row in self.of(model).values())]
+
+    def __str__(self) -> str:
+        return plain_text(self.table())
 
     def of(self, model: str) -> dict[str, RankedRow]:
         """Return the rows of a model by method."""
@@ -59,6 +68,14 @@ class Ranking:
             "methods": list(self.methods),
             "rows": [asdict(row) for row in self.rows],
         }
+
+    def to_pandas(self) -> DataFrame:
+        """Return a data frame with a row for each model and method, as in a .csv file.
+
+        Raises:
+            MissingDependency: pandas is not installed.
+        """
+        return data_frame(self.rows)
 
     def save(self, path: str | Path) -> None:
         """Write the ranking to a file, completely or not at all.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from parc.facts import read_imagenet_csv
+import numpy as np
+
+from parc.facts import imagenet_top1, read_imagenet_csv, says_something
 from parc.interrupted import Interrupted
 from parc.ranking.candidates import Candidate, expand_patterns, make_model
-from parc.ranking.evaluation import cached_features, evaluate
+from parc.ranking.evaluation import cached_features, evaluate, score_rows
 from parc.ranking.outcomes import Outcome, ranked_rows
 from parc.ranking.probes import Probe, draw_probes
 from parc.ranking.progress_bars import show_bars
@@ -19,6 +23,8 @@ from parc.ranking.ray_backend import evaluate_on_ray
 from parc.ranking.results import Ranking
 from parc.ranking.settings import Settings
 from parc.scores.pca import parse_pca
+from parc.scores.reference import Reference
+from parc.scoring import Features
 from plm_core.datasets import load_dataset, readable
 from plm_core.errors import InputError
 
@@ -108,11 +114,14 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
     candidates = expand_patterns(models, settings.pretrained)
     data = readable(load_dataset(dataset), settings.skip_unreadable, decode=settings.skip_unreadable)
     probes = draw_probes(data, settings.budget, settings.runs)
-    _check_surroundings(settings)
+    device = _check_surroundings(settings)
+    _check_facts(candidates, settings)
+    _check_methods(probes[0], settings)
     references = None if settings.reference is None else _reference_features(settings.reference, probes, settings)
     _warn_of_few_images(probes[0], settings)
     about = {
         "dataset": str(dataset),
+        "source": data.source,
         "kind": data.kind,
         "images": len(probes[0]),
         "of": len(data),
@@ -121,7 +130,7 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
         "runs": settings.runs,
         "pca": settings.pca,
         "bootstraps": settings.bootstraps,
-        "device": settings.device,
+        "device": device,
         "dtype": settings.dtype,
     }
     outcomes: list[Outcome] = []
@@ -138,14 +147,44 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
     return ranking()
 
 
-def _check_surroundings(settings: Settings) -> None:
-    """Check the device and the csv file now. Otherwise every model would report the same error."""
+def _check_surroundings(settings: Settings) -> str:
+    """Check the device and the csv file now. Otherwise every model would report the same error.
+
+    Returns:
+        The device that the models run on.
+    """
     from plm_core.utils.devices import autocast, pick_device
 
-    if settings.ray is None:  # a Ray worker may have other devices than this process
-        autocast(pick_device(settings.device), settings.dtype)
     if settings.imagenet_csv is not None:
         read_imagenet_csv(settings.imagenet_csv)
+    if settings.ray is not None:  # a Ray worker may have other devices than this process
+        return f"{settings.device} of each Ray worker"
+    device = pick_device(settings.device)
+    autocast(device, settings.dtype)
+    return str(device)
+
+
+def _check_facts(candidates: Sequence[Candidate], settings: Settings) -> None:
+    """Check that the ImageNet accuracy of at least one model is known, if it is asked for."""
+    names = [candidate.name for candidate in candidates if candidate.pretrained and says_something(candidate.name)]
+    known = (imagenet_top1(name, settings.imagenet_csv)[0] is not None for name in names)
+    if "imagenet-top1" in settings.methods and not any(known):
+        raise InputError(
+            "method 'imagenet-top1' is not known for any of the models; for those of timm, imagenet_csv is needed, the "
+            "path of timm's results-imagenet.csv"
+        )
+
+
+def _check_methods(probe: Probe, settings: Settings) -> None:
+    """Score random features now: what a method says of these labels or its options, every model would report."""
+    features = np.random.default_rng(0).standard_normal((len(probe), 8))
+    trial = Features(features, np.full((len(probe), 2), 0.5), None if settings.reference is None else features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = score_rows("random features", trial, probe, replace(settings, pca=None, bootstraps=0))
+    for row in rows:
+        if row.error:
+            raise InputError(f"method {row.method!r} cannot rank this dataset: {row.error}")
 
 
 def _warn_of_few_images(probe: Probe, settings: Settings) -> None:
@@ -165,7 +204,7 @@ def _reference_features(name: str, probes: Sequence[Probe], settings: Settings) 
     if len(candidates) > 1:
         raise InputError(f"reference {name!r} matches {len(candidates)} models; one is needed")
     entries = cached_features(candidates[0], make_model(candidates[0]), probes, settings)
-    return [entry.features.features for entry in entries]
+    return [Reference(entry.features.features) for entry in entries]  # ranked once, not for each model
 
 
 def _outcomes(

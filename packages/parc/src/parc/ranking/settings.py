@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from parc.checks import whole_number
 from parc.facts import FACT_METHODS
 from plm_core.errors import InputError, UnknownName
 from plm_core.utils.near_misses import miss
@@ -76,6 +77,8 @@ class Settings:
     def __post_init__(self) -> None:
         from parc.scores.pca import parse_pca
 
+        if bad := [method for method in self.methods if not isinstance(method, str)]:
+            raise InputError(f"methods has {bad[0]!r}; names of methods are allowed")
         object.__setattr__(self, "methods", tuple(dict.fromkeys(self.methods)))  # each method once
         if self.imagenet_csv is not None:  # absolute, because a Ray worker has another working directory
             object.__setattr__(self, "imagenet_csv", Path(self.imagenet_csv).absolute())
@@ -101,13 +104,14 @@ class Settings:
             raise InputError("methods is empty; at least one is needed")
         for text in self.score_methods:
             try:
-                parse_method(text)
+                method = parse_method(text)
             except UnknownName:
                 raise UnknownName(miss("method", text.partition(":")[0], [*methods(), *FACT_METHODS])) from None
+            if "reference_features" in method.scorer.needs and self.reference is None:
+                raise InputError(f"method {text!r} needs reference, a model that was trained on the dataset")
 
     def _check_numbers(self) -> None:
-        least = {"budget": 1, "runs": 1, "bootstraps": 0, "batch_size": 1, "num_workers": 0}
-        for name, lowest in least.items():
-            number = getattr(self, name)
-            if number is not None and number < lowest:
-                raise InputError(f"{name} is {number}; {lowest} or more is allowed")
+        for name, least in {"budget": 2, "runs": 1, "bootstraps": 0, "batch_size": 1}.items():
+            whole_number(getattr(self, name), name, least)
+        if self.num_workers is not None:
+            whole_number(self.num_workers, "num_workers")

@@ -41,3 +41,12 @@ def figure(needed_by: str, extra: str, **kwargs: Any) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(**kwargs)
+
+
+def label_powers(axes: Any) -> None:
+    """Label at most four powers of ten of a logarithmic x axis, as plain numbers, so that no labels overlap."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.xaxis.set_major_locator(LogLocator(numticks=4))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
