@@ -288,6 +288,25 @@ def test_own_oracle_and_facts(small):
     assert f"{compared[0]['pearson']:.1f} ({compared[0]['pearson low']:.1f}, " in text
 
 
+@pytest.mark.parametrize("metric", ["regret", "pearson"])
+def test_the_best_method_is_first(small, metric):
+    """The least regret, the highest correlation."""
+    compared = [row[metric] for row in benchmark.compare(small, metric=(metric,), bootstraps=0)]
+    assert compared == sorted(compared, reverse=metric == "pearson")
+    assert len(set(compared)) > 1
+
+
+def test_plasticity_is_no_part_of_the_baselines(small):
+    layers = {"small": 1, "large": 9}
+    plain, plastic = (
+        {(row["baseline"], row["method"]): row["pearson"] for row in benchmark.compare(small, bootstraps=0, **options)}
+        for options in ({"layers": layers}, {"layers": layers, "plasticity": 1})
+    )
+    for (baseline, method), value in plain.items():
+        assert (plastic[baseline, method] == value) is baseline, method
+    assert {baseline for baseline, _ in plain} == {True, False}
+
+
 def test_baselines_are_judged_on_the_transfers_that_have_scores():
     rows = benchmark.baselines()
     some = rows["target"] == "nabird"

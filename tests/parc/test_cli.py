@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import fields
 
 import pytest
 import typer
@@ -229,6 +230,31 @@ def test_interrupted(run, digits, monkeypatch):
     assert code == 130
     assert "some_model\t1\t1.5" in out
     assert "interrupted, 7 models left; the same command goes on from here" in err
+
+
+def test_every_option_reaches_its_setting(run, digits, monkeypatch, tmp_path):
+    settings = []
+
+    def spy(dataset, models, given):
+        settings.append((dataset, models, given))
+        raise InputError("enough")
+
+    monkeypatch.setattr(ranking, "rank_models", spy)
+    monkeypatch.setattr(probing, "probe_models", spy)
+    shared = {"budget": 31, "pretrained": False, "device": "cuda:3", "dtype": "bf16", "batch_size": 5, "num_workers": 7}
+    shared["cache"] = False
+    words = ["--budget", 31, "--random", "--device", "cuda:3", "--dtype", "bf16", "--batch-size", 5, "--num-workers", 7]
+    words += ["--no-cache", "--models", "a,b", "--models", "c"]
+    csv = tmp_path / "results.csv"
+    run("rank", digits, *words, "--runs", 3, "--pca", "compat:9", "--bootstraps", 4, "--reference", "r",
+        "--imagenet-csv", csv, "--method", "rsa,knn:k=3", "--ray", "auto")  # fmt: skip
+    own = {"runs": 3, "pca": "compat:9", "bootstraps": 4, "reference": "r", "imagenet_csv": csv, "ray": "auto"}
+    ranked = ranking.Settings(**shared, **own, methods=("rsa", "knn:k=3"))
+    run("probe", digits, *words, "--method", "knn:k=2", "--folds", 3, "--shots", "4,2", "--seed", 6)
+    probed = probing.ProbeSettings(**shared, method="knn:k=2", folds=3, shots=(2, 4), seed=6)
+    assert settings == [(str(digits), ["a", "b", "c"], ranked), (str(digits), ["a", "b", "c"], probed)]
+    for chosen in (ranked, probed):
+        assert all(getattr(chosen, field.name) != field.default for field in fields(chosen)), "an option was left out"
 
 
 @pytest.mark.parametrize(

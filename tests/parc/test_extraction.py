@@ -86,6 +86,23 @@ def test_autocast_is_close(model, probe):
     assert 0 < np.abs(exact.features - rough.features).max() < 0.1 * np.abs(exact.features).max()
 
 
+def test_the_settings_reach_the_loader_and_the_model(model, probe, monkeypatch):
+    from parc.ranking import extraction
+
+    given, moved = {}, []
+
+    def loader(dataset, **options):
+        given.update(options)
+        return torch.utils.data.DataLoader(dataset, options["batch_size"])
+
+    monkeypatch.setattr(extraction, "DataLoader", loader)
+    monkeypatch.setattr(extraction, "pick_device", lambda name: (moved.append(name), torch.device("cpu"))[1])
+    extract(model, probe, Settings(batch_size=7, num_workers=3, device="cuda:1"), head=False)
+    assert (given["batch_size"], given["num_workers"], moved) == (7, 3, ["cuda:1"])
+    extract(model, probe, Settings(), head=False)
+    assert (given["batch_size"], given["num_workers"]) == (32, 0)
+
+
 def test_a_model_without_embedding(probe):
     with pytest.raises(NotSupported, match="no pooled embedding"):
         extract(make_model(Candidate("hiera_micro_detector")), probe, Settings(), head=True)

@@ -156,3 +156,13 @@ def test_static_scores():
 def test_unknown_model():
     with pytest.raises(UnknownName, match="resnet50"):
         facts_of("resnet5o")
+
+
+@pytest.mark.parametrize("name", ["local-dir:/models/resnet50.a1_in1k", "transformers:org/resnet50.a1_in1k"])
+def test_the_name_of_a_folder_says_nothing(name, tmp_path):
+    """A small model in a folder that is named after a large one keeps its own depth, and has no accuracy."""
+    (tmp_path / "timm.csv").write_text("model,top1\nresnet50.a1_in1k,80.2\n")
+    own = facts_of(create_model("test_vit"), name, tmp_path / "timm.csv")
+    assert (own.layers, own.imagenet_top1, own.images) == (26, None, None)
+    known = facts_of(create_model("test_vit"), name.rpartition("/")[2], tmp_path / "timm.csv")
+    assert (known.layers, known.imagenet_top1, known.images) == (50, 80.2, 1_281_167)

@@ -276,3 +276,12 @@ def test_resampler_is_for_pairs_only(monkeypatch):
     assert pairwise.resampler("knn", x, y) is None
     monkeypatch.setattr(pairwise, "MAX_MATRIX", 29)
     assert pairwise.resampler("parc", x, y) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("score", [parc, parc_auc])
+def test_rows_that_are_constant_but_for_rounding_have_no_direction(score, dtype):
+    """A column three times: every row is constant after the standardization, but for its last bit."""
+    column = np.random.default_rng(0).normal(size=(30, 1)).astype(dtype)
+    with pytest.raises(InputError, match="all pairs of images are equally far apart"):
+        score(np.repeat(column, 3, axis=1), np.arange(30) % 3)

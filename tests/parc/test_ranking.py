@@ -94,6 +94,43 @@ def test_the_second_time_comes_from_the_cache(undisturbed, digits, monkeypatch):
     assert all(row.cached and row.extract_seconds > 0 for row in again.rows)
 
 
+def test_whatever_changes_the_features_is_not_taken_from_the_cache(own_cache, tmp_path, monkeypatch):
+    """Each part of the cache's key, where a user changes it."""
+    from importlib import metadata
+
+    from parc.ranking import extraction
+
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 9, 3), dtype=np.uint8)
+
+    def cached(images=pixels, labels=(0, 1) * 4, file="a/x.npz", model="random:test_vit", **options):
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, images=images, labels=labels)
+        return rank(path, model, ["knn"], **{"budget": 8, "bootstraps": 0, "pca": None, **options}).rows[0].cached
+
+    assert not cached()
+    assert cached(file="b/x.npz")  # the same data in another place
+    brighter = pixels.copy()
+    brighter[5, 3, 2, 1] ^= 1
+    assert not cached(images=brighter)
+    assert not cached(images=pixels.transpose(0, 2, 1, 3).reshape(pixels.shape))
+    assert not cached(images=pixels.reshape(8, 9, 4, 3))  # the same bytes
+    assert not cached(labels=(1, 0) * 4)
+    assert not cached(file="a/y.npz")
+    assert not cached(budget=6)
+    assert not cached(runs=2)
+    assert not cached(dtype="bf16")
+    assert not cached(model="random:test_vit2")
+    real = metadata.version
+    monkeypatch.setattr(extraction.metadata, "version", lambda name: "0" if name == "timm" else real(name))
+    assert not cached()
+    monkeypatch.undo()
+    monkeypatch.setenv("PLM_CACHE", str(own_cache))
+    for options in ({}, {"dtype": "bf16"}, {"budget": 6}, {"runs": 2}, {"images": pixels.reshape(8, 9, 4, 3)}):
+        assert cached(**options), options
+    assert not cached(cache=False)
+
+
 def test_models_that_fail_are_rows_that_say_why(undisturbed, digits):
     bad = ["test_vit", "test_maxvit", "hiera_micro_detector", "hiera_micro_motions", "local-dir:/nowhere"]
     bad += ["transformers:org/name", "random:torchvision:squeezenet1_1"]
