@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -96,10 +97,14 @@ def test_the_second_time_comes_from_the_cache(undisturbed, digits, monkeypatch):
 
 def test_whatever_changes_the_features_is_not_taken_from_the_cache(own_cache, tmp_path, monkeypatch):
     """Each part of the cache's key, where a user changes it."""
-    from importlib import metadata
-
     from parc.ranking import extraction
+    from parc.scoring import Features
 
+    def extract(model, probe, settings, **options):
+        return Features(np.random.default_rng(0).normal(size=(len(probe), 3)))
+
+    monkeypatch.setattr(extraction, "extract", extract)
+    monkeypatch.setattr(evaluation, "make_model", cache(evaluation.make_model))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 9, 3), dtype=np.uint8)
 
     def cached(images=pixels, labels=(0, 1) * 4, file="a/x.npz", model="random:test_vit", **options):
@@ -121,11 +126,10 @@ def test_whatever_changes_the_features_is_not_taken_from_the_cache(own_cache, tm
     assert not cached(runs=2)
     assert not cached(dtype="bf16")
     assert not cached(model="random:test_vit2")
-    real = metadata.version
-    monkeypatch.setattr(extraction.metadata, "version", lambda name: "0" if name == "timm" else real(name))
-    assert not cached()
-    monkeypatch.undo()
-    monkeypatch.setenv("PLM_CACHE", str(own_cache))
+    with monkeypatch.context() as patch:
+        real = extraction.metadata.version
+        patch.setattr(extraction.metadata, "version", lambda name: "0" if name == "timm" else real(name))
+        assert not cached()
     for options in ({}, {"dtype": "bf16"}, {"budget": 6}, {"runs": 2}, {"images": pixels.reshape(8, 9, 4, 3)}):
         assert cached(**options), options
     assert not cached(cache=False)
