@@ -1,5 +1,6 @@
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import pytest
 import parc
 from parc import scoring
 from parc.catalog import parse_method
+from parc.scores import pca as pca_module
+from parc.scores.inputs import features_of
 from parc.scores.linalg import compact
 from parc.scoring import Features, score, score_bank
 from plm_core.errors import InputError, NotSupported, UnknownName
@@ -200,6 +203,61 @@ def test_tensors_and_lists():
     assert score("parc", torch.tensor(features.features, requires_grad=True), y.tolist()) == pytest.approx(
         score("parc", features.features, y)
     )
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """Treat tensors on the CPU as if they were on an accelerator, and note what is copied whole."""
+    import torch
+
+    whole = []
+
+    def note(x, *args, **options):
+        whole.extend([x] if isinstance(x, torch.Tensor) else [])
+        return features_of(x, *args, **options)
+
+    for module in (scoring, pca_module):
+        monkeypatch.setattr(module, "on_accelerator", lambda x: isinstance(x, torch.Tensor))
+    monkeypatch.setattr(scoring, "features_of", note)
+    return whole
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize(("d", "pca"), [(150, None), (150, 8), (12, None), (12, 8), (150, "compat:8")])
+def test_tensors_on_an_accelerator_are_reduced_there(copied, name, d, pca):
+    """The same scores, and wide features are copied only for a score that needs each of their dimensions."""
+    import torch
+
+    features, y = model(d=d, strength=0.4)
+    tensor = torch.tensor(features.features)
+    more = everything(features) | {"reference_features": features.features}
+    expected = score(name, features.features, y, pca=pca, **more)
+    assert score(name, tensor, y, pca=pca, **more) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    stays = pca == 8 or (pca is None and name in scoring.ROTATION_INVARIANT)
+    assert (len(copied) == 0) is stays
+    bank = {"m": Features(tensor, features.probs, features.features)}
+    (row,) = score_bank(bank, y, [name], pca=pca, bootstraps=3)
+    (same,) = score_bank({"m": replace(bank["m"], features=features.features)}, y, [name], pca=pca, bootstraps=3)
+    assert (row.score, row.low, row.high) == pytest.approx((same.score, same.low, same.high), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("spoil", [np.nan, np.inf, 1e160])
+@pytest.mark.parametrize("pca", [None, 4])
+def test_bad_tensors_on_an_accelerator_are_refused(copied, spoil, pca):
+    import torch
+
+    features, y = model()
+    bad = torch.tensor(features.features)
+    bad[3, 2] = spoil
+    for x, said in (
+        (bad, "features has"),
+        (bad * 0 if spoil == 1e160 else bad[:1], "features"),
+        (bad[:, 0], "features is"),
+    ):
+        with pytest.raises(InputError, match=said):
+            score("knn", x, y[: len(x)], pca=pca)
+        (row,) = score_bank({"m": Features(x)}, y, ["knn"], pca=pca)
+        assert "features" in row.error
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from parc.intervals import HalfSamples
 from parc.scores.inputs import Array, features_of, kind_of, labels_of, probs_of
 from parc.scores.linalg import compact
 from parc.scores.pairwise import resampler
-from parc.scores.pca import clip_components, reduce
+from parc.scores.pca import clip_components, reduce, reduced_on_device
 from parc.scores.reference import Reference
+from parc.scores.tensors import coordinates, on_accelerator
 from plm_core.errors import InputError, PlmError
 from plm_core.utils.progress import track
 
@@ -87,7 +89,9 @@ def score(
 
     Args:
         method: A name from `methods`, with options where needed: ``"knn:k=5"``.
-        features: [N, D] for N images: a NumPy array, a tensor on any device, or nested sequences.
+        features: [N, D] for N images: a NumPy array, a tensor on any device, or nested sequences. Features on a CUDA or
+            XPU device stay there for an exact reduction by ``pca`` and for scores that a rotation does not change
+            (`ROTATION_INVARIANT`). Only their coordinates are copied.
         labels: Classes [N] (integers), multi-hot labels [N, C], or targets [N] or [N, T] (floats). Which kinds are
             possible depends on the score. A single column [N, 1] is the same as [N].
         probs: The model's probabilities of its own classes [N, S], for leep and nce.
@@ -103,7 +107,10 @@ def score(
         InputError: The features, labels, probabilities or options are not allowed.
     """
     parsed = parse_method(method, pca, **options)
-    x = features_of(features)
+    reduced = reduced_on_device(features, parsed.pca)
+    if reduced is None and parsed.pca is None and _sees_no_rotation(parsed) and on_accelerator(features):
+        reduced = coordinates(features)
+    x = features_of(features) if reduced is None else reduced
     y = _labels(labels, len(x), num_classes)
     check_kind(parsed.scorer, y)
     inputs = {"num_classes": num_classes, "probs": probs, "reference_features": reference_features}
@@ -112,7 +119,7 @@ def score(
         inputs["probs"] = probs_of(probs, len(x))
     if inputs.get("reference_features") is not None:
         inputs["reference_features"] = Reference(reference_features, len(x)).reduced(parsed.pca)
-    return _call(parsed, reduce(x, parsed.pca), y, inputs)
+    return _call(parsed, reduce(x, parsed.pca) if reduced is None else x, y, inputs)
 
 
 def score_bank(
@@ -188,6 +195,10 @@ def _labels(labels: Any, n: int | None, num_classes: int | None) -> Array:
         return labels_of(labels, n, num_classes, ("classes", "multilabel", "regression"))
 
 
+def _sees_no_rotation(method: Method) -> bool:
+    return method.scorer.name in ROTATION_INVARIANT and method.options.get("metric") != "cityblock"
+
+
 def _call(method: Method, features: Array, labels: Array, inputs: Mapping[str, Any]) -> float:
     try:
         value = float(method.function(features, labels, **inputs, **method.options))
@@ -212,6 +223,8 @@ def _score_model(
 ) -> list[ScoreRow]:
     try:
         model = _BankModel(features, labels, num_classes, references)
+        if not on_accelerator(features.features):
+            _ = model.features  # checked once, for all methods
     except PlmError as e:
         return [ScoreRow(name, text, None, None, None, 0.0, str(e)) for text in methods]
     return [model.row(name, text, method, half_samples) for text, method in methods.items()]
@@ -223,12 +236,16 @@ class _BankModel:
     def __init__(
         self, unchecked: Features, labels: Array, num_classes: int | None, references: dict[int, Reference]
     ) -> None:
-        self.features = features_of(unchecked.features, n=len(labels))
         self.labels, self.num_classes = labels, num_classes
         self.unchecked = unchecked  # probs and reference features are checked only for a method that needs them
         self._references = references  # by the identity of the reference features, which models share
         self._reductions: dict[int | str | None, tuple[Array, float]] = {}
         self._rotations: dict[int | str | None, Array] = {}
+
+    @cached_property
+    def features(self) -> Array:
+        """The features, checked. Those on an accelerator are copied only for a method that needs all of them."""
+        return features_of(self.unchecked.features, n=len(self.labels))
 
     def row(self, name: str, text: str, method: Method, half_samples: HalfSamples) -> ScoreRow:
         """Return the score by a method and its interval."""
@@ -249,7 +266,9 @@ class _BankModel:
         """Return the features, reduced once, and the seconds that this took."""
         if pca not in self._reductions:
             start = time.perf_counter()
-            reduced = reduce(self.features, clip_components(pca, self.features.shape[1]))
+            reduced = reduced_on_device(self.unchecked.features, pca, clip=True)
+            if reduced is None or len(reduced) != len(self.labels):
+                reduced = reduce(self.features, clip_components(pca, self.features.shape[1]))
             self._reductions[pca] = reduced, time.perf_counter() - start
         return self._reductions[pca]
 
@@ -272,8 +291,7 @@ class _BankModel:
 
     def _rotated(self, method: Method, features: Array) -> Array:
         """Return features with at most N dimensions and the same inner products, if the score is the same for them."""
-        invariant = method.scorer.name in ROTATION_INVARIANT and method.options.get("metric") != "cityblock"
-        if not invariant or features.shape[1] <= len(features):
+        if not _sees_no_rotation(method) or features.shape[1] <= len(features):
             return features
         if method.pca not in self._rotations:
             self._rotations[method.pca] = compact(features.astype(np.float64))

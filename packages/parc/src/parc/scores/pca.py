@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import reprlib
+from typing import Any
 
 import numpy as np
 
 from parc.scores.inputs import Array
 from parc.scores.linalg import centred, spectrum
+from parc.scores.tensors import coordinates, on_accelerator
 from plm_core.errors import InputError
 
 # Seed and number of oversamples of the published recipe
 SEED, OVERSAMPLES = 1919, 10
 MAX_DIGITS = 9  # of a number of components
+
+
+def reduced_on_device(features: Any, pca: int | str | None, clip: bool = False) -> Array | None:
+    """Return `reduce` of features on an accelerator, computed there, as float64 or float32 [N, pca].
+
+    Args:
+        features: Features of any type, unchecked.
+        pca: The reduction.
+        clip: Whether fewer dimensions than it asks for are no error.
+
+    Returns:
+        None if the features are not on an accelerator, not plain, or the reduction is another one.
+    """
+    if pca is None or not on_accelerator(features) or features.ndim != 2:
+        return None
+    count, compat = parse_pca(pca)
+    count = min(count, len(features), features.shape[1] if clip else count)
+    if compat or count > features.shape[1]:
+        return None
+    rows = coordinates(features, count)
+    return rows if rows is None or features.dtype.itemsize == rows.itemsize else rows.astype(np.float32)
 
 
 def reduce(features: Array, pca: int | str | None) -> Array:
