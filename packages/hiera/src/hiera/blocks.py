@@ -33,6 +33,7 @@ def _block(block: Any, name: str) -> BlockView:
         residual=block.residual,
         view_of=partial(_block, name=name),
         mlp_residual=block.mlp_residual,
+        hidden=(block.attn,),
         local=block.attn.local,
         pools=block.attn.q_stride > 1,
     )

@@ -12,13 +12,22 @@ import torch
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor
 
-from plm_core.blocks import take_rows
+from plm_core.blocks import original_class, take_rows
 from plm_core.errors import NotSupported
 
 
 def identity(x: Tensor) -> Tensor:
     """Return ``x``. It stands for a norm that the block applies elsewhere, or a layer scale that it does not have."""
     return x
+
+
+def no_view(block: Any, attention: object, known: str) -> NotSupported:
+    """Return the error for blocks of another kind. It names the attention with its module: LoRA keeps class names."""
+    kind = type(attention)
+    return NotSupported(
+        f"blocks of kind {original_class(block).__name__} with attention {kind.__module__}.{kind.__name__} have no "
+        f"view yet; {known} has one"
+    )
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

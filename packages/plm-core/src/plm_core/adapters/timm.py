@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention, AttentionRope
 from timm.models import beit as timm_beit
 from timm.models.beit import Beit
@@ -18,8 +19,17 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from plm_core.adapters.common import additive, identity, join_heads, kept_rows, refuse_masks, rotate, split_heads
-from plm_core.blocks import BlockView, ModelView, Tokens, original_class
+from plm_core.adapters.common import (
+    additive,
+    identity,
+    join_heads,
+    kept_rows,
+    no_view,
+    refuse_masks,
+    rotate,
+    split_heads,
+)
+from plm_core.blocks import BlockView, ModelView, Tokens, forward_class
 from plm_core.errors import NotSupported
 
 
@@ -65,12 +75,9 @@ def _blocks(
     model: Any, view: Callable[..., BlockView], known: set[type], attentions: set[type]
 ) -> tuple[BlockView, ...]:
     for block in model.blocks:
-        if original_class(block) not in known or type(block.attn) not in attentions:
-            raise NotSupported(
-                f"blocks of kind {original_class(block).__name__} with attention "
-                f"{type(getattr(block, 'attn', None)).__name__} have no view yet; timm's "
-                f"{_either(known)} with {_either(attentions)} has one"
-            )
+        attention = getattr(block, "attn", None)
+        if forward_class(block) not in known or forward_class(attention) not in attentions:
+            raise no_view(block, attention, f"timm's {_either(known)} with {_either(attentions)}")
     return tuple(view(block, f"blocks.{index}") for index, block in enumerate(model.blocks))
 
 
@@ -97,13 +104,14 @@ def _vit_block(block: Any, name: str) -> BlockView:
         mlp_residual=lambda x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
         bias=partial(_mask, block),
         select=_without_mask,
+        hidden=(attn,),
         dropout=_dropout(attn),
     )
 
 
 def _eva_block(block: Any, name: str) -> BlockView:
     attn = block.attn
-    post_norm = original_class(block) is EvaBlockPostNorm
+    post_norm = forward_class(block) is EvaBlockPostNorm
 
     def qkv(normed: Tensor, rope: Tensor | None = None, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = _fused(attn, normed) if attn.qkv is not None else _unfused(attn, normed)
@@ -142,6 +150,7 @@ def _eva_block(block: Any, name: str) -> BlockView:
         mlp_residual=mlp_residual,
         bias=partial(_mask, block),
         select=select,
+        hidden=(attn,),
         dropout=_dropout(attn),
         unrotate=unrotate,
     )
@@ -175,15 +184,22 @@ def _beit_block(block: Any, name: str) -> BlockView:
         mlp_residual=lambda x: x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x)))),
         bias=relative_bias,
         select=lambda context, kept: {**context, "kept": kept},  # the block computes the bias, so it selects rows there
+        hidden=(attn,),
         dropout=_dropout(attn),
     )
 
 
 def _fused(attn: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute q, k and v with one projection. BEiT and EVA learn no bias for k, and add theirs after the projection."""
-    qkv = attn.qkv(normed)
-    if getattr(attn, "q_bias", None) is not None:
-        qkv = qkv + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias)).to(qkv.dtype)
+    """Compute q, k and v with one projection.
+
+    BEiT and EVA learn no bias for k. They read the weight of the projection and do not call it, so adapters of LoRA on
+    it have no effect there, nor here.
+    """
+    if getattr(attn, "q_bias", None) is None:
+        qkv = attn.qkv(normed)
+    else:
+        bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
+        qkv = attn.qkv(normed) + bias if attn.qkv_bias_separate else F.linear(normed, attn.qkv.weight, bias)
     q, k, v = qkv.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return q, k, v
 

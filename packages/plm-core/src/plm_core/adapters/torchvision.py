@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
 
-from plm_core.adapters.common import join_heads, split_heads
-from plm_core.blocks import BlockView, ModelView, Tokens, original_class
-from plm_core.errors import NotSupported
+from plm_core.adapters.common import join_heads, no_view, split_heads
+from plm_core.blocks import BlockView, ModelView, Tokens, forward_class
 
 
 def vision_transformer(model: VisionTransformer) -> ModelView:
@@ -22,11 +21,8 @@ def vision_transformer(model: VisionTransformer) -> ModelView:
     """
     blocks = []
     for name, block in model.encoder.layers.named_children():
-        if original_class(block) is not EncoderBlock or type(block.self_attention) is not nn.MultiheadAttention:
-            raise NotSupported(
-                f"blocks of kind {original_class(block).__name__} with attention {type(block.self_attention).__name__} "
-                "have no view yet; torchvision's EncoderBlock with MultiheadAttention has one"
-            )
+        if forward_class(block) is not EncoderBlock or forward_class(block.self_attention) is not nn.MultiheadAttention:
+            raise no_view(block, block.self_attention, "torchvision's EncoderBlock with torch's MultiheadAttention")
         blocks.append(_block(block, f"encoder.layers.{name}"))
     return ModelView(model, tuple(blocks), Tokens(class_tokens=1))
 
@@ -48,5 +44,6 @@ def _block(block: Any, name: str) -> BlockView:
         residual=lambda x, normed: x,
         view_of=partial(_block, name=name),
         mlp_residual=lambda x: x + block.mlp(block.ln_2(x)),
+        hidden=(attn,),
         dropout=attn.dropout if attn.training else 0.0,
     )

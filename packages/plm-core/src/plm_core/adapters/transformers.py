@@ -157,6 +157,7 @@ def _block(layer: Any, name: str, names: Names, prefix: int) -> BlockView:
         mlp_residual=lambda x: x + drop_path(dropout(scale2(layer.mlp(norm2(x))))),
         bias=partial(_mask, layer),
         select=partial(_select, prefix),
+        hidden=(attn,),
         dropout=getattr(attn, names.dropout) if layer.training else 0.0,
         unrotate=unrotate,
     )
@@ -180,6 +181,7 @@ def _videomae_block(layer: Any, name: str) -> BlockView:
         residual=lambda x, normed: x,
         view_of=partial(_videomae_block, name=name),
         mlp_residual=lambda x: layer.output(layer.intermediate(layer.layernorm_after(x)), x),
+        hidden=(layer.attention, attn),
         dropout=attn.dropout_prob if layer.training else 0.0,
     )
 

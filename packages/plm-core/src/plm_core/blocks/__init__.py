@@ -9,6 +9,7 @@ replaces the attention, and Token Merging adds a step between the attention and 
 - ``views``: a block and a model as transforms see them.
 - ``lookup``: find the view of a model.
 - ``patching``: replace the forward of a block, and restore it.
+- ``changes``: refuse what a patch would leave out, such as hooks of the attention.
 - ``swapping``: change the class of a module, which patching builds on.
 - ``gathering``: take some rows of each sample, such as the kept tokens.
 - ``checking``: `check_blocks`, the check of an adapter.
@@ -18,7 +19,7 @@ replaces the attention, and Token Merging adds a step between the attention and 
 from plm_core.blocks.gathering import take_rows
 from plm_core.blocks.lookup import find, view
 from plm_core.blocks.patching import Forward, Patched, patch, patched_by, state_of, unpatch
-from plm_core.blocks.swapping import Swapped, original_class, swap, swap_back
+from plm_core.blocks.swapping import Swapped, forward_class, original_class, swap, swap_back
 from plm_core.blocks.views import Attend, BlockView, ModelView, Tokens, attend, attention_kwargs, run_block
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "attend",
     "attention_kwargs",
     "find",
+    "forward_class",
     "original_class",
     "patch",
     "patched_by",

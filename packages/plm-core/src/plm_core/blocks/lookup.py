@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from plm_core.blocks.changes import refuse_changes
 from plm_core.blocks.views import ModelView
 from plm_core.errors import NotSupported
 from plm_core.hookspecs import BlockAdapter
@@ -15,7 +16,8 @@ def view(model: nn.Module) -> ModelView:
     """Return the view of a model, made by the adapter that is declared for its class.
 
     Raises:
-        NotSupported: No adapter is declared for the class, or the adapter refuses this instance and gives the reason.
+        NotSupported: No adapter is declared for the class, the adapter refuses this instance and gives the reason, or
+            something was added to the model that pieces of its blocks would leave out, see `refuse_changes`.
     """
     adapters = registry().for_class(BlockAdapter, model)
     if not adapters:
@@ -28,6 +30,7 @@ def view(model: nn.Module) -> ModelView:
         if compiled and isinstance(part, nn.ModuleList | nn.Sequential):
             raise NotSupported(f"block {path}.{compiled[0]} is compiled already: apply transforms first, then compile")
     model_view: ModelView = resolve(adapters[0].view)(model)
+    refuse_changes(model_view)
     return model_view
 
 
@@ -44,8 +47,12 @@ def find(model: nn.Module) -> dict[str, ModelView]:
             message names the class, and the adapters that there are.
     """
     views: dict[str, ModelView] = {}
+    searched: set[nn.Module] = set()
 
     def search(module: nn.Module, path: str) -> None:
+        if module in searched:  # a module with two names
+            return
+        searched.add(module)
         if registry().for_class(BlockAdapter, module):
             views[path] = view(module)
         else:

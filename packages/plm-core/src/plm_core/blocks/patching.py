@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plm_core.blocks.swapping import Swapped, swap, swap_back
+from plm_core.blocks.changes import refuse_exchanged, refuse_hidden
+from plm_core.blocks.swapping import Swapped, forward_class, swap, swap_back
 from plm_core.blocks.views import BlockView
 from plm_core.errors import NotSupported
 
@@ -26,6 +27,8 @@ _STATE = "_plm_state"
 class _Patch:
     forward: Forward
     view_of: Callable[[nn.Module], BlockView]
+    kinds: tuple[type[nn.Module], ...]
+    """The classes of the modules that the pieces stand for, see `BlockView.hidden`."""
 
 
 class Patched(Swapped):
@@ -38,19 +41,37 @@ class Patched(Swapped):
         state = state_of(x)
         if state is not None:
             context["state"] = state
-        y: Tensor = super().__call__(x, *args, **context)  # type: ignore[misc]
+        # not super(): torch.compile keeps this method of a block, and calls it also after the patch was undone
+        y: Tensor = nn.Module.__call__(self, x, *args, **context)  # type: ignore[arg-type]
         return y
 
     def forward(self, x: Tensor, *args: Any, state: Any = None, **context: Any) -> Tensor:
         """Run the forward of the last patch, and attach the state that it returns to the tokens."""
-        patch: _Patch = self.__dict__["plm_patches"][-1]
+        block: Any = self
+        patches: tuple[_Patch, ...] | None = self.__dict__.get("plm_patches")
+        if patches is None:  # accelerate keeps this method, too
+            y: Tensor = type(block).forward(block, x, *args, **context)
+            return y
         context |= zip(self.context_names, args, strict=False)
         if context.get("output_attentions"):  # transformers collects them from modules that a patch does not call
             raise NotSupported("output_attentions: a block that a transform has patched computes no attention weights")
-        y, state = patch.forward(patch.view_of(self), x, state, **context)  # type: ignore[arg-type]
+        y, state = patches[-1].forward(_view_now(patches[-1], block), x, state, **context)
         if state is not None:
             setattr(y, _STATE, state)
         return y
+
+
+def _view_now(patch: _Patch, block: nn.Module) -> BlockView:
+    """Return the view of a block, unless the block is no longer built as when it was patched."""
+    try:
+        view = patch.view_of(block)
+    except AttributeError as e:
+        raise NotSupported(
+            f"a block was changed after a transform was applied, and the transform cannot go on: {e}"
+        ) from e
+    refuse_exchanged(view, patch.kinds)
+    refuse_hidden(view)
+    return view
 
 
 def state_of(x: Tensor) -> Any:
@@ -63,8 +84,8 @@ def patch(view: BlockView, forward: Forward) -> None:
 
     The class of the block changes, as with `swap`. To pickle the model, ``forward`` must be picklable.
     """
-    block = view.block
-    block.__dict__["plm_patches"] = (*block.__dict__.get("plm_patches", ()), _Patch(forward, view.view_of))
+    block, kinds = view.block, tuple(map(forward_class, view.hidden))
+    block.__dict__["plm_patches"] = (*block.__dict__.get("plm_patches", ()), _Patch(forward, view.view_of, kinds))
     swap(block, Patched)
 
 

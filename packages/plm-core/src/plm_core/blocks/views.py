@@ -55,6 +55,9 @@ class BlockView:
     """x after the attention -> x after the MLP, including the residual connection."""
     view_of: Callable[[nn.Module], BlockView]
     """block -> its view, for another block of the same kind, such as a copy of this one."""
+    hidden: tuple[nn.Module, ...] = ()
+    """The modules that the pieces take apart and never call, such as the attention. A transform refuses them if they
+    have hooks or a forward of their own, which would be left out, or if their class changes after it was applied."""
     local: bool = False
     """Whether the attention stays inside windows. If so, tokens cannot be merged or dropped freely."""
     pools: bool = False
