@@ -145,6 +145,19 @@ def test_unknown_option_shows_the_ones_there_are(model):
     assert answer(model) == 1
 
 
+@pytest.mark.parametrize("wrong", [None, 3, "vit", b"vit", {}, [1], nn.Identity])
+def test_other_objects_than_models_and_names_are_refused(model, wrong):
+    for call in (lambda: plm_core.apply(wrong, "plus"), lambda: plm_core.remove(wrong)):
+        with pytest.raises(InputError, match=r"model is a \w+; it can be a torch.nn.Module or a pipeline of diffusers"):
+            call()
+    if not isinstance(wrong, str):
+        with pytest.raises(InputError, match=r"name is .*; it is the name of a transform"):
+            plm_core.apply(model, wrong)
+        with pytest.raises(InputError, match=r"transform is .*; it is a text such as 'tome:r=8'"):
+            apply_all(model, [wrong])
+    assert answer(model) == 1
+
+
 def test_apply_all_keeps_the_order(model):
     assert apply_all(model, ["plus:amount=2", "times:factor=10"]) is model
     assert answer(model) == 30

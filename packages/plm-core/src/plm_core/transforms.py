@@ -45,9 +45,9 @@ def apply(model: M, name: str, **options: Any) -> M:
         >>> torch.equal(model(image), logits)
         False
     """
-    spec = registry().get(Transform, name)
-    applied: list[str] = model.__dict__.get(APPLIED, [])
-    if name in applied:
+    _check_model(model)
+    spec = registry().get(Transform, _checked_name(name))
+    if name in applied_to(model):
         raise InputError(f"transform {name!r} is applied to this {type(model).__name__} already; remove it first")
     function = resolve(spec.apply)
     try:
@@ -55,7 +55,7 @@ def apply(model: M, name: str, **options: Any) -> M:
     except TypeError as e:
         raise InputError(f"transform {name!r}: {e}; its signature is {inspect.signature(function)}") from None
     function(model, **options)
-    model.__dict__[APPLIED] = [*applied, name]
+    record(model, name)
     return model
 
 
@@ -82,14 +82,44 @@ def remove(model: M, name: str | None = None) -> M:
         >>> torch.equal(model(image), logits)
         True
     """
-    applied: list[str] = model.__dict__.get(APPLIED, [])
+    _check_model(model)
+    applied = applied_to(model)
     if name is not None and applied[-1:] != [name]:
         why = f"it is not the last one applied (in order: {', '.join(applied)})" if applied else "none is applied"
         raise InputError(f"transform {name!r} cannot be removed: {why}")
     for last in [name] if name is not None else list(reversed(applied)):
-        resolve(registry().get(Transform, last).remove)(model)
-        model.__dict__[APPLIED] = model.__dict__[APPLIED][:-1]
+        try:
+            resolve(registry().get(Transform, last).remove)(model)
+        except InputError:  # it is gone already, from a part of the model
+            forget(model, last)
+            raise
+        forget(model, last)
     return model
+
+
+def applied_to(model: object) -> list[str]:
+    """Return the names of the transforms that are applied to a model, in the order of their application."""
+    return list(model.__dict__.get(APPLIED, []))
+
+
+def record(model: object, name: str) -> None:
+    """Note that a transform is applied to a model, unless it is noted already.
+
+    A transform that has functions of its own to apply and remove it calls this and `forget` there. Then either way of
+    removing it undoes either way of applying it.
+    """
+    applied = applied_to(model)
+    if name not in applied:
+        model.__dict__[APPLIED] = [*applied, name]
+
+
+def forget(model: object, name: str) -> None:
+    """Note that a transform is no longer applied to a model."""
+    rest = [other for other in applied_to(model) if other != name]
+    if rest:
+        model.__dict__[APPLIED] = rest
+    else:
+        model.__dict__.pop(APPLIED, None)
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
@@ -100,6 +130,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: The text has another form.
     """
+    if not isinstance(text, str):
+        raise InputError(f"transform is {text!r}; it is a text such as 'tome:r=8'")
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in _split(rest):
@@ -120,6 +152,17 @@ def apply_all(model: M, texts: Iterable[str]) -> M:
         name, options = parse(text)
         apply(model, name, **options)
     return model
+
+
+def _check_model(model: object) -> None:
+    if not callable(model) or isinstance(model, type) or not hasattr(model, "__dict__"):
+        raise InputError(f"model is a {type(model).__name__}; it can be a torch.nn.Module or a pipeline of diffusers")
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise InputError(f"name is {name!r}; it is the name of a transform, such as 'tome'")
+    return name
 
 
 def _split(text: str) -> list[str]:

@@ -10,12 +10,15 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from plm_core.errors import InputError
+from plm_core.transforms import forget, record
 from tome.schedule import R
 
 if TYPE_CHECKING:
     from torch import nn
 
 M = TypeVar("M")
+NAME = "tome"
+"""The name of the transform in the registry."""
 
 
 def apply(
@@ -34,6 +37,10 @@ def apply(
     whichever way the model is called. Methods that return feature maps, such as ``forward_intermediates`` and timm's
     ``features_only``, return them with all tokens in their places. Models and pipelines of diffusers take the arguments
     of `tome.diffusion.apply` instead.
+
+    Several threads may call a vision transformer at the same time, but none should while this function or `remove`
+    changes it. What else changes a model works in either order (hooks on blocks and layers, LoRA, accelerate, FSDP2,
+    DDP) or raises an error that names it (hooks on an attention, forwards that were replaced, compiled blocks).
 
     Args:
         model: A vision transformer, or a module that contains some.
@@ -74,12 +81,15 @@ def apply(
             share = isinstance(r, tuple | list) or (isinstance(r, Real) and not isinstance(r, Integral))
             hint = f"write ratio={r}" if share else "it takes ratio and the other arguments of tome.diffusion.apply"
             raise InputError(f"{name} is a diffusion model; {hint}")
-        return diffusion.apply(model, **diffusion_options)
+        diffusion.apply(model, **diffusion_options)
+        record(model, NAME)
+        return model
     if diffusion_options:
         raise InputError(f"{', '.join(diffusion_options)}: only for diffusion models; {name} is none")
     from tome import vit
 
     vit.apply(_module(model), r, flops=flops, tokens=tokens, prop_attn=prop_attn, unmerge=unmerge)
+    record(model, NAME)
     return model
 
 
@@ -112,6 +122,7 @@ def remove(model: M) -> M:
         from tome import vit
 
         removed |= vit.remove(_module(model))
+    forget(model, NAME)
     if not removed:
         raise InputError(f"Token Merging is not applied to this {type(model).__name__}")
     return model
@@ -145,6 +156,7 @@ def applied(model: M, *args: Any, **options: Any) -> Iterator[M]:
     finally:
         vit.remove(module)  # the user may have removed it inside the block already
         vit.install_plans(earlier)
+        (record if earlier else forget)(model, NAME)
 
 
 @contextmanager
@@ -158,7 +170,7 @@ def _applied_to_diffusion(model: M, *args: Any, **options: Any) -> Iterator[None
         yield
     finally:
         if transform.merging_models(model):
-            transform.remove(model)
+            remove(model)
 
 
 def _module(model: object) -> nn.Module:
