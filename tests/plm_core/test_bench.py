@@ -1,16 +1,22 @@
 """``plm bench``: the order of the runs, the counts and the report. No test compares two times."""
 
+import copy
 import json
 import sys
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import plm_core
 from plm_core import InputError
+from plm_core.cli.bench import short_counts
 from plm_core.tools import bench
+from plm_core.tools.memory import memory_of
+from plm_core.transforms import apply_all
 
+IMAGE = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
 
 HALVE = """
@@ -47,11 +53,12 @@ def vit():
 def test_with_and_without_a_transform(halve, vit):
     x = torch.rand(3, 3, 32, 32)
     before = vit(x)
-    plain, halved = bench.compare(vit, ["halve:every=2"], x, runs=4)
+    plain, halved = bench.compare(vit, [["halve:every=2"]], x, runs=4)
     assert (plain.name, halved.name) == ("unchanged", "halve:every=2")
     assert (plain.tokens, halved.tokens) == ((17, 17), (9, 5))
     assert plain.speedup == 1
-    assert halved.speedup > 0
+    assert plain.spread == (1, 1)
+    assert halved.agreement is None
     for timing in (plain, halved):
         assert timing.images_per_second == pytest.approx(3000 / timing.milliseconds)
     weights = sum(t.nbytes for t in [*vit.parameters(), *vit.buffers()]) + x.nbytes
@@ -59,6 +66,58 @@ def test_with_and_without_a_transform(halve, vit):
     assert all(weights + activations < t.memory < weights + 100 * activations for t in (plain, halved))
     assert torch.equal(vit(x), before)
     assert not any(module._forward_hooks for module in vit.modules())
+
+
+def test_the_speed_up_is_taken_within_each_round(halve, vit, monkeypatch):
+    """Load that comes and goes affects both sides of a round alike; the ratio of the medians would be 4."""
+    seconds = {
+        "unchanged": [3.0, 3.0, 12.0, 12.0, 20.0],
+        "halve": [1.0, 1.0, 3.0, 8.0, 10.0],
+        "halve:every=3": [6.0, 6.0, 24.0, 24.0, 40.0],
+    }
+    monkeypatch.setattr(bench, "interleaved", lambda calls, runs, device: {name: seconds[name] for name in calls})
+    timings = bench.compare(vit, [["halve"], ["halve:every=3"]], IMAGE)
+    assert [timing.name for timing in timings] == list(seconds)
+    assert [timing.speedup for timing in timings] == [1, 3, 0.5]
+    assert [timing.spread for timing in timings] == [(1, 1), (2, 3), (0.5, 0.5)]
+    assert [timing.milliseconds for timing in timings] == [12_000, 3000, 24_000]
+    assert [timing.images_per_second for timing in timings] == pytest.approx([3 / 12, 3 / 3, 3 / 24])
+
+
+def test_contenders_are_each_compared_with_the_plain_model(halve, vit):
+    timings = bench.compare(vit, [["halve"], ["halve:every=3"]], IMAGE, runs=1, images=[IMAGE, IMAGE[:1]])
+    assert [timing.tokens for timing in timings] == [(17, 17), (9, 5), (6, 2)]
+    plain, halved, third = (timing.agreement for timing in timings)
+    assert plain.same_top1 == 1
+    assert plain.cosine == pytest.approx(1)
+    with torch.no_grad():
+        pooled = [
+            model.forward_head(model.forward_features(IMAGE), pre_logits=True)
+            for model in (vit, apply_all(copy.deepcopy(vit), ["halve:every=3"]))
+        ]
+        same = [model(IMAGE).argmax(-1) for model in (vit, apply_all(copy.deepcopy(vit), ["halve:every=3"]))]
+    cosines = torch.cosine_similarity(*pooled)
+    assert third.cosine == pytest.approx((2 * cosines[0] + cosines[1] + cosines[2]).item() / 4)
+    equal = (same[0] == same[1]).float()
+    assert third.same_top1 == pytest.approx((2 * equal[0] + equal[1] + equal[2]).item() / 4)
+    assert third.cosine < halved.cosine < 0.9999
+    with pytest.raises(InputError, match="the same transforms are given twice, or none: halve, halve"):
+        bench.compare(vit, [["halve"], ["halve"]], IMAGE)
+
+
+BAD = {
+    "model": ("vit", [], IMAGE, 1),
+    "stacks": (nn.Identity(), "tome:r=8", IMAGE, 1),
+    "stacks of texts": (nn.Identity(), ["tome:r=8"], IMAGE, 1),
+    "x": (nn.Identity(), [], [1.0], 1),
+    "runs": (nn.Identity(), [], IMAGE, 0.5),
+}
+
+
+@pytest.mark.parametrize("arguments", BAD.values(), ids=BAD)
+def test_arguments_of_other_kinds_are_refused(arguments):
+    with pytest.raises(InputError, match=r"^(model|stacks|x|runs) is .*; it (can be|is) "):
+        bench.compare(*arguments)
 
 
 def test_memory_is_counted_to_the_byte():
@@ -71,10 +130,10 @@ def test_memory_is_counted_to_the_byte():
 
     x = torch.rand(64, 1024)
     model = Doubled()
-    peak = bench.memory_of(model, x, lambda: model(x))
+    peak = memory_of(model, x, lambda: model(x))
     assert peak == 4 * x.nbytes  # x itself, a and b
     model.weight = nn.Parameter(torch.rand(1024))
-    assert bench.memory_of(model, x, lambda: model(x)) == 4 * x.nbytes + 4096
+    assert memory_of(model, x, lambda: model(x)) == 4 * x.nbytes + 4096
 
 
 def test_without_transforms_there_is_one_row(vit):
@@ -101,7 +160,7 @@ def test_contenders_take_turns_and_the_first_quarter_is_thrown_out(runs, kept):
 @pytest.mark.parametrize(("runs", "rounds"), [(40, 8), (3, 1)])
 def test_an_accelerator_waits_only_around_runs_queued_together(monkeypatch, runs, rounds):
     events = []
-    monkeypatch.setattr(bench, "_synchronize", lambda device: events.append("wait"))
+    monkeypatch.setattr(bench, "synchronize", lambda device: events.append("wait"))
     seconds = bench.interleaved({"a": lambda: events.append("run")}, runs, "cuda")
     assert events == ["wait", *["run"] * min(5, runs), "wait"] * rounds
     assert len(seconds["a"]) == rounds - rounds // 4
@@ -151,7 +210,7 @@ def test_what_cannot_run_is_said_in_one_line(vit):
 def test_on_a_gpu(halve, vit):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    plain, halved = bench.compare(vit.cuda(), ["halve"], torch.rand(64, 3, 32, 32, device="cuda"), runs=10)
+    plain, halved = bench.compare(vit.cuda(), [["halve"]], torch.rand(64, 3, 32, 32, device="cuda"), runs=10)
     weights = sum(t.nbytes for t in [*vit.parameters(), *vit.buffers()]) + 64 * 3 * 32 * 32 * 4
     assert all(weights + 64 * 17 * 24 * 4 < t.memory < 100 * weights for t in (plain, halved))
     assert halved.tokens == (9, 5)
@@ -183,11 +242,33 @@ def test_plm_bench(halve, plm):
     assert torch.get_num_threads() == threads
     assert err.startswith("vit_tiny_patch16_224, 2 x 3 x 32 x 32, fp32, cpu, 1 threads, torch ")
     plain, halved = json.loads(out)
-    assert list(plain) == ["model", "images/s", "ms/batch", "speed-up", "peak memory, MB", "tokens after each block"]
+    assert list(plain) == [
+        *("model", "images/s", "ms/batch", "speed-up", "range", "peak memory, MB", "tokens after each block")
+    ]
     assert plain["tokens after each block"] == [5] * 12
     assert halved["tokens after each block"] == [3, 2, *[1] * 10]
     _, out, _ = plm(*words, "--transform", "halve")
     assert [row.split("\t")[-1] for row in out.splitlines()[1:]] == ["5 x12", "3, 2, 1 x10"]
+
+
+def test_plm_bench_compares_on_images(halve, plm, tmp_path):
+    for name, shade in (("a.png", 40), ("deeper/b.png", 200)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), (shade, 90, 120)).save(tmp_path / name)
+    words = ("hiera_micro_digits", "--batch-size", 1, "--runs", 1, "--json", "--images")
+    code, out, _ = plm(*words, tmp_path)
+    [plain] = json.loads(out)
+    assert (code, plain["same top-1"]) == (0, 1)
+    code, out, err = plm("hiera_micro_digits", "--runs", 1, "--images", tmp_path / "none")
+    assert (code, out) == (2, "")
+    assert "does not exist" in err
+
+
+def test_token_counts_in_words():
+    assert short_counts((189, 181, 173)) == "189 to 173, 8 fewer each"
+    assert short_counts((189, 181)) == "189, 181"
+    assert short_counts((197, 197, 189)) == "197 x2, 189"
+    assert short_counts(()) == ""
 
 
 @pytest.mark.parametrize(

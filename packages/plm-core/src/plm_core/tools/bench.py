@@ -1,35 +1,32 @@
 """The speed of a model with and without transforms, in one run and by the protocol of the ToMe paper's benchmark.
 
 The images are random, no gradients are computed and the first quarter of the runs is discarded. The contenders take
-turns, so that any other load on the machine affects all of them alike.
+turns, so that any other load on the machine affects all of them alike. So the speed-up is taken within each round, and
+is not the ratio of two medians.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
-import json
 import math
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from plm_core import blocks
 from plm_core.errors import InputError, NotSupported, PlmError
 from plm_core.hookspecs import Model
 from plm_core.models import create_model
 from plm_core.registry import registry
+from plm_core.tools.agreement import Agreement, agreements
+from plm_core.tools.memory import memory_of, synchronize
 from plm_core.transforms import apply_all
 from plm_core.utils.devices import autocast, pick_device
 from plm_core.utils.progress import track
@@ -50,37 +47,47 @@ class Timing:
     """Median time of a batch."""
     speedup: float
     """Speed relative to the first contender: the median over the rounds of the ratio within a round."""
+    spread: tuple[float, float]
+    """The first and third quartile of these ratios: half of the rounds lie between them."""
     memory: int | None
     """Peak memory in bytes, see `memory_of`. None where it cannot be measured."""
     tokens: tuple[int, ...] | None
     """Number of tokens after each block. None for a model whose blocks are not known."""
+    agreement: Agreement | None = None
+    """How alike its answers are to the first contender's on real images, if there were any."""
 
 
 def compare(
     model: nn.Module,
-    transforms: Sequence[str],
+    stacks: Sequence[Sequence[str]],
     x: Tensor,
     runs: int = 40,
     dtype: str = "fp32",
     compiled: bool = False,
+    images: Iterable[Tensor] = (),
 ) -> list[Timing]:
-    """Time a model unchanged and, unless ``transforms`` is empty, with transforms.
+    """Time a model unchanged and with each of several stacks of transforms.
 
     Args:
         model: A model in eval mode, on the device of ``x``. It is not changed.
-        transforms: Transforms such as ``tome:r=8`` (see `plm_core.transforms.parse`), applied in order to a copy.
+        stacks: For each further contender, the transforms to apply in order to a copy of the model, such as
+            ``["tome:r=8"]`` (see `plm_core.transforms.parse`).
         x: A batch.
         runs: Timed runs per contender. The first quarter is discarded.
         dtype: fp32, or bf16 or fp16 by autocast.
         compiled: Run the contenders through ``torch.compile``.
+        images: Batches of preprocessed images on which to compare the answers with those of the unchanged model.
 
     Raises:
-        InputError: The model cannot run on ``x``.
+        InputError: An argument is wrong, two stacks are the same, or the model cannot run on ``x``.
         PlmError: See `plm_core.transforms.apply`.
     """
+    _check_arguments(model, stacks, x, runs)
     contenders = {"unchanged": model}
-    if transforms:
-        contenders[" ".join(transforms)] = apply_all(copy.deepcopy(model), transforms)
+    for stack in stacks:
+        contenders[" ".join(stack)] = apply_all(copy.deepcopy(model), stack)
+    if len(contenders) != len(stacks) + 1:
+        raise InputError(f"the same transforms are given twice, or none: {', '.join(map(' '.join, stacks))}")
     with torch.no_grad(), autocast(x.device, dtype):
         tokens = {name: _tokens(contender, x) for name, contender in contenders.items()}  # also warms up
         calls = {name: partial(torch.compile(c) if compiled else c, x) for name, c in contenders.items()}
@@ -89,18 +96,41 @@ def compare(
                 call()
         seconds = interleaved(calls, runs, x.device)
         memory = {name: memory_of(contender, x, calls[name]) for name, contender in contenders.items()}
+        agreement = agreements(contenders, images)
     first = seconds["unchanged"]
+    ratios = {name: [a / b for a, b in zip(first, times, strict=True)] for name, times in seconds.items()}
     return [
         Timing(
             name=name,
             images_per_second=len(x) / statistics.median(times),
             milliseconds=1000 * statistics.median(times),
-            speedup=statistics.median(a / b for a, b in zip(first, times, strict=True)),
+            speedup=statistics.median(ratios[name]),
+            spread=_quartiles(ratios[name]),
             memory=memory[name],
             tokens=tokens[name],
+            agreement=agreement.get(name),
         )
         for name, times in seconds.items()
     ]
+
+
+def _check_arguments(model: object, stacks: object, x: object, runs: object) -> None:
+    """Check what `compare` is given from Python; the command line has checked its own."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; it can be a torch.nn.Module")
+    if not isinstance(stacks, list | tuple) or not all(isinstance(stack, list | tuple) for stack in stacks):
+        raise InputError(f"stacks is {stacks!r}; it is a list of lists of transforms, such as [['tome:r=8']]")
+    if not isinstance(x, Tensor):
+        raise InputError(f"x is a {type(x).__name__}; it can be a torch.Tensor")
+    if not isinstance(runs, int) or isinstance(runs, bool) or runs < 1:
+        raise InputError(f"runs is {runs!r}; it is an integer of at least 1")
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) == 1:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, method="inclusive")
+    return first, third
 
 
 def interleaved(
@@ -119,78 +149,37 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in track(range(max(1, runs // together)), "runs"):
         for name, call in calls.items():
-            _synchronize(device)
+            synchronize(device)
             start = time.perf_counter()
             for _ in range(together):
                 call()
-            _synchronize(device)
+            synchronize(device)
             seconds[name].append((time.perf_counter() - start) / together)
     return {name: times[int(len(times) * 0.25) :] for name, times in seconds.items()}
 
 
-def memory_of(model: nn.Module, x: Tensor, call: Callable[[], object]) -> int | None:
-    """Return the most bytes that torch had allocated at once during a call, including weights and input.
-
-    CUDA counts them itself. For a CPU they are summed from the profiler's record of one call. None on other devices.
-    """
-    grown = _growth(call, x.device)
-    if grown is None:
-        return None
-    return grown + x.nbytes + sum(t.nbytes for t in itertools.chain(model.parameters(), model.buffers()))
-
-
-def _growth(call: Callable[[], object], device: torch.device) -> int | None:
-    if device.type == "cuda":
-        _synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        _synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    if device.type != "cpu":
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        with _no_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            call()
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("name") == "[memory]"]
-    steps = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
-    return max(itertools.accumulate(steps), default=None)
-
-
-@contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Silence the file descriptor of stderr: the profiler writes there from C++ and has no switch for it."""
-    own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(own, 2)
-        os.close(own)
-        os.close(nowhere)
-
-
-def prepare(name: str, batch_size: int, device: str = "cpu", size: int | None = None) -> tuple[nn.Module, Tensor]:
-    """Create a model with random weights, in eval mode, and a batch of random images for it.
+def prepare(
+    name: str, batch_size: int, device: str = "cpu", size: int | None = None, pretrained: bool = False
+) -> tuple[nn.Module, Tensor]:
+    """Create a model in eval mode, and a batch of random images for it.
 
     Args:
         name: See `plm_core.create_model`.
         batch_size: Number of images, or of clips for a video model.
         device: Name of the device, see `plm_core.utils.devices.pick_device`.
         size: Side of the images in pixels. None for the model's own.
+        pretrained: Load the trained weights, instead of random ones.
 
     Raises:
         InputError: There is no such device.
         PlmError: See `plm_core.create_model`.
     """
     where = pick_device(device)
-    model: Any = create_model(name)
+    model: Any = create_model(name, pretrained=pretrained)
     channels, *sides = _input_size(model)
     if size is not None and [size] * len(sides) != sides:
         if (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):  # all others take any size
-            model = create_model(name, img_size=size)
+            model = create_model(name, pretrained=pretrained, img_size=size)
         sides = [size] * len(sides)
     declared = registry().all(Model).get(name.partition(".")[0])
     frames = declared.declaration.input.frames if declared else None
@@ -237,8 +226,3 @@ def _hooked(modules: Sequence[nn.Module], outputs: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
