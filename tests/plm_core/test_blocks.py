@@ -12,7 +12,9 @@ from torch import nn
 import plm_core
 from plm_core import NotSupported, blocks
 from plm_core.blocks import checking
+from plm_core.blocks.refusals import REASONS
 from plm_core.testing import check_blocks
+from plm_core.utils.references import resolve
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
 VARIANTS = {
@@ -179,7 +181,9 @@ def test_a_model_inside_another_is_found():
     assert list(blocks.find(features)) == ["model"]
     both = nn.ModuleDict({"left": timm.create_model("vit_tiny_patch16_224", **SIZE), "right": nn.Linear(2, 2)})
     assert list(blocks.find(both)) == ["left"]
-    with pytest.raises(NotSupported, match=r"no block adapter for torch.nn.modules.linear.Linear .*: .*timm-vit"):
+    with pytest.raises(
+        NotSupported, match=r"no block adapter for torch.nn.modules.linear.Linear .*: .*, vit_tiny_patch16_224"
+    ):
         blocks.find(nn.Linear(2, 2))
 
 
@@ -189,3 +193,19 @@ def test_blocks_without_a_view_are_refused_with_the_reason():
         blocks.view(parallel)
     with pytest.raises(NotSupported, match=r"no block adapter for torch.nn.modules.linear.Linear"):
         blocks.view(nn.Linear(1, 1))
+
+
+REFUSED = [(path, reason) for reason, paths in REASONS.items() for path in paths]
+
+
+@pytest.mark.parametrize(("path", "reason"), REFUSED, ids=[path for path, _ in REFUSED])
+def test_families_that_cannot_have_a_view_are_refused_with_the_reason(path, reason):
+    module, _, name = path.partition(":")
+    assert issubclass(resolve(path), nn.Module)  # it is still called so
+    model = type(name, (nn.Module,), {"__module__": module, "__qualname__": name})()
+    for whole, said in (
+        (model, "reach the blocks, since"),
+        (nn.Sequential(model), f"blocks of {name} inside it, since"),
+    ):
+        with pytest.raises(NotSupported, match=f"{said} {reason}"):
+            blocks.find(whole)

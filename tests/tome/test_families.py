@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import tome
-from plm_core import NotSupported, blocks
+from plm_core import NotSupported, blocks, embed
+from plm_core.adapters.transformers import example
 from plm_core.blocks.examples import make, tensor_of
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
@@ -216,6 +217,46 @@ def test_attention_weights_are_refused():
     tome.apply(model, r=7)
     with pytest.raises(NotSupported, match="output_attentions: a block that a transform has patched computes no"):
         model(x, output_attentions=True)
+
+
+TINY = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+
+
+@pytest.mark.parametrize("name", ["Dinov2Backbone", "Dinov2WithRegistersBackbone", "DINOv3ViTBackbone"])
+@torch.no_grad()
+def test_backbones_return_maps_of_all_patches(name):
+    torch.manual_seed(0)
+    model, x = example(name, **TINY, out_features=["stage1", "stage3"]).eval(), torch.rand(2, 3, 32, 32)
+    assert embed(model, x).shape == (2, 48)
+    before = model(x).feature_maps
+    tome.apply(model, r=4)
+    during = model(x).feature_maps
+    assert [m.shape for m in during] == [m.shape for m in before] == [(2, 48, 4, 4)] * 2
+    for maps, patches in zip(during, (12, 4), strict=True):
+        assert [len(m.flatten(1).mT.unique(dim=0)) for m in maps] == [patches] * 2
+    tome.remove(model)
+    assert all(map(torch.equal, model(x).feature_maps, before))
+
+
+@torch.no_grad()
+def test_language_models_with_a_place_for_each_patch_need_unmerge():
+    import transformers
+
+    torch.manual_seed(0)
+    vision = transformers.CLIPVisionConfig(**TINY, intermediate_size=96)
+    text = transformers.LlamaConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
+    )
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=7)
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    inputs = {"input_ids": torch.tensor([[1, *[7] * 16, 3]]), "pixel_values": torch.rand(1, 3, 32, 32)}
+    before = model(**inputs).logits
+    with pytest.raises(NotSupported, match=r"Llava\w+ has a place in its text for each patch.*with unmerge=True"):
+        tome.apply(model, r=4)
+    assert torch.equal(model(**inputs).logits, before)
+    during = tome.apply(model, r=4, unmerge=True)(**inputs).logits
+    assert during.shape == before.shape
+    assert not torch.equal(during, before)
 
 
 @pytest.mark.parametrize("name", WINDOWED)

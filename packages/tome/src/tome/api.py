@@ -55,6 +55,7 @@ def apply(
             "channel" choose an implementation, see `tome.vit.proportional`.
         unmerge: Let every block return all tokens, each with the value of its group. Use it for dense tasks, and for
             poolings that should weigh tokens by their size: an average over all tokens is an average over patches.
+            Backbones of transformers, which return maps, always do so. Language models such as LLaVA need it.
         **diffusion_options: See `tome.diffusion.apply`.
 
     Returns:

@@ -148,7 +148,14 @@ def _transformers() -> list[BlockAdapter]:
         adapter("clip", "clip.modeling_clip:CLIPVisionModel", tower, "pooler", "CLIPVisionModel", image),
         adapter("siglip", "siglip.modeling_siglip:SiglipVisionModel", tower, "pooler", "SiglipVisionModel", image),
         adapter(
-            "dinov2", "dinov2.modeling_dinov2:Dinov2Model", dinov2, cls_patches, "Dinov2ForImageClassification", image
+            "dinov2",
+            "dinov2.modeling_dinov2:Dinov2Model",
+            dinov2,
+            cls_patches,
+            "Dinov2ForImageClassification",
+            image,
+            IMAGE,
+            "dinov2.modeling_dinov2:Dinov2Backbone",
         ),
         adapter(
             "dinov2-registers",
@@ -157,6 +164,8 @@ def _transformers() -> list[BlockAdapter]:
             cls_patches,
             "Dinov2WithRegistersForImageClassification",
             registers,
+            IMAGE,
+            "dinov2_with_registers.modeling_dinov2_with_registers:Dinov2WithRegistersBackbone",
         ),
         adapter(
             "dinov3",
@@ -165,6 +174,8 @@ def _transformers() -> list[BlockAdapter]:
             "pooler",
             "DINOv3ViTModel",
             registers,
+            IMAGE,
+            "dinov3_vit.modeling_dinov3_vit:DINOv3ViTBackbone",
         ),
         adapter(
             "videomae",

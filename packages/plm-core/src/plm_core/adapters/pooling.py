@@ -31,8 +31,14 @@ def class_token(model: Any, x: Tensor) -> Tensor:
 
 
 def class_token_and_patches(model: Any, x: Tensor) -> Tensor:
-    """Return the class token of DINOv2 and the mean of its patch tokens, one after the other: [B, 2 C]."""
-    tokens = model(x).last_hidden_state
+    """Return the class token of DINOv2 and the mean of its patch tokens, one after the other: [B, 2 C].
+
+    A backbone returns maps instead, of which the last one is averaged.
+    """
+    output = model(x)
+    if "feature_maps" in output:
+        return output.feature_maps[-1].mean((2, 3))
+    tokens = output.last_hidden_state
     patches = tokens[:, 1 + getattr(model.config, "num_register_tokens", 0) :]
     return torch.cat([tokens[:, 0], patches.mean(1)], 1)
 

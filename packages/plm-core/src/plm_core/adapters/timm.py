@@ -75,7 +75,7 @@ def _blocks(
     model: Any, view: Callable[..., BlockView], known: set[type], attentions: set[type]
 ) -> tuple[BlockView, ...]:
     for block in model.blocks:
-        attention = getattr(block, "attn", None)
+        attention: Any = getattr(block, "attn", None)
         if forward_class(block) not in known or forward_class(attention) not in attentions:
             raise no_view(block, attention, f"timm's {_either(known)} with {_either(attentions)}")
     return tuple(view(block, f"blocks.{index}") for index, block in enumerate(model.blocks))

@@ -67,12 +67,12 @@ def tower(model: Any) -> ModelView:
 
 
 def dinov2(model: Any) -> ModelView:
-    """Return the view of a Dinov2Model, with or without registers."""
+    """Return the view of a Dinov2Model or Dinov2Backbone, with or without registers."""
     return _model(model, DINOV2)
 
 
 def dinov3(model: Any) -> ModelView:
-    """Return the view of a DINOv3ViTModel. Its blocks take rotary positions as ``position_embeddings``."""
+    """Return the view of a DINOv3ViTModel or DINOv3ViTBackbone, with rotary positions as ``position_embeddings``."""
     return _model(model, DINOV3, positions="rotary")
 
 
@@ -96,7 +96,8 @@ def example(model: str, **options: Any) -> nn.Module:
 def _model(model: Any, names: Names, positions: str = "absolute") -> ModelView:
     layers, tokens = _layers(model, names.layers, names.parts), _tokens(model, positions)
     blocks = tuple(_block(layer, name, names, tokens.prefix) for name, layer in layers.items())
-    return ModelView(model, blocks, tokens)
+    maps = any(cls.__name__ == "BackboneMixin" for cls in type(model).__mro__)
+    return ModelView(model, blocks, tokens, returns_maps=maps)
 
 
 def _layers(model: Any, path: str, parts: tuple[str, ...]) -> dict[str, Any]:

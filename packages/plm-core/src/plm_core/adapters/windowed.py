@@ -17,8 +17,8 @@ def swin(model: nn.Module) -> ModelView:
 
 
 def hiera(model: nn.Module) -> ModelView:
-    """Raise NotSupported for the Hiera of timm and of transformers. The models of our package hiera have a view."""
+    """Raise NotSupported for the Hiera of timm and of transformers, since their mask units need every token."""
     raise NotSupported(
         f"windowed attention: {type(model).__name__} of {type(model).__module__.partition('.')[0]} attends inside mask "
-        "units and pools between stages; the hiera_* models of the package hiera have a view"
+        "units and pools between stages, so every token is needed in its place"
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from plm_core.blocks.changes import refuse_changes
+from plm_core.blocks.refusals import reason_of
 from plm_core.blocks.views import ModelView
 from plm_core.errors import NotSupported
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
-from plm_core.utils.references import class_paths, resolve
+from plm_core.utils.references import resolve
 
 
 def view(model: nn.Module) -> ModelView:
@@ -21,10 +22,7 @@ def view(model: nn.Module) -> ModelView:
     """
     adapters = registry().for_class(BlockAdapter, model)
     if not adapters:
-        raise NotSupported(
-            f"no block adapter for {type(model).__module__}.{type(model).__name__}; "
-            "the package that owns it can declare one"
-        )
+        raise NotSupported(reason_of(model))
     for path, part in model.named_modules():
         compiled = [name for name, child in part.named_children() if "_orig_mod" in child._modules]
         if compiled and isinstance(part, nn.ModuleList | nn.Sequential):
@@ -44,7 +42,7 @@ def find(model: nn.Module) -> dict[str, ModelView]:
 
     Raises:
         NotSupported: Neither the model nor anything inside it has an adapter, or an adapter refuses its model. The
-            message names the class, and the adapters that there are.
+            message names the class, and gives the reason or models that have a view.
     """
     views: dict[str, ModelView] = {}
     searched: set[nn.Module] = set()
@@ -61,9 +59,5 @@ def find(model: nn.Module) -> dict[str, ModelView]:
 
     search(model, "")
     if not views:
-        known = sorted({entry.declaration.name for entry in registry().all(BlockAdapter).values()})
-        raise NotSupported(
-            f"no block adapter for {class_paths(model)[0].replace(':', '.')} nor for a model inside it; "
-            f"there are adapters for: {', '.join(known)}; the package that owns a model can declare one"
-        )
+        raise NotSupported(reason_of(model))
     return views

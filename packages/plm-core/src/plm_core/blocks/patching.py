@@ -42,7 +42,7 @@ class Patched(Swapped):
         if state is not None:
             context["state"] = state
         # not super(): torch.compile keeps this method of a block, and calls it also after the patch was undone
-        y: Tensor = nn.Module.__call__(self, x, *args, **context)  # type: ignore[arg-type]
+        y: Tensor = nn.Module.__call__(self, x, *args, **context)
         return y
 
     def forward(self, x: Tensor, *args: Any, state: Any = None, **context: Any) -> Tensor:

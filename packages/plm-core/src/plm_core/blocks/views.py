@@ -83,6 +83,8 @@ class ModelView:
     model: nn.Module
     blocks: tuple[BlockView, ...]
     tokens: Tokens
+    returns_maps: bool = False
+    """Whether the model makes maps of all patches from its tokens, so that they are needed in their places."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:

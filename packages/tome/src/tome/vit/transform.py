@@ -46,6 +46,8 @@ def apply(
         raise InputError(f"prop_attn is {prop_attn!r}; it is True, False, 'mask' or 'channel'")
     if not isinstance(unmerge, bool):
         raise InputError(f"unmerge is {unmerge!r}; it is True or False")
+    if not unmerge:
+        _refuse_token_counts(model)
     plans: list[Plan] = []
     for path, model_view in blocks.find(model).items():
         _refuse_windows(model_view, path)
@@ -60,7 +62,7 @@ def apply(
                 prefix=model_view.tokens.prefix,
                 by_place=model_view.tokens.prefix > 0,
                 prop_attn=prop_attn,
-                unmerge=unmerge,
+                unmerge=unmerge or model_view.returns_maps,
                 weights=sum(p.numel() for p in view.block.parameters() if p.ndim == 2),
             )
             plans.append(Plan(model_view, view, forward))
@@ -103,6 +105,17 @@ def install_plans(plans: list[Plan]) -> None:
         blocks.patch(plan.block_view, plan.forward)
         if plan.forward.index == 0 and hasattr(plan.model_view.model, "forward_intermediates"):
             blocks.swap(plan.model_view.model, MapsMixin)
+
+
+def _refuse_token_counts(model: nn.Module) -> None:
+    """Refuse a language model that has a place in its text for each patch of an image."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if hasattr(config, "image_token_id") or hasattr(config, "image_token_index"):
+            raise NotSupported(
+                f"{type(module).__name__} has a place in its text for each patch of an image: let all blocks return "
+                "all tokens with unmerge=True"
+            )
 
 
 def _refuse_windows(model_view: ModelView, path: str) -> None:
