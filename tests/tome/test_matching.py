@@ -63,6 +63,17 @@ def test_random_matching_of_the_original(golden, case):
     torch.testing.assert_close(unmerge(merge(inputs["x"])), expected["unmerge_of_mean"], **EXACT)
 
 
+def test_random_matching_draws_from_its_generator_only():
+    metric, x = torch.rand(2, 12, 4), torch.rand(2, 12, 3)
+    state = torch.get_rng_state()
+    merged = [
+        tome.random_bipartite_soft_matching(metric, 4, torch.Generator().manual_seed(seed))[0](x) for seed in (1, 1, 2)
+    ]
+    assert torch.equal(merged[0], merged[1])
+    assert not torch.equal(merged[0], merged[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @st.composite
 def matchings(draw, kinds=("bipartite", "kth", "random")):
     """Draw tokens, and the functions merge and unmerge of a random matching of them."""
@@ -241,6 +252,8 @@ BAD = {
     "a truth": (lambda: tome.bipartite_soft_matching(METRIC, True), "r is True, not an integer"),
     "no batch": (lambda: tome.bipartite_soft_matching(METRIC[0], 1), r"float32 \[6, 4\], not floating point \[batch"),
     "integers": (lambda: tome.bipartite_soft_matching(METRIC.long(), 1), "metric is torch.int64"),
+    "sparse": (lambda: tome.bipartite_soft_matching(METRIC.to_sparse(), 1), r"layout torch.sparse_coo; a dense one is"),
+    "sparse rows": (lambda: tome.kth_bipartite_soft_matching(METRIC.to_sparse_csr(), 2), "layout torch.sparse_csr"),
     "NumPy": (lambda: tome.bipartite_soft_matching(np.ones((1, 6, 4)), 1), "metric is a ndarray, not a torch.Tensor"),
     "more samples": (lambda: PAIR[0](torch.rand(2, 6, 1)), r"x is \[2, 6, 1\]; .* for tokens \[1, 6, ...\]"),
     "more tokens": (lambda: PAIR[0](torch.rand(1, 7, 1)), r"x is \[1, 7, 1\]; .* for tokens \[1, 6, ...\]"),

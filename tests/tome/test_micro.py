@@ -1,6 +1,6 @@
 """The shipped micro model, its recipe, and finetuning while tokens merge."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from plm_core.training.finetuning import accuracy
 from plm_core.utils.references import shipped_file
 from tome import finetuning
 from tome.experiments.merging import FINETUNE_CONFIG
-from tome.finetuning import MergedFinetuneConfig, finetune
+from tome.finetuning import PRESETS, MergedFinetuneConfig, finetune
 from tome.micro import shapes as micro_shapes
 from tome.vit.tracing import trace
 
@@ -100,3 +100,26 @@ def test_the_papers_recipes_are_those_of_the_models_without_merging():
 @pytest.mark.timeout(3600)
 def test_retraining_from_scratch_reaches_the_bound(tmp_path):
     assert micro_shapes.train(tmp_path)[micro_shapes.TOP1] > 80
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_settings_of_a_finetuning_reach_the_model(name, monkeypatch):
+    config, reached = PRESETS[name], []
+    monkeypatch.setattr(finetuning, "plain_finetune", lambda *args, **options: reached.append((args, options)))
+    monkeypatch.setattr(finetuning, "train_classifier", lambda job: reached.append(job.transforms))
+    model = plm_core.create_model("tome_micro_shapes")
+    finetuning.finetune(model, "data", config, 6, seed=5)
+    forwards = [blocks.patched_by(block) for block in model.blocks]
+    assert {(f.schedule, f.unmerge) for f in forwards} == {((config.r,) * 6, config.unmerge)}
+    assert reached == [((model, "data", config, 6), {"seed": 5})]
+    finetuning.run(Asked(config, ("other:x=1",)))
+    merging = f"tome:r={config.r},unmerge=True" if config.unmerge else f"tome:r={config.r}"
+    assert reached[1] == ("other:x=1", merging)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The parts of a `Job` that the recipe reads."""
+
+    config: finetuning.MergedFinetuneConfig
+    transforms: tuple[str, ...]

@@ -116,20 +116,16 @@ def test_a_group_that_grows_keeps_its_colour():
     assert (corner[0] == palette(4)[3]).all()
 
 
-def test_palette_is_fixed_and_tells_neighbours_apart():
+def test_palette_is_fixed_and_tells_groups_apart():
     colours = palette(1024).astype(int)
     assert (colours[:64] == palette(64)).all()
-    assert len(np.unique(colours, axis=0)) > 1000
-    for width in (
-        1,
-        7,
-        12,
-        14,
-        16,
-        24,
-        32,
-    ):  # patches beside one another, and below one another in a grid of this width
-        assert np.linalg.norm(colours[width:] - colours[:-width], axis=1).min() > 35
+    assert len(np.unique(colours, axis=0)) == 1024
+    for width in (1, 7, 12, 14, 16, 24, 32):  # patches beside one another, and below one another in a grid
+        assert np.linalg.norm(colours[width:] - colours[:-width], axis=1).min() > 25
+    distant = np.linalg.norm(colours[:197, None] - colours[:197], axis=-1)[np.triu_indices(197, 1)]
+    assert distant.min() > 15
+    assert palette(5000).shape == (5000, 3)
+    assert palette(1).shape == (1, 3)
 
 
 # --- clips ------------------------------------------------------------------------------------------------------
@@ -239,7 +235,7 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
         (lambda: paint(IMAGE, [0, -1, 2, 3], 4), "0 or more"),
         (lambda: paint(IMAGE[..., :2], [0, 1, 2, 3], 4), r"image has shape \[8, 8, 2\]"),
         (lambda: paint(IMAGE, [0, 1, 2, 3], 4, scale=0), "scale is 0"),
-        (lambda: paint(IMAGE, [0, 1, 2, 3], 4, border=-1), "border -1"),
+        (lambda: paint(IMAGE, [0, 1, 2, 3], 4, border=-1), "border is -1"),
         (lambda: paint(IMAGE, [0, 1, 2, 3], 4, colours=palette(3)), "colours has 3 entries; there is a token 3"),
         (lambda: paint_clip([], [0], 4), "not of 0 sizes"),
         (lambda: paint_clip([IMAGE, IMAGE[:4]], [0] * 4, 4), "not of 2 sizes"),

@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plm_core import InputError
-from tome.schedule import Cost, Target, parse, per_block, solve, token_counts
+from tome.schedule import Cost, Target, parse, per_block, reachable, solve, spread, token_counts
 
 PAPER = [  # schedules of the original, some of which lose tokens to truncation
     (8, 12, (8,) * 12),
@@ -67,3 +67,39 @@ def test_a_target_is_met_as_closely_as_whole_tokens_allow(share, of, tokens, dep
     reachable = left((tokens,) * depth)
     one_token = 2 * depth / tokens if of == "tokens" else 1.5 / tokens + 0.01
     assert left(r) == pytest.approx(max(share, reachable), abs=max(one_token, 0.02))
+
+
+def share_left(r, of, tokens, prefix, cost):
+    counts = [tokens, *token_counts(r, tokens, prefix)[1:]]
+    if of == "tokens":
+        return (counts[-1] - prefix) / (tokens - prefix)
+    work = sum(cost.attention * a + cost.pair * a * a + cost.mlp * b for a, b in itertools.pairwise(counts))
+    return work / (len(r) * (cost.attention * tokens + cost.pair * tokens**2 + cost.mlp * tokens))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    share=st.floats(0.05, 1),
+    of=st.sampled_from(["flops", "tokens"]),
+    tokens=st.integers(6, 50),
+    depth=st.integers(1, 7),
+    prefix=st.integers(0, 5),
+)
+def test_no_other_even_schedule_is_closer_to_a_target(share, of, tokens, depth, prefix):
+    cost, target = Cost(attention=400, mlp=700, pair=30), Target(share, of)
+    steps = {m / j for j in range(1, depth + 1) for m in range(j * tokens + 1)}
+    best = min(abs(share_left(spread(step, depth), of, tokens, prefix, cost) - share) for step in steps)
+    solved = share_left(solve(target, tokens, prefix, depth, cost), of, tokens, prefix, cost)
+    assert abs(solved - share) == pytest.approx(best, abs=1e-12)
+    least = share_left((tokens,) * depth, of, tokens, prefix, cost)
+    assert reachable(target, tokens, prefix, depth, cost) == pytest.approx(least)
+
+
+def test_tokens_of_blocks_that_merge_more_than_there_are():
+    assert token_counts([100, 100], 10, prefix=2) == [10, 6, 4]
+    assert token_counts([3, -2, 1], 10, prefix=0) == [10, 7, 7, 6]
+    assert token_counts([5], 3, prefix=3) == [3, 3]
+
+
+def test_the_cost_of_a_block():
+    assert Cost(attention=2, mlp=3, pair=5).flops(before=7, after=4) == 2 * 7 + 5 * 49 + 3 * 4

@@ -6,6 +6,7 @@ import math
 import pickle
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ import torch
 import plm_core
 import tome
 from plm_core import InputError, NotSupported, blocks
+from tome.schedule import Target
 from tome.vit.maps import UnmergingProxy
 from tome.vit.tracing import trace
 
@@ -183,6 +185,33 @@ def test_autocast_and_half_precision(vit, images, expected, dtype):
     assert (half - single).abs().max() < 0.2 * scale
 
 
+@torch.no_grad()
+def test_sizes_are_exact_in_half_precision():
+    """bfloat16 counts up to 256 only, and these 576 patches end in 36 tokens."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE | {"img_size": 96}).eval().bfloat16()
+    for options in ({}, {"prop_attn": False}, {"unmerge": True}):
+        tome.apply(model, r=300, **options)
+        traced = trace(model, torch.rand(1, 3, 96, 96).bfloat16())
+        assert [size.dtype for size in traced.sizes] == [torch.float32] * 4
+        assert [size.sum().item() for size in traced.sizes] == [577] * 4
+        assert traced.tokens == (289, 145, 73, 37)
+        tome.remove(model)
+
+
+def test_a_call_that_passes_the_blocks_twice_has_no_trace(vit, images):
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = vit
+
+        def forward(self, x):
+            return self.vit(x) + self.vit(x.flip(-1))
+
+    with pytest.raises(InputError, match="the call ran 8 merging blocks; each of the 4 must run once"):
+        trace(tome.apply(Twice(), r=3), images)
+
+
 def test_feature_maps_have_all_tokens_in_their_places(vit, images):
     with torch.no_grad():
         plain_maps = vit.forward_intermediates(images, intermediates_only=True)
@@ -297,6 +326,56 @@ def test_a_share_of_the_work_picks_the_schedule(vit, images, share):
     assert (trace(vit, images).tokens[-1] - 1) / 64 == pytest.approx(share, abs=1 / 64)
 
 
+def test_a_share_that_cannot_be_reached_is_said_once(vit, images):
+    for options, said in (({"flops": 0.01}, "leaves flops=0.33$"), ({"tokens": 0.02}, "leaves tokens=0.062$")):
+        tome.apply(vit, **options)
+        with pytest.warns(UserWarning, match=f"cannot be reached with 65 tokens and 4 blocks: .*{said}") as caught:
+            traced = trace(vit, images)
+        assert traced.tokens == (33, 17, 9, 5)
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            vit(images)
+            tome.apply(tome.remove(vit), flops=0.4)
+            vit(images)
+        tome.remove(vit)
+
+
+def test_the_schedule_can_be_asked_for(vit, images):
+    for r, expected in ((9, (9,) * 4), ((8, -0.5), (12, 9, 6, 4)), ([1, 2], (1, 2, 0, 0)), (60, (60,) * 4)):
+        assert tome.schedule_of(tome.apply(vit, r)) == expected
+        merged = tuple(before - after for before, after in itertools.pairwise((65, *trace(vit, images).tokens)))
+        assert tome.schedule_of(vit, images) == merged
+        assert r == 60 or merged == expected
+        tome.remove(vit)
+    assert tome.schedule_of(tome.apply(vit, flops=0.5)) == Target(0.5, "flops")
+    assert sum(tome.schedule_of(vit, images)) == 65 - trace(vit, images).tokens[-1] > 20
+    with pytest.raises(InputError, match="Token Merging is not applied to this VisionTransformer"):
+        tome.schedule_of(tome.remove(vit))
+
+
+def test_a_trace_follows_its_own_thread(vit, images):
+    tome.apply(vit, r=9)
+    others, stop = [], threading.Event()
+
+    def work():
+        while not stop.is_set():
+            vit(images)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    vit.blocks[2].register_forward_hook(lambda *call: others.append(threading.get_ident()))
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            assert trace(vit, images).tokens == (56, 47, 38, 29)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(set(others)) == 3  # the other threads did call the model
+
+
 def test_a_share_of_the_work_compiles_without_a_warning(vit, images):
     tome.apply(vit, flops=0.5)
     torch._dynamo.reset()
@@ -312,6 +391,38 @@ def test_as_a_transform_by_name(vit, images, expected):
         assert torch.equal(vit(images), expected)
     plm_core.remove(vit, "tome")
     assert not any(isinstance(block, blocks.Patched) for block in vit.blocks)
+
+
+DOORS = {"tome": (tome.apply, tome.remove), "plm_core": (partial(plm_core.apply, name="tome"), plm_core.remove)}
+
+
+@pytest.mark.parametrize("by", DOORS)
+@pytest.mark.parametrize("undone_by", DOORS)
+def test_what_one_door_applies_the_other_removes(vit, images, expected, by, undone_by):
+    with torch.no_grad():
+        plain = vit(images)
+        for _ in range(2):
+            DOORS[by][0](vit, r=9)
+            with pytest.raises(InputError, match="'tome' is applied to this VisionTransformer already"):
+                plm_core.apply(vit, "tome", r=3)
+            assert torch.equal(copy.deepcopy(vit)(images), expected)
+            assert torch.equal(DOORS[undone_by][1](vit)(images), plain)
+        with tome.applied(plm_core.apply(vit, "tome", r=9), r=2):
+            pass
+        assert torch.equal(vit(images), expected)
+        with tome.applied(plm_core.remove(vit, "tome"), r=2):
+            pass
+        assert torch.equal(plm_core.remove(vit)(images), plain)  # nothing is left to remove
+
+
+def test_removed_from_a_part_of_the_model(vit, images):
+    plain = vit(images)
+    whole = plm_core.apply(torch.nn.Sequential(vit), "tome", r=9)
+    tome.remove(vit)
+    with pytest.raises(InputError, match="Token Merging is not applied to this Sequential"):
+        plm_core.remove(whole)
+    plm_core.remove(plm_core.apply(whole, "tome", r=9))
+    assert torch.equal(whole(images), plain)
 
 
 def test_applying_again_replaces_and_says_so(vit, images, expected):
@@ -418,5 +529,8 @@ def test_compiled_blocks_are_refused(vit):
 def test_unsupported_models_are_refused_with_the_reason():
     with pytest.raises(NotSupported, match=r"Hiera: blocks.0 attends inside windows"):
         tome.apply(plm_core.create_model("hiera_micro_digits"), r=2)
-    with pytest.raises(NotSupported, match=r"no block adapter for timm.models.resnet.ResNet.*there are adapters for: "):
+    with pytest.raises(
+        NotSupported,
+        match=r"no block adapter for timm.models.resnet.ResNet.*models that have one: .*vit_tiny_patch16_224",
+    ):
         tome.apply(timm.create_model("resnet10t"), r=2)

@@ -7,6 +7,7 @@ import torch
 
 import tome
 from plm_core.errors import InputError, NotSupported
+from tome.diffusion.matching import match
 
 from .tiny_models import ARCHITECTURES, TokenCounter, attends, call, ids, inputs, unet
 
@@ -90,6 +91,23 @@ def test_matchings_of_one_image_are_not_used_for_the_next_one_of_one_step_models
     for image, timestep in enumerate((799, 599, 599, 399)):  # PNDM evaluates a timestep twice: still the same image
         call(model, sample * image, timestep, text)
     assert len(matched_shapes) == 3
+
+
+@pytest.mark.parametrize(("h", "w", "sx", "sy"), [(2, 8, 4, 1), (8, 2, 1, 4), (8, 4, 2, 4), (2, 8, 8, 2)])
+def test_windows_lie_along_rows_and_columns(h, w, sx, sy):
+    """A window of sx columns and sy rows keeps one token; the first of each window, since nothing is random."""
+    model = unet()
+    tome.diffusion.apply(model, ratio=1 - 1 / (sx * sy), sx=sx, sy=sy, use_rand=False)
+    call(model, *inputs(h=h, w=w))
+    (kept,) = {tuple(m.kept[0].tolist()) for m in model.tome_merging.matchings.values()}
+    assert sorted(kept) == sorted(y * w + x for y in range(0, h, sy) for x in range(0, w, sx))
+
+
+def test_an_empty_batch():
+    matching = match(torch.rand(0, 16, 4), 4, 4, 2, 2, 5, None)
+    assert matching.merge(torch.rand(0, 16, 3)).shape == (0, 11, 3)
+    merge, unmerge = tome.diffusion.bipartite_soft_matching_random2d(torch.rand(0, 16, 4), 4, 4, 2, 2, 5)
+    assert unmerge(merge(torch.rand(0, 16, 3))).shape == (0, 16, 3)
 
 
 def test_matchings_are_not_used_again_for_another_size(matched_shapes):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         merge_wavg,
         random_bipartite_soft_matching,
     )
-    from tome.vit.tracing import trace
+    from tome.vit.tracing import schedule_of, trace
 
     __version__: str
 
@@ -39,6 +39,7 @@ _LAZY = {
     "pictures": "",
     "random_bipartite_soft_matching": "tome.matching",
     "remove": "tome.api",
+    "schedule_of": "tome.vit.tracing",
     "trace": "tome.vit.tracing",
     "vit": "",
 }
@@ -53,6 +54,7 @@ __all__ = [
     "merge_wavg",
     "random_bipartite_soft_matching",
     "remove",
+    "schedule_of",
     "trace",
 ]
 

@@ -312,6 +312,8 @@ def check_metric(metric: Tensor, r: int, name: str = "r") -> None:
         raise InputError(f"{name} is {r!r}, not an integer")
     if not isinstance(metric, Tensor):
         raise InputError(f"metric is a {type(metric).__name__}, not a torch.Tensor [batch, tokens, channels]")
+    if metric.layout is not torch.strided:
+        raise InputError(f"metric is a tensor of layout {metric.layout}; a dense one is expected: metric.to_dense()")
     if metric.ndim != 3 or not metric.is_floating_point():
         raise InputError(f"metric is {metric.dtype} {list(metric.shape)}, not floating point [batch, tokens, channels]")
     if not torch.compiler.is_compiling() and metric.device.type != "meta" and metric.isnan().any():

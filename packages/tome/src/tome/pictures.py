@@ -7,7 +7,10 @@ frames of H x W pixels, N tokens, the special ones first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -88,11 +91,13 @@ def paint_clip(
     Raises:
         InputError: The sizes do not match.
     """
-    if scale < 1 or border < 0:
-        raise InputError(f"scale is {scale} and border {border}; scale is at least 1 and border is not negative")
+    _check_counts({"scale": scale}, 1)
+    _check_counts({"border": border, "prefix": prefix}, 0)
+    sides = patch if isinstance(patch, tuple | list) and len(patch) == 2 else (patch, patch)
+    _check_counts({"height of patch": sides[0], "width of patch": sides[1]}, 1)
     pixels = _pixels(frames).repeat(scale, 1).repeat(scale, 2)
-    height, width = (patch, patch) if isinstance(patch, int) else patch
-    tokens = torch.as_tensor(group).cpu().numpy()
+    height, width = sides
+    tokens = _tokens(group)
     labels = _by_pixel(tokens, pixels.shape[:3], (height * scale, width * scale), prefix)
     present, first = np.unique(tokens[prefix:], return_index=True)
     if colours is None:
@@ -179,6 +184,14 @@ def side_by_side(
     Raises:
         InputError: There is no such block, or the patches are not square.
     """
+    if not isinstance(traced, Trace):
+        raise InputError(f"traced is a {type(traced).__name__}; it is what tome.trace returns")
+    if after is not None:
+        if not isinstance(after, Sequence) or isinstance(after, str | bytes):
+            raise InputError(f"after is {reprlib.repr(after)}; it is a list of numbers of blocks")
+        _check_counts({f"after[{index}]": n for index, n in enumerate(after)}, 0)
+    if scale is not None:
+        _check_counts({"scale": scale}, 1)
     pixels, depth = _rgb(image), len(traced.groups)
     after = sorted({max(1, depth // 4), max(1, depth // 2), depth}) if after is None else after
     wrong = [n for n in after if not 0 <= n <= depth]
@@ -210,6 +223,12 @@ def contact_sheet(
     Raises:
         InputError: There is no picture, the sizes differ, or the number of captions is wrong.
     """
+    for name, values, kind in (
+        ("pictures", pictures, Image.Image),
+        ("captions", [] if captions is None else captions, str),
+    ):
+        if not isinstance(values, list | tuple) or not all(isinstance(value, kind) for value in values):
+            raise InputError(f"{name} is {reprlib.repr(values)}; it is a list of {kind.__name__}")
     sizes = {picture.size for picture in pictures}
     if len(sizes) != 1:
         raise InputError(f"pictures of one size are expected, not of {len(sizes)} sizes")
@@ -235,17 +254,51 @@ def contact_sheet(
     return sheet
 
 
+@lru_cache(maxsize=8)
 def palette(count: int) -> NDArray[np.uint8]:
-    """Return border colours [count, 3]. They are the same in every call, and differ most between near numbers.
+    """Return border colours [count, 3]. They are the same in every call, and the first ones do not depend on ``count``.
 
-    Hue, brightness and saturation each step by an irrational share of their range. So patches beside one another get
-    different colours, and so do patches below one another, whatever the width of the grid.
+    Each colour is as far as possible from all before it as people see colours (CIELAB), and three times as far from the
+    last 32. So groups that are far apart in a picture are told apart, and neighbours even more so.
     """
-    steps = np.arange(count)[:, None] * np.array([0.6180340, 0.7548777, 0.5698403]) % 1  # golden and plastic ratio
-    hue, value, saturation = steps[:, 0] * 6, 0.5 + 0.5 * steps[:, 1], 0.6 + 0.4 * steps[:, 2]
-    distance = np.abs((hue[:, None] - np.array([0, 2, 4]) + 3) % 6 - 3)  # from red, green and blue
-    rgb = value[:, None] * (1 - saturation[:, None] * (distance - 1).clip(0, 1))
-    return (rgb * 255).round().astype(np.uint8)
+    axis = np.linspace(0, 255, 14).round()
+    rgb = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    bright, grey = rgb.max(1), rgb.min(1)
+    rgb = rgb[(bright >= 0.4 * 255) & (grey <= 0.6 * bright)]  # neither dark nor pale, as pictures often are
+    lab = _lab(rgb)
+    nearest, last = np.full(len(rgb), np.inf), np.full((32, len(rgb)), np.inf)
+    chosen = [len(rgb) // 2]
+    while len(chosen) < min(count, len(rgb)):
+        distance = np.linalg.norm(lab - lab[chosen[-1]], axis=1)
+        last[len(chosen) % len(last)] = distance
+        nearest = np.minimum(nearest, distance)
+        chosen.append(int(np.minimum(nearest, last.min(0) / 3).argmax()))
+    colours = np.resize(rgb[chosen], (count, 3)).astype(np.uint8)
+    colours.setflags(write=False)  # the cache keeps it
+    return colours
+
+
+def _lab(rgb: NDArray[Any]) -> NDArray[Any]:
+    """Convert sRGB colours [n, 3] from 0 to 255 to CIELAB, in which equal distances look equally different."""
+    linear = np.where(rgb / 255 > 0.04045, ((rgb / 255 + 0.055) / 1.055) ** 2.4, rgb / 255 / 12.92)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ to_xyz.T / to_xyz.sum(1)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def _check_counts(counts: Mapping[str, object], least: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise InputError(f"{name} is {reprlib.repr(value)}; it is an integer of at least {least}")
+
+
+def _tokens(group: object) -> NDArray[Any]:
+    """Return the token of each original token as an array, [N]."""
+    try:
+        return torch.as_tensor(group).cpu().numpy()
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as e:
+        raise InputError(f"group is a {type(group).__name__}; integers [tokens] are expected") from e
 
 
 def _pixels(frames: Sequence[Picture] | NDArray[Any]) -> NDArray[np.uint8]:
@@ -294,6 +347,8 @@ def _inside(labels: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
     inside = np.ones(labels.shape, bool)
     height, width = labels.shape[1:]
     for _ in range(border):  # erode the masks of all groups by a cross, all at once
+        if not inside.any():
+            break
         around = np.pad(np.where(inside, labels, -1), ((0, 0), (1, 1), (1, 1)), constant_values=-1)
         for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
             inside &= around[:, down : down + height, right : right + width] == labels

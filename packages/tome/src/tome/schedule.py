@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
@@ -52,7 +53,10 @@ def parse(r: R | float | None, flops: float | None, tokens: float | None, depth:
     if tokens is not None:
         return _target(tokens, "tokens")
     to_list: Any = getattr(r, "tolist", None)  # NumPy arrays and numbers, and torch tensors
-    r = to_list() if to_list else r
+    try:
+        r = to_list() if callable(to_list) else r
+    except (RuntimeError, TypeError, NotImplementedError) as e:  # tensors that are sparse or without data
+        raise InputError(f"r is a {type(r).__name__} that cannot be read: it can be an integer or a list") from e
     if isinstance(r, float) and 0 < r < 1:
         return _target(r, "flops")
     return per_block(r, depth)
@@ -75,7 +79,9 @@ def per_block(r: Any, depth: int) -> tuple[int, ...]:
     elif isinstance(r, Sequence) and not isinstance(r, str | bytes):
         return _from_list(list(r), depth)
     if not _is_number(r, Integral):
-        raise InputError(f"r is {r!r}; it can be an integer, (r, inflection), a list, or a share of FLOPs from 0 to 1")
+        raise InputError(
+            f"r is {reprlib.repr(r)}; it can be an integer, (r, inflection), a list, or a share of FLOPs from 0 to 1"
+        )
     if r < 0:
         raise InputError(f"r is {r}; it cannot be negative")
     # the order of operations and the rounding are the original's: they decide about single tokens
@@ -86,7 +92,7 @@ def per_block(r: Any, depth: int) -> tuple[int, ...]:
 
 def _from_list(r: list[Any], depth: int) -> tuple[int, ...]:
     if not all(_is_number(entry, Integral) for entry in r):
-        raise InputError(f"r={r!r}: a list has one integer for each block")
+        raise InputError(f"r={reprlib.repr(r)}: a list has one integer for each block")
     if len(r) > depth:
         warn_user(f"r has {len(r)} entries for {depth} blocks; the last {len(r) - depth} are ignored")
     return tuple(max(0, int(entry)) for entry in (r + [0] * depth)[:depth])
@@ -141,6 +147,11 @@ def solve(target: Target, tokens: int, prefix: int, depth: int, cost: Cost) -> t
     return min(near, key=lambda r: abs(_share_left(r, target.of, tokens, prefix, cost) - target.share))
 
 
+def reachable(target: Target, tokens: int, prefix: int, depth: int, cost: Cost) -> float:
+    """Return the share that is left if every block merges as much as it can; the arguments are those of `solve`."""
+    return _share_left((tokens,) * depth, target.of, tokens, prefix, cost)
+
+
 def spread(r: float, depth: int) -> tuple[int, ...]:
     """Return one integer for each block, floor(r) or ceil(r), so that the first i of them add up to floor(i * r)."""
     return tuple(floor((i + 1) * r) - floor(i * r) for i in range(depth))
@@ -160,6 +171,6 @@ def token_counts(r: Sequence[int], tokens: int, prefix: int) -> list[int]:
 def _share_left(r: tuple[int, ...], of: str, tokens: int, prefix: int, cost: Cost) -> float:
     counts = token_counts(r, tokens, prefix)
     if of == "tokens":
-        return (counts[-1] - prefix) / (tokens - prefix)
+        return (counts[-1] - prefix) / max(1, tokens - prefix)
     flops = sum(cost.flops(before, after) for before, after in itertools.pairwise(counts))
     return flops / (len(r) * cost.flops(tokens, tokens))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 
-_BETWEEN = {"tome", "plm_core", "contextlib", "torch", "diffusers", "accelerate"}
-"""Packages whose code can stand between a user's line and ours. The last three call our hooks when a model runs."""
+_BETWEEN = {"tome", "plm_core", "contextlib", "torch", "torchvision", "timm", "transformers", "diffusers", "accelerate"}
+"""Packages whose code can stand between a user's line and ours. From torch on they call ours when a model runs."""
 
 
 def warn_user(message: str) -> None:

@@ -108,7 +108,7 @@ def _most_similar(sources: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor
 
     Sources are compared in parts, since all scores at once would take gigabytes for large images.
     """
-    part = max(1, MAX_SCORES // (destinations.shape[0] * destinations.shape[1]))
+    part = max(1, MAX_SCORES // max(1, destinations.shape[0] * destinations.shape[1]))
     results = [_max(similarity(some, destinations)) for some in sources.split(part, 1)]
     if len(results) == 1:
         return results[0]

@@ -11,7 +11,7 @@ The matching itself is in `tome.matching`; `tome.schedule` decides how many toke
 
 from tome.vit.attention import proportional
 from tome.vit.blocks import MergeState, MergingBlock, is_merging, merging_blocks
-from tome.vit.tracing import Trace, trace
+from tome.vit.tracing import Trace, schedule_of, trace
 from tome.vit.transform import Plan, apply, install_plans, installed_plans, remove
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "merging_blocks",
     "proportional",
     "remove",
+    "schedule_of",
     "trace",
 ]

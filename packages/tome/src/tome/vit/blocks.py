@@ -17,10 +17,21 @@ from torch import Tensor, nn
 from plm_core.blocks import BlockView, patched_by
 from plm_core.errors import InputError
 from tome.matching import Matching, match, take_tokens
-from tome.schedule import Cost, Schedule, Target, solve
+from tome.schedule import Cost, Schedule, Target, reachable, solve
 from tome.vit.attention import proportional
+from tome.warning import warn_user
 
-_cached_solve = lru_cache(maxsize=256)(solve)
+
+@lru_cache(maxsize=256)
+def _solved(target: Target, tokens: int, prefix: int, depth: int, cost: Cost) -> tuple[int, ...]:
+    """Return the schedule for a target, and warn once if it cannot be met."""
+    least = reachable(target, tokens, prefix, depth, cost)
+    if least > target.share:
+        warn_user(
+            f"{target.of}={target.share:g} cannot be reached with {tokens} tokens and {depth} blocks: a block merges "
+            f"at most half of its tokens, which leaves {target.of}={least:.2g}"
+        )
+    return solve(target, tokens, prefix, depth, cost)
 
 
 @dataclass(frozen=True)
@@ -104,13 +115,16 @@ class MergingBlock:
                 f"block {self.index} did not get the tokens that block {self.index - 1} returned: call the model from "
                 "its first block on, change nothing between the blocks, and checkpoint with use_reentrant=False"
             )
+        return MergeState(self.numbers(x.shape[1], x.shape[-1]))
+
+    def numbers(self, tokens: int, dim: int) -> tuple[int, ...]:
+        """Return the tokens to merge away in each block, for a model of ``tokens`` tokens with ``dim`` channels."""
         if not isinstance(self.schedule, Target):
-            return MergeState(self.schedule)
-        dim = x.shape[-1]
+            return self.schedule
         cost = Cost(attention=4 * dim * dim, mlp=max(self.weights - 4 * dim * dim, 0), pair=2 * dim)
         # torch.compile would ignore the cache and warn about it
-        solver = solve if torch.compiler.is_compiling() else _cached_solve
-        return MergeState(solver(self.schedule, x.shape[1], self.prefix, self.depth, cost))
+        solver = solve if torch.compiler.is_compiling() else _solved
+        return solver(self.schedule, tokens, self.prefix, self.depth, cost)
 
     def _merge(self, x: Tensor, metric: Tensor | None, state: MergeState, unmerge: bool) -> tuple[Tensor, MergeState]:
         matching = None if metric is None else match(metric, state.r[self.index], self.prefix, self.by_place)

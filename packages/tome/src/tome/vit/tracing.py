@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from plm_core import blocks
 from plm_core.errors import InputError
+from tome.schedule import Schedule
 from tome.vit.blocks import MergeState, merging_blocks
 
 
@@ -43,6 +46,8 @@ class Trace:
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     """Run a model that merges tokens, without gradient, and record which tokens merge.
 
+    Only the calls of the calling thread are recorded; other threads may call the model at the same time.
+
     Args:
         model: A model to which `tome.apply` was applied, with one vision transformer inside.
         *args: Arguments of the model's forward.
@@ -54,14 +59,15 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     Raises:
         InputError: Token Merging is not applied, or the call did not run every block exactly once.
     """
-    merging = merging_blocks(model)
-    if not merging:
-        raise InputError(f"Token Merging is not applied to this {type(model).__name__}: tome.apply(model, r=...) first")
+    merging = _applied(model)
     calls: list[tuple[Tensor, MergeState]] = []
-    hooks = [
-        block.register_forward_hook(lambda _, args, out: calls.append((args[0], blocks.state_of(out))))
-        for block in merging
-    ]
+    thread = get_ident()
+
+    def listen(block: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        if get_ident() == thread:
+            calls.append((args[0], blocks.state_of(out)))
+
+    hooks = [block.register_forward_hook(listen) for block in merging]
     try:
         with torch.no_grad():
             output = model(*args, **kwargs)
@@ -80,3 +86,34 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
         sizes.append(first.new_ones(*first.shape[:2], 1) if state.size is None else state.size)
     prefix = blocks.patched_by(merging[0]).prefix  # type: ignore[union-attr]
     return Trace(tuple(groups), tuple(sizes), prefix, output)
+
+
+def schedule_of(model: nn.Module, *args: Any, **kwargs: Any) -> Schedule:
+    """Return the number of tokens that each block of a model merges away.
+
+    Args:
+        model: A model to which `tome.apply` was applied, with one vision transformer inside.
+        *args: Arguments of the model's forward. Without them nothing is run, and the schedule is returned as it was
+            asked for: at most these numbers, or the `tome.schedule.Target` of ``flops`` and ``tokens``, which becomes
+            numbers when the number of tokens is known.
+        **kwargs: Keyword arguments of the model's forward.
+
+    Raises:
+        InputError: Token Merging is not applied, or `trace` raises it.
+    """
+    if args or kwargs:
+        traced = trace(model, *args, **kwargs)
+        counts = (traced.groups[0].shape[1], *traced.tokens)
+        return tuple(before - after for before, after in itertools.pairwise(counts))
+    schedule: Schedule = blocks.patched_by(_applied(model)[0]).schedule  # type: ignore[union-attr]
+    return schedule
+
+
+def _applied(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a model that merge tokens, or raise an error if there are none."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; it can be a torch.nn.Module")
+    merging = merging_blocks(model)
+    if not merging:
+        raise InputError(f"Token Merging is not applied to this {type(model).__name__}: tome.apply(model, r=...) first")
+    return merging
