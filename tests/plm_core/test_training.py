@@ -89,11 +89,12 @@ def test_impossible_recipe_is_refused(bad):
         Recipe(**{"epochs": 1, "batch_size": 8, "lr": 1e-3, **bad})
 
 
-def test_layer_decay_and_weight_decay_follow_the_model():
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_layer_decay_and_weight_decay_follow_the_model(layer_decay):
     import plm_core
 
     model = plm_core.create_model("hiera_micro_digits")
-    recipe = Recipe(epochs=1, batch_size=1, lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    recipe = Recipe(epochs=1, batch_size=1, lr=1.0, layer_decay=layer_decay, weight_decay=0.1)
     by_name = {id(p): name for name, p in model.named_parameters()}
     groups = {by_name[id(p)]: group for group in parameter_groups(model, recipe) for p in group["params"]}
     assert groups.keys() == {name for name, _ in model.named_parameters()}
@@ -105,10 +106,18 @@ def test_layer_decay_and_weight_decay_follow_the_model():
         "head.norm.weight": 0,
     }
     expected |= {f"blocks.{i}.mlp.fc1.weight": depth - i for i in range(depth)}
-    assert {name: groups[name]["lr"] for name in expected} == {name: 0.5**k for name, k in expected.items()}
+    rates = {name: (layer_decay or 1.0) ** layers for name, layers in expected.items()}
+    assert {name: groups[name]["lr"] for name in expected} == rates
     for name, group in groups.items():
         decayed = name.endswith("weight") and "norm" not in name
         assert group["weight_decay"] == (0.1 if decayed else 0.0), name
+
+
+def test_vectors_are_not_decayed_in_a_model_that_says_nothing_about_it():
+    matrices, vectors = ([p for p in net().parameters() if (p.ndim > 1) == matrix] for matrix in (True, False))
+    groups = parameter_groups(net(), Recipe(epochs=1, batch_size=1, lr=1.0, weight_decay=0.1))
+    decays = {group["weight_decay"]: [p.shape for p in group["params"]] for group in groups}
+    assert decays == {0.0: [p.shape for p in vectors], 0.1: [p.shape for p in matrices]}
 
 
 def test_layer_decay_needs_a_model_that_knows_its_layers():

@@ -105,12 +105,12 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
     no_weight_decay: Any = getattr(model, "no_weight_decay", set)
-    exempt = set(no_weight_decay())
+    decay: dict[str, Any] = {"weight_decay": recipe.weight_decay, "no_weight_decay_list": set(no_weight_decay())}
     if recipe.layer_decay is None:
-        groups: list[dict[str, Any]] = param_groups_weight_decay(model, recipe.weight_decay, exempt)
+        groups: list[dict[str, Any]] = param_groups_weight_decay(model, **decay)
         return [{**group, "lr": recipe.lr} for group in groups]
     if not hasattr(model, "group_matcher"):
         lacks = f"layer_decay needs a model with group_matcher(), which {type(model).__name__} lacks"
         raise InputError(f"{lacks}; layer_decay=None trains all layers alike")
-    groups = param_groups_layer_decay(model, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
+    groups = param_groups_layer_decay(model, layer_decay=recipe.layer_decay, **decay)
     return [{**group, "lr": recipe.lr * group["lr_scale"]} for group in groups]
