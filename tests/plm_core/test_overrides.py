@@ -60,6 +60,13 @@ def test_the_warm_up_stays_if_it_is_given_or_if_nothing_changes_it(caplog, confi
     assert not caplog.records
 
 
+def test_who_wants_to_say_it_later_takes_the_note(caplog):
+    notes = []
+    override(RECIPE, {"epochs": "50"}, say=notes.append)
+    assert notes == ["warmup_epochs follows epochs: 5 -> 2.5"]
+    assert not caplog.records
+
+
 def test_only_the_main_process_says_so(caplog, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert override(RECIPE, {"epochs": "20"}).warmup_epochs == 1
@@ -84,7 +91,10 @@ def test_an_unknown_setting_is_answered_with_a_similar_one_or_all():
 
 
 def test_a_refused_change_says_nothing_about_the_warm_up(caplog):
-    for changes, said in (({"epochs": "-1"}, "epochs must be"), ({"epochs": "9", "lr": "'x'"}, "lr \"'x'\" is not")):
+    for changes, said in (
+        ({"epochs": "-1"}, "epochs -1 is not allowed: more than 0 is"),
+        ({"epochs": "9", "lr": "'x'"}, "lr .*x.* is not"),
+    ):
         with pytest.raises(InputError, match=said):
             override(RECIPE, changes)
     assert not caplog.records

@@ -12,8 +12,8 @@ from typing import Any
 
 from hiera.configs import SIZES, VIDEO_SIZES
 from plm_core.training import Recipe
+from plm_core.training.checks import AT_LEAST_1, RATE, SCALE, SHARE, check_config
 from plm_core.training.finetuning import FinetuneConfig
-from plm_core.training.recipe import check_ranges
 from plm_core.video import ClipSettings
 
 
@@ -43,14 +43,15 @@ class PretrainConfig:
     decoder_num_heads: int = 16
 
     def __post_init__(self) -> None:
-        smallest, largest = self.scale
-        check_ranges(
+        check_config(
             self,
-            mask_ratio=(0 < self.mask_ratio < 1, "a number between 0 and 1"),
-            drop_path=(0 <= self.drop_path < 1, "a number from 0 to less than 1"),
-            scale=(0 < smallest <= largest <= 1, "a smaller and a larger number, above 0 and up to 1,"),
-            hflip=(0 <= self.hflip <= 1, "a number from 0 to 1"),
-            decoder_depth=(self.decoder_depth >= 1, "1 or more"),
+            mask_ratio=(lambda ratio: 0 < ratio < 1, "a number between 0 and 1"),
+            drop_path=RATE,
+            scale=SCALE,
+            hflip=SHARE,
+            decoder_embed_dim=AT_LEAST_1,
+            decoder_depth=AT_LEAST_1,
+            decoder_num_heads=AT_LEAST_1,
         )
 
 
@@ -83,12 +84,11 @@ class DetectConfig:
     cascade: bool = False
 
     def __post_init__(self) -> None:
-        smallest, largest = self.scale
-        check_ranges(
+        check_config(
             self,
-            img_size=(self.img_size >= 1, "1 or more"),
-            drop_path=(0 <= self.drop_path < 1, "a number from 0 to less than 1"),
-            scale=(0 < smallest <= largest, "a smaller and a larger number above 0"),
+            img_size=AT_LEAST_1,
+            drop_path=RATE,
+            scale=(lambda scale: 0 < scale[0] <= scale[1], "a smaller and a larger number above 0"),
         )
 
 

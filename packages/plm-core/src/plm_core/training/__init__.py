@@ -13,6 +13,7 @@ same script under ``torchrun``). Training needs the extra ``plm-core[train]``.
 - ``loop``: `fit`, which trains a model by a recipe.
 - ``arguments``: the Trainer's settings that follow from a recipe.
 - ``callbacks``: callbacks that steer the Trainer.
+- ``checks``: types and ranges of settings and options.
 - ``checkpoints``: the folder of a training and its checkpoints.
 - ``curve``: the history as a table and as a picture.
 - ``display``: the progress on stderr, with the pace that ``pace`` measures.

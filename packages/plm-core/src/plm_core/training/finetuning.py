@@ -18,11 +18,16 @@ from torch.utils.data import Dataset
 from torchvision.transforms import Compose
 
 from plm_core.errors import InputError
+from plm_core.training.checks import AT_LEAST_0, RATE, SCALE, SHARE, check_config
 from plm_core.training.evaluation import eval_mode
 from plm_core.training.loop import TrainResult, fit
-from plm_core.training.recipe import Recipe, check_ranges
+from plm_core.training.recipe import Recipe
 from plm_core.utils.images import Channels
 from plm_core.utils.progress import track
+from plm_core.utils.text import first_line
+
+POLICIES = ("rand", "augmix", "original", "v0", "3a")
+"""What timm's names of augmentation policies begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +57,19 @@ class FinetuneConfig:
     hflip: float = 0.5
 
     def __post_init__(self) -> None:
-        smallest, largest = self.scale
-        check_ranges(
+        check_config(
             self,
-            drop_path=(0 <= self.drop_path < 1, "a number from 0 to less than 1"),
-            dropout=(0 <= self.dropout < 1, "a number from 0 to less than 1"),
-            mixup=(self.mixup >= 0, "0 or more"),
-            cutmix=(self.cutmix >= 0, "0 or more"),
-            smoothing=(0 <= self.smoothing < 1, "a number from 0 to less than 1"),
-            scale=(0 < smallest <= largest <= 1, "a smaller and a larger number, above 0 and up to 1,"),
-            hflip=(0 <= self.hflip <= 1, "a number from 0 to 1"),
+            drop_path=RATE,
+            dropout=RATE,
+            auto_augment=(
+                lambda policy: policy.startswith(POLICIES),
+                "None or a policy of timm, as 'rand-m9-mstd0.5',",
+            ),
+            mixup=AT_LEAST_0,
+            cutmix=AT_LEAST_0,
+            smoothing=RATE,
+            scale=SCALE,
+            hflip=SHARE,
         )
 
     @classmethod
@@ -131,23 +139,22 @@ def finetune_transform(
     The image is cropped and flipped at random, augmented with RandAugment, and normalised.
 
     Raises:
-        InputError: An image cannot have this number of channels.
+        InputError: An image cannot have this number of channels, or timm does not know the policy.
     """
-    if config.auto_augment and not config.auto_augment.startswith(("rand", "augmix", "original", "v0", "3a")):
-        raise InputError(
-            f"auto_augment {config.auto_augment!r} is not allowed: a policy of timm is, as 'rand-m9-mstd0.5'"
+    try:
+        augment = create_transform(
+            (channels, *size),
+            is_training=True,
+            scale=config.scale,
+            hflip=config.hflip,
+            color_jitter=None,
+            auto_augment=config.auto_augment,
+            interpolation="bicubic",
+            mean=tuple(mean),
+            std=tuple(std),
         )
-    augment = create_transform(
-        (channels, *size),
-        is_training=True,
-        scale=config.scale,
-        hflip=config.hflip,
-        color_jitter=None,
-        auto_augment=config.auto_augment,
-        interpolation="bicubic",
-        mean=tuple(mean),
-        std=tuple(std),
-    )
+    except (ValueError, TypeError, AssertionError, LookupError) as e:  # as timm refuses parts of a policy
+        raise InputError(f"auto_augment {config.auto_augment!r} is not allowed: {first_line(e)}") from e
     return Compose([Channels(channels), augment])
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import logging
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from plm_core.errors import InputError, UnknownName
+from plm_core.utils.annotations import describe, fits, type_hints
 from plm_core.utils.near_misses import miss
 from plm_core.utils.progress import main_process
 
@@ -18,16 +19,17 @@ Config = TypeVar("Config")
 _log = logging.getLogger(__name__)
 
 
-def override(config: Config, changes: Mapping[str, str]) -> Config:
+def override(config: Config, changes: Mapping[str, str], say: Callable[[str], None] = _log.warning) -> Config:
     """Return a configuration in which some fields are replaced. Values are written as in Python.
 
     The warm-up follows the length of the training: when ``epochs`` is changed and ``warmup_epochs`` is not,
-    ``warmup_epochs`` is changed in proportion, and a warning is logged that says so.
+    ``warmup_epochs`` is changed in proportion, and a note says so.
 
     Args:
         config: A frozen dataclass, such as a `Recipe`. If it has a field ``recipe`` that is a dataclass, the fields of
             that can be changed by their own names too.
         changes: Names of fields and the text of their new values, such as ``{"epochs": "100", "scale": "(0.5, 1)"}``.
+        say: A function that takes the note (default: it is logged as a warning).
 
     Raises:
         UnknownName: There is no such field.
@@ -36,7 +38,7 @@ def override(config: Config, changes: Mapping[str, str]) -> Config:
     own = _values(config)
     nested = own.pop("recipe", None) if is_dataclass(own.get("recipe")) else None
     recipe = {} if nested is None else _values(nested)
-    types = get_type_hints(type(nested)) | get_type_hints(type(config))
+    types = type_hints(type(nested)) | type_hints(type(config))
     new: dict[str, Any] = {}
     for name, text in changes.items():
         if name not in own and name not in recipe:
@@ -49,9 +51,8 @@ def override(config: Config, changes: Mapping[str, str]) -> Config:
         inner = {name: value for name, value in (new | warmup).items() if name not in own}
         own_changes["recipe"] = replace(nested, **inner)
     changed: Config = replace(config, **own_changes)  # type: ignore[type-var]
-    for name, value in warmup.items():
-        if main_process():
-            _log.warning("%s follows epochs: %.4g -> %.4g", name, (recipe | own)[name], value)
+    for name, value in warmup.items() if main_process() else ():
+        say(f"{name} follows epochs: {(recipe | own)[name]:.4g} -> {value:.4g}")
     return changed
 
 
@@ -78,26 +79,9 @@ def _parse(name: str, text: str, hint: Any, old: Any) -> Any:
     """Return the value that a text stands for, which must have the type of the field."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
-    if not _fits(value, hint):
-        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise InputError(f"{name} {text!r} is not allowed: {expected} is expected, such as {old!r}")
+    if not fits(value, hint):
+        given = reprlib.repr(text)
+        raise InputError(f"{name} {given} is not allowed: {describe(hint)} is expected, such as {old!r}")
     return value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value has the type of a field. Whole numbers are accepted as floats."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin is Literal:
-        return value in arguments
-    if origin in (Union, UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is tuple:
-        types = arguments[:1] * len(value) if isinstance(value, tuple) and arguments[-1] is ... else arguments
-        return isinstance(value, tuple) and len(value) == len(types) and all(map(_fits, value, types))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, int | float if hint is float else origin or hint)

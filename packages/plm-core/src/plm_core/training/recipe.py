@@ -10,8 +10,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from plm_core.errors import InputError
+from plm_core.training.checks import AT_LEAST_0, MORE_THAN_0, SHARE, check_config
 
-Loss = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
+Loss = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor]]]
 """A loss function: (model, batch) -> a scalar, or a scalar and its named parts, which are logged."""
 
 
@@ -51,19 +52,19 @@ class Recipe:
     aug_repeats: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "aug_repeats"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be more than 0, not {getattr(self, name)!r}")
-        rising = list(self.milestones) == sorted(self.milestones)
-        check_ranges(
+        check_config(
             self,
-            betas=(all(0 <= beta < 1 for beta in self.betas), "numbers from 0 to less than 1"),
-            weight_decay=(self.weight_decay >= 0, "0 or more"),
-            warmup_epochs=(self.warmup_epochs >= 0, "0 or more"),
-            warmup_start=(0 <= self.warmup_start <= 1, "a number from 0 to 1"),
-            milestones=(rising and all(0 < m <= 1 for m in self.milestones), "rising numbers, above 0 and up to 1,"),
-            layer_decay=(self.layer_decay is None or 0 < self.layer_decay <= 1, "None or more than 0 and up to 1"),
-            clip_grad=(self.clip_grad is None or self.clip_grad > 0, "None or more than 0"),
+            epochs=MORE_THAN_0,
+            batch_size=MORE_THAN_0,
+            lr=MORE_THAN_0,
+            betas=(lambda betas: all(0 <= beta < 1 for beta in betas), "numbers from 0 to less than 1"),
+            weight_decay=AT_LEAST_0,
+            warmup_epochs=AT_LEAST_0,
+            warmup_start=SHARE,
+            milestones=(_rising, "rising numbers, above 0 and up to 1,"),
+            layer_decay=(lambda decay: 0 < decay <= 1, "None or more than 0 and up to 1"),
+            clip_grad=(lambda norm: norm > 0, "None or more than 0"),
+            aug_repeats=MORE_THAN_0,
         )
         if self.warmup_epochs > self.epochs:
             raise InputError(
@@ -84,16 +85,8 @@ class Recipe:
         return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-12)))
 
 
-def check_ranges(config: Any, **checks: tuple[bool, str]) -> None:
-    """Raise an InputError about the first setting of a config that is out of its range.
-
-    Args:
-        config: A config.
-        **checks: For each setting whether it is in its range, and the range in words.
-    """
-    for name, (passed, allowed) in checks.items():
-        if not passed:
-            raise InputError(f"{name} {getattr(config, name)!r} is not allowed: {allowed} is")
+def _rising(milestones: tuple[float, ...]) -> bool:
+    return all(0 < milestone <= 1 for milestone in milestones) and list(milestones) == sorted(milestones)
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
