@@ -1,4 +1,4 @@
-"""Commands that do not make typer import pydantic."""
+"""Commands that do not make typer import pydantic, and whose help gives flags no type."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ class LightHelp:
         """Return the help option."""
         option = super().get_help_option(ctx)  # type: ignore[misc]
         if option is not None:
-            option.default = False
+            option.default, option.metavar = False, ""
         return option
 
 
 class LightCommand(LightHelp, typer.core.TyperCommand):
-    """A command that imports pydantic only if its own parameters need it."""
+    """A command that imports pydantic only if its own parameters need it, and whose help gives flags no type."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for option in self.params:
+            if getattr(option, "is_flag", False):
+                option.metavar = ""
