@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 import plm_core
 from plm_core import weights
-from plm_core.runs import Job
+from plm_core.runs import Job, train
 from plm_core.runs.request import request_of
+from plm_core.training import TrainResult
 
 MODEL = "hiera_micro_shapes"
 ONE_STEP = ["--model", MODEL, "--set", "batch_size=16", "--max-steps", "1"]
@@ -73,32 +74,81 @@ def finetune(plm, pictures, tmp_path):
 # --- options ---------------------------------------------------------------------------------------------------
 
 
-def test_settings_reach_the_optimiser_the_data_and_the_loss(finetune, spy):
+def test_settings_reach_the_optimiser_and_the_batches(finetune, spy):
     finetune("--set", "lr=0.25", "--set", "weight_decay=0.125", "--set", "layer_decay=None", "--set", "warmup_epochs=0")
     assert {group["initial_lr"] for group in spy.groups} == {0.25}
     assert {group["weight_decay"] for group in spy.groups} == {0, 0.125}
     assert spy.first["trainer"].args.per_device_train_batch_size == 16
-    preprocess = repr(spy.first["trainer"].train_dataset.data.preprocess)
-    assert "RandomHorizontalFlip(p=0.5)" in preprocess
-    assert "RandAugment" not in preprocess
-    losses = [spy.first["trainer"].state.log_history[0]["loss"]]
-    finetune("--set", "hflip=0", "--set", "auto_augment=rand-m5", out="other")
-    preprocess = repr(spy.calls[1]["trainer"].train_dataset.data.preprocess)
-    assert "RandomHorizontalFlip" not in preprocess
-    assert "RandAugment" in preprocess
-    for smoothing in (0, 0.5):
-        run = finetune("--set", f"smoothing={smoothing}", out=f"smooth{smoothing}")
-        losses.append(json.loads((run / "checkpoint-1" / "trainer_state.json").read_text())["log_history"][0]["loss"])
-    assert losses[1] != losses[2]
 
 
-def test_a_preset_is_chosen_by_the_model_or_by_name(finetune, spy):
+class Stop(plm_core.InputError):
+    pass
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Return a function that runs `train` up to the training, and returns what that is given."""
+
+    def run(*args, **options):
+        def stop(*args, **options):
+            calls.append((args, options))
+            raise Stop
+
+        calls = []
+        monkeypatch.setattr("plm_core.runs.classification.finetune", stop)
+        with pytest.raises(Stop):
+            train(*args, **options)
+        return calls[0]
+
+    return run
+
+
+def test_every_setting_and_option_reaches_the_training(stopped, pictures, tmp_path):
+    """What `finetune` and `fit` do with it is tested in test_training.py."""
+    settings = {"epochs": 3, "batch_size": 12, "lr": 0.1, "optimizer": "sgd", "betas": (0.7, 0.8), "clip_grad": 2.5}
+    settings |= {"weight_decay": 0.3, "warmup_epochs": 1.5, "warmup_start": 0.25, "layer_decay": 0.6, "aug_repeats": 2}
+    settings |= {"schedule": "steps", "milestones": (0.5, 0.75)}
+    own = {"drop_path": 0.2, "dropout": 0.4, "auto_augment": "rand-m3", "mixup": 0.3, "cutmix": 0.6, "smoothing": 0.2}
+    own |= {"scale": (0.4, 0.8), "hflip": 0.1}
+    options = {"seed": 5, "precision": "bf16", "max_steps": 7, "save_steps": 9, "per_device_batch_size": 4}
+    options |= {"num_workers": 2, "fsdp": True, "report_to": ("wandb",), "resume": False, "out": tmp_path / "out"}
+    (model, data, config, num_classes), given = stopped(
+        "finetune", pictures, model=MODEL, pretrained=False, settings=settings | own, **options
+    )
+    assert vars(config.recipe) == settings
+    assert vars(config) == {"recipe": config.recipe, **own}
+    assert {name: given[name] for name in options} == options
+    assert num_classes == 3
+    assert len(data) == 48
+    assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
+    assert [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p] == [0.4]
+    augment = repr(data.preprocess)
+    assert "scale=(0.4, 0.8)" in augment
+    assert "RandomHorizontalFlip(p=0.1)" in augment
+
+
+def test_settings_of_a_video_training_reach_it(stopped, videos, tmp_path):
+    settings = {"batch_size": 4, "drop_path": 0.2, "dropout": 0.4, "scale": (0.4, 0.8), "hflip": 0.1}
+    (model, data, config, num_classes), given = stopped(
+        "hiera-finetune-video",
+        videos,
+        tmp_path / "out",
+        pretrained=False,
+        model="hiera_micro_motions",
+        settings=settings,
+    )
+    assert {name: getattr(config, name, config.recipe.batch_size) for name in settings} == settings
+    assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
+    assert [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p] == [0.4]
+    assert (num_classes, len(data), given["seed"]) == (2, 8, 0)
+    assert data[0][0].shape == (3, 8, 32, 32)
+
+
+def test_a_preset_is_chosen_by_the_model_or_by_name(finetune, untrained):
     record = json.loads((finetune() / "training.json").read_text())
     assert (record["preset"], record["config"]["recipe"]["epochs"]) == ("micro", 20)
     record = json.loads((finetune("--preset", "mae_large", out="large") / "training.json").read_text())
     assert (record["preset"], record["config"]["drop_path"]) == ("mae_large", 0.2)
-    assert spy.calls[0]["model"].blocks[-1].drop_path1.__class__.__name__ == "Identity"
-    assert spy.calls[1]["model"].blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
 
 
 def test_the_model_and_its_keywords(finetune, spy):
@@ -257,6 +307,22 @@ def test_the_batch_size_follows_small_data(plm, pictures, tmp_path, spy, caplog)
     assert len(spy.first["x"]) == 32
 
 
+def test_a_folder_in_use_or_without_its_record_is_refused_at_once(plm, pictures, tmp_path, monkeypatch):
+    from plm_core.training.checkpoints import run_folder
+
+    out = tmp_path / "run"
+    monkeypatch.setattr("plm_core.runs.classification.load_splits", None)  # nothing is read
+    with run_folder(out, resume=False):
+        assert "is in use by another training" in plm("train", "finetune", pictures, "--out", out, *ONE_STEP).err
+    (out / "checkpoint-3").mkdir()
+    for record, said in ((None, "is missing"), ('{"seed"', "cannot be read"), ("[]", "cannot be read")):
+        if record is not None:
+            (out / "training.json").write_text(record)
+        result = plm("train", "finetune", pictures, "--out", out, "--resume", *ONE_STEP)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert f"training.json {said}" in result.err
+
+
 def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("precious")
@@ -302,13 +368,24 @@ def test_unreadable_images_stop_a_training_before_it_starts_or_are_left_out(plm,
     assert "--skip-unreadable" in (tmp_path / "run" / "README.md").read_text()
 
 
-def test_license(finetune):
+@pytest.fixture
+def untrained(monkeypatch):
+    """Leave the training out, and everything before and after it in."""
+
+    def skip(model, *args, **options):
+        history = [{"step": 1, "epoch": 1.0, "loss": 1.0, "learning_rate": 0.1}]
+        return TrainResult({name: value.clone() for name, value in model.state_dict().items()}, history)
+
+    monkeypatch.setattr("plm_core.runs.classification.finetune", skip)
+
+
+def test_license(finetune, untrained):
     assert 'license: "apache-2.0"' in (finetune() / "README.md").read_text()  # that of the shipped weights
     assert 'license: "other"' in (finetune("--random", out="random") / "README.md").read_text()
     assert 'license: "mit"' in (finetune("--license", "MIT", out="mit") / "README.md").read_text()
 
 
-def test_the_score_is_that_of_the_loaded_model(finetune, pictures):
+def test_the_score_is_that_of_the_loaded_model(finetune, untrained, pictures):
     from plm_core.datasets import Pictures, load_dataset
     from plm_core.training.finetuning import accuracy
 
@@ -334,7 +411,7 @@ def test_the_score_is_that_of_the_loaded_model(finetune, pictures):
         ([*ONE_STEP, "--set", "lr=1", "--set", "lr=2"], "--set 'lr' is given twice"),
         (["--model", MODEL, "--set", "batch_size=1.5"], "batch_size '1.5' is not allowed: int is expected, such as 64"),
         ([*ONE_STEP, "--set", "epochs=0"], "epochs 0 is not allowed: more than 0 is"),
-        ([*ONE_STEP, "--precision", "fp64"], "precision 'fp64' is not allowed: fp32, bf16, fp16 are"),
+        ([*ONE_STEP, "--precision", "fp64"], "precision 'fp64' is not allowed: 'fp32', 'bf16' or 'fp16' is"),
         ([*ONE_STEP, "--preset", "deiT"], "preset 'deiT' is not allowed for recipe 'finetune': default, micro, deit,"),
         ([*ONE_STEP, "--model", "resnet81"], "no model 'resnet81'"),
         ([*ONE_STEP, "--model", "test_vit", "--random", "--model-kwargs", "depht=2"], "cannot be created with"),
@@ -343,7 +420,15 @@ def test_the_score_is_that_of_the_loaded_model(finetune, pictures):
         ([*ONE_STEP, "--set", "scale=(2,1)"], "scale (2, 1) is not allowed: a smaller and a larger number"),
         ([*ONE_STEP, "--set", "betas=(0.9,2)"], "betas (0.9, 2) is not allowed: numbers from 0 to less than 1 is"),
         ([*ONE_STEP, "--set", "layer_decay=0"], "layer_decay 0 is not allowed: None or more than 0 and up to 1 is"),
-        ([*ONE_STEP, "--set", "auto_augment=foo"], "auto_augment 'foo' is not allowed: a policy of timm is"),
+        ([*ONE_STEP, "--set", "auto_augment=foo"], "auto_augment 'foo' is not allowed: None or a policy of timm"),
+        (
+            ["--model", MODEL, "--set", "epochs=1", "--model-kwargs", "drop_path_rate=2"],
+            "drop_path_rate 2 is not allowed",
+        ),
+        (
+            [*ONE_STEP, "--set", "optimizer=SGD"],
+            "optimizer 'SGD' is not allowed: 'adamw' or 'sgd' is expected, such as",
+        ),
         ([*ONE_STEP, "--fsdp"], "fsdp shards over several processes, and this is the only one"),
         ([*ONE_STEP, "--model-kwargs", "num_classes=7"], "model_kwargs has num_classes, which follows from the data"),
         ([*ONE_STEP, "--model-kwargs", "img_size=-32"], "cannot be created with num_classes=3, img_size=-32"),
@@ -358,7 +443,7 @@ def test_the_score_is_that_of_the_loaded_model(finetune, pictures):
         ([*ONE_STEP, "--model", "hiera_micro_motions"], "takes clips; recipe 'finetune' trains on images"),
     ],
 )
-def test_bad_arguments_are_one_line_and_write_nothing(words, said, plm, pictures, tmp_path):
+def test_bad_arguments_are_one_line_and_write_nothing(words, said, plm, pictures, tmp_path, caplog):
     if words[:1] != ["finetun"] and words[:1] != ["finetune"] and words:
         words = ["finetune", "DATA", "--out", "OUT", *words]
     names = {"DATA": pictures, "OUT": tmp_path / "out"}
@@ -367,6 +452,7 @@ def test_bad_arguments_are_one_line_and_write_nothing(words, said, plm, pictures
     assert result.out == ""
     assert result.err.count("\n") == 1
     assert said in result.err
+    assert not caplog.records  # a note on the warm-up belongs to a training that begins
     assert not list((tmp_path / "out").glob("*.*"))
 
 

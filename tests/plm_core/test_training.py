@@ -1,8 +1,8 @@
 """Training: recipes in the terms of papers, and runs that depend only on their seed."""
 
-import json
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -12,11 +12,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import TrainerCallback
 
 from plm_core import InputError, MissingDependency, shapes
-from plm_core.training import Recipe, fit, newest_checkpoint, parameter_groups, seeded
+from plm_core.training import Recipe, finetuning, fit, parameter_groups, seeded
+from plm_core.training.checkpoints import run_folder
+from plm_core.training.curve import csv_text
 from plm_core.training.finetuning import FinetuneConfig, accuracy
 from plm_core.training.micro import FlipAndShift, large_shapes
+from plm_core.training.seeding import GENERATORS
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
 
@@ -125,6 +129,120 @@ def test_layer_decay_needs_a_model_that_knows_its_layers():
         parameter_groups(net(), Recipe(epochs=1, batch_size=1, lr=1.0, layer_decay=0.5))
 
 
+# --- what a setting reaches ----------------------------------------------------------------------------------
+
+
+class Watch(TrainerCallback):
+    """Note the optimiser at each step, and the Trainer's arguments."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_step_begin(self, args, state, control, optimizer, train_dataloader, **_):
+        self.args, self.optimizer, self.loader = args, optimizer, train_dataloader
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+
+
+def test_every_setting_of_a_recipe_reaches_the_training():
+    recipe = Recipe(
+        epochs=2,
+        batch_size=8,
+        lr=0.25,
+        betas=(0.7, 0.8),
+        weight_decay=0.125,
+        warmup_epochs=0.5,
+        warmup_start=0.2,
+        schedule="steps",
+        milestones=(0.5,),
+        clip_grad=3.0,
+        aug_repeats=2,
+    )
+    model, watch, batches = net(), Watch(), []
+    model[0].register_forward_hook(lambda module, args, y: batches.append((len(y), y.dtype)))
+    options = {"per_device_batch_size": 4, "num_workers": 1, "precision": "bf16", "seed": 3, "save_steps": 7}
+    result = fit(model, Noisy(), loss, recipe, callbacks=[watch], log_steps=1, **options)
+    inner = getattr(watch.optimizer, "optimizer", watch.optimizer)
+    assert type(inner) is torch.optim.AdamW
+    assert {group["weight_decay"] for group in inner.param_groups} == {0, 0.125}
+    assert all(group["betas"] == (0.7, 0.8) for group in inner.param_groups)
+    assert watch.args.max_grad_norm == 3
+    assert (watch.args.seed, watch.args.data_seed, watch.args.save_steps, watch.args.logging_steps) == (3, 3, 7, 1)
+    assert watch.loader.num_workers == 1
+    assert batches == [(4, torch.bfloat16)] * 16
+    assert watch.rates == [[pytest.approx(0.25 * recipe.lr_factor(step, 8))] * 2 for step in range(8)]
+    assert [entry["epoch"] for entry in result.history] == [step / 4 for step in range(1, 9)]
+
+
+def test_sgd_takes_its_momentum_from_the_betas_and_nothing_is_clipped_unless_asked():
+    """One step on a gradient of 100 moves the weight by 100 learning rates, or by one if its norm is clipped to 1."""
+    for clip, moved in ((None, 100 * 0.5), (1.0, 1 * 0.5)):
+        model, watch = nn.Linear(1, 1, bias=False), Watch()
+        before = model.weight.item()
+        recipe = Recipe(
+            epochs=1, batch_size=1, lr=0.5, optimizer="sgd", betas=(0.6, 0.9), weight_decay=0, clip_grad=clip
+        )
+        data = torch.utils.data.TensorDataset(torch.full((1, 1), 100.0))
+        fit(model, data, lambda model, batch: model(batch[0]).sum(), recipe, callbacks=[watch], show=False)
+        assert before - model.weight.item() == pytest.approx(moved, rel=1e-4)
+        inner = getattr(watch.optimizer, "optimizer", watch.optimizer)
+        assert type(inner) is torch.optim.SGD
+        assert {group["momentum"] for group in inner.param_groups} == {0.6}
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """Capture what `finetune` gives to `fit`."""
+    calls = {}
+    monkeypatch.setattr(finetuning, "fit", lambda *args, **options: calls.update(args=args, options=options))
+    return calls
+
+
+def test_without_mixing_labels_are_smoothed(captured):
+    config = FinetuneConfig(recipe=RECIPE, mixup=0, cutmix=0, smoothing=0.3)
+    model, data = net(), Noisy()
+    finetuning.finetune(model, data, config, 3, seed=5)
+    assert captured["args"][:2] == (model, data)
+    assert captured["args"][3] is RECIPE
+    assert captured["options"] == {"seed": 5}
+    x, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    value = captured["args"][2](nn.Identity(), (x, y))
+    assert value == F.cross_entropy(x, y, label_smoothing=0.3)
+
+
+def test_the_settings_of_mixing_reach_the_loss(captured, monkeypatch):
+    given = []
+    monkeypatch.setattr(finetuning, "Mixup", lambda *args, **options: given.append((args, options)) or mixed)
+
+    def mixed(x, y):
+        return 2 * x, F.one_hot(y.flip(0), 3).float()
+
+    for mixup, cutmix in ((0.3, 0.0), (0.0, 0.7)):
+        config = FinetuneConfig(recipe=RECIPE, mixup=mixup, cutmix=cutmix, smoothing=0.2)
+        finetuning.finetune(net(), Noisy(), config, 3)
+        assert given.pop() == ((mixup, cutmix), {"label_smoothing": 0.2, "num_classes": 3})
+        x, y = torch.randn(4, 3, 1, 1), torch.tensor([0, 1, 2, 2])
+        value = captured["args"][2](nn.Flatten(), (x, y))
+        assert value == pytest.approx(F.cross_entropy(2 * x.flatten(1), y.flip(0)).item())
+
+
+def test_the_settings_of_augmentation_reach_the_preprocessing(monkeypatch):
+    given = {}
+    monkeypatch.setattr(finetuning, "create_transform", lambda size, **options: given.update(size=size, **options))
+    config = FinetuneConfig(recipe=RECIPE, auto_augment="rand-m7", scale=(0.3, 0.9), hflip=0.2)
+    finetuning.finetune_transform((24, 32), config, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert given == {
+        "size": (3, 24, 32),
+        "is_training": True,
+        "scale": (0.3, 0.9),
+        "hflip": 0.2,
+        "color_jitter": None,
+        "auto_augment": "rand-m7",
+        "interpolation": "bicubic",
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.4, 0.5, 0.6),
+    }
+
+
 # --- runs ----------------------------------------------------------------------------------------------------
 
 
@@ -182,22 +300,40 @@ def killer(step):
 def test_killed_and_resumed_equals_an_undisturbed_run(reference, tmp_path, step):
     with pytest.raises(Kill):
         trained(out=tmp_path, save_steps=3, callbacks=[killer(step)])
-    (tmp_path / "checkpoint-99").mkdir()  # as after a kill in the middle of writing
+    (tmp_path / "checkpoint-99").mkdir()  # as in a copy that was not finished
     (tmp_path / "checkpoint-99" / "trainer_state.json").write_text('{"global_st')
     taken = Steps()
     resumed, result = trained(out=tmp_path, save_steps=3, resume=True, callbacks=[taken.callback()])
     assert taken.steps == list(range(3 * (step // 3) + 1, 17))
     assert same(reference[0], resumed)
     assert [entry["step"] for entry in result.history] == [entry["step"] for entry in reference[1].history]
+    columns, expected = (csv_text(history).splitlines()[0] for history in (result.history, reference[1].history))
+    assert columns == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-15", "checkpoint-16"}
 
 
-def test_newest_checkpoint_is_the_newest_complete_one(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text(json.dumps({}))
-    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text(json.dumps({}))
-    assert newest_checkpoint(tmp_path).name == "checkpoint-10"
+def test_two_trainings_do_not_share_a_folder(tmp_path, one_line):
+    with run_folder(tmp_path / "out", resume=False), one_line(InputError, "is in use by another training"):
+        trained(out=tmp_path / "out", resume=True)
+    trained(out=tmp_path / "out", max_steps=1)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-1"]  # nor is the lock left
+
+
+def test_a_training_that_has_taken_its_steps_takes_no_more(tmp_path, one_line):
+    trained(out=tmp_path, max_steps=5)
+    with one_line(InputError, "max_steps 5 is not allowed: more than 5, the steps taken so far, is"):
+        trained(out=tmp_path, max_steps=5, resume=True)
+
+
+def test_trainings_in_threads_take_turns(reference):
+    with ThreadPoolExecutor(3) as pool:
+        states = list(pool.map(lambda _: seeded_training(), range(3)))
+    assert all(same(reference[0], state) for state in states)
+
+
+def seeded_training():
+    with GENERATORS:  # as a recipe, which creates its model
+        return trained(show=False)[0]
 
 
 @pytest.mark.parametrize("at_once", [None, 4, 2])
@@ -353,7 +489,7 @@ def test_a_score_with_the_name_of_another_value_is_refused(name):
 
 
 def test_evaluate_every_must_be_positive():
-    with pytest.raises(InputError, match="evaluate_every must be more than 0, not 0"):
+    with pytest.raises(InputError, match="evaluate_every 0 is not allowed: more than 0 is"):
         trained(evaluate=Probe(), evaluate_every=0)
 
 

@@ -13,6 +13,7 @@ from plm_core.cli.table import show
 from plm_core.errors import InputError
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
+from plm_core.utils.files import make_folder
 from plm_core.utils.references import resolve
 
 
@@ -26,7 +27,7 @@ def retrain(
     if spec.micro is None:
         micros = [name for name, entry in registry().all(Model).items() if entry.declaration.micro]
         raise InputError(f"model {model!r} is not a micro model; there are: {', '.join(micros)}")
-    scores = resolve(spec.micro.recipe)(out, seed=seed)
+    scores = resolve(spec.micro.recipe)(make_folder(out), seed=seed)
     show(
         [
             {"model": model, "metric": metric, "score": round(score, 4), "folder": str(out)}

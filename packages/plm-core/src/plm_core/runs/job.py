@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,10 @@ from plm_core import weights
 from plm_core.errors import InputError, PlmError
 from plm_core.hookspecs import Input
 from plm_core.models import LIBRARIES, create_model
+from plm_core.training.checks import RATE, refused
 from plm_core.transforms import apply_all
-from plm_core.utils.progress import main_process
 from plm_core.utils.text import as_tuple, first_line
 from plm_core.weights.mapping import announce_rest
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +42,8 @@ class Job:
             the training starts; see `plm_core.datasets.readable`.
         options: Keywords for `plm_core.training.fit`: ``out``, ``resume``, ``seed``, ``precision`` ...
         facts: What became known since, see `plm_core.runs.begin`.
+        notes: What the user should know, such as a changed batch size. It is logged when the training begins, so that
+            an error before that is the only line.
     """
 
     recipe: str
@@ -62,6 +61,7 @@ class Job:
     skip_unreadable: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_workers(self) -> int:
@@ -79,8 +79,7 @@ class Job:
         if "batch_size" in self.settings or recipe.batch_size <= whole or not samples:
             return self.config
         batch_size = 2 ** int(math.log2(samples)) * recipe.aug_repeats
-        if main_process():
-            _log.warning("batch_size follows the data, %d samples: %d -> %d", samples, recipe.batch_size, batch_size)
+        self.notes.append(f"batch_size follows the data, {samples} samples: {recipe.batch_size} -> {batch_size}")
         return replace(self.config, recipe=replace(recipe, batch_size=batch_size))
 
     def create(self, load: Callable[[nn.Module, str], None] | None = None, **kwargs: Any) -> nn.Module:
@@ -137,6 +136,9 @@ class Job:
             why = f"recipe {self.recipe!r} trains models of timm and of plug-ins, whose folders rebuild them"
             raise InputError(f"model {self.model!r} is of {library}; {why}")
         keywords = {**kwargs, **self.model_kwargs}
+        for name, value in keywords.items():
+            if name.endswith("_rate") and not (isinstance(value, int | float) and 0 <= value < 1):
+                raise refused(name, value, RATE[1])
         try:
             return create_model(self.model, pretrained=pretrained, **keywords)
         except PlmError:

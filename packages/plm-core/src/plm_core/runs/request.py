@@ -11,6 +11,7 @@ from typing import Any
 from plm_core.errors import InputError
 from plm_core.runs.job import Job
 from plm_core.utils.files import write_text
+from plm_core.utils.text import first_line
 
 RECORD_FILE = "training.json"
 COMPARED = (
@@ -77,11 +78,19 @@ def check_request(job: Job) -> None:
     """Check that a training which is resumed was asked for in the same way.
 
     Raises:
-        InputError: It was not. The message names what differs.
+        InputError: It was not. The message names what differs. Or there are checkpoints, and no record of what for.
     """
+    record = job.out / RECORD_FILE
     try:
-        before = json.loads((job.out / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # it has no checkpoint yet
+        before = json.loads(record.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as e:
+        if any(job.out.glob("checkpoint-*")):
+            why = "is missing" if isinstance(e, FileNotFoundError) else f"cannot be read ({first_line(e)})"
+            raise InputError(
+                f"{record} {why}, so the training in {str(job.out)!r} cannot be resumed: choose another folder"
+            ) from e
         return
     now = json.loads(json.dumps(request_of(job), default=str))
     for name in COMPARED:

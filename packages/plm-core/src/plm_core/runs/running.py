@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from plm_core.registry import registry
 from plm_core.runs.folder import write_run
 from plm_core.runs.job import Job, Trained
 from plm_core.runs.request import check_request, write_request
+from plm_core.training.checkpoints import check_not_in_use
+from plm_core.training.loop import check_fit_options
 from plm_core.training.overrides import override
+from plm_core.training.seeding import GENERATORS
 from plm_core.utils.references import resolve
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -87,14 +90,26 @@ def train(
 
     Raises:
         UnknownName: There is no such recipe or model.
-        InputError: An argument or the data is not allowed. Nothing was written.
+        InputError: An argument or the data is not allowed, or another training uses ``out``. Nothing was written.
+        FileError: A checkpoint or the model folder cannot be written.
         TrainingInterrupted: Ctrl-C or SIGTERM stopped the training. It left a checkpoint to resume from.
     """
     spec = registry().get(Training, recipe)
-    out = Path(out)
+    options = {
+        "out": out,
+        "seed": seed,
+        "resume": resume,
+        "precision": precision,
+        "fsdp": fsdp,
+        "max_steps": max_steps,
+        "save_steps": save_steps,
+        "per_device_batch_size": per_device_batch_size,
+        "num_workers": num_workers,
+        "report_to": report_to,
+    }
+    check_fit_options(**options)
+    out = options["out"] = Path(out)
     _check_options(spec, {"pretrained": pretrained, "weights": weights, "transforms": transforms or None})
-    if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} is not allowed: {', '.join(PRECISIONS)} are")
     name = model or spec.model
     if name is None:
         raise InputError(f"recipe {recipe!r} needs a model: name one, such as {spec.micro!r} for a trial")
@@ -105,7 +120,8 @@ def train(
         raise InputError("model_kwargs has num_classes, which follows from the data; leave it out")
     preset, config = _preset(spec, name, preset)
     changes = {key: str(value) for key, value in (settings or {}).items()}
-    config = override(config, changes)
+    notes: list[str] = []
+    config = override(config, changes, say=notes.append)
     job = Job(
         recipe=recipe,
         data=str(data),
@@ -120,47 +136,44 @@ def train(
         transforms=tuple(transforms),
         seed=seed,
         skip_unreadable=skip_unreadable,
-        options={
-            "out": out,
-            "seed": seed,
-            "resume": resume,
-            "precision": precision,
-            "fsdp": fsdp,
-            "max_steps": max_steps,
-            "save_steps": save_steps,
-            "per_device_batch_size": per_device_batch_size,
-            "num_workers": num_workers,
-            "report_to": tuple(report_to),
-        },
+        options=options,
+        notes=notes,
     )
     if resume:
         check_request(job)
-    job.options["callbacks"] = (_with_checkpoints(partial(write_request, job)),)
-    trained: Trained | None = resolve(spec.train)(job)
+    job.options["callbacks"] = (_reporter(job),)
+    with GENERATORS:  # the recipe creates a model with random weights
+        trained: Trained | None = resolve(spec.train)(job)
     if trained is not None:
         write_run(job, trained, license)
     return trained
 
 
-def _with_checkpoints(action: Callable[[], None]) -> Any:
-    """Return a callback of transformers that does something whenever a checkpoint was written."""
+def _reporter(job: Job) -> Any:
+    """Return a callback of transformers that logs a job's notes, and writes what was asked for with each checkpoint."""
     try:
         from transformers import TrainerCallback
     except ModuleNotFoundError as e:
         raise MissingDependency("training needs transformers and accelerate: install plm-core[train]") from e
 
-    class WithCheckpoints(TrainerCallback):
+    class Reporter(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                for note in job.notes:
+                    _log.warning("%s", note)
+
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
-                action()
+                write_request(job)
 
-    return WithCheckpoints()
+    return Reporter()
 
 
 def _check_out(out: Path, data: Path, resume: bool) -> None:
     """Refuse a folder in which a training would overwrite something, or would become a part of its own data."""
     if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"out {str(out)!r} lies in the data {str(data)!r}, which would then hold it: choose another")
+    check_not_in_use(out)
     if resume and any(out.glob("checkpoint-*")):
         return
     if (out / CONFIG_FILE).exists() and not resume:

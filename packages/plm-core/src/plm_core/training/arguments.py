@@ -72,7 +72,6 @@ def training_arguments(
         max_grad_norm=recipe.clip_grad or 0.0,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
-        save_total_limit=2,
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,

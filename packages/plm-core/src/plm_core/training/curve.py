@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plm_core.errors import InputError, MissingDependency
+from plm_core.training.history import COLUMNS
 from plm_core.utils import plots
 from plm_core.utils.files import atomic_path, write_text
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 History = Sequence[Mapping[str, float]]
 
 EXTRA = "plm-core[train]"  # installs matplotlib
-COLUMNS = ("step", "epoch", "loss", "grad_norm", "learning_rate")  # the others are parts of the loss and scores
 GREY = "0.45"
 CROWDED = 4  # values in one panel, above which their legend would hide them
 SMOOTHED = 60  # from this number of points on, the loss is drawn as a running mean over its points

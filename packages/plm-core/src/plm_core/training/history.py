@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 EVALUATION = "eval_"
 """The Trainer's prefix for values of an evaluation, by which TensorBoard and Weights & Biases group them."""
 
+COLUMNS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+"""The values that every training logs. The others are parts of the loss and scores."""
+
 
 def history(log: Iterable[Mapping[str, float]], aug_repeats: int = 1) -> list[dict[str, float]]:
     """Return one entry per step of the Trainer's log, which has a training's and an evaluation's values apart.
@@ -17,7 +20,7 @@ def history(log: Iterable[Mapping[str, float]], aug_repeats: int = 1) -> list[di
 
     Returns:
         Entries with "step", "epoch", "loss" and what else was logged. The names of an evaluation are those that the
-        caller's function gave.
+        caller's function gave. The order of the values does not depend on the log, which a checkpoint sorts.
     """
     entries: dict[float, dict[str, float]] = {}
     for values in log:
@@ -30,7 +33,12 @@ def history(log: Iterable[Mapping[str, float]], aug_repeats: int = 1) -> list[di
             entries[step] |= {
                 name.removeprefix(EVALUATION): value for name, value in values.items() if name.startswith(EVALUATION)
             }
-    return list(entries.values())
+    return [{name: entry[name] for name in sorted(entry, key=_rank)} for entry in entries.values()]
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Return the sort key of a value: those of every training in the order of `COLUMNS`, then the others by name."""
+    return (COLUMNS.index(name) if name in COLUMNS else len(COLUMNS)), name
 
 
 def complete(epochs: float) -> int:

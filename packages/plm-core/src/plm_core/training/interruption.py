@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from plm_core.errors import TrainingInterrupted
-from plm_core.training.checkpoints import newest_checkpoint
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -85,7 +84,7 @@ def catch_signals(say: bool) -> Iterator[Signals]:
 
 def interrupted(signum: int, step: int, steps: int, out: Path | None) -> TrainingInterrupted:
     """Return the error that says that a signal stopped a training after so many of its steps, and how to go on."""
-    checkpoint = newest_checkpoint(out) if out else None
+    checkpoint = out / f"checkpoint-{step}" if out else None  # it has just been written
     kept = f"resume goes on from {checkpoint}" if checkpoint else "nothing is kept, since out is None"
     message = f"the training was interrupted by {signal.Signals(signum).name} after {step} of {steps} steps; {kept}"
     return TrainingInterrupted(message, signum, step, None if checkpoint is None else str(checkpoint))

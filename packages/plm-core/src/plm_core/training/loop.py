@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from plm_core.errors import InputError, MissingDependency
-from plm_core.training.checkpoints import newest_checkpoint, run_folder
+from plm_core.training.checkpoints import CheckpointWriter, checkpoint_to_resume, run_folder
+from plm_core.training.checks import AT_LEAST_0, AT_LEAST_1, MORE_THAN_0, SEED, check_options, refused
 from plm_core.training.evaluation import Evaluate
 from plm_core.training.history import history
 from plm_core.training.interruption import catch_signals, interrupted
 from plm_core.training.recipe import Loss, Recipe
-from plm_core.training.seeding import Collate, Seeded
-
-_log = logging.getLogger(__name__)
+from plm_core.training.seeding import GENERATORS, Collate, Seeded
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def fit(
     loss: Loss,
     recipe: Recipe,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     resume: bool = False,
     save_steps: int = 1000,
     seed: int = 0,
@@ -74,6 +72,8 @@ def fit(
     Ctrl-C or SIGTERM stops the training at the end of the step in flight, and a checkpoint is written there. Training
     that is resumed from any checkpoint ends with the weights of an undisturbed one. A second Ctrl-C stops at once.
 
+    Trainings in several threads of one process run one after another, since they share its random generators.
+
     Args:
         model: The model to train. Its ``no_weight_decay()`` and ``group_matcher()`` are used if it has them.
         data: A map-style dataset. The random generators of Python, NumPy and torch are seeded for each sample, by
@@ -82,8 +82,9 @@ def fit(
             the model of its argument, which may be a wrapper.
         recipe: The optimisation.
         out: Folder for checkpoints, written each ``save_steps`` and at the end. The last two are kept. None for no
-            checkpoints.
-        resume: Whether to continue from the newest complete checkpoint in ``out``, if there is one.
+            checkpoints. Only one training at a time can use it.
+        resume: Whether to continue from the newest checkpoint in ``out``, if there is one. A checkpoint in which a file
+            is missing or not as it was written is skipped, with a warning.
         save_steps: Optimiser steps between checkpoints.
         seed: Random seed.
         collate: A function that makes a batch from a list of samples.
@@ -107,12 +108,13 @@ def fit(
         callbacks: Callbacks of transformers (TrainerCallback).
 
     Raises:
-        InputError: The batch size does not divide over the processes or is larger than the data; ``out`` has
-            checkpoints and ``resume`` is False; a sample or the loss is NaN or infinite, in which case the message
-            names the samples; ``evaluate_every`` is not more than 0; a score has the name of another logged value;
+        InputError: An option is not allowed; the batch size does not divide over the processes or is larger than the
+            data; ``out`` has checkpoints and ``resume`` is False, or all of them are damaged and it is True; another
+            training uses ``out``; a sample or the loss is NaN or infinite, in which case the message
+            names the samples; a score has the name of another logged value;
             ``report_to`` has an unknown name, or "tensorboard" without ``out``.
         TrainingInterrupted: Ctrl-C or SIGTERM stopped the training.
-        FileError: The folder cannot be created.
+        FileError: The folder cannot be created, or a checkpoint cannot be written.
         MissingDependency: The extra plm-core[train] or a package for ``report_to`` is not installed.
     """
     try:
@@ -125,13 +127,30 @@ def fit(
     from plm_core.training.display import display
     from plm_core.training.trainer import RecipeTrainer
 
-    if not evaluate_every > 0:
-        raise InputError(f"evaluate_every must be more than 0, not {evaluate_every!r}")
+    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise refused("data", data, "a dataset with a length")
+    check_fit_options(
+        model=model,
+        loss=loss,
+        recipe=recipe,
+        save_steps=save_steps,
+        seed=seed,
+        num_workers=num_workers,
+        per_device_batch_size=per_device_batch_size,
+        precision=precision,
+        max_steps=max_steps,
+        log_steps=log_steps,
+        evaluate_every=evaluate_every,
+        report_to=report_to,
+        out=out,
+    )
+    out = None if out is None else Path(out)
     reporters = check_reporters(report_to, out)
     if fsdp and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise InputError("fsdp shards over several processes, and this is the only one: run the command under torchrun")
 
-    with run_folder(out, resume) as folder:
+    with GENERATORS, run_folder(out, resume) as folder:
+        newest = checkpoint_to_resume(folder, max_steps) if resume else None
         arguments = training_arguments(
             model,
             recipe,
@@ -166,13 +185,11 @@ def fit(
             max_steps=max_steps,
             scoring=evaluate,
             evaluate_every=evaluate_every,
+            checkpoints=CheckpointWriter(folder, newest),
         )
         # the Trainer seeded all processes alike, for equal weights; from here on their random numbers should differ
         torch.manual_seed(seed + arguments.process_index)
         np.random.seed(seed + arguments.process_index)
-        newest = newest_checkpoint(folder) if resume else None
-        if resume and newest is None:
-            _log.warning("%s has no checkpoint to resume: the training begins", folder)
         main = trainer.is_world_process_zero()
         with _one_line(), catch_signals(say=show and main) as signals, ExitStack() as shown:
             trainer.add_callback(StopOnSignal(signals))
@@ -190,6 +207,28 @@ def fit(
     entries = history(trainer.state.log_history, recipe.aug_repeats)
     whole = {k: v.detach().to("cpu", copy=True) for k, v in state.items()} if main else {}
     return TrainResult(whole, entries, main)
+
+
+def check_fit_options(**options: Any) -> None:
+    """Check arguments of `fit`.
+
+    Args:
+        **options: Some of the arguments, by name.
+
+    Raises:
+        InputError: An option is not allowed.
+    """
+    check_options(
+        fit,
+        options,
+        save_steps=AT_LEAST_1,
+        seed=SEED,
+        num_workers=AT_LEAST_0,
+        per_device_batch_size=AT_LEAST_1,
+        max_steps=AT_LEAST_1,
+        log_steps=AT_LEAST_1,
+        evaluate_every=MORE_THAN_0,
+    )
 
 
 def _leave() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer
 
 from plm_core.errors import InputError
 from plm_core.training.callbacks import Epochs, StopAfter
+from plm_core.training.checkpoints import CheckpointWriter
 from plm_core.training.evaluation import Evaluate, undisturbed
 from plm_core.training.history import EVALUATION
 from plm_core.training.recipe import Loss, Recipe, parameter_groups
@@ -29,12 +31,14 @@ class RecipeTrainer(Trainer):
         max_steps: int | None,
         scoring: Evaluate | None,
         evaluate_every: float,
+        checkpoints: CheckpointWriter,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.loss = loss
         self.recipe = recipe
         self.scoring = scoring
+        self.checkpoints = checkpoints
         self.parts: dict[str, list[Tensor]] = {}
         self.model_accepts_loss_kwargs = False  # accumulated losses are then averaged
         self.remove_callback(PrinterCallback)  # `display` shows what is going on
@@ -70,6 +74,28 @@ class RecipeTrainer(Trainer):
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints.part)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint completely or not at all.
+
+        Raises:
+            FileError: It cannot be written.
+        """
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.checkpoints.seal()
+            self.accelerator.wait_for_everyone()  # who has been told that there is a checkpoint can read it
+        except (OSError, RuntimeError, SafetensorError) as e:
+            size = 3 * sum(parameter.nbytes for parameter in self.model.parameters())  # the optimiser has two moments
+            raise self.checkpoints.failure(e, size) from e
+        finally:
+            if self.args.should_save:
+                self.checkpoints.discard()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any

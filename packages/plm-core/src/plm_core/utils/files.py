@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -121,3 +122,19 @@ def existing_folder(text: str) -> Path | None:
         return folder if folder.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # too long, a user that does not exist, half a character
         return None
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create a folder if it is absent, and return its path. Long work calls this before it begins.
+
+    Raises:
+        FileError: The folder cannot be created, or no file can be written into it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0")
+    except OSError as e:
+        raise FileError(f"cannot write to the folder {folder}: {e.strerror}") from e
+    return folder
