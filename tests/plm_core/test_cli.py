@@ -85,6 +85,16 @@ def test_help_of_a_command(plm, command):
     assert registry().get(Command, command).help.rstrip(".") in " ".join(shown.out.replace("│", " ").split())
 
 
+def test_retrain_looks_at_its_folder_first(plm, tmp_path, monkeypatch):
+    monkeypatch.setattr("hiera.micro.digits.train", lambda *args, **options: pytest.fail("it trains"))
+    (tmp_path / "file").write_text("mine")
+    result = plm("retrain", "hiera_micro_digits", "--out", tmp_path / "file" / "out")
+    assert (result.code, result.err) == (
+        2,
+        f"plm: error: cannot write to the folder {tmp_path / 'file' / 'out'}: Not a directory\n",
+    )
+
+
 def test_version(plm):
     assert plm("--version") == Result(0, f"plm-core {__version__}\n", "")
 

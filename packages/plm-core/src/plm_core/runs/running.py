@@ -162,9 +162,8 @@ def _reporter(job: Job) -> Any:
                 for note in job.notes:
                     _log.warning("%s", note)
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                write_request(job)
+        def on_checkpoint(self) -> None:
+            write_request(job)
 
     return Reporter()
 

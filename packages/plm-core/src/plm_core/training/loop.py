@@ -105,7 +105,8 @@ def fit(
             "wandb" (Weights & Biases, by its own settings and environment variables). Their packages are no
             dependencies of plm-core.
         show: Whether the main process shows the progress on stderr: a bar on a terminal, else a line per epoch.
-        callbacks: Callbacks of transformers (TrainerCallback).
+        callbacks: Callbacks of transformers (TrainerCallback). A method ``on_checkpoint()`` of one is called in the
+            main process before a checkpoint is there to be resumed.
 
     Raises:
         InputError: An option is not allowed; the batch size does not divide over the processes or is larger than the
@@ -168,7 +169,7 @@ def fit(
             disable_tqdm=True,
             dataloader_num_workers=num_workers,
         )
-        count: int = len(data)  # type: ignore[arg-type]
+        count: int = len(data)
         if count * recipe.aug_repeats < recipe.batch_size:
             raise InputError(
                 f"batch_size {recipe.batch_size} is larger than the data, {count} samples: set a smaller one"

@@ -38,7 +38,7 @@ def override(config: Config, changes: Mapping[str, str], say: Callable[[str], No
     own = _values(config)
     nested = own.pop("recipe", None) if is_dataclass(own.get("recipe")) else None
     recipe = {} if nested is None else _values(nested)
-    types = type_hints(type(nested)) | type_hints(type(config))
+    types = type_hints(type(nested)) | type_hints(type(config))  # type: ignore[arg-type]
     new: dict[str, Any] = {}
     for name, text in changes.items():
         if name not in own and name not in recipe:

@@ -88,6 +88,8 @@ class RecipeTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                for callback in self.callback_handler.callbacks:
+                    getattr(callback, "on_checkpoint", lambda: None)()
                 self.checkpoints.seal()
             self.accelerator.wait_for_everyone()  # who has been told that there is a checkpoint can read it
         except (OSError, RuntimeError, SafetensorError) as e:

@@ -16,7 +16,7 @@ def check_fields(instance: Any) -> None:
     Raises:
         TypeError: A value is of another type; the message names class, field, value and annotation.
     """
-    hints = type_hints(type(instance))
+    hints = type_hints(type(instance))  # type: ignore[arg-type]  # mypy does not see that classes are hashable
     for field in fields(instance):
         value = getattr(instance, field.name)
         if not fits(value, hints[field.name]):
@@ -28,7 +28,7 @@ def check_fields(instance: Any) -> None:
 
 
 @functools.cache  # resolving a class's annotations takes longer than anything else at start-up
-def type_hints(kind: Any) -> dict[str, Any]:
+def type_hints(kind: Callable[..., object]) -> dict[str, Any]:
     """Return the annotations of a class or a function, resolved."""
     return get_type_hints(kind)
 
@@ -53,10 +53,10 @@ def fits(value: object, hint: Any) -> bool:
         return len(value) == len(hints) and all(map(fits, value, hints))
     if args and isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, origin) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
-    if origin in (list, Sequence):
-        if isinstance(value, str | bytes) or not isinstance(value, origin):
-            return False
-        return all(fits(part, args[0]) for part in value)
+    if origin is Sequence:
+        return (
+            isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(fits(x, args[0]) for x in value)
+        )
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, int | float if hint is float else origin or hint)
