@@ -99,7 +99,7 @@ def _calls(
     model: nn.Module, views: tuple[BlockView, ...], x: Tensor
 ) -> dict[nn.Module, tuple[Tensor, Mapping[str, Any], Tensor]]:
     """Run the model and return, for each block, its input, the other arguments by name, and its output."""
-    calls = {}
+    calls: dict[nn.Module, tuple[Tensor, Mapping[str, Any], Tensor]] = {}
 
     def listen(block: nn.Module, args: tuple[Any, ...], context: Mapping[str, Any], y: Tensor) -> None:
         names = tuple(inspect.signature(original_class(block).forward).parameters)[2:]  # without self and x

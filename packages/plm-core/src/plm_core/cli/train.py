@@ -106,8 +106,8 @@ def train(
         if recipe is None:
             show(_recipes(), as_json)
         else:
-            settings = _settings(registry().get(Training, recipe))
-            show(settings if as_json else _folded(settings), as_json)
+            rows = _settings(registry().get(Training, recipe))
+            show(rows if as_json else _folded(rows), as_json)
         return
     missing = [name for name, value in {"RECIPE": recipe, "DATA": data, "--out": out}.items() if value is None]
     if recipe is None or data is None or out is None:
