@@ -352,8 +352,12 @@ def test_a_bank_prepares_its_reference_once(monkeypatch, name, piece, pca):
     assert [row.score for row in rows] == own
     shared[:30] = shared[:30][::-1].copy()
     assert score(name, bank["m0"].features, y, reference_features=shared, pca=pca) != own[0]
+    kept, before = reference.Reference(shared), shared.copy()
     with pytest.raises(ValueError, match="read-only"):
-        reference.Reference(shared)[0] = 0
+        kept[0] = 0
+    shared += 1
+    assert (kept == before).all()
+    assert reference.Reference(kept) is kept
 
 
 def test_bank_without_its_own_reduction_takes_the_given_one():
