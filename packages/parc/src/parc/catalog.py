@@ -75,6 +75,8 @@ def parse_method(text: str, pca: int | str | None = None, **options: Any) -> Met
         parse_pca(pca)
     function = resolve(scorer.score)
     _check_options(scorer, function, options)
+    if long := [name for name, value in options.items() if isinstance(value, str) and len(value) > MAX_LENGTH]:
+        raise InputError(f"{scorer.name} takes no {long[0]} of {len(options[long[0]])} characters")
     return Method(scorer, function, options, pca)
 
 

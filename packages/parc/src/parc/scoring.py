@@ -32,6 +32,7 @@ ROTATION_INVARIANT = frozenset(
 )
 """Scores that a rotation of the features does not change. For their half-samples, wide features are rotated into at
 most N dimensions."""
+MAX_CLASSES = 2**63 - 1
 ACCURACIES = frozenset({"parc-auc", "lda-loo", "knn", "split-knn", "logistic"})
 """Scores that are percentages for all labels. ``ridge-press`` is one for classes."""
 
@@ -189,7 +190,7 @@ def score_bank(
 
 def _labels(labels: Any, n: int | None, num_classes: int | None) -> Array:
     if num_classes is not None:
-        whole_number(num_classes, "num_classes", 1)
+        whole_number(num_classes, "num_classes", 1, MAX_CLASSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the score itself gives the warnings that concern it
         return labels_of(labels, n, num_classes, ("classes", "multilabel", "regression"))
@@ -202,7 +203,7 @@ def _sees_no_rotation(method: Method) -> bool:
 def _call(method: Method, features: Array, labels: Array, inputs: Mapping[str, Any]) -> float:
     try:
         value = float(method.function(features, labels, **inputs, **method.options))
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError) as e:
         if isinstance(e, PlmError) or not method.options:
             raise
         options = ", ".join(f"{name}={option!r}" for name, option in method.options.items())
