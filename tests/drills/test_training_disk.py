@@ -80,6 +80,6 @@ def test_a_folder_that_vanishes_is_named(tmp_path):
                 shutil.rmtree(tmp_path / "out")
                 (tmp_path / "out").write_text("a file")
 
-    with pytest.raises(FileError, match=f"cannot write a checkpoint to {tmp_path / 'out'}: "):
+    with pytest.raises(FileError, match=f"cannot write a checkpoint to {str(tmp_path / 'out')!r}: "):
         trained(tmp_path / "out", callbacks=[Vanish()])
     os.unlink(tmp_path / "out")

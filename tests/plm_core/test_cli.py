@@ -91,7 +91,7 @@ def test_retrain_looks_at_its_folder_first(plm, tmp_path, monkeypatch):
     result = plm("retrain", "hiera_micro_digits", "--out", tmp_path / "file" / "out")
     assert (result.code, result.err) == (
         2,
-        f"plm: error: cannot write to the folder {tmp_path / 'file' / 'out'}: Not a directory\n",
+        f"plm: error: cannot write to the folder {str(tmp_path / 'file' / 'out')!r}: Not a directory\n",
     )
 
 

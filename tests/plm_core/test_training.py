@@ -20,7 +20,6 @@ from plm_core.training.checkpoints import run_folder
 from plm_core.training.curve import csv_text
 from plm_core.training.finetuning import FinetuneConfig, accuracy
 from plm_core.training.micro import FlipAndShift, large_shapes
-from plm_core.training.seeding import GENERATORS
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
 
@@ -326,14 +325,10 @@ def test_a_training_that_has_taken_its_steps_takes_no_more(tmp_path, one_line):
 
 
 def test_trainings_in_threads_take_turns(reference):
+    models = [net() for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
-        states = list(pool.map(lambda _: seeded_training(), range(3)))
-    assert all(same(reference[0], state) for state in states)
-
-
-def seeded_training():
-    with GENERATORS:  # as a recipe, which creates its model
-        return trained(show=False)[0]
+        list(pool.map(lambda model: fit(model, Noisy(), loss, RECIPE, show=False), models))
+    assert all(same(reference[0], model.state_dict()) for model in models)
 
 
 @pytest.mark.parametrize("at_once", [None, 4, 2])

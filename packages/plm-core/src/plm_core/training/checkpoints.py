@@ -122,7 +122,7 @@ class CheckpointWriter:
                     os.posix_fallocate(probe.fileno(), 0, size)
             except OSError as e:
                 why = e.strerror
-        return FileError(f"cannot write a checkpoint to {self.folder}: {why or first_line(error)}")
+        return FileError(f"cannot write a checkpoint to {str(self.folder)!r}: {why or first_line(error)}")
 
 
 @contextmanager

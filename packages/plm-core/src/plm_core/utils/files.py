@@ -136,5 +136,5 @@ def make_folder(folder: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"0")
     except OSError as e:
-        raise FileError(f"cannot write to the folder {folder}: {e.strerror}") from e
+        raise FileError(f"cannot write to the folder {str(folder)[:1000]!r}: {e.strerror}") from e
     return folder
