@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from hiera.configs import DETECTION_MEAN
 from hiera.detection import micro_detector
 from hiera.pictures import detections as draw
 from plm_core import InputError, shapes
+
+MEAN = torch.tensor(DETECTION_MEAN)[:, None, None]
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +131,8 @@ BAD = {
     "a negative size": [annotation([5, 5, -3, 4], 13)],
     "a box outside of its image": [annotation([50, 5, 3, 4], 14), annotation([5, -9, 3, 9], 15)],
     "no box of four finite numbers": [annotation([5, 5, float("nan"), 4], 16), annotation([1, 2, 3], 17)],
-    "no mask that can be drawn": [
-        annotation([5, 5, 3, 4], 18, segmentation=[[1, 2, 3, 4]]),
-        annotation([5, 5, 3, 4], 19, segmentation=None),
-        annotation([5, 5, 3, 4], 20, segmentation={"size": [40, 30], "counts": [1200]}),
-    ],
 }
+UNDRAWN = [[], [[1, 2, 3, 4]], None, {"size": [40, 30], "counts": [1200]}]  # labelling tools export boxes so
 
 
 def test_bad_annotations_are_left_out_and_counted_once(tmp_path, caplog):
@@ -143,11 +142,28 @@ def test_bad_annotations_are_left_out_and_counted_once(tmp_path, caplog):
     assert len(data[0][1]["boxes"]) == 1
     assert len(caplog.records) == 1
     said = caplog.text
-    assert "left out 10 of 11 annotations" in said
+    assert "left out 7 of 8 annotations" in said
     for kind, rows in BAD.items():
         assert f"{len(rows)} with {kind} (id {', '.join(str(r['id']) for r in rows)})" in said
-    # without masks, annotations that lack one are valid
-    assert len(open_folder(tmp_path, masks=False)[0][1]["boxes"]) == 4
+
+
+def test_objects_without_a_mask_keep_their_box_and_are_counted(tmp_path, caplog):
+    """Only the masks of the others are trained and scored; a detection of such an object is neither right nor wrong."""
+    rows = [annotation([5, 5, 20, 20], 1)]
+    rows += [annotation([25, 15, 3 + n, 4], 2 + n, 3, segmentation=code) for n, code in enumerate(UNDRAWN)]
+    with caplog.at_level(logging.WARNING):
+        data = open_folder(write(tmp_path, rows))
+    assert caplog.messages == [f"{tmp_path / 'instances.json'}: 4 of 5 objects have a box, but no mask"]
+    target = data[0][1]
+    assert target["boxes"][1:].tolist() == [[25, 15, 28 + n, 19] for n in range(4)]
+    assert target["masks"].flatten(1).any(1).tolist() == [True, False, False, False, False]
+    scores = evaluate(Known(data), data)
+    assert [scores[f"{kind} mAP@[.5:.95]"] for kind in ("box", "mask")] == pytest.approx([1, 1])
+    data = open_folder(write(tmp_path, rows[1:]), on_bad="raise")
+    assert not any("mask" in name for name in evaluate(Known(data), data))
+    with pytest.raises(InputError, match="iou_types has 'segm', but data have no masks"):
+        evaluate(Known(data), data, iou_types=("segm",))
+    assert "masks" not in open_folder(tmp_path, masks=False)[0][1]
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -234,14 +250,75 @@ def test_jitter_keeps_boxes_masks_and_labels_in_step(world):
         assert out.shape == (3, 64, 64)
         n = len(got["labels"])
         assert {len(got[k]) for k in ("boxes", "masks", "area", "iscrowd")} == {n}
+        assert (got["masks"].dtype, type(got["masks"])) == (torch.uint8, tv_tensors.Mask)
         sizes.add(n)
         for label, mask, box, area in zip(got["labels"], got["masks"], got["boxes"].tolist(), got["area"], strict=True):
             y, x = torch.where(mask)
-            assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+            assert box[0] <= x.min() + 0.5 < x.max() + 1 <= box[2] + 0.5
+            assert box[1] <= y.min() + 0.5 < y.max() + 1 <= box[3] + 0.5
             assert area == mask.sum()
             if area > 30:  # smaller remains consist mostly of their edge
                 assert round(10 * float(out[1][mask.bool()].median())) == label
     assert len(sizes) > 1  # some objects were cropped away
+
+
+def rectangle(box, size):
+    """Return a picture and a target of one rectangle (x0, y0, x1, y1), whose mask is also the picture."""
+    mask = torch.zeros(1, *size, dtype=torch.uint8)
+    x0, y0, x1, y1 = box
+    mask[0, y0:y1, x0:x1] = 1
+    target = {"boxes": torch.tensor([box]), "labels": torch.tensor([1]), "iscrowd": torch.tensor([0])}
+    return mask.float().expand(3, -1, -1), {**target, "masks": mask}
+
+
+def drawn_box(rng, size):
+    """Draw a rectangle of 8 pixels or more inside an image."""
+    sides = [sorted(rng.sample(range(0, side + 1, 4), 2)) for side in (size[1], size[0])]
+    (x0, x1), (y0, y1) = sides
+    return (x0, y0, x1, y1) if x1 - x0 >= 8 <= y1 - y0 else drawn_box(rng, size)
+
+
+def centres(pixels):
+    """Return the centre (x, y) of what is drawn in float64, in pixels whose centres are at 0.5, 1.5 ..."""
+    pixels = pixels.double()
+    return [
+        float((pixels.sum(axis) * (torch.arange(pixels.shape[1 - axis]) + 0.5)).sum() / pixels.sum()) for axis in (0, 1)
+    ]
+
+
+def test_jitter_moves_image_box_and_mask_to_the_same_place():
+    """The box is the object's scaled and clipped box in float64. Each mask pixel is the old one below its centre."""
+    rng = random.Random(0)
+    shifts = []
+    for trial in range(150):
+        size = (rng.randrange(40, 97), rng.randrange(40, 97))
+        box = drawn_box(rng, size)
+        scale = rng.choice((0.2, 0.35, 0.5, 0.61, 0.8, 1.0, 1.3, 2.0))
+        image, target = rectangle(box, size)
+        jitter = LargeScaleJitter(64, (scale, scale))
+        jitter.flip = lambda *pair: pair
+        torch.manual_seed(trial)
+        out, got = jitter(tv_tensors.Image(image), target)
+        torch.manual_seed(trial)
+        torch.rand(())
+        new = [int(side * 64 / max(size) * scale) for side in size]
+        top, left = (int(torch.randint(max(side - 64, 0) + 1, ())) for side in new)
+        ratio = [new[1] / size[1], new[0] / size[0]]
+        exact = [min(max(v * ratio[i % 2] - (left, top)[i % 2], 0), 64) for i, v in enumerate(box)]
+        exact = [min(v, (new[1], new[0])[i % 2]) for i, v in enumerate(exact)]
+        if min(exact[2] - exact[0], exact[3] - exact[1]) < 1:
+            assert len(got["boxes"]) == 0
+            continue
+        assert got["boxes"][0].tolist() == pytest.approx(exact, abs=1e-4)
+        rows, columns = (((np.arange(64) + corner + 0.5) / r) for corner, r in ((top, ratio[1]), (left, ratio[0])))
+        inside = ((rows >= box[1]) & (rows < box[3]))[:, None] & ((columns >= box[0]) & (columns < box[2]))
+        unsure = np.abs(rows % 1 - 0.5).max() > 0.5 - 1e-9 or np.abs(columns % 1 - 0.5).max() > 0.5 - 1e-9
+        assert unsure or np.array_equal(got["masks"][0], inside)
+        if got["masks"].any() and max(exact) < 64:
+            shifts.append(np.subtract(centres(got["masks"][0]), centres(out[0] * (out != MEAN).any(0))))
+    assert len(shifts) > 40
+    assert np.abs(np.mean(shifts, 0)).max() < 0.06
+    assert np.abs(shifts).max() < 0.8
 
 
 def test_jitter_flips_half_of_the_time_and_does_nothing_else_at_scale_one(world):

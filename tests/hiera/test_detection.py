@@ -1,5 +1,6 @@
 """The parts of detectors, compared with torchvision where the two agree, and with geometry where they do not."""
 
+import random
 from collections import OrderedDict
 
 import pytest
@@ -15,7 +16,7 @@ import hiera
 from hiera.configs import MICRO_DETECTOR
 from hiera.detection import Anchors, detector, micro_detector
 from hiera.detection.cascade import CascadeRoIHeads, ClassAgnosticPredictor, scale_gradient
-from hiera.detection.regions import RegionPool, cut_masks, paste_masks
+from hiera.detection.regions import RegionPool, RegionTransform, cut_masks, paste_masks
 from plm_core import InputError, shapes
 
 SMALL = {
@@ -78,6 +79,56 @@ def test_images_without_objects_train(cascade):
     losses = model([image], [empty(target)])
     assert all(loss.isfinite() for loss in losses.values())
     assert losses["loss_mask"] == 0
+
+
+def test_resized_images_boxes_and_masks_stay_in_one_place():
+    """Compare the centre of an object in the image, its mask and its box, at many scales in float64."""
+    rng, shifts = random.Random(0), []
+
+    def centre(pixels):
+        pixels = pixels.double()
+        return [
+            float((pixels.sum(axis) * (torch.arange(pixels.shape[1 - axis]) + 0.5)).sum() / pixels.sum())
+            for axis in (0, 1)
+        ]
+
+    for old in range(40, 200, 7):
+        x0, y0 = rng.randrange(old // 2), rng.randrange(old // 3)
+        box = torch.tensor([[x0, y0, x0 + old // 3, y0 + old // 4]]).float()
+        mask = torch.zeros(1, old - old // 5, old, dtype=torch.uint8)
+        mask[0, y0 : y0 + old // 4, x0 : x0 + old // 3] = 1
+        transform = RegionTransform(96, 96, [0, 0, 0], [1, 1, 1], 32)
+        images, [target] = transform([mask.float().expand(3, -1, -1)], [{"boxes": box, "masks": mask}])
+        found = target["masks"][0]
+        torch.testing.assert_close(found, images.tensors[0, 0, : found.shape[0], : found.shape[1]], atol=0, rtol=0)
+        height, width = (size / side for size, side in zip(found.shape, mask.shape[1:], strict=True))
+        exact = box[0].double() * torch.tensor([width, height, width, height])
+        torch.testing.assert_close(target["boxes"][0].double(), exact, atol=1e-4, rtol=0)
+        if x0 and y0:  # at the border the interpolation repeats it
+            shifts.append(torch.tensor(centre(found)) - (exact[:2] + exact[2:]) / 2)
+    assert torch.stack(shifts).abs().max() < 0.3
+    assert torch.stack(shifts).mean(0).abs().max() < 0.04
+
+
+def test_an_object_without_a_mask_trains_boxes_only():
+    """Its mask is 0 everywhere. Of two such objects, none reaches the mask branch."""
+    image, target = scene()
+    model = small().train()
+
+    def mask_loss(masks):
+        torch.manual_seed(0)
+        return model([image], [{**target, "masks": masks}])
+
+    both, one = mask_loss(target["masks"]), mask_loss(target["masks"] * torch.tensor([1, 0])[:, None, None].byte())
+    none = mask_loss(torch.zeros_like(target["masks"]))
+    assert none["loss_mask"] == 0
+    assert 0 < one["loss_mask"] != both["loss_mask"] > 0
+    assert both["loss_classifier"] == one["loss_classifier"] == none["loss_classifier"] > 0
+    model.drop_masks()
+    alone = model([image], [{name: target[name] for name in ("boxes", "labels")}])
+    assert "loss_mask" not in alone
+    assert not any("mask" in name for name in model.state_dict())
+    assert "masks" not in model.eval()([image])[0]
 
 
 @pytest.mark.parametrize("cascade", [False, True])
@@ -413,10 +464,20 @@ def bad(**changes):
         (lambda: small().eval()([torch.rand(1, 8, 8)]), "images[0] is torch.float32 [1, 8, 8]"),
         (bad(boxes=torch.tensor([[6.0, 4, 6, 20], [20, 30, 44, 60]])), "targets[0] box 0 is [6.0, 4.0, 6.0, 20.0]"),
         (bad(boxes=torch.tensor([[6.0, 4, 9, 20], [20, 30, float("inf"), 60]])), "targets[0] box 1 is"),
-        (bad(boxes=torch.rand(3, 4)), "boxes [3, 4] and labels [2]"),
+        (bad(boxes=torch.rand(3, 4)), "boxes torch.float32 [3, 4] and labels torch.int64 [2]; [N, 4]"),
         (bad(labels=torch.tensor([0, 3])), "labels from 0 to 3; 1 to 3 are allowed"),
         (bad(labels=torch.tensor([1, 4])), "labels from 1 to 4; 1 to 3 are allowed"),
         (bad(masks=torch.zeros(2, 32, 32)), "masks [2, 32, 32]; [2, 64, 64] is expected"),
+        (bad(masks=255 * scene()[1]["masks"]), "masks with other values than 0 and 1, such as 255"),
+        (bad(masks=0.5 * scene()[1]["masks"]), "masks with other values than 0 and 1, such as 0.5"),
+        (bad(boxes=scene()[1]["boxes"] + 50), "box 0 is [56.0, 54.0, 80.0, 70.0], outside of its image of 64 x 64"),
+        (bad(boxes=scene()[1]["boxes"] - 8), "box 0 is [-2.0, -4.0, 22.0, 12.0], outside of its image"),
+        (bad(boxes=scene()[1]["boxes"] / 64), "has boxes from 0 to 1; pixels are expected"),
+        (bad(labels=torch.tensor([1, 3], dtype=torch.int32)), "labels of torch.int32; torch.int64 is expected"),
+        (bad(labels=torch.tensor([1.0, 3.0])), "labels of torch.float32; torch.int64 is expected"),
+        (lambda: small().eval()([255 * torch.rand(3, 8, 8)]), "images[0] has levels from"),
+        (lambda: small().eval()([4 * torch.rand(3, 8, 8) - 2]), "0 to 1 are expected, not normalised"),
+        (lambda: small().eval()([]), "images must be a list of tensors [3, height, width], not a list"),
         (lambda: small().train()([scene()[0]], [{"boxes": torch.zeros(0, 4)}]), "targets[0] lacks labels, masks"),
         (lambda: small(num_classes=0), "num_classes 0 is not allowed"),
         (lambda: small(anchors=(8, 16)), "anchors has 2 sizes; the pyramid has 5 levels"),

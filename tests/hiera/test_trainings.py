@@ -277,11 +277,34 @@ def test_objects_of_other_classes_are_named(plm, objects, tmp_path):
     assert_one_line(result, "circle, egg")
 
 
+def test_objects_with_boxes_only_train_a_detector_of_boxes(plm, three, tmp_path):
+    """It starts from the weights of a detector with masks, and its folder remembers that it has none."""
+    data = tmp_path / "boxes"
+    for split in ("train", "val"):
+        (data / split).mkdir(parents=True)
+        (data / split / "images").symlink_to(three / split / "images")
+        content = json.loads((three / split / "instances.json").read_text())
+        content["annotations"] = [annotation | {"segmentation": []} for annotation in content["annotations"]]
+        (data / split / "instances.json").write_text(json.dumps(content))
+    words = ["--model", "hiera_micro_detector", "--max-steps", 1, *settings(batch_size=4, lr=1e-12, warmup_epochs=0)]
+    result = plm("train", "hiera-detect", data, "--out", tmp_path / "out", *words)
+    assert result.code == 0, result.err
+    assert "box mAP@[.5:.95]" in result.scores
+    assert not any("mask" in name for name in result.scores)
+    assert "boxes only" in json.loads((tmp_path / "out" / "training.json").read_text())["found"]
+    again = plm_core.create_model(str(tmp_path / "out"), pretrained=True)
+    shipped = plm_core.create_model("hiera_micro_detector", pretrained=True).state_dict()
+    assert not again.roi_heads.has_mask()
+    torch.testing.assert_close(again.state_dict()["rpn.head.cls_logits.weight"], shipped["rpn.head.cls_logits.weight"])
+    result = plm("train", "hiera-detect", data, "--out", tmp_path / "more", *words[2:], "--model", tmp_path / "out")
+    assert result.code == 0, result.err
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"segmentation": []}, r"\d+ annotations, all left out \(\d+ with no mask that can be drawn\)"),
+        ({"bbox": [0, 0, 0, 0]}, r"\d+ annotations, all left out \(\d+ with an empty box\)"),
         ({"iscrowd": 1}, r"\d+ annotations, all left out \(\d+ of crowds\)"),
         (None, "no annotations"),
     ],
@@ -295,7 +318,7 @@ def test_data_without_objects_are_refused_before_the_training(split, change, sai
         if name == split:
             content["annotations"] = [a | change for a in content["annotations"]] if change else []
         (data / name / "instances.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"objs' has no objects in {split}/: {said}; hiera-detect learns masks"):
+    with pytest.raises(InputError, match=f"objs' has no objects in {split}/: {said}$"):
         train("hiera-detect", data, tmp_path / "out", model="hiera_micro_detector")
     assert not (tmp_path / "out").exists()
 

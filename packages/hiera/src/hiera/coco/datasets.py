@@ -60,14 +60,15 @@ class CocoDetection(DetectionDataset):
 
     Images are read as everywhere, see `plm_core.utils.images`. Sizes, boxes and masks refer to the image as a viewer
     shows it, which is turned as its EXIF data say. Boxes are clipped to their image. An annotation is bad if its box is
-    not four finite numbers, has a negative size, is empty or lies outside the image, or if it has no mask that can be
-    drawn. Crowds are not returned as targets, but `evaluate` takes them into account.
+    not four finite numbers, has a negative size, is empty or lies outside the image. An object without a mask that can
+    be drawn gets an empty mask, and a warning counts such objects. Crowds are not returned as targets, but `evaluate`
+    takes them into account.
 
     Args:
         images: Folder of the images.
         annotations: The instances file (JSON).
         transform: Function that augments an image and its target, for example a `LargeScaleJitter`.
-        masks: Whether targets have masks. If not, annotations need none.
+        masks: Whether targets have masks.
         on_bad: "drop" leaves bad annotations out and counts them in one warning; "raise" raises an error.
         keep_empty: Whether to keep images without targets.
 
@@ -107,7 +108,7 @@ class CocoDetection(DetectionDataset):
                 raise InputError(f"{self.file}: annotation {name} has unknown category {annotation.get('category_id')}")
             if annotation.get("image_id") not in self.images:
                 raise InputError(f"{self.file}: annotation {name} has unknown image {annotation.get('image_id')}")
-            checked = check_annotation(annotation, labels, self.images[annotation["image_id"]], masks)
+            checked = check_annotation(annotation, labels, self.images[annotation["image_id"]])
             if isinstance(checked, str):
                 bad.append((name, checked))
             else:
@@ -131,6 +132,9 @@ class CocoDetection(DetectionDataset):
                 for kind, names in by_kind.items()
             )
             _log.warning("%s: left out %d of %d annotations: %s", self.file, len(bad), total, kinds)
+        kept = [o for objects in self.objects.values() for o in objects]
+        if without := [o for o in kept if "segmentation" not in o] if self.masks else []:
+            _log.warning("%s: %d of %d objects have a box, but no mask", self.file, len(without), len(kept))
 
     def _check_files(self) -> None:
         paths = [self.folder / self.images[i]["file_name"] for i in self.ids]
@@ -151,7 +155,7 @@ class CocoDetection(DetectionDataset):
         if tuple(image.shape[1:]) != size:
             raise InputError(f"image {path} is {image.shape[2]} x {image.shape[1]}, not {size[1]} x {size[0]}")
         objects = [o for o in self.objects[entry["id"]] if not o["iscrowd"]]
-        masks = decode_masks([o["segmentation"] for o in objects], size) if self.masks else None
+        masks = decode_masks([o.get("segmentation") for o in objects], size) if self.masks else None
         boxes = torch.tensor([_corners(o["bbox"]) for o in objects]).reshape(-1, 4)
         area = [float(o["area"]) for o in objects]
         return _item(image, boxes, [o["category_id"] for o in objects], masks, area, entry["id"])

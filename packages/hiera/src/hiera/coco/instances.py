@@ -47,7 +47,7 @@ def read_instances(path: Path) -> Instances:
 
 
 def check_annotation(
-    annotation: dict[str, Any], labels: Mapping[Any, int], image: Mapping[str, Any], masks: bool
+    annotation: dict[str, Any], labels: Mapping[Any, int], image: Mapping[str, Any]
 ) -> dict[str, Any] | str:
     """Check an annotation and convert it to the form that `hiera.coco.DetectionDataset.annotations` returns.
 
@@ -55,11 +55,10 @@ def check_annotation(
         annotation: An entry of the file's annotations.
         labels: The label of each category id.
         image: The entry of the annotation's image.
-        masks: Whether the annotation needs a mask.
 
     Returns:
-        The converted annotation, without its own id and the id of its image; or, as text, the reason why the
-        annotation is bad.
+        The converted annotation, without its own id and the id of its image, and without a segmentation if it has none
+        that can be drawn; or, as text, the reason why the annotation is bad.
     """
     box = annotation.get("bbox")
     four_numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box)
@@ -75,8 +74,6 @@ def check_annotation(
     if not (np.float32(x0) < np.float32(x1) and np.float32(y0) < np.float32(y1)):
         return "an empty box"
     segmentation = from_segmentation(annotation.get("segmentation"), image["height"], image["width"])
-    if masks and segmentation is None:
-        return "no mask that can be drawn"
     area = annotation.get("area")
     return {
         "category_id": labels[annotation["category_id"]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ def encode_mask(mask: Tensor) -> RunLengths:
     return {"size": code["size"], "counts": code["counts"].decode()}
 
 
-def decode_masks(masks: list[RunLengths], size: tuple[int, int]) -> Tensor:
-    """Decode run lengths to masks, uint8 [N, *size]."""
-    if not masks:
-        return torch.zeros(0, *size, dtype=torch.uint8)
-    return torch.from_numpy(np.ascontiguousarray(rle.decode(masks).transpose(2, 0, 1)))
+def decode_masks(masks: Sequence[RunLengths | None], size: tuple[int, int]) -> Tensor:
+    """Decode run lengths to masks, uint8 [N, *size]; None becomes an empty mask."""
+    decoded = torch.zeros(len(masks), *size, dtype=torch.uint8)
+    if codes := {row: code for row, code in enumerate(masks) if code is not None}:
+        pixels = rle.decode(list(codes.values())).transpose(2, 0, 1)
+        decoded[list(codes)] = torch.from_numpy(np.ascontiguousarray(pixels))
+    return decoded
 
 
 def from_segmentation(segmentation: Any, height: int, width: int) -> RunLengths | None:

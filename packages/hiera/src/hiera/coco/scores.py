@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hiera.coco.batches import collate
 from hiera.coco.datasets import DetectionDataset, Target
-from hiera.coco.run_lengths import encode_mask, mask_area
+from hiera.coco.run_lengths import encode_mask, from_segmentation, mask_area
 from plm_core import InputError
 from plm_core.prediction.detection import run_detector
 from plm_core.utils.progress import track
@@ -41,7 +41,7 @@ def evaluate(
         batch_size: Number of images per forward pass. Images of different sizes never share one, so that the score
             does not depend on this number.
         num_workers: Number of processes that load images; with 0, this process loads them.
-        iou_types: "bbox", "segm" or both; None for all that the model predicts.
+        iou_types: "bbox", "segm" or both; None for all that the model predicts and the data have.
         limit: Number of images to score, from the first; None for all.
         progress: Title of the progress bar.
 
@@ -52,12 +52,16 @@ def evaluate(
 
     Raises:
         InputError: The data have no objects, or masks are to be scored but the model or the data have none.
+
+    Objects without a mask count for the boxes only. For masks they are regions in which nothing is scored, like crowds.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     indices = range(len(data) if limit is None else min(limit, len(data)))
     loader = DataLoader(_Scenes(data, indices), batch_size, collate_fn=collate, num_workers=num_workers)
     detections: list[dict[str, Any]] = []
     ids: list[Any] = []
+    truth = data.annotations()
+    drawn = any("segmentation" in o and not o["iscrowd"] for o in truth["annotations"])
     training = model.training
     model.eval()
     try:
@@ -66,15 +70,14 @@ def evaluate(
             for prediction, target in zip(predictions, items["targets"], strict=True):
                 ids.append(target["image_id"])
                 _check_types(iou_types, prediction)
-                iou_types = iou_types or (("bbox", "segm") if "masks" in prediction else ("bbox",))
+                iou_types = iou_types or (("bbox", "segm") if "masks" in prediction and drawn else ("bbox",))
                 detections += _results(prediction, target["image_id"], "segm" in iou_types)
     finally:
         model.train(training)
-    truth = data.annotations()
     objects = [o for o in truth["annotations"] if not o["iscrowd"] and o["image_id"] in set(ids)]
     if not objects:
         raise InputError("data have no objects to detect (crowds do not count)")
-    if "segm" in (iou_types or ()) and not all("segmentation" in o for o in objects):
+    if "segm" in (iou_types or ()) and not drawn:
         raise InputError("iou_types has 'segm', but data have no masks")
     scores: dict[str, float] = {}
     for kind in iou_types or ():
@@ -121,7 +124,21 @@ def _results(prediction: Mapping[str, Tensor], image_id: Any, masks: bool) -> li
     return results
 
 
+def _with_masks(truth: dict[str, Any]) -> dict[str, Any]:
+    """Turn each annotation without a mask into a crowd that fills its box, in which detections do not count."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    annotations = []
+    for o in truth["annotations"]:
+        if "segmentation" not in o:
+            x, y, width, height = o["bbox"]
+            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+            o = {**o, "iscrowd": 1, "segmentation": from_segmentation([corners], *sizes[o["image_id"]])}
+        annotations.append(o)
+    return {**truth, "annotations": annotations}
+
+
 def _score(truth: dict[str, Any], detections: list[dict[str, Any]], ids: list[Any], kind: str) -> dict[str, float]:
+    truth = _with_masks(truth) if kind == "segm" else truth
     with redirect_stdout(StringIO()):
         results = []
         for number, row in enumerate(detections, 1):

@@ -25,6 +25,7 @@ from hiera import configs
 from hiera.detection.cascade import CascadeRoIHeads, ClassAgnosticPredictor
 from hiera.detection.pyramid import Pyramid, SimplePyramid
 from hiera.detection.regions import RegionHeads, RegionPool, RegionTransform
+from hiera.detection.targets import check_images, check_targets
 from hiera.hieradet import HieraDet
 from hiera.vitdet import ViTDet
 from plm_core import InputError
@@ -74,8 +75,9 @@ class Detector(GeneralizedRCNN):
 
         Args:
             images: Images, float [3, height, width] from 0 to 1 each. Their sizes may differ.
-            targets: A dict for each image, needed in training mode: ``boxes`` float [N, 4], ``labels`` int64 [N] from 1
-                to ``num_classes`` and, if the detector predicts masks, ``masks`` [N, height, width] of 0 and 1.
+            targets: A dict for each image, needed in training mode: ``boxes`` [N, 4] in pixels of the image, ``labels``
+                int64 [N] from 1 to ``num_classes`` and, if the detector predicts masks, ``masks`` [N, height, width] of
+                0 and 1. An object whose mask is 0 everywhere has no mask, and trains the boxes only.
 
         Returns:
             A dict of scalar losses, or a dict for each image, best detection first: ``boxes`` [N, 4] in pixels of the
@@ -85,14 +87,9 @@ class Detector(GeneralizedRCNN):
         Raises:
             InputError: An image or a target is not as described.
         """
-        for i, image in enumerate(images):
-            _check_image(i, image)
+        images = check_images(images, next(self.parameters()).dtype)
         if self.training:
-            if targets is None or len(targets) != len(images):
-                received = "None" if targets is None else f"{len(targets)} of them"
-                raise InputError(f"targets must be one dict per image in training mode, not {received}")
-            for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-                self._check_target(i, image, target)
+            targets = check_targets(targets, images, self.num_classes, self.roi_heads.has_mask())
         return super().forward(images, targets)
 
     def no_weight_decay(self) -> set[str]:
@@ -108,34 +105,9 @@ class Detector(GeneralizedRCNN):
             "blocks": r"^backbone\.trunk\.blocks\.(\d+)\.(?!attn\.rel_pos)",
         }
 
-    def _check_target(self, i: int, image: Tensor, target: dict[str, Tensor]) -> None:
-        needed = {"boxes", "labels", "masks"} if self.roi_heads.has_mask() else {"boxes", "labels"}
-        if lacking := sorted(needed - target.keys()):
-            raise InputError(f"targets[{i}] lacks {', '.join(lacking)}")
-        boxes, labels = target["boxes"], target["labels"]
-        if boxes.ndim != 2 or boxes.shape[-1] != 4 or len(labels) != len(boxes):
-            raise InputError(
-                f"targets[{i}] has boxes {list(boxes.shape)} and labels {list(labels.shape)}; [N, 4] and [N] expected"
-            )
-        bad = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1))
-        if bad.any():
-            row = int(bad.nonzero()[0])
-            raise InputError(f"targets[{i}] box {row} is {boxes[row].tolist()}; x0 < x1 and y0 < y1 are expected")
-        if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= self.num_classes:
-            low, high = int(labels.min()), int(labels.max())
-            raise InputError(f"targets[{i}] has labels from {low} to {high}; 1 to {self.num_classes} are allowed")
-        if "masks" in needed and target["masks"].shape != (len(boxes), *image.shape[-2:]):
-            raise InputError(
-                f"targets[{i}] has masks {list(target['masks'].shape)}; "
-                f"{[len(boxes), *image.shape[-2:]]} is expected, to fit its boxes and image"
-            )
-
-
-def _check_image(i: int, image: Tensor) -> None:
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise InputError(f"images[{i}] is {image.dtype} {list(image.shape)}; float [3, height, width] is expected")
-    if not image.isfinite().all():
-        raise InputError(f"images[{i}] has NaN or infinite values")
+    def drop_masks(self) -> None:
+        """Remove the mask branch. The detector then predicts boxes only, and needs no masks to train."""
+        self.roi_heads.mask_roi_pool = self.roi_heads.mask_head = self.roi_heads.mask_predictor = None
 
 
 def detector(

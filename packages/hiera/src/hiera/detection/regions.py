@@ -75,6 +75,9 @@ class RegionHeads(RoIHeads):
         losses = self.box_losses(features, boxes, labels, goals, image_shapes, targets)
         if self.has_mask():
             objects = [torch.where(n > 0)[0] for n in labels]
+            # An object whose mask is empty has none. It trains the boxes only.
+            drawn = [t["masks"].flatten(1).any(1) for t in targets]
+            objects = [i[d[m[i]]] for i, d, m in zip(objects, drawn, matched, strict=True)]
             boxes = [b[i] for b, i in zip(boxes, objects, strict=True)]
             matched = [m[i] for m, i in zip(matched, objects, strict=True)]
             logits = self._mask_logits(features, boxes, image_shapes)
@@ -116,7 +119,17 @@ class RegionHeads(RoIHeads):
 
 
 class RegionTransform(GeneralizedRCNNTransform):
-    """torchvision's resizing, normalising and padding, without its half-pixel shift of the masks."""
+    """torchvision's resizing, normalising and padding, without its half-pixel shifts of the masks."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Resize an image [3, H, W] with its boxes and masks. Masks are interpolated as the image is, to float."""
+        masks = None if target is None else target.get("masks")
+        rest = None if target is None else {name: value for name, value in target.items() if name != "masks"}
+        image, rest = super().resize(image, rest)
+        if rest is not None and masks is not None:
+            size, mode = image.shape[-2:], "bilinear"
+            rest["masks"] = F.interpolate(masks[:, None].float(), size, mode=mode, align_corners=False)[:, 0]
+        return image, rest
 
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: Sizes, original_image_sizes: Sizes
@@ -130,6 +143,18 @@ class RegionTransform(GeneralizedRCNNTransform):
             if mask is not None:
                 r["masks"] = paste_masks(mask, r["boxes"], size)
         return result
+
+
+def sample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize masks [N, H, W] -> [N, *size]: a new pixel has the value of the old one in which its centre lies.
+
+    The indices are whole numbers, so a mask and its mirror image, or a mask at another scale, are sampled alike.
+    """
+    rows, columns = (
+        (2 * torch.arange(new, device=masks.device) + 1) * old // (2 * new)
+        for new, old in zip(size, masks.shape[1:], strict=True)
+    )
+    return masks[:, rows][:, :, columns]
 
 
 def cut_masks(masks: Tensor, boxes: Tensor, size: int) -> Tensor:

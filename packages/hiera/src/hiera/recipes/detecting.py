@@ -26,14 +26,18 @@ EVALUATIONS = 10
 def run(job: Job) -> Trained | None:
     """Train a detector on the split of ``job.data`` to train on, and score it on the one to judge it on.
 
+    If no object to train on has a mask, the detector loses its mask branch and learns boxes only.
+
     Raises:
         InputError: The data lack a split, a split has no objects that can be used, or the splits have other classes.
             Nothing is trained.
     """
     train, val = (open_split(job, folder) for folder in split_folders(job.data))
     check_classes(job.data, list(train.names.values()), list(val.names.values()))
-    objects = sum(len(train.objects[i]) for i in train.ids)
-    found = f"{len(train)} images with {objects} objects of {len(train.names)} classes, {len(val)} held-out images"
+    objects = [o for i in train.ids for o in train.objects[i]]
+    masks = any("segmentation" in o for o in objects if not o["iscrowd"])
+    found = f"{len(train)} images with {len(objects)} objects of {len(train.names)} classes"
+    found += ("" if masks else ", boxes only") + f", {len(val)} held-out images"
     begin(job, found)
     config: DetectConfig = job.config_for(len(train))
     train.transform = coco.LargeScaleJitter(config.img_size, config.scale)
@@ -42,6 +46,9 @@ def run(job: Job) -> Trained | None:
     model = job.create(load=load_trunk, drop_path_rate=config.drop_path, **shape)
     if not isinstance(model, Detector):
         raise InputError(f"model {job.model!r} is a {type(model).__name__}; recipe {job.recipe!r} trains a Detector")
+    if not masks:
+        model.drop_masks()
+        shape |= {"masks": False}
 
     def score(model: nn.Module) -> dict[str, float]:
         return coco.evaluate(model, val, num_workers=job.num_workers)
@@ -76,7 +83,7 @@ def split_folders(data: str) -> tuple[Path, Path]:
 
 
 def open_split(job: Job, folder: Path) -> coco.CocoDetection:
-    """Open a split, and refuse one without an object that has a mask: nothing could be learnt or scored.
+    """Open a split, and refuse one without objects: nothing could be learnt or scored.
 
     Images that cannot be read are left out if the job says so, and are an error otherwise.
     """
@@ -91,7 +98,7 @@ def open_split(job: Job, folder: Path) -> coco.CocoDetection:
         counts += [f"{len(objects)} of crowds"] if objects else []
         total = data.left_out.total() + len(objects)
         left_out = f"{total} annotations, all left out ({', '.join(counts)})" if total else "no annotations"
-        raise InputError(f"data {job.data!r} has no objects in {folder.name}/: {left_out}; {job.recipe} learns masks")
+        raise InputError(f"data {job.data!r} has no objects in {folder.name}/: {left_out}")
     return data
 
 
