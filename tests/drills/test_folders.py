@@ -70,7 +70,7 @@ def grow(root, draw, depth=0):
             (root / name).touch()
 
 
-@pytest.mark.trials(short=40, long=2000)
+@pytest.mark.trials(short=40, long=1000)
 def test_trees(trials, drill, tmp_path):
     for number in range(trials):
         home = tmp_path / str(number)  # where links that lead out of the data end, so that no tree reaches another

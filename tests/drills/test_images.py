@@ -98,7 +98,7 @@ def coco(file, size):
     return data.scene(0)[0].as_subclass(torch.Tensor)
 
 
-@pytest.mark.trials(short=100, long=4000)
+@pytest.mark.trials(short=100, long=3000)
 @pytest.mark.filterwarnings("ignore")
 def test_readers_agree(trials, drill, tmp_path):
     draw, file = random.Random(7), tmp_path / "x"

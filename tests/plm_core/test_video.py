@@ -571,3 +571,11 @@ def test_short_videos_are_refused_before_a_training(folder):
     ):
         open_clips(load_dataset(folder), spec, ClipSettings(stride=9, pad=None), lambda clip: clip)
     assert len(open_clips(load_dataset(folder), spec, ClipSettings(stride=1, pad=None), lambda clip: clip)) == 3
+
+
+def test_frames_of_several_sizes_are_refused(folder, monkeypatch):
+    pictures = {0: torch.zeros(4, 6, 3), 1: torch.zeros(8, 6, 3)}
+    monkeypatch.setattr(Video, "_pictures", lambda self, runs: iter(pictures.items()))
+    file = next(folder.rglob("c.mkv"))
+    with pytest.raises(InputError, match=r"c\.mkv has frames of 2 sizes: \(4, 6, 3\), \(8, 6, 3\)"):
+        Video(file).read([0, 1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +15,11 @@ from plm_core.datasets.labelled import Dataset
 from plm_core.datasets.layout import files_below, subfolders
 from plm_core.errors import InputError
 from plm_core.utils.endings import VIDEOS, image_endings
+from plm_core.utils.text import RAW, printable
 
 _log = logging.getLogger("plm_core")
 MAX_NAMES = 5
 """Number of empty folders that a warning names."""
-RAW = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
-"""Control characters, and bytes that are no UTF-8: names of files are any bytes."""
 
 
 def read_classes(root: Path) -> Dataset:
@@ -56,13 +54,13 @@ def _read(root: Path, kind: str, endings: Collection[str], example: str) -> Data
         raise InputError(f"dataset {str(root)!r} has no {kind} in folders named after their classes, as in {example}")
     if len(folders) < len(found):
         empty = [folder for folder, files in found.items() if not files]
-        listed = ", ".join(map(_printable, empty[:MAX_NAMES]))
+        listed = ", ".join(map(printable, empty[:MAX_NAMES]))
         _log.warning("%d folders of %s have no %s: %s", len(empty), root, kind, listed)
     classes = _class_names(root, folders)
     found = _once(root, {folder: found[folder] for folder in folders}, kind)
     files = [file for folder in folders for file in found[folder]]
     labels = np.repeat(np.arange(len(classes)), [len(found[folder]) for folder in folders])
-    names = [_printable(file.relative_to(root).as_posix()) for file in files]
+    names = [printable(file.relative_to(root).as_posix()) for file in files]
     return Dataset(str(root), names, labels.astype(np.int64), classes, files, kind)
 
 
@@ -102,8 +100,3 @@ def _once(root: Path, found: Mapping[str, list[Path]], kind: str) -> dict[str, l
     if copies:
         _log.warning("%d %s of %s are links to others of their class, and are left out", copies, kind, root)
     return kept
-
-
-def _printable(text: str) -> str:
-    """Return a name with escapes for what a terminal would obey or cannot show."""
-    return RAW.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from plm_core.errors import InputError
+from plm_core.utils.text import printable
 
 TRAIN = ("train", "training")
 """Names of the split to train on."""
@@ -48,7 +49,7 @@ def find_splits(root: Path) -> tuple[Path, Path | None]:
             f"as in {root / named[0]}"
         )
     if named and _holds_folders_only(root / named[0]):
-        others = ", ".join(name for name in names if name not in named)
+        others = ", ".join(printable(name) for name in names if name not in named)
         raise InputError(
             f"data {str(root)!r} may be classes or splits: {named[0]} is named like a split and holds folders only, "
             f"but beside it are {others}; name the folder to read, or rename {named[0]}"

@@ -54,7 +54,7 @@ def open_image(path: str | Path) -> Image.Image:
         InputError: The file cannot be read; the message names it.
     """
     try:
-        return _read(path)
+        return _read(_bytes(Path(path)))
     except InputError as e:
         raise InputError(f"image {str(path)!r} cannot be read: {e}") from e
 
@@ -71,7 +71,7 @@ def decode_image(contents: bytes | NDArray[np.uint8]) -> Image.Image:
     if not isinstance(contents, bytes):
         channels = contents.shape[2] if contents.ndim == 3 else 1
         return plain(Image.fromarray(contents.reshape(contents.shape[:2]) if channels == 1 else contents))
-    return _read(io.BytesIO(contents))
+    return _read(contents)
 
 
 def check_image(item: Path | bytes | NDArray[np.uint8], decode: bool = True) -> None:
@@ -85,7 +85,7 @@ def check_image(item: Path | bytes | NDArray[np.uint8], decode: bool = True) -> 
         InputError: It cannot be read. The message says why, without a name.
     """
     if isinstance(item, (Path, bytes)):
-        with _opened(item if isinstance(item, Path) else io.BytesIO(item)) as image:
+        with _opened(_bytes(item) if isinstance(item, Path) and decode else item) as image:
             if decode:
                 image.draft(None, (1, 1))
                 image.load()
@@ -146,8 +146,16 @@ def _shares(image: Image.Image) -> Image.Image:
     return Image.fromarray((pixels / np.float32(scale)).clip(0, 1).astype(np.float32))
 
 
-def _read(file: Any) -> Image.Image:
-    with _opened(file) as image:
+def _bytes(path: Path) -> bytes:
+    """Return the contents of a file. PIL reads damaged files in another way by their path than by their bytes."""
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise InputError(e.strerror or first_line(e)) from e
+
+
+def _read(contents: bytes) -> Image.Image:
+    with _opened(contents) as image:
         image.load()
         turn = TURNS.get(_orientation(image))
         upright = plain(image)
@@ -157,10 +165,10 @@ def _read(file: Any) -> Image.Image:
 
 
 @contextmanager
-def _opened(file: Any) -> Iterator[Image.Image]:
+def _opened(file: Path | bytes) -> Iterator[Image.Image]:
     """Open an image, and say why if it cannot be read."""
     try:
-        with Image.open(file) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             yield image
     except InputError:
         raise

@@ -105,6 +105,9 @@ class Video:
         missing = [i for i in numbers if i not in pictures]
         if missing:
             raise InputError(f"{self.name} is damaged: frame {missing[0]} of {len(self)} cannot be decoded")
+        shapes = {tuple(picture.shape) for picture in pictures.values()}
+        if len(shapes) > 1:
+            raise InputError(f"{self.name} has frames of {len(shapes)} sizes: {', '.join(map(str, sorted(shapes)))}")
         return torch.stack([pictures[i] for i in indices])
 
     def _runs(self, numbers: Sequence[int]) -> list[tuple[int | None, list[int]]]:
@@ -129,8 +132,8 @@ class Video:
         number_of = {time: number for number, time in enumerate(self._times)}
         with _opened(self._file) as (container, stream):
             for jump, run in runs:
-                if jump is not None:
-                    container.seek(jump, stream=stream)
+                if jump is not None and not _sought(container, stream, jump):
+                    continue
                 for count, frame in enumerate(_decoded(container, stream)):
                     number = number_of.get(frame.pts, -1) if number_of else count
                     if number in run:
@@ -217,6 +220,16 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             yield from packet.decode()
         except av.FFmpegError:  # the packet is damaged, but later ones may be whole
             continue
+
+
+def _sought(container: Any, stream: Any, time: int) -> bool:
+    import av
+
+    try:
+        container.seek(time, stream=stream)
+    except av.FFmpegError:  # the index of the file is damaged
+        return False
+    return True
 
 
 def _picture(frame: Any) -> Tensor:
