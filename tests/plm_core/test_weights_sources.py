@@ -108,6 +108,15 @@ def test_names_of_wrapped_models_are_those_of_the_model(wrapper, layout, micro, 
     assert weights.fingerprint(fresh) == weights.fingerprint(micro)
 
 
+def test_a_prefix_of_the_model_itself_stays():
+    model = torch.nn.ModuleDict({"body": torch.nn.ModuleDict({"fc": torch.nn.Linear(2, 2)})})
+    ones = {key: torch.ones_like(value) for key, value in model.state_dict().items()}
+    for prefix in ("", "module.", "model.module."):
+        assert weights.load(model, {f"{prefix}{key}": value for key, value in ones.items()}).ok
+        with pytest.raises(weights.WeightsMismatch, match=r"missing: body.*; unexpected: .*other"):
+            weights.load(model, {f"{prefix}{key.replace('fc', 'other')}": value for key, value in ones.items()})
+
+
 def test_a_prefix_makes_up_for_nothing_else(state, fresh, one_line):
     broken = {f"module.{key}": value for key, value in state.items() if key != "head.fc.bias"}
     before = weights.fingerprint(fresh)

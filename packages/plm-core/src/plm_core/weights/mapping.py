@@ -199,7 +199,7 @@ def _best(
 
 
 def _rank(report: Report) -> tuple[int, int]:
-    return report.num_fitting, -len(report.unexpected) - len(report.rest)
+    return report.num_fitting, -len(report.unexpected)
 
 
 def _without_wrappers(state: State) -> Iterator[dict[str, Tensor]]:
