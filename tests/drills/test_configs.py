@@ -12,6 +12,7 @@ from torch import nn
 import plm_core
 from plm_core import weights
 
+pytestmark = pytest.mark.timeout(1800)  # at full length
 MODELS = {"test_vit": 2, "hiera_micro_digits": 10}
 ODD = (
     *(None, True, False, 0, -1, 1, 2, 3, 7, 10**6 + 1, 10**30, -(10**18), 0.5, -0.0, 1e-320, 1e308, "", "x", "0", "2"),
@@ -134,7 +135,6 @@ def snapshot(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.trials(short=40, long=1000)
 def test_local_folders(drill, trials, folders, tmp_path, monkeypatch):
     """A config.json with fields of the wrong kind, in a folder with whole weights."""

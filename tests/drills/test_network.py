@@ -15,6 +15,7 @@ from plm_core import hub, weights
 from plm_core.hub import HubFile
 from plm_core.utils import network
 
+pytestmark = pytest.mark.timeout(1800)  # at full length
 REPO = "org/name"
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
 REDIRECT = b"HTTP/1.1 307 Temporary Redirect\r\nConnection: close\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n"
@@ -90,7 +91,7 @@ def break_it(double, rng):
         double.repos[REPO].gated = fault == "gated"
 
 
-@pytest.mark.trials(short=20, long=800)
+@pytest.mark.trials(short=20, long=500)
 def test_downloads(drill, trials, files, hub_double, impatient, tmp_path):
     rng = random.Random(21)
     hub_double.add(REPO, files)
@@ -111,7 +112,7 @@ def test_downloads(drill, trials, files, hub_double, impatient, tmp_path):
     drill.expect("writes", not [path for path in outside if path.name == "x"], "a file outside of the cache")
 
 
-@pytest.mark.trials(short=3, long=150)
+@pytest.mark.trials(short=3, long=90)
 def test_commands(drill, trials, files, hub_double, impatient, plm, tmp_path, monkeypatch):
     """``plm predict hf-hub:`` with a cold or a warm cache, and ``plm push``."""
     from PIL import Image

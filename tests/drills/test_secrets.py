@@ -14,6 +14,7 @@ import plm_core
 from plm_core import hub, weights
 from plm_core.utils import network
 
+pytestmark = pytest.mark.timeout(1800)  # at full length
 TOKEN = "hf_SECRETtokenSECRET"
 PASSWORD = "SECRETpass@word"
 REPO = "org/name"
