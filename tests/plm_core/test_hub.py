@@ -573,6 +573,16 @@ def test_every_way_to_a_model_waits_as_little(model, hub_double, sha, impatient,
     assert not caplog.records
 
 
+def test_a_server_that_names_a_place_outside_of_the_cache_is_refused(hub_double, impatient):
+    head = (
+        b'HTTP/1.1 200 OK\r\nX-Repo-Commit: ../../../x\r\nETag: "a"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+    )
+    hub_double.drop(sent=head)
+    for way in (load, create, lambda name: plm_core.create_model(name, num_classes=3)):
+        with one_line(WeightsError, REPO, "Invalid pointer path"):
+            way(REPO)
+
+
 def test_one_dropped_connection_is_no_error(model, hub_double, sha, impatient):
     hub_double.drop(times=2)
     assert weights.fingerprint(create(REPO)) == weights.fingerprint(model)

@@ -79,7 +79,16 @@ def download(file: HubFile, cache_dir: str | Path | None = None) -> Path:
     """Do what `fetch` does, with the errors of huggingface_hub."""
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
+    with _refusals():
+        return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as e:  # huggingface_hub refuses a place outside of its cache, which the server named
+        raise e if isinstance(e, UnicodeError) else OSError(str(e)) from e
 
 
 def fetch_folder(repo: HubFile, patterns: Sequence[str]) -> Path:
@@ -91,7 +100,7 @@ def fetch_folder(repo: HubFile, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     name = repo.repo + (f"@{repo.revision}" if repo.revision else "")
-    with one_line(f"cannot get {name}", HubFile(repo.repo, repo.revision, CONFIG_FILE)):
+    with one_line(f"cannot get {name}", HubFile(repo.repo, repo.revision, CONFIG_FILE)), _refusals():
         return Path(snapshot_download(repo.repo, revision=repo.revision, allow_patterns=list(patterns)))
 
 
