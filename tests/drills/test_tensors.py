@@ -93,7 +93,7 @@ def subjects():
                 found.append((model, layout, weights.export(model, layout)))
             except PlmError:  # the other code base has no place for this variant
                 continue
-    assert len({layout for _, layout, _ in found}) == 7
+    assert len({layout for _, layout, _ in found}) == 8
     return found
 
 

@@ -60,6 +60,15 @@ def test_error_inside_leaves_everything_as_it_was(tmp_path, error, old):
     assert not old or target.read_text() == old
 
 
+def test_a_disk_that_removes_nothing_either_is_one_error(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "unlink", fail)
+    with pytest.raises(FileError, match=r"cannot write .*file.txt: .*No space left"):
+        write_half(tmp_path / "file.txt", OSError(28, "No space left on device"))
+
+
 def test_target_that_cannot_be_replaced_leaves_no_litter(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"), atomic_path(tmp_path / "folder") as part:

@@ -64,7 +64,8 @@ def atomic_paths(*paths: str | Path) -> Iterator[tuple[Path, ...]]:
         raise FileError(f"cannot write {', '.join(map(str, paths))}: {e}") from e
     finally:
         for part in parts:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that fails keeps the part, and the error above says why
+                part.unlink(missing_ok=True)
 
 
 def _target(path: Path) -> Path:
