@@ -1,12 +1,14 @@
 """The models that match a pattern, and how they are created."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from parc.ranking.candidates import Candidate, expand_patterns, has_trained_head, make_model, size_of
 from plm_core.errors import InputError, NotSupported, UnknownName, WeightsError
+from plm_core.weights import fingerprint
 
 
 def names(*patterns, **options):
@@ -131,3 +133,11 @@ def test_size_without_weights():
     assert size_of(Candidate("resnet18.a1_in1k")) == 11_689_512
     assert size_of(Candidate("torchvision:resnet18")) == 11_689_512
     assert size_of(Candidate("local-dir:/nowhere")) == size_of(Candidate("transformers:/nowhere")) == 0
+
+
+def test_random_weights_are_the_same_in_several_threads():
+    def make(_):
+        return fingerprint(make_model(Candidate(name="test_resnet", pretrained=False)))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(make, range(8)))) == 1

@@ -11,6 +11,7 @@ from typing import Any
 from parc.facts import TORCHVISION, facts_of
 from plm_core.errors import InputError, NotSupported, UnknownName
 from plm_core.utils.near_misses import miss
+from plm_core.utils.seeding import seeded_weights
 from plm_core.utils.text import natural_key
 
 _log = logging.getLogger("parc")
@@ -152,12 +153,9 @@ def make_model(candidate: Candidate) -> Any:
         PlmError: An error of `plm_core.create_model`.
         NotSupported: There are no weights for the model.
     """
-    import torch
-
     from plm_core.models import create_model
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_weights(0):
         try:
             model = create_model(candidate.name, pretrained=candidate.pretrained)
         except RuntimeError as e:

@@ -12,6 +12,7 @@ from plm_core.errors import NotSupported
 from plm_core.hookspecs import BlockAdapter
 from plm_core.models import SOURCES, create_model
 from plm_core.utils.references import resolve
+from plm_core.utils.seeding import seeded_weights
 
 OUTPUT_FIELDS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")
 """The fields of a transformers output that may hold the result. Those without a token dimension come first."""
@@ -26,8 +27,7 @@ def make(adapter: BlockAdapter) -> tuple[nn.Module, Tensor]:
     name, options = adapter.example
     module, sep, _ = name.partition(":")
     is_reference = sep and module.lower() not in SOURCES  # "module:function", not "hf-hub:org/name"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded_weights(0):
         model: Any = resolve(name)(**options) if is_reference else create_model(name, **options)
         for parameter in model.parameters():  # a layer that is zero at the start would hide errors before it
             if not parameter.any():
