@@ -22,5 +22,8 @@ def test_the_stop(monkeypatch):
     cells = re.findall("<td>(.*?)</td>", page)
     rows = [cells[i : i + 5] for i in range(0, len(cells), 5)]
     assert [row[:2] for row in rows] == [["0", "145"], ["8", "97"], ["16", "49"], ["24", "13"]]
-    assert rows[0][3] == "100.0%"
+    assert rows[0][3] == "100.0 %"
+    assert f"<p>With r={stop.R[-1]} an image takes " in page
+    assert stop._comment(2.0, 1.0).startswith("With r=24 an image takes 2.00 times less time.")
+    assert stop._comment(1.0, 1.0).startswith("With r=24 an image takes longer, not shorter: ")
     assert tour.facts["r=24, tokens left"] == "13 of 145"

@@ -1,4 +1,4 @@
-"""The declarations of plm-core: its commands, the adapters of other libraries' families, the tour's first stop."""
+"""The declarations of plm-core: its commands, the adapters of other libraries' families, the tour's last stop."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ def plm_trainings() -> list[Training]:
 
 @hookimpl
 def plm_tour_stops() -> list[TourStop]:
-    """Return the first stop, which shows what is installed."""
-    return [TourStop(name="installed", title="What is installed", run="plm_core.tools.tour:installed", order=0)]
+    """Return the last stop, which shows what is installed."""
+    return [TourStop(name="installed", title="What is installed", run="plm_core.tools.tour:installed", order=900)]

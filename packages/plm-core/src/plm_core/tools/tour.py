@@ -17,15 +17,18 @@ from plm_core.utils.files import atomic_path
 from plm_core.utils.plots import require_matplotlib
 from plm_core.utils.progress import track
 from plm_core.utils.references import resolve
+from plm_core.utils.text import describe
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.8rem; } h2 { margin-top: 2.5rem; border-bottom: 2px solid #d8dee9; padding-bottom: .25rem; }
-table { display: block; overflow-x: auto; border-collapse: collapse; margin: 1rem 0; }
-td, th { border: 1px solid #d8dee9; padding: .3rem .7rem; text-align: left; }
+table { border-collapse: collapse; margin: 1rem 0; }
+td, th { border: 1px solid #d8dee9; padding: .3rem .7rem; text-align: left; overflow-wrap: anywhere; }
 th { background: #f2f5f9; } img { max-width: 100%; height: auto; } figcaption { color: #57606f; font-size: .9rem; }
 figure { margin: 1rem 0; } code, pre { background: #f2f5f9; border-radius: 4px; padding: .1rem .3rem; }
-pre { padding: .8rem; overflow-x: auto; } .failed { color: #b00020; } footer { margin-top: 3rem; color: #57606f; }
+pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.failed { color: #b00020; } footer { margin-top: 3rem; color: #57606f; }
+@media (max-width: 480px) { table { font-size: .75rem; } td, th { padding: .15rem .3rem; } }
 """
 
 
@@ -90,9 +93,11 @@ def run(out: Path) -> list[dict[str, str]]:
             tour = Tour()
             try:
                 resolve(stop.run)(tour)
-            except Exception as e:  # a stop that fails must not keep the others from running
-                tour.parts.append(f'<p class="failed">This stop failed: {html.escape(f"{type(e).__name__}: {e}")}</p>')
-                tour.facts = {"FAILED": f"{type(e).__name__}: {e}"}
+            except KeyboardInterrupt:
+                raise
+            except BaseException as e:  # a stop that fails must not keep the others from running
+                tour.parts.append(f'<p class="failed">This stop failed: {html.escape(describe(e))}</p>')
+                tour.facts = {"FAILED": describe(e)}
             sections.append(f"<section><h2>{html.escape(stop.title)}</h2>{''.join(tour.parts)}</section>")
             rows += [{"stop": stop.title, "fact": fact, "value": value} for fact, value in tour.facts.items()]
         report.write_text(_page(sections), encoding="utf-8")
@@ -118,7 +123,7 @@ def _page(sections: Sequence[str]) -> str:
 
 
 def installed(tour: Tour) -> None:
-    """Show the installed plug-ins and the models that they declare; this is the first stop."""
+    """Show the installed plug-ins and the models that they ship with weights; this is the last stop."""
     tour.text("The installed plug-ins, and what each declares.")
     tour.table(
         [
@@ -131,7 +136,13 @@ def installed(tour: Tour) -> None:
             for s in registry().statuses
         ]
     )
-    tour.text("The models that they declare. timm.create_model creates each of them by name.")
+    models = sorted(registry().declared(Model), key=lambda m: (m.family, m.params))
+    shipped = [m for m in models if any(p.repo is None for p in m.pretrained)]
+    tour.text(
+        f"The models whose weights are shipped, so that they work without a download. {len(models) - len(shipped)} "
+        "more are declared, most of them with weights on the Hugging Face Hub: plm list shows all. timm.create_model "
+        "creates each of them by name."
+    )
     tour.table(
         [
             {
@@ -140,11 +151,11 @@ def installed(tour: Tour) -> None:
                 "input": "x".join(map(str, m.input.shape)),
                 "weights": _weights(m),
             }
-            for m in sorted(registry().declared(Model), key=lambda m: (m.family, m.params))
+            for m in shipped
         ]
     )
     tour.fact("plug-ins", str(sum(s.state == "loaded" for s in registry().statuses)))
-    tour.fact("models", str(len(registry().declared(Model))))
+    tour.fact("models", str(len(models)))
 
 
 def _weights(model: Model) -> str:
