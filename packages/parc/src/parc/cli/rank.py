@@ -42,7 +42,7 @@ class _RankCommand(LightCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         following = [*args[1:], "--"]
-        pairs = zip(args, following, strict=True)
+        pairs = zip(args, following, strict=False)  # there may be no words at all
         args = ["--ray=local" if arg == "--ray" and after.startswith("-") else arg for arg, after in pairs]
         return super().parse_args(ctx, args)
 
