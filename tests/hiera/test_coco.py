@@ -290,7 +290,7 @@ def test_jitter_moves_image_box_and_mask_to_the_same_place():
     """The box is the object's scaled and clipped box in float64. Each mask pixel is the old one below its centre."""
     rng = random.Random(0)
     shifts = []
-    for trial in range(150):
+    for trial in range(60):
         size = (rng.randrange(40, 97), rng.randrange(40, 97))
         box = drawn_box(rng, size)
         scale = rng.choice((0.2, 0.35, 0.5, 0.61, 0.8, 1.0, 1.3, 2.0))
@@ -316,8 +316,8 @@ def test_jitter_moves_image_box_and_mask_to_the_same_place():
         assert unsure or np.array_equal(got["masks"][0], inside)
         if got["masks"].any() and max(exact) < 64:
             shifts.append(np.subtract(centres(got["masks"][0]), centres(out[0] * (out != MEAN).any(0))))
-    assert len(shifts) > 40
-    assert np.abs(np.mean(shifts, 0)).max() < 0.06
+    assert len(shifts) > 15
+    assert np.abs(np.mean(shifts, 0)).max() < 0.1
     assert np.abs(shifts).max() < 0.8
 
 
@@ -371,12 +371,12 @@ class Known(nn.Module):
         return self.change(prediction)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_perfect_predictions_score_one(world, folder, batch):
+@pytest.mark.parametrize(("batch", "training"), [(1, True), (4, False)])
+def test_perfect_predictions_score_one(world, folder, batch, training):
     for data in (world, open_folder(folder)):
-        model = Known(data).train()
+        model = Known(data).train(training)
         scores = evaluate(model, data, batch_size=batch)
-        assert model.training
+        assert model.training is training
         assert {"box mAP@[.5:.95]", "box AP50", "mask AP75", "mask AP small"} < set(scores)
         assert "box AP large" not in scores  # no object is large
         assert all(score == pytest.approx(1) for score in scores.values())
@@ -492,12 +492,14 @@ def test_a_few_steps_on_one_scene_learn_it(world):
 
 
 def test_pictures_are_labelled(world):
+    """Drawn as plm predict draws. A score equal to the threshold is high enough."""
     image, target = world[0]
-    picture = draw(image, target, world.names)
-    assert picture.dtype == torch.uint8
-    assert picture.shape == image.shape
-    plain = (image * 255).round().to(torch.uint8)
-    changed = (picture != plain).any(0)
-    assert (changed & target["masks"].any(0).bool()).sum() > 0.9 * target["masks"].any(0).sum()
-    prediction = {**target, "scores": torch.zeros(len(target["labels"]))}
-    assert torch.equal(draw(image, prediction, world.names), plain)
+    plain, picture = draw(image, target, world.names, threshold=2), draw(image, target, world.names)
+    factor = plain.width // 64
+    assert picture.size == plain.size == (64 * factor, 64 * factor)
+    changed = (np.asarray(picture) != np.asarray(plain)).any(2)[factor // 2 :: factor, factor // 2 :: factor]
+    inside = target["masks"].any(0).bool().numpy()
+    assert (changed & inside).sum() > 0.9 * inside.sum()
+    for score, same in ((0.0, True), (0.49, True), (0.5, False)):
+        prediction = {**target, "scores": torch.full((len(target["labels"]),), score)}
+        assert (draw(image, prediction, world.names, threshold=0.5).tobytes() == plain.tobytes()) is same

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+from torchvision.transforms.v2.functional import to_pil_image
 
 from hiera.mae import MaskedAutoencoderHiera
 from plm_core import InputError
 from plm_core.hookspecs import IMAGENET_MEAN, IMAGENET_STD, VIDEO_MEAN, VIDEO_STD
+from plm_core.prediction.detection import objects_of
+from plm_core.prediction.drawing import draw
 from plm_core.utils import plots
 
 if TYPE_CHECKING:
@@ -24,8 +27,6 @@ GREY = 0.5
 # Largest number of images in one figure.
 COLUMNS = 16
 EXTRA = "plm-core[tour]"  # installs matplotlib
-# Colours of the labels: Paul Tol's "bright" scheme, which colour-blind people can tell apart.
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 
 @torch.no_grad()
@@ -97,8 +98,8 @@ def _displayed(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor
 
 def detections(
     image: Tensor, prediction: Mapping[str, Tensor], names: Mapping[int, str], threshold: float = 0.5
-) -> Tensor:
-    """Draw boxes, names and masks of the detections whose score is at least ``threshold``.
+) -> Image.Image:
+    """Draw boxes, names and masks of the detections whose score is at least ``threshold``, as ``plm predict`` does.
 
     Args:
         image: The image, float [3, H, W] from 0 to 1.
@@ -107,19 +108,15 @@ def detections(
         threshold: Lowest score of a detection that is drawn.
 
     Returns:
-        The picture, uint8 [3, H, W].
+        The picture, RGB. A small one is enlarged by a whole factor, so that the names can be read.
     """
-    picture = (image.as_subclass(Tensor).clamp(0, 1) * 255).round().to(torch.uint8)
-    boxes, labels = prediction["boxes"].as_subclass(Tensor), prediction["labels"].tolist()
-    scores = prediction.get("scores", torch.ones(len(labels)))
-    keep = torch.where(scores >= threshold)[0].tolist()
-    if not keep:
-        return picture
-    colours = [COLOURS[labels[i] % len(COLOURS)] for i in keep]
-    if "masks" in prediction:
-        masks = prediction["masks"].as_subclass(Tensor).reshape(len(labels), *picture.shape[1:])[keep] > 0.5
-        picture = draw_segmentation_masks(picture, masks, alpha=0.5, colors=colours)
-    captions = [names.get(labels[i], str(labels[i])) for i in keep]
-    if "scores" in prediction:
-        captions = [f"{name} {scores[i]:.2f}" for name, i in zip(captions, keep, strict=True)]
-    return draw_bounding_boxes(picture, boxes[keep], captions, colors=colours)
+    plain = {k: v.as_subclass(Tensor) for k, v in prediction.items() if k in ("boxes", "labels", "scores", "masks")}
+    plain.setdefault("scores", torch.ones(len(plain["labels"])))
+    if "masks" in plain:
+        plain["masks"] = plain["masks"].reshape(-1, 1, *image.shape[1:])
+
+    def name(number: int) -> str:
+        return names.get(number + 1, str(number + 1))
+
+    picture = to_pil_image(image.as_subclass(Tensor).clamp(0, 1).cpu())
+    return draw(picture, objects_of(plain, name, threshold))

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import plm_core
 from hiera.micro import abswin as micro_abswin
 from hiera.micro.digits import NAME, TOP1, evaluate
+from hiera.pictures import detections
 from plm_core import samples, shapes
 from plm_core.tools.tour import Tour
 from plm_core.training.finetuning import accuracy
@@ -169,28 +169,7 @@ def detection(tour: Tour) -> None:
     names = dict(enumerate(shapes.SHAPES, 1))
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     for ax, image, prediction in zip(figure.subplots(2, 4).flat, images, predictions, strict=True):
-        ax.imshow(image.permute(1, 2, 0).numpy())
-        for box, label, score, mask in zip(
-            prediction["boxes"].tolist(),
-            prediction["labels"].tolist(),
-            prediction["scores"].tolist(),
-            prediction["masks"],
-            strict=True,
-        ):
-            if score >= 0.5:
-                x0, y0, x1, y1 = box
-                ax.add_patch(
-                    Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="white", linewidth=1.5)
-                )
-                ax.contour(mask[0].numpy(), [0.5], colors=["#00e5ff"], linewidths=1)
-                ax.text(
-                    x0,
-                    max(y0 - 2, 5),
-                    f"{names[label]} {score:.2f}",
-                    fontsize=7,
-                    color="white",
-                    backgroundcolor="#0008",
-                )
+        ax.imshow(detections(image, prediction, names))
         ax.set_axis_off()
     num_detections = sum(int((prediction["scores"] >= 0.5).sum()) for prediction in predictions)
     num_objects = sum(len(scene.objects) for scene in world)

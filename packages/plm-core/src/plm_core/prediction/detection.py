@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ def detect(model: nn.Module, images: Sequence[Tensor], labels: Labels, threshold
         labels: Names of the classes, whose numbers here begin at 0.
         threshold: Lowest score.
     """
-    return [_objects(prediction, labels, threshold) for prediction in run_detector(model, images)]
+    return [objects_of(prediction, labels, threshold) for prediction in run_detector(model, images)]
 
 
 def run_detector(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
@@ -53,7 +53,10 @@ def run_detector(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, T
     return [predictions[index] for index in range(len(images))]
 
 
-def _objects(prediction: Mapping[str, Tensor], labels: Labels, threshold: float) -> tuple[Detection, ...]:
+def objects_of(
+    prediction: Mapping[str, Tensor], labels: Callable[[int], str], threshold: float
+) -> tuple[Detection, ...]:
+    """Return the objects in a detector's prediction for an image, with the arguments of `detect`."""
     scores = prediction["scores"].float()
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[scores[order] >= threshold]  # before the masks leave the device, since they are large
