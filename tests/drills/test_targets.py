@@ -83,7 +83,8 @@ def hostile(rng):
     return f"{where}, change {number}", images, targets
 
 
-@pytest.mark.trials(short=60, long=2500)
+@pytest.mark.timeout(1800)
+@pytest.mark.trials(short=40, long=2000)
 def test_of_detection_are_refused_or_trained(drill, trials):
     rng = random.Random(0)
     torch.manual_seed(0)

@@ -24,6 +24,16 @@ def test_timms_outputs_at_a_size_it_was_not_built_for(golden):
         torch.testing.assert_close(ours, theirs, **close)
 
 
+@given(old=st.integers(2, 15), new=st.tuples(st.integers(2, 30), st.integers(2, 30)))
+@settings(max_examples=20, deadline=None)
+def test_antialiased_positions_are_torchs(old, new):
+    table, window = torch.randn(1, 2, old, old), torch.zeros(1, 2, 1, 1)
+    expected = F.interpolate(table, new, mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+    torch.testing.assert_close(abs_win(table, window, new, antialias=True), expected, atol=5e-6, rtol=0)
+    half = abs_win(table.bfloat16(), window.bfloat16(), new, antialias=True)  # for which torch has no function
+    torch.testing.assert_close(half.float(), expected, atol=0.05, rtol=0.02)
+
+
 @torch.no_grad()
 def test_the_size_at_creation_does_not_matter(golden):
     g = golden("abswin_timm_resized")

@@ -400,6 +400,19 @@ def test_training_appends_the_objects_in_the_first_stage_only():
     assert losses["loss_classifier_1"] > losses["loss_classifier_2"]  # the far region is background in the first stage
 
 
+def test_no_stage_learns_from_the_boxes_that_it_hands_on():
+    """The losses of later stages have a gradient for their own predictors only, not through the boxes they start at."""
+    model = small(cascade=True, masks=False).train()
+    image, target = scene()
+    losses = model([image], [{name: target[name] for name in ("boxes", "labels")}])
+    later = losses["loss_box_reg_2"] + losses["loss_box_reg_3"] + losses["loss_classifier_3"]
+    first, second, third = ([*p.parameters()] for p in model.roi_heads.box_predictor)
+    assert all(g is None for g in torch.autograd.grad(later, first, retain_graph=True, allow_unused=True))
+    after = torch.autograd.grad(losses["loss_box_reg_3"], second, retain_graph=True, allow_unused=True)
+    assert all(g is None for g in after)
+    assert torch.autograd.grad(losses["loss_classifier_3"], third[0])[0].abs().sum() > 0
+
+
 def test_scores_are_the_mean_over_stages():
     heads, stages, target = cascade_of((0.0, 0.0, 0.0))
     stages[1].labels = torch.tensor([2, 3])

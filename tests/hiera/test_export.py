@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 import hiera
-from hiera.abswin import abs_win
 from hiera.configs import MICRO_DIGITS, MICRO_MOTIONS
 
 TINY = {"embed_dim": 8, "stages": (1, 1, 1), "num_classes": 5, "probabilities": False}
@@ -26,35 +25,46 @@ class MaeEncoder(nn.Module):
         return self.mae.forward_encoder(x, mask)
 
 
-# name: (model, size of its input, whether it takes indices of kept units)
-CASES = {
-    "image": (lambda: hiera.Hiera(input_size=(32, 48), **SMALL), (32, 48), False),
-    "image at another size": (lambda: hiera.Hiera(input_size=(32, 48), **SMALL), (64, 32), False),
-    "video": (lambda: hiera.Hiera(**VIDEO), (4, 32, 32), False),
-    "abs-win": (lambda: hiera.Hiera(img_size=32, **SMALL, **TIMM_ABSWIN), (32, 32), False),
-    "abs-win at another size": (lambda: hiera.Hiera(img_size=32, **SMALL, **TIMM_ABSWIN), (48, 64), False),
-    "HieraDet": (lambda: hiera.HieraDet(8, stages=(1, 1, 2, 1), global_att_blocks=(3,)), (64, 96), False),
-    "kept units": (lambda: hiera.Hiera(input_size=(32, 48), **SMALL), (32, 48), True),
-    "MAE encoder": (MaeEncoder, (32, 48), True),
+def hieradet(**changes):
+    kwargs = {"stages": (1, 2), "q_pool": 1, "window_spec": (4, 2), "global_att_blocks": (2,), **changes}
+    return hiera.HieraDet(8, window_pos_embed_bkg_spatial_size=(3, 3), **kwargs)
+
+
+def vitdet():
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2}
+    return hiera.ViTDet(**size, pretrain_grid=3, global_att_blocks=(1,))
+
+
+# name: (model, size of its input, another size; None for a model that takes indices of kept units)
+FAMILIES = {
+    "image": (lambda: hiera.Hiera(input_size=(32, 48), **SMALL), (32, 48), (64, 32)),
+    "video": (lambda: hiera.Hiera(**VIDEO), (4, 32, 32), (4, 48, 64)),
+    "abs-win": (lambda: hiera.Hiera(img_size=32, **SMALL, **TIMM_ABSWIN), (32, 32), (48, 64)),
+    "HieraDet": (hieradet, (32, 48), (64, 80)),
+    "HieraDet with relative positions": (
+        lambda: hieradet(pretrain_grid=(8, 8), rel_pos_img_size=48),
+        (32, 48),
+        (64, 80),
+    ),
+    "ViTDet": (vitdet, (32, 40), (48, 64)),
+    "kept units": (lambda: hiera.Hiera(input_size=(32, 48), **SMALL), (32, 48), None),
+    "MAE encoder": (MaeEncoder, (32, 48), None),
 }
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    """Return a model in which every parameter matters, and a function that draws its inputs."""
-    make, size, masked = CASES[request.param]
+def build(name):
+    """Return a model of a family in which every parameter matters."""
     torch.manual_seed(0)
-    model = make().eval()
+    model = FAMILIES[name][0]().eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
+    return model
 
-    def inputs(batch):
-        x = torch.rand(batch, 3, *size)
-        if not masked:
-            return (x,)
-        return x, torch.stack([torch.randperm(6)[:3].sort().values for _ in range(batch)])
 
-    return model, inputs
+def inputs(name, batch, size=None):
+    _, own, other = FAMILIES[name]
+    x = torch.rand(batch, 3, *(size or own))
+    return (x,) if other else (x, torch.stack([torch.randperm(6)[:3].sort().values for _ in range(batch)]))
 
 
 def flat(out):
@@ -68,54 +78,78 @@ def assert_same(out, expected, tolerance):
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
+def assert_runs(name, model, path):
+    """Run a file in onnxruntime at other batch sizes and, where there is one, at another size of the image."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    _, own, other = FAMILIES[name]
+    for batch, size in ((1, own), (3, other or own)):
+        x = inputs(name, batch, size)
+        named = {i.name: value.numpy() for i, value in zip(session.get_inputs(), x, strict=True)}
+        assert_same([torch.from_numpy(o) for o in session.run(None, named)], flat(model(*x)), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["image", "video", "abs-win", "MAE encoder"])
 @torch.no_grad()
-def test_one_graph_exported_and_onnx(case, tmp_path):
-    """One test, so that the traced program serves both torch.export and ONNX."""
-    model, inputs = case
-    x = inputs(2)
+def test_models_are_one_graph(name):
+    """Compile without breaks, and export by torch with a dynamic batch. The trunks have such tests of their own."""
+    model, x = build(name), inputs(name, 2)
     torch.compiler.reset()  # else earlier models make the compiler try dynamic sizes, which takes half a minute
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert_same(flat(compiled(*x)), flat(model(*x)), 1e-5)
-
     batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(model, x, dynamic_shapes=tuple({0: batch} for _ in x))
-    module = program.module()
-    path = tmp_path / "model.onnx"
-    torch.onnx.export(program, dynamo=True, verbose=False).save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for size in (1, 2, 5):
-        x = inputs(size)
-        expected = flat(model(*x))
-        assert_same(flat(module(*x)), expected, 1e-5)
-        named = {i.name: value.numpy() for i, value in zip(session.get_inputs(), x, strict=True)}
-        assert_same([torch.from_numpy(o) for o in session.run(None, named)], expected, 1e-4)
+    module = torch.export.export(model, x, dynamic_shapes=tuple({0: batch} for _ in x)).module()
+    x = inputs(name, 5)
+    assert_same(flat(module(*x)), flat(model(*x)), 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_the_exporter_traces_models_too(tmp_path):
-    """``torch.onnx.export(model, ...)`` works as users write it."""
-    torch.manual_seed(0)
-    model, x = hiera.Hiera(input_size=(32, 48), **SMALL).eval(), torch.rand(2, 3, 32, 48)
+def test_onnx_by_tracing_has_dynamic_sizes(name, tmp_path):
+    """``torch.onnx.export(model, x, file, dynamo=False)``, which most deployment guides use."""
+    model, x = build(name), inputs(name, 2)
+    names = ["x", "keep"][: len(x)]
+    sizes = {axis: f"size{axis}" for axis in (x[0].ndim - 2, x[0].ndim - 1)} if FAMILIES[name][2] else {}
+    axes = {"x": {0: "batch", **sizes}} | {name: {0: "batch"} for name in names[1:]}
     path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (x,), path, dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    x = torch.rand(3, 3, 32, 48)
-    torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), model(x), atol=1e-4, rtol=0)
+    torch.onnx.export(model, x, path, dynamo=False, input_names=names, dynamic_axes=axes)
+    assert_runs(name, model, path)
 
 
-@pytest.mark.parametrize(("size", "grid"), [((4, 4), (28, 20)), ((14, 14), (8, 8)), ((16, 12), (12, 16))])
+# The exporter takes minutes on a busy machine, so the default suite has those that share the least code.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image",
+        "MAE encoder",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("video", "abs-win", "HieraDet", "kept units")),
+    ],
+)
 @torch.no_grad()
-def test_exported_abs_win_positions_are_eager_ones(grid, size, tmp_path):
-    """torch's antialiased bicubic has its own kernel. ONNX's must agree with it for smaller and for larger grids."""
+def test_onnx_by_torch_export_has_dynamic_sizes(name, tmp_path):
+    """``torch.onnx.export(model, x, dynamo=True)``, as users write it."""
+    model, x = build(name), inputs(name, 2)
+    dynamic = torch.export.Dim.DYNAMIC
+    sizes = dict.fromkeys((x[0].ndim - 2, x[0].ndim - 1), dynamic) if FAMILIES[name][2] else {}
+    shapes = ({0: dynamic, **sizes}, *({0: dynamic} for _ in x[1:]))
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(model, x, dynamo=True, dynamic_shapes=shapes, verbose=False).save(path)
+    assert_runs(name, model, path)
 
-    class Positions(nn.Module):
-        def forward(self, table, window):
-            return abs_win(table, window, grid, antialias=True)
 
-    table, window = torch.randn(1, 3, *size), torch.randn(1, 3, 4, 4)
-    expected = Positions()(table, window)
-    path = tmp_path / "positions.onnx"
-    torch.onnx.export(Positions().eval(), (table, window), path, dynamo=True, verbose=False)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("HieraDet with relative positions", "ViTDet")]
+)
+@torch.no_grad()
+def test_onnx_by_torch_export_with_relative_positions(name, tmp_path):
+    """torch's exporter does not interpolate the tables for unknown sizes; only the batch is dynamic."""
+    model, x = build(name), inputs(name, 2)
+    path = tmp_path / "model.onnx"
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    torch.onnx.export(model, x, dynamo=True, dynamic_shapes=shapes, verbose=False).save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    out = session.run(None, {"table": table.numpy(), "window": window.numpy()})[0]
-    torch.testing.assert_close(torch.from_numpy(out), expected, atol=1e-5, rtol=0)
+    x = inputs(name, 3)
+    out = session.run(None, {session.get_inputs()[0].name: x[0].numpy()})
+    assert_same([torch.from_numpy(o) for o in out], flat(model(*x)), 1e-4)

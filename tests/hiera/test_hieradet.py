@@ -121,6 +121,13 @@ def test_compiles_and_exports_with_a_dynamic_batch():
             torch.testing.assert_close(c[2:], b)
 
 
+def test_drop_path_rises_to_its_rate():
+    model = hiera.HieraDet(embed_dim=8, stages=(1, 2, 2, 1), global_att_blocks=(), drop_path_rate=0.5)
+    for name in ("drop_path1", "drop_path2"):
+        rates = [getattr(getattr(block, name), "drop_prob", 0.0) for block in model.blocks]
+        assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
 RECURSIVE = {"embed_dim": 8, "stages": (1, 1, 2, 1), "global_att_blocks": (3,), "window_spec": (4, 2, 4, 2)}
 
 

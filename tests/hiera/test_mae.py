@@ -5,6 +5,8 @@ import hiera
 import plm_core
 from hiera.configs import MICRO_DIGITS, MICRO_MOTIONS, VIDEO
 from plm_core import InputError, NotSupported, weights
+from plm_core.training import Recipe
+from plm_core.training.recipe import parameter_groups
 
 TINY = {"embed_dim": 8, "stages": (1, 1, 1), "q_pool": 1}
 TINY |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
@@ -266,6 +268,31 @@ def test_features_are_the_fused_latents_of_everything(config):
 def test_a_decoder_needs_a_block():
     with pytest.raises(InputError, match="decoder_depth 0 is not allowed"):
         small(decoder_depth=0)
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(InputError, match="x has no sample"):
+        small()(torch.zeros(0, 3, 32, 48))
+
+
+def test_positions_and_the_mask_token_are_not_decayed():
+    names = {name for name, _ in small().named_parameters()}
+    expected = {"pos_embed", "mask_token", "decoder_pos_embed"}
+    assert small().no_weight_decay() & names == expected
+    groups = parameter_groups(small(), Recipe(epochs=1, batch_size=1, lr=1.0, weight_decay=0.1))
+    exempt = {id(p) for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert len(exempt) > len(expected)  # biases and norms too
+
+
+@torch.no_grad()
+def test_a_plain_encoder_of_another_size_has_resized_positions():
+    model = small()
+    encoder = model.plain_encoder(num_classes=3, q_pool=2, input_size=(64, 96))
+    own = model.plain_encoder(num_classes=3, q_pool=2)
+    torch.testing.assert_close(encoder.positions(encoder.grid), own.positions(encoder.grid))
+    assert encoder.eval()(torch.rand(1, 3, 64, 96)).shape == (1, 3)
+    with pytest.raises(InputError, match=r"kwargs \['embed_dim'\] make an encoder that the weights do not fit"):
+        model.plain_encoder(embed_dim=16, q_pool=2)
 
 
 def test_there_is_no_classifier():

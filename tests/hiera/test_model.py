@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from timm.optim import param_groups_layer_decay
 
 import hiera
+import plm_core
 from hiera.configs import MICRO_DIGITS, MICRO_MOTIONS
 from hiera.tokens import reroll
 from plm_core import InputError, weights
@@ -312,7 +313,7 @@ def test_uneven_masks_are_refused():
         ({"q_pool": 3}, "q_pool 3 must be from 0 to 2"),
         ({"q_stride": (2,)}, "q_stride (2,)"),
         ({"mask_unit_attn": (True, False)}, "mask_unit_attn (True, False)"),
-        ({"stages": ()}, "stages () must have"),
+        ({"stages": ()}, "stages () is not allowed: one or more whole numbers"),
         ({"num_heads": 3}, "stage 1 has 8 channels, which 3 heads do not divide"),
         ({"dim_mul": 1.0}, "dim_mul 1.0 leaves stage 2 at 8 channels"),
         ({**SIGNAL, "sep_pos_embed": True}, "sep_pos_embed is for video"),
@@ -373,3 +374,13 @@ def test_layer_decay_and_weight_decay_groups():
     assert placed[id(named["patch_embed.proj.weight"])][1] == scales[0] / 2
     assert scales == sorted(scales)
     assert placed[id(named["head.fc.weight"])][1] == placed[id(named["head.norm.weight"])][1] == 1.0
+
+
+@pytest.mark.parametrize("name", ["hiera_micro_digits", "hiera_micro_motions"])
+def test_stems_of_other_channels_come_from_the_pretrained_one(name):
+    rgb, grey, four = (
+        plm_core.create_model(name, pretrained=True, in_chans=channels).patch_embed.proj.weight
+        for channels in (3, 1, 4)
+    )
+    torch.testing.assert_close(grey, rgb.sum(1, keepdim=True))
+    torch.testing.assert_close(four, rgb[:, [0, 1, 2, 0]] * 0.75)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hiera import FpnNeck, HieraDet, HieraDetFpn, configs, recipes
 from hiera.model import Hiera
@@ -60,6 +61,11 @@ def test_a_global_embedding_of_another_size_is_resized():
     torch.nn.init.constant_(hiera.pos_embed, 0.5)
     det.load_hiera(hiera)
     torch.testing.assert_close(det.pos_embed, torch.full((1, 8, 16, 16), 0.5))
+    torch.nn.init.normal_(hiera.pos_embed)
+    det.load_hiera(hiera)
+    resized = {anti: F.interpolate(hiera.pos_embed, (16, 16), mode="bicubic", antialias=anti) for anti in (True, False)}
+    torch.testing.assert_close(det.pos_embed, resized[True])
+    assert not torch.allclose(det.pos_embed, resized[False], atol=1e-3)
     assert torch.equal(det.pos_embed_window, hiera.pos_embed_win)
 
 

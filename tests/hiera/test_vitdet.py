@@ -1,8 +1,11 @@
+from functools import partial
+
 import pytest
 import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models.vision_transformer import ResPostBlock
 
 import hiera
 from hiera.abswin import tile_positions
@@ -91,10 +94,80 @@ def test_any_size_of_whole_patches():
         model(torch.rand(1, 3, 41, 72))
 
 
-def test_other_vits_are_refused():
-    other = timm.create_model("vit_tiny_patch16_224", **{**VIT, "embed_dim": 96})
-    with pytest.raises(InputError, match="vit does not fit this ViTDet"):
-        small().load_vit(other)
+def vit(**changes):
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", **{**VIT, "class_token": False, "global_pool": "avg", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"embed_dim": 96}, "wrong shape ['pos_embed'"),
+        ({"img_size": 64}, "has 64 positions, for a grid of 8 x 8, not for 4 x 4"),
+        ({"img_size": (32, 64)}, "has 32 positions, for no square grid"),
+        ({"init_values": 0.1}, "no layer scale (blocks.0.ls1.gamma)"),
+        (
+            {"qk_norm": True},
+            "no norm of keys (blocks.0.attn.k_norm.bias), no norm of queries (blocks.0.attn.q_norm.bias)",
+        ),
+        ({"class_token": True, "reg_tokens": 4, "global_pool": "token"}, "no register tokens (reg_token)"),
+        ({"depth": 5}, "no block 3 (blocks.3."),
+        ({"depth": 2}, "missing ['blocks.2."),
+        ({"pre_norm": True}, "no norm before the blocks (norm_pre.bias)"),
+        ({"qkv_bias": False}, "missing ['blocks.0.attn.qkv.bias'"),
+        ({"act_layer": "quick_gelu"}, "no QuickGELU()"),
+        ({"norm_layer": partial(torch.nn.LayerNorm, eps=1e-5)}, "no LayerNorm((48,), eps=1e-05"),
+        ({"block_fn": ResPostBlock}, "no ResPostBlock"),
+    ],
+)
+def test_a_vit_that_does_not_fit_leaves_the_model_alone(changes, said):
+    model, other = small(), vit(**changes)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sources = [other] if said.startswith(("no Q", "no L", "no ResP")) else [other, other.state_dict()]
+    for source in sources:  # a state dict does not show activations
+        with pytest.raises(InputError, match="vit ") as e:
+            model.load_vit(source)
+        assert said in str(e.value)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("changes", [{}, {"no_embed_class": True}, {"global_pool": "map"}, {"dynamic_img_size": True}])
+def test_parts_of_the_head_are_dropped_from_a_state_dict(changes):
+    source = vit(**({"class_token": True, "global_pool": "token"} | changes))
+    model = small()
+    model.load_vit(source.state_dict())
+    assert torch.equal(model.pos_embed, source.pos_embed[:, -16:])
+    assert torch.equal(model.blocks[2].mlp.fc2.weight, source.blocks[2].mlp.fc2.weight)
+
+
+def test_drop_path_rises_to_its_rate():
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in small(drop_path_rate=0.4).blocks]
+    assert rates == pytest.approx([0, 0.2, 0.4])
+    assert [getattr(b.drop_path2, "drop_prob", 0.0) for b in small(drop_path_rate=0.4).blocks] == rates
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small(drop_path_rate=0.0),
+        lambda: hiera.HieraDet(embed_dim=8, stages=(1, 1, 1, 1), global_att_blocks=()),
+    ],
+)
+def test_gradient_checkpointing_recomputes_and_changes_nothing(make):
+    model = make().train()
+    calls = []
+    model.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        torch.manual_seed(0)
+        out = model(torch.rand(2, 3, 64, 64))
+        (out if isinstance(out, torch.Tensor) else out[-1]).square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    assert len(calls) == 1 + 2
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value)
 
 
 def test_compiles_and_exports():

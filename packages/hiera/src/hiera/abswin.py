@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hiera.tokens import channels_first, channels_last
 from plm_core import InputError
 
 
@@ -31,11 +32,28 @@ def abs_win(global_embed: Tensor, window_embed: Tensor, grid: Sequence[int], ant
     Returns:
         [1, height, width, C].
     """
-    return (_upsample(global_embed, grid, antialias) + _tile(window_embed, grid)).movedim(1, -1)
+    return channels_last(_upsample(global_embed, grid, antialias) + _tile(window_embed, grid))
 
 
 def _upsample(embed: Tensor, grid: Sequence[int], antialias: bool) -> Tensor:
-    return F.interpolate(embed, size=tuple(grid), mode="bicubic", align_corners=False, antialias=antialias)
+    if not antialias:
+        return F.interpolate(embed, size=tuple(grid), mode="bicubic", align_corners=False)
+    rows, columns = (_antialiased(old, new, embed.device) for old, new in zip(embed.shape[2:], grid, strict=True))
+    return (rows @ embed.float() @ columns.T).to(embed.dtype)
+
+
+def _antialiased(old: int, new: int, device: torch.device) -> Tensor:
+    """Return the matrix [new, old] of torch's antialiased bicubic interpolation along one axis.
+
+    torch's own function has no half precision on the CPU, and its exporter to ONNX by tracing does not know it.
+    """
+    scale = old / new
+    centres = (torch.arange(new, device=device, dtype=torch.float32) + 0.5) * scale
+    distance = torch.arange(old, device=device, dtype=torch.float32) + 0.5 - centres[:, None]
+    t = (distance / max(scale, 1.0)).abs()
+    near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
+    weights = torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _tile(window: Tensor, grid: Sequence[int]) -> Tensor:
@@ -52,7 +70,7 @@ def tile_positions(embed: Tensor, grid: Sequence[int]) -> Tensor:
     the outer step of the paper's recursion, applied to the result of `abs_win`.
     """
     height, width = embed.shape[1:3]
-    repeats = (-(-grid[0] // height), -(-grid[1] // width))
+    repeats = ((grid[0] + height - 1) // height, (grid[1] + width - 1) // width)
     return embed.tile(1, *repeats, 1)[:, : grid[0], : grid[1]]
 
 
@@ -72,7 +90,7 @@ def split_plain(positions: Tensor, window: Sequence[int], global_size: Sequence[
     Returns:
         (global [1, C, *global_size], window [1, C, *window], relative error of the sum at the native size).
     """
-    plain = positions.movedim(-1, 1)
+    plain = channels_first(positions)
     height, width = plain.shape[2:]
     window_height, window_width = window
     if height % window_height or width % window_width:

@@ -21,10 +21,12 @@ from timm.layers import ClNormMlpClassifierHead, trunc_normal_
 from torch import Tensor, nn
 
 from hiera.abswin import abs_win, split_plain, tile_positions
+from hiera.arguments import check_arguments
 from hiera.dense.relative import relative_bias, relative_tables
 from hiera.dense.windows import WindowBlock, max_pool
-from hiera.layers import LAYER_NORM, NormLayer, PatchEmbed
+from hiera.layers import LAYER_NORM, NormLayer, PatchEmbed, run_block
 from hiera.stages import BlockPlan, plan_blocks, stage_ends
+from hiera.tokens import channels_first, channels_last
 from plm_core import InputError
 
 
@@ -140,17 +142,16 @@ class HieraDet(nn.Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        check_arguments(locals() | {"num_classes": 0 if num_classes is None else num_classes})
         super().__init__()
-        if len(set(q_stride)) != 1:
-            raise InputError(f"q_stride {tuple(q_stride)} must be the same in both dimensions")
-        if pretrain_grid is not None and any(side % window_spec[0] for side in pretrain_grid):
-            raise InputError(f"pretrain_grid {tuple(pretrain_grid)} is not a multiple of the window, {window_spec[0]}")
+        _check_sizes(stages, q_stride, window_spec, window_pos_embed_bkg_spatial_size, pretrain_grid)
         self.pretrain_grid = pretrain_grid
         dd = {"device": device, "dtype": dtype}
         self.in_chans = in_chans
+        self.grad_checkpointing = False
         self.stage_ends = stage_ends(stages)
         stride = 4 * q_stride[0] ** min(q_pool, len(stages) - 1)
-        if rel_pos_img_size is not None and (rel_pos_img_size < 1 or rel_pos_img_size % stride):
+        if rel_pos_img_size is not None and rel_pos_img_size % stride:
             raise InputError(f"rel_pos_img_size {rel_pos_img_size} is not a multiple of {stride}")
         self.multiple = stride if pretrain_grid is not None else math.lcm(stride, 4 * window_spec[0])
         self.patch_embed = PatchEmbed(in_chans, embed_dim, (7, 7), (4, 4), (3, 3), **dd)
@@ -223,9 +224,9 @@ class HieraDet(nn.Module):
         x = x + self.positions(x.shape[1:3])
         maps = []
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            x = run_block(block, x, self.grad_checkpointing)
             if i in self.stage_ends:
-                maps.append(x.movedim(-1, 1))
+                maps.append(channels_first(x))
         return maps
 
     def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
@@ -236,7 +237,7 @@ class HieraDet(nn.Module):
         """
         if self.head is None:
             raise InputError("num_classes is None: this HieraDet was built without a head")
-        return self.head(maps[-1].movedim(1, -1), pre_logits=pre_logits)
+        return self.head(channels_last(maps[-1]), pre_logits=pre_logits)
 
     @torch.no_grad()
     def load_hiera(self, hiera: nn.Module | Mapping[str, Tensor]) -> None:
@@ -289,6 +290,28 @@ class HieraDet(nn.Module):
                 padded = max(-(-side // self.multiple), 1) * self.multiple
                 raise InputError(f"x has {name} {side}, which is not a multiple of {self.multiple}; pad it to {padded}")
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters that optimizers should not decay."""
         return {"pos_embed", "pos_embed_window"}
+
+
+def _check_sizes(
+    stages: Sequence[int],
+    q_stride: Sequence[int],
+    windows: Sequence[int],
+    size: Sequence[int],
+    pretrain_grid: Sequence[int] | None,
+) -> None:
+    if len(set(q_stride)) != 1:
+        raise InputError(f"q_stride {tuple(q_stride)} must be the same in both dimensions")
+    if len(windows) < len(stages):
+        raise InputError(f"window_spec {tuple(windows)} needs a window for each of {len(stages)} stages")
+    for name, pair in {"window_pos_embed_bkg_spatial_size": size, "pretrain_grid": pretrain_grid}.items():
+        if pair is not None and (isinstance(pair, int) or len(pair) != 2):
+            raise InputError(f"{name} {pair} is not allowed: (height, width) is")
+    if pretrain_grid is not None and any(side % windows[0] for side in pretrain_grid):
+        raise InputError(f"pretrain_grid {tuple(pretrain_grid)} is not a multiple of the window, {windows[0]}")

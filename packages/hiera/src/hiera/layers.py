@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerScale, Mlp
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from hiera.tokens import pool, pool_mean
+from hiera.tokens import channels_last, pool, pool_mean
 from plm_core import InputError
 
 NormLayer = Callable[..., nn.Module]
@@ -180,6 +181,11 @@ class HieraBlock(PreNormBlock):
         return self.mlp_residual(self.residual(x, normed) + self.attention_branch(self.attn(normed)))
 
 
+def run_block(block: Callable[[Tensor], Tensor], x: Tensor, recompute: bool) -> Tensor:
+    """Run a block; with ``recompute``, its activations are computed again in the backward pass, not kept."""
+    return checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+
+
 class PatchEmbed(nn.Module):
     """A strided convolution over patches that may overlap; its output is channels-last."""
 
@@ -192,4 +198,4 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chans, *size] -> [B, *grid, dim]."""
-        return self.proj(x).movedim(1, -1)
+        return channels_last(self.proj(x))

@@ -20,9 +20,10 @@ from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from hiera.arguments import check_arguments
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer
-from hiera.model import Hiera, check_format, format_map
-from hiera.tokens import reroll_units
+from hiera.model import Hiera, check_format, format_map, resize_table
+from hiera.tokens import channels_first, channels_last, reroll_units
 from plm_core import InputError, NotSupported
 from plm_core.blocks import take_rows
 
@@ -75,8 +76,11 @@ class MaskedAutoencoderHiera(Hiera):
         q_pool: int = 2,
         **kwargs: Any,
     ) -> None:
-        if decoder_depth < 1:
-            raise InputError(f"decoder_depth {decoder_depth} is not allowed: it must be at least 1")
+        check_arguments(locals())
+        if decoder_embed_dim % decoder_num_heads:
+            raise InputError(
+                f"decoder_embed_dim {decoder_embed_dim} is not a multiple of decoder_num_heads {decoder_num_heads}"
+            )
         super().__init__(
             in_chans=in_chans,
             patch_stride=patch_stride,
@@ -180,7 +184,7 @@ class MaskedAutoencoderHiera(Hiera):
         if isinstance(head, nn.Identity):
             return maps
         batch, kept = maps.shape[:2]
-        return head(maps.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).unflatten(0, (batch, kept))
+        return channels_last(head(channels_first(maps.flatten(0, 1)))).unflatten(0, (batch, kept))
 
     def forward_decoder(self, latent: Tensor, mask: Tensor) -> Tensor:
         """Decode the latents of the kept units into predictions for every token [B, N, pixels], row-major."""
@@ -207,7 +211,7 @@ class MaskedAutoencoderHiera(Hiera):
         dims = len(units)
         x = x.unflatten(1, units).unflatten(1 + dims, self.unit_grid)
         order = [axis for i in range(dims) for axis in (1 + i, 1 + dims + i)]
-        return x.permute(0, *order, -1).flatten(1, -2)
+        return x.permute(0, *order, x.ndim - 1).flatten(1, -2)
 
     def masked_tokens(self, mask: Tensor) -> Tensor:
         """Return which predictions belong to masked units, bool [B, N], from the keep mask [B, U]."""
@@ -303,6 +307,8 @@ class MaskedAutoencoderHiera(Hiera):
     ) -> Tensor:
         """Return the indices of the mask units to keep, int64 [B, K], from the mask or drawn at random."""
         self._check_input(x)
+        if not x.shape[0]:
+            raise InputError("x has no sample: the loss of an empty batch is not a number")
         if tuple(x.shape[2:]) != self.input_size:
             raise InputError(f"x has size {tuple(x.shape[2:])}; the decoder is built for {self.input_size}")
         if mask is None:
@@ -398,15 +404,28 @@ class MaskedAutoencoderHiera(Hiera):
         Args:
             num_classes: Number of classes of the untrained classifier; 0 for no classifier.
             q_pool: Number of stage transitions that pool; 3 in the paper's classifiers.
-            **kwargs: Keyword arguments of `Hiera` that replace the trunk's own (``drop_path_rate`` ...).
+            **kwargs: Keyword arguments of `Hiera` that replace the trunk's own (``drop_path_rate`` ...). For another
+                ``input_size``, plain position tables are resized.
+
+        Raises:
+            InputError: The keywords make a Hiera that the weights do not fit.
         """
         encoder = Hiera(**{**self.trunk_kwargs, "num_classes": num_classes, "q_pool": q_pool, **kwargs})
         encoder = encoder.to(self.mask_token.device)
-        encoder_state = encoder.state_dict()
-        encoder.load_state_dict(
-            {key: value for key, value in self.state_dict().items() if key in encoder_state}, strict=False
-        )
+        own = encoder.state_dict()
+        state = {key: value for key, value in self.state_dict().items() if key in own}
+        state = {k: v if v.shape == own[k].shape else self._resized(k, v, encoder) for k, v in state.items()}
+        if wrong := [key for key, value in state.items() if value.shape != own[key].shape]:
+            raise InputError(f"kwargs {sorted(kwargs)} make an encoder that the weights do not fit: {wrong[:3]}")
+        encoder.load_state_dict(state, strict=False)
         return encoder
+
+    def _resized(self, key: str, table: Tensor, encoder: Hiera) -> Tensor:
+        """Return a position table for the input size of an encoder; any other tensor unchanged."""
+        old, new = self._table_grid(key), encoder._table_grid(key)
+        if old is None or new is None:
+            return table
+        return resize_table(table.unflatten(1, old), new).flatten(1, -2)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters that optimizers should not decay."""

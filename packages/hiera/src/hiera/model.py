@@ -16,14 +16,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import ClNormMlpClassifierHead, trunc_normal_
+from timm.models import adapt_input_conv
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hiera.abswin import abs_win
-from hiera.layers import LAYER_NORM, HieraBlock, NormLayer, PatchEmbed
+from hiera.arguments import check_arguments
+from hiera.layers import LAYER_NORM, HieraBlock, NormLayer, PatchEmbed, run_block
 from hiera.stages import plan_blocks, stage_ends
-from hiera.tokens import official_order, reroll, reroll_units, unroll
+from hiera.tokens import channels_first, channels_last, is_fixed, official_order, reroll, reroll_units, unroll
 from plm_core import InputError
 from plm_core.blocks import take_rows
 
@@ -123,6 +124,7 @@ class Hiera(nn.Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        check_arguments(locals())
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
@@ -237,8 +239,6 @@ class Hiera(nn.Module):
         q_pool: int,
         mask_unit_attn: Sequence[bool],
     ) -> None:
-        if not stages or min(stages) < 1:
-            raise InputError(f"stages {tuple(stages)} must have at least one stage, and at least one block in each")
         dims = len(self.input_size)
         per_dimension = {"q_stride": self.q_stride, "mask_unit_size": unit, "patch_stride": self.patch_stride}
         for name, value in {**per_dimension, "patch_kernel": kernel, "patch_padding": padding}.items():
@@ -306,9 +306,9 @@ class Hiera(nn.Module):
         if self.pos_embed is not None and self.pos_embed_win is not None:
             return abs_win(self.pos_embed, self.pos_embed_win, grid, self.global_pos_antialias)
         if self.pos_embed is not None:
-            return _resize(self.pos_embed.unflatten(1, self.grid), grid)
-        spatial = _resize(self.pos_embed_spatial.unflatten(1, self.grid[1:]), grid[1:])
-        temporal = _resize(self.pos_embed_temporal, grid[:1])
+            return resize_table(self.pos_embed.unflatten(1, self.grid), grid)
+        spatial = resize_table(self.pos_embed_spatial.unflatten(1, self.grid[1:]), grid[1:])
+        temporal = resize_table(self.pos_embed_temporal, grid[:1])
         return spatial[:, None] + temporal.unflatten(1, (-1, *[1] * (len(grid) - 1)))
 
     def patch_tokens(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -368,9 +368,7 @@ class Hiera(nn.Module):
         return mask.nonzero()[:, 1].view(batch, -1)
 
     def _run(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if self.grad_checkpointing:
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+        return run_block(block, x, self.grad_checkpointing)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, *size] -> tokens of the last stage before the norm, [B, N, C] in row-major spatial order."""
@@ -477,15 +475,19 @@ class Hiera(nn.Module):
         """Resize a checkpoint's plain position table from another input size to this model's.
 
         The result is the table that the checkpoint's own model would use in ``forward`` at this model's input size.
-        Spatial tables are assumed to be square, as all published ones are. Any other tensor is returned unchanged.
+        Spatial tables are assumed to be square, as all published ones are. The patch embedding of RGB clips is adapted
+        to other channels as timm does for images: their sum for one channel. Any other tensor is returned unchanged.
         """
+        if key == "patch_embed.proj.weight" and table.ndim == 5 and table.shape[1] == 3:
+            frames = adapt_input_conv(self.in_chans, table.movedim(2, 1).flatten(0, 1))
+            return frames.unflatten(0, (table.shape[0], table.shape[2])).movedim(1, 2)
         grid = self._table_grid(key)
         if grid is None or table.ndim != 3:
             return table
         side = table.shape[1] if len(grid) == 1 else math.isqrt(table.shape[1])
         if side ** len(grid) != table.shape[1]:
             return table
-        return _resize(table.float().unflatten(1, (side,) * len(grid)), grid).flatten(1, -2).to(table.dtype)
+        return resize_table(table.float().unflatten(1, (side,) * len(grid)), grid).flatten(1, -2).to(table.dtype)
 
     def _table_grid(self, key: str) -> tuple[int, ...] | None:
         """Return the grid of a position table that can be resampled (in one or two dimensions), else None."""
@@ -535,12 +537,12 @@ def format_map(x: Tensor, output_fmt: str) -> Tensor:
     """Convert a feature map [B, *grid, C] to one of timm's formats."""
     if output_fmt == "NHWC":
         return x
-    return x.movedim(-1, 1).contiguous() if output_fmt == "NCHW" else x.flatten(1, -2)
+    return channels_first(x).contiguous() if output_fmt == "NCHW" else x.flatten(1, -2)
 
 
-def _resize(table: Tensor, grid: tuple[int, ...]) -> Tensor:
+def resize_table(table: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Resize a table [1, *old, C] to [1, *grid, C]: bicubic in 2-D, linear in 1-D and 3-D, unchanged if sizes agree."""
-    if tuple(table.shape[1:-1]) == tuple(grid):
+    if is_fixed(grid) and tuple(table.shape[1:-1]) == tuple(grid):
         return table
     mode = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(grid)]
-    return F.interpolate(table.movedim(-1, 1), size=tuple(grid), mode=mode, align_corners=False).movedim(1, -1)
+    return channels_last(F.interpolate(channels_first(table), size=tuple(grid), mode=mode, align_corners=False))

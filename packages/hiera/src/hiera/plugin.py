@@ -90,6 +90,7 @@ def _video(name: str, size: Size) -> Model:
         params=size.video_params,
         input=Input(frames=16, stride=4, mean=VIDEO_MEAN, std=VIDEO_STD, crop_pct=0.875),
         num_classes=400,
+        first_conv=None,  # timm adapts the channels of images only; Hiera.resample does so for clips
         out_indices=(0, 1, 2, 3),
         license="Apache-2.0",
         paper=PAPER,
@@ -223,6 +224,7 @@ MICRO = (
         metrics={"held-out motions top-1 %": 99.1},
         frames=8,
         task="video-classification",
+        first_conv=None,
     ),
     _micro(
         "detector",

@@ -66,6 +66,8 @@ def plan_blocks(
         pools = 0 < stage <= q_pool
         dim_out = int(dim * dim_mul) if stage else dim
         num_heads = int(num_heads * head_mul) if stage else num_heads
+        if min(dim_out, num_heads) < 1:
+            raise InputError(f"stage {stage + 1} has {dim_out} channels and {num_heads} heads; at least 1 is needed")
         if dim_out % num_heads:
             raise InputError(f"stage {stage + 1} has {dim_out} channels, which {num_heads} heads do not divide")
         if pools and dim_out == dim:

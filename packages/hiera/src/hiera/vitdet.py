@@ -11,19 +11,23 @@ Shapes: B batch, H, W rows and columns of tokens, C channels, N windows in the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import PatchEmbed, trunc_normal_
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from hiera.abswin import tile_positions
+from hiera.arguments import check_arguments
 from hiera.dense.relative import relative_bias, relative_tables
 from hiera.dense.windows import WindowBlock
-from hiera.layers import LAYER_NORM, NormLayer
+from hiera.layers import LAYER_NORM, NormLayer, run_block
+from hiera.tokens import channels_first
 from plm_core import InputError
 
 
@@ -78,6 +82,9 @@ class ViTDet(nn.Module):
         norm_layer: Norm constructor, called with the width.
         device: Device of the parameters.
         dtype: Data type of the parameters.
+
+    Raises:
+        InputError: An argument is not allowed.
     """
 
     def __init__(
@@ -96,9 +103,17 @@ class ViTDet(nn.Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        check_arguments(locals())
         super().__init__()
+        for name, side in {"img_size": img_size, "pretrain_grid": pretrain_grid}.items():
+            if not isinstance(side, int) or (name == "img_size" and side < patch_size):
+                raise InputError(f"{name} {side} is not allowed: the side of a square is, of a patch or more")
+        if embed_dim % num_heads:
+            raise InputError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.patch_size = patch_size
+        self.in_chans = in_chans
+        self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(
             None, patch_size, in_chans, embed_dim, flatten=False, output_fmt="NHWC", strict_img_size=False, **dd
         )
@@ -130,27 +145,93 @@ class ViTDet(nn.Module):
         """[B, in_chans, height, width] -> [B, C, height / patch, width / patch].
 
         Raises:
-            InputError: A side is not a multiple of the patch size.
+            InputError: The number of channels is not ``in_chans``, or a side is not a multiple of the patch size.
         """
-        for name, side in zip(("height", "width"), x.shape[-2:], strict=True):
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise InputError(f"x has shape {list(x.shape)}; [batch, {self.in_chans}, height, width] is expected")
+        for name, side in zip(("height", "width"), x.shape[2:], strict=True):
             if side % self.patch_size or side == 0:
                 raise InputError(f"x has {name} {side}, which is not a multiple of the patch, {self.patch_size}")
         x = self.patch_embed(x)
         x = x + self.positions(x.shape[1:3])
-        return self.blocks(x).movedim(-1, 1)
+        for block in self.blocks:
+            x = run_block(block, x, self.grad_checkpointing)
+        return channels_first(x)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
 
     @torch.no_grad()
-    def load_vit(self, vit: nn.Module) -> None:
+    def load_vit(self, vit: nn.Module | Mapping[str, Tensor]) -> None:
         """Load the weights of a timm VisionTransformer, except for its head and its class token and position.
 
+        Relative positions, which no pretrained ViT has, stay as they are.
+
+        Args:
+            vit: The model, or its state dict.
+
         Raises:
-            InputError: A weight of this model is missing or has another shape; relative positions may be missing.
+            InputError: The ViT has other sizes or positions for another grid than ``pretrain_grid``; or it has parts
+                that this model lacks, such as layer scales, norms of queries and keys, registers or further blocks; or,
+                as far as a model shows it, another activation, norm or order of its layers. This model is unchanged.
         """
-        state = {key: value for key, value in vit.state_dict().items() if key in self.state_dict()}
-        state["pos_embed"] = state["pos_embed"][:, -(self.pretrain_grid**2) :]
-        own = self.state_dict()
-        missing = [key for key in own if "rel_pos" not in key and key not in state]
+        state = dict(vit.state_dict() if isinstance(vit, nn.Module) else vit)
+        own = {key: value for key, value in self.state_dict().items() if "rel_pos" not in key}
+        if "pos_embed" in state:
+            state["pos_embed"] = self._patch_positions(state)
+        lacking: dict[str, str] = {}
+        for key in state.keys() - own.keys():
+            if what := _foreign(key):
+                lacking[what] = min(key, lacking.get(what, key))
+        if lacking:
+            parts = ", no ".join(f"{what} ({key})" for what, key in sorted(lacking.items()))
+            raise InputError(f"vit does not fit this ViTDet, which has no {parts}")
+        state = {key: value for key, value in state.items() if key in own}
+        missing = [key for key in own if key not in state]
         wrong_shape = [key for key, value in state.items() if value.shape != own[key].shape]
         if missing or wrong_shape:
             raise InputError(f"vit does not fit this ViTDet: wrong shape {wrong_shape[:3]}, missing {missing[:3]}")
+        if isinstance(vit, nn.Module) and (layers := _other_layers(vit, self)):
+            raise InputError(f"vit does not fit this ViTDet, which has no {', no '.join(layers)}")
         self.load_state_dict(state, strict=False)
+
+    def _patch_positions(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Return the positions of the patches, [1, grid * grid, C]."""
+        positions = state["pos_embed"]
+        prefix = sum(state[key].shape[1] for key in ("cls_token", "dist_token", "reg_token") if key in state)
+        # some models give no position to their class token
+        sides = ((math.isqrt(max(n, 0)), n) for n in (positions.shape[1] - prefix, positions.shape[1]))
+        side = next((side for side, n in sides if side**2 == n), None)
+        if side != self.pretrain_grid:
+            grid = "no square grid" if side is None else f"a grid of {side} x {side}"
+            raise InputError(
+                f"vit has {positions.shape[1]} positions, for {grid}, not for {self.pretrain_grid} x "
+                f"{self.pretrain_grid}: windows and positions must be those of the pretraining (pretrain_grid)"
+            )
+        return positions[:, -(side**2) :]
+
+
+# The tensors of a VisionTransformer that a detector has no use for, and names for others, which it cannot do without.
+_DROPPED = ("cls_token", "dist_token", "norm.", "fc_norm.", "head.", "head_dist.", "attn_pool.")
+_PARTS = {"ls1.": "layer scale", "ls2.": "layer scale", "q_norm.": "norm of queries", "k_norm.": "norm of keys"}
+_PARTS |= {"reg_token": "register tokens", "norm_pre.": "norm before the blocks"}
+
+
+def _foreign(key: str) -> str | None:
+    """Return what a tensor of a ViT is that a ViTDet lacks; None for one that may be dropped."""
+    if key.startswith(_DROPPED):
+        return None
+    part = next((name for part, name in _PARTS.items() if part in key), None)
+    return part or (f"block {key.split('.')[1]}" if key.startswith("blocks.") else "such tensor")
+
+
+def _other_layers(vit: nn.Module, own: nn.Module) -> list[str]:
+    """Return the layers of a ViT's first block that compute something else than those of a ViTDet."""
+    theirs, ours = (next(iter(getattr(model, "blocks", [])), None) for model in (vit, own))
+    if theirs is None or ours is None:
+        return []
+    if not isinstance(theirs, Block):
+        return [type(theirs).__name__]
+    pairs = ((theirs.mlp.act, ours.mlp.act), (theirs.norm1, ours.norm1))
+    return [repr(a) for a, b in pairs if repr(a) != repr(b)]

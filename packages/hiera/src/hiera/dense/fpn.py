@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiera.arguments import check_arguments
 from hiera.hieradet import HieraDet
 from plm_core import InputError
 
@@ -30,7 +31,7 @@ class FpnNeck(nn.Module):
         scalp: Number of lowest-resolution maps to leave out of the result.
 
     Raises:
-        InputError: ``fuse`` is neither ``sum`` nor ``avg``.
+        InputError: An argument is not allowed.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class FpnNeck(nn.Module):
         scalp: int = 0,
         **dd: Any,
     ) -> None:
+        check_arguments(locals())
         super().__init__()
-        if fuse not in ("sum", "avg"):
-            raise InputError(f"fuse {fuse!r} is not allowed: 'sum' and 'avg' are")
+        if scalp >= len(backbone_channel_list):
+            raise InputError(f"scalp {scalp} leaves none of {len(backbone_channel_list)} maps")
         self.d_model = d_model
         self.convs = nn.ModuleList(_Lateral(channels, d_model, **dd) for channels in backbone_channel_list)
         self.levels = set(range(len(self.convs))) if levels is None else set(levels)

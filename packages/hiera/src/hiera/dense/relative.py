@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiera.tokens import is_fixed
+
 
 def relative_tables(size: Sequence[int], head_dim: int, **dd: Any) -> tuple[nn.Parameter, nn.Parameter]:
     """Create the tables for both axes of a (height, width) grid, [2 * side - 1, head_dim] each.
@@ -31,12 +33,14 @@ def relative_positions(q_side: int, k_side: int, table: Tensor) -> Tensor:
         table: Relative position table [2 * side - 1, D]; a table for another side is interpolated linearly.
     """
     longest = 2 * max(q_side, k_side) - 1
-    if len(table) != longest:
+    if not is_fixed((q_side, k_side)) or len(table) != longest:
         table = F.interpolate(table.T[None], size=longest, mode="linear")[0].T
-    q = torch.arange(q_side, device=table.device)[:, None] * max(k_side / q_side, 1.0)
-    k = torch.arange(k_side, device=table.device)[None] * max(q_side / k_side, 1.0)
-    distance = q - k + (k_side - 1) * max(q_side / k_side, 1.0)
-    return table[distance.long()]
+    q = torch.arange(q_side, device=table.device)[:, None]
+    k = torch.arange(k_side, device=table.device)[None]
+    if q_side == k_side:  # without fractions, which exporters cannot follow for dynamic sizes
+        return table[q - k + k_side - 1]
+    q_step, k_step = max(k_side / q_side, 1.0), max(q_side / k_side, 1.0)
+    return table[(q * q_step - k * k_step + (k_side - 1) * k_step).long()]
 
 
 def relative_bias(q: Tensor, table_h: Tensor, table_w: Tensor, q_size: Sequence[int], k_size: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiera.layers import PreNormBlock
+from hiera.tokens import channels_first, channels_last
 
 
 class WindowBlock(PreNormBlock):
@@ -58,16 +59,21 @@ def partition(x: Tensor, window: int) -> Tensor:
 
     As in the original models, padding takes part in attention: its keys and values are the projection's bias.
     """
-    bottom, right = -x.shape[1] % window, -x.shape[2] % window
-    x = F.pad(x, (0, 0, 0, right, 0, bottom))
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
-    return x.transpose(2, 3).flatten(0, 2)
+    height, width, channels = x.shape[1:]
+    rows, columns = _windows(height, window), _windows(width, window)
+    x = F.pad(x, (0, 0, 0, columns * window - width, 0, rows * window - height))
+    return x.reshape(-1, rows, window, columns, window, channels).transpose(2, 3).flatten(0, 2)
+
+
+def _windows(side: int, window: int) -> int:
+    """Return the number of windows that cover a side. ONNX rounds quotients of negative numbers the other way."""
+    return (side + window - 1) // window
 
 
 def unpartition(x: Tensor, window: int, batch: int, size: Sequence[int]) -> Tensor:
     """Invert `partition` for a grid of ``size`` (height, width) and drop the padding."""
     height, width = size
-    rows, columns = -(-height // window), -(-width // window)
+    rows, columns = _windows(height, window), _windows(width, window)
     x = x.view(batch, rows, columns, window, window, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
     return x[:, :height, :width]
 
@@ -76,4 +82,4 @@ def max_pool(x: Tensor, stride: int) -> Tensor:
     """Max-pool a grid [B, H, W, C]; rows and columns at the end that fill no window are dropped."""
     if stride == 1:
         return x
-    return F.max_pool2d(x.movedim(-1, 1), stride, stride).movedim(1, -1)
+    return channels_last(F.max_pool2d(channels_first(x), stride, stride))

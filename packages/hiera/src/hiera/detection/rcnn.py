@@ -22,6 +22,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from hiera import configs
+from hiera.arguments import check_arguments
 from hiera.detection.cascade import CascadeRoIHeads, ClassAgnosticPredictor
 from hiera.detection.pyramid import Pyramid, SimplePyramid
 from hiera.detection.regions import RegionHeads, RegionPool, RegionTransform
@@ -176,7 +177,8 @@ def detector(
     Raises:
         InputError: An argument is not allowed.
     """
-    if num_classes < 1:
+    check_arguments(locals())
+    if not num_classes:
         raise InputError(f"num_classes {num_classes} is not allowed: at least 1 is, not counting the background")
     backbone = SimplePyramid(trunk, channels) if isinstance(trunk, ViTDet) else Pyramid(trunk, channels)
     if len(anchors) != len(backbone.strides):
@@ -255,6 +257,9 @@ def hiera_detector(
     """
     if in_chans != 3:
         raise InputError(f"in_chans {in_chans} is not allowed: a detector takes 3 channels")
+    check_arguments(locals())
+    if img_size is None:
+        raise InputError("img_size None is not allowed: a number of pixels is")
     longest = img_size if isinstance(img_size, int) else max(img_size)
     return detector(HieraDet(**trunk, drop_path_rate=drop_path_rate), num_classes, img_size=longest, **settings)
 
