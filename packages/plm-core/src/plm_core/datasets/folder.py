@@ -13,9 +13,8 @@ import numpy as np
 
 from plm_core.datasets.labelled import Dataset
 from plm_core.datasets.layout import files_below, subfolders
-from plm_core.errors import InputError
+from plm_core.errors import InputError, escaped
 from plm_core.utils.endings import VIDEOS, image_endings
-from plm_core.utils.text import RAW, printable
 
 _log = logging.getLogger("plm_core")
 MAX_NAMES = 5
@@ -54,13 +53,13 @@ def _read(root: Path, kind: str, endings: Collection[str], example: str) -> Data
         raise InputError(f"dataset {str(root)!r} has no {kind} in folders named after their classes, as in {example}")
     if len(folders) < len(found):
         empty = [folder for folder, files in found.items() if not files]
-        listed = ", ".join(map(printable, empty[:MAX_NAMES]))
+        listed = ", ".join(map(escaped, empty[:MAX_NAMES]))
         _log.warning("%d folders of %s have no %s: %s", len(empty), root, kind, listed)
     classes = _class_names(root, folders)
     found = _once(root, {folder: found[folder] for folder in folders}, kind)
     files = [file for folder in folders for file in found[folder]]
     labels = np.repeat(np.arange(len(classes)), [len(found[folder]) for folder in folders])
-    names = [printable(file.relative_to(root).as_posix()) for file in files]
+    names = [escaped(file.relative_to(root).as_posix()) for file in files]
     return Dataset(str(root), names, labels.astype(np.int64), classes, files, kind)
 
 
@@ -70,7 +69,7 @@ def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
         if name == following:
             raise InputError(f"dataset {str(root)!r} has two folders {name!r}, in two Unicode spellings; merge them")
     for name in names:
-        if RAW.search(name):
+        if not name.isprintable():
             raise InputError(f"dataset {str(root)!r} has a class folder {name!r}, which cannot be printed")
     return tuple(names)
 

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unicodedata import normalize
 
-from plm_core.errors import InputError
-from plm_core.utils.text import printable
+from plm_core.errors import InputError, escaped
 
 TRAIN = ("train", "training")
 """Names of the split to train on."""
@@ -49,7 +48,7 @@ def find_splits(root: Path) -> tuple[Path, Path | None]:
             f"as in {root / named[0]}"
         )
     if named and _holds_folders_only(root / named[0]):
-        others = ", ".join(printable(name) for name in names if name not in named)
+        others = ", ".join(escaped(name) for name in names if name not in named)
         raise InputError(
             f"data {str(root)!r} may be classes or splits: {named[0]} is named like a split and holds folders only, "
             f"but beside it are {others}; name the folder to read, or rename {named[0]}"

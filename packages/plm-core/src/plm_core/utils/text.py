@@ -60,15 +60,6 @@ def as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
-RAW = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
-"""Control characters, and bytes that are no UTF-8: names of files are any bytes."""
-
-
-def printable(text: str) -> str:
-    """Return a text with escapes for what a terminal would obey or cannot show."""
-    return RAW.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
 def literal(text: str) -> Any:
     """Return the Python literal that a text of the command line stands for, or else the text itself."""
     try:
