@@ -76,7 +76,7 @@ def test_the_names_of_classes_that_a_new_head_no_longer_has_are_not_kept(tmp_pat
 
 def test_labels_must_fit_the_head(tmp_path):
     with pytest.raises(InputError, match="labels has 3 names; the model has 2 classes"):
-        weights.save_pretrained(plm_core.create_model(MODEL, num_classes=2), tmp_path / "x", "mit", labels="abc")
+        weights.save_pretrained(plm_core.create_model(MODEL, num_classes=2), tmp_path / "x", "mit", labels=list("abc"))
     assert not (tmp_path / "x").exists()
 
 
