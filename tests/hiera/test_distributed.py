@@ -57,8 +57,30 @@ def assert_close(a, b):
         torch.testing.assert_close(b[key], value, atol=1e-5, rtol=0)
 
 
-def test_two_processes_end_with_the_weights_of_one(tmp_path):
-    """Check DDP with accumulated gradients, FSDP, and FSDP interrupted and resumed, in one start of the processes."""
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Write 32 pictures in one class folder."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "scenes").mkdir()
+    for number, scene in enumerate(shapes.Images("train", size=48, count=32)):
+        Image.fromarray(scene.image).save(folder / "scenes" / f"{number}.png")
+    return folder
+
+
+def assert_command_ran(err, folder):
+    """Check a training by ``plm train`` in both processes, of which only the main one prints and writes."""
+    told = err.partition("THE COMMAND")[2]
+    assert re.findall(r"^epoch \S+", told, re.MULTILINE) == ["epoch 1/2", "epoch 2/2"]
+    (line,) = (folder / "stdout0.txt").read_text().splitlines()
+    assert (folder / "stdout1.txt").read_text() == ""
+    name, loss, _ = line.split("\t")
+    assert name == "training loss"
+    assert math.isfinite(float(loss))
+    check_run_folder(folder / "command")
+
+
+def test_two_processes_end_with_the_weights_of_one(scenes, tmp_path):
+    """Check DDP with accumulated gradients, FSDP, FSDP interrupted and resumed, and the command, in one start."""
     script = runpy.run_path(str(SCRIPT))
     before = script["untrained"]().state_dict()
     alone, held = script["finetuned"]()
@@ -68,7 +90,8 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
     assert len(set(losses)) == 8
     assert all((alone.state[key] - value).abs().max() > 1e-4 for key, value in before.items())  # training changed all
 
-    torchrun(SCRIPT, tmp_path)
+    done = torchrun(SCRIPT, tmp_path, scenes)
+    assert_command_ran(done.stderr, tmp_path)
     first, second = (json.loads((tmp_path / f"report{rank}.json").read_text()) for rank in range(2))
     for name in ("copied", "sharded", "resumed"):
         assert_close(alone.state, load_file(tmp_path / f"{name}.safetensors"))
@@ -85,31 +108,8 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
     assert first["copied"]["held"] == second["copied"]["held"] == [1] * 16
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """Write 32 pictures in one class folder."""
-    folder = tmp_path_factory.mktemp("pictures")
-    (folder / "scenes").mkdir()
-    for number, scene in enumerate(shapes.Images("train", size=48, count=32)):
-        Image.fromarray(scene.image).save(folder / "scenes" / f"{number}.png")
-    return folder
-
-
 def settings(**changes):
     return [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-
-
-def test_the_command_in_two_processes(scenes, tmp_path):
-    """The batch needs both processes. Only the main one prints and writes."""
-    changes = settings(batch_size=8, epochs=2, warmup_epochs=1)
-    command = [PLM, "train", "hiera-pretrain", scenes, "--out", tmp_path / "out", "--model", MODEL, "--fsdp", *changes]
-    done = torchrun("--no-python", *command)
-    assert re.findall(r"^epoch \S+", done.stderr, re.MULTILINE) == ["epoch 1/2", "epoch 2/2"]
-    (line,) = done.stdout.splitlines()
-    name, loss, _ = line.split("\t")
-    assert name == "training loss"
-    assert math.isfinite(float(loss))
-    check_run_folder(tmp_path / "out")
 
 
 def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(scenes, tmp_path):

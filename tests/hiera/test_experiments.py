@@ -8,7 +8,7 @@ import plm_core
 from hiera.experiments import abswin, pretraining
 from hiera.micro import abswin as recipe
 from hiera.micro import shapes
-from plm_core import weights
+from plm_core import samples, weights
 
 
 @torch.inference_mode()
@@ -22,6 +22,9 @@ def test_frozen_positions_are_the_same_function_at_the_trained_size_only():
 
 def test_abs_win_measurement_runs(monkeypatch):
     """Run on very little data, and check the rows, the table and the plot."""
+    images, labels = samples.digits("train")
+    few = {"train": (images[:128], labels[:128]), "heldout": (images[128:218], labels[128:218])}
+    monkeypatch.setattr(samples, "digits", few.get)
     for name, value in {"EPOCHS": 1.0, "FINETUNED": (1.0,), "SIZES": (32, 64)}.items():
         monkeypatch.setattr(abswin, name, value)
     rows = abswin.measure([0])

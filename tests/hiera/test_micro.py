@@ -85,9 +85,14 @@ def test_recipe_writes_a_file_that_the_name_loads(name, tmp_path, monkeypatch):
     module = resolve(declared(f"hiera_micro_{name}").micro.recipe.partition(":")[0] + ":__name__")
     assert module == f"hiera.micro.{name}"
     if name == "abswin":
+        images, labels = plm_core.samples.digits("train")
+        few = {"train": (images[:128], labels[:128]), "heldout": plm_core.samples.digits("heldout")}
+        monkeypatch.setattr(plm_core.samples, "digits", few.get)
         scores = abswin.train(tmp_path, epochs=1)
     elif name == "motions":
-        scores = motions.train(tmp_path, epochs=1, count=128)
+        draw = motions.clips
+        monkeypatch.setattr(motions, "clips", lambda split, count, *rest: draw(split, min(count, 64), *rest))
+        scores = motions.train(tmp_path, epochs=1, count=64)
     else:
         from hiera.micro import detector
 

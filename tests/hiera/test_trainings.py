@@ -60,9 +60,9 @@ def assert_one_line(result, said):
 
 @pytest.fixture(scope="module")
 def pretrained(pictures, tmp_path_factory):
-    """Return the folder that a short pretraining has left."""
+    """Return the folder that a pretraining has left, which is long enough to learn something."""
     out = tmp_path_factory.mktemp("pretrained") / "out"
-    changes = {"epochs": 2, "batch_size": 24, "warmup_epochs": 0}
+    changes = {"epochs": 20, "batch_size": 24, "warmup_epochs": 2}
     train("hiera-pretrain", pictures, out, model="hiera_micro_shapes", settings=changes)
     return out
 
@@ -73,7 +73,7 @@ def test_a_pretraining_leaves_the_encoder_and_the_autoencoder(pretrained):
     assert config["plm"]["task"] == "image-feature-extraction"
     card = (pretrained / "README.md").read_text()
     assert (
-        "`plm train hiera-pretrain DATA --out FOLDER --model hiera_micro_shapes --preset micro --set epochs=2" in card
+        "`plm train hiera-pretrain DATA --out FOLDER --model hiera_micro_shapes --preset micro --set epochs=20" in card
     )
     decoder = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4, "q_pool": 0}
     whole = MaskedAutoencoderHiera(**{**configs.MICRO_GREY, **decoder})
@@ -99,19 +99,16 @@ def test_absolute_win_positions_are_a_keyword_of_the_model(plm, pictures, tmp_pa
     assert plm_core.create_model(str(tmp_path / "out"), pretrained=True).pos_embed_win is None
 
 
-def test_masked_pretraining_learns(plm, pictures, tmp_path):
-    changes = settings(batch_size=24, epochs=40, warmup_epochs=4)
-    result = plm("train", "hiera-pretrain", pictures, "--out", tmp_path / "out", *MODEL, *changes)
-    assert result.code == 0, result.err
-    assert losses(tmp_path / "out")[-1] < 0.9 * losses(tmp_path / "out")[0]
+def test_masked_pretraining_learns(pretrained):
+    assert losses(pretrained)[-1] < 0.9 * losses(pretrained)[0]
 
 
 def test_finetuning_learns(plm, pictures, pretrained, tmp_path):
-    changes = settings(batch_size=24, epochs=50, warmup_epochs=4, lr=3e-3, smoothing=0, scale="(0.9,1.0)", hflip=0.0)
+    changes = settings(batch_size=12, epochs=20, warmup_epochs=2, lr=4e-3, smoothing=0, scale="(0.9,1.0)", hflip=0.0)
     words = ["hiera-finetune", pictures, "--out", tmp_path / "out", "--model", pretrained, *changes]
     result = plm("train", *words)
     assert result.code == 0, result.err
-    assert losses(tmp_path / "out")[-1] < 0.7 * losses(tmp_path / "out")[0]
+    assert losses(tmp_path / "out")[-1] < 0.9 * losses(tmp_path / "out")[0]
 
 
 def test_a_video_pretraining_is_finetuned(plm, videos, tmp_path):

@@ -1,4 +1,4 @@
-"""Finetune a micro Hiera in several ways for test_distributed.py: ``torchrun ... train_script.py OUT`` writes to OUT.
+"""Finetune a micro Hiera in several ways for test_distributed.py: ``torchrun ... train_script.py OUT SCENES``.
 
 Only the order of the data is random, so every way of training should lead to the same weights.
 """
@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from hiera import configs
 from hiera.mae import MaskedAutoencoderHiera
 from plm_core import weights
+from plm_core.cli import main as cli_main
 from plm_core.errors import TrainingInterrupted
 from plm_core.training import Recipe, fit
 from plm_core.training.micro import InMemory
@@ -64,6 +66,22 @@ class InterruptMainProcess(TrainerCallback):
             signal.raise_signal(signal.SIGINT)
 
 
+def command(out, scenes):
+    """Run ``plm train`` in all processes; each writes what it prints to a file."""
+    rank = int(os.environ["RANK"])
+    words = ["hiera-pretrain", scenes, "--out", out / "command", "--model", "hiera_micro_shapes", "--fsdp"]
+    words += ["--set", "batch_size=8", "--set", "epochs=2", "--set", "warmup_epochs=1"]
+    sys.argv = ["plm", "train", *map(str, words)]
+    torch.distributed.barrier()
+    if not rank:
+        print("THE COMMAND", file=sys.stderr, flush=True)
+    with (out / f"stdout{rank}.txt").open("w") as file, redirect_stdout(file):
+        try:
+            cli_main()
+        except SystemExit as e:
+            assert not e.code  # noqa: PT017
+
+
 def main(out):
     report = {}
     runs = {
@@ -87,3 +105,4 @@ def main(out):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    command(Path(sys.argv[1]), sys.argv[2])
