@@ -112,6 +112,8 @@ def test_version(plm):
         (["info", f"{MICRO}.mnist"], f"no tag of model '{MICRO}' named 'mnist'; there are: sklearn_digits"),
         (["predict", MICRO, "/no/such.png"], "path '/no/such.png' does not exist"),
         (["predict", "no_such_model", "/no/such.png"], "path '/no/such.png' does not exist"),
+        (["predict", MICRO, "a" * 300], "path 'aaa"),
+        (["predict", MICRO, "a" * 300], "File name too long"),
         (["retrain", "resnet18"], "model 'resnet18' is timm's own"),
         (["info", "resnet17"], "no model 'resnet17'; did you mean"),
         (["info", "local-dir:/no/such"], "cannot get local-dir:/no/such: there is no such folder"),

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 import typer.core
@@ -135,7 +135,9 @@ def main() -> None:
     except PlmError as e:
         _fail(e)
     except OSError as e:
-        if e.filename is not None or e.errno not in UNWRITABLE:
+        if e.filename is not None:  # a path that the system refuses: too long, forbidden, links in a circle
+            _fail(FileError(f"path {e.filename!r}: {e.strerror}"))
+        if e.errno not in UNWRITABLE:
             raise
         with suppress(OSError, ValueError):  # what is left in the buffer would fail again when Python exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -144,7 +146,7 @@ def main() -> None:
         _fail(FileError(f"cannot write to stdout: {e.strerror}"))
 
 
-def _fail(error: PlmError) -> None:
+def _fail(error: PlmError) -> NoReturn:
     print(f"plm: error: {shown(str(error), 2000)}", file=sys.stderr)
     sys.exit(2)
 
