@@ -74,7 +74,7 @@ def folder(path, rng):
 DAMAGES = (remove, empty, cut, flip, garbage, lengthen, older, folder)
 
 
-@pytest.mark.trials(short=24, long=2000)
+@pytest.mark.trials(short=10, long=2000)
 def test_damaged_checkpoints(drill, trials, runs, tmp_path):
     """Every kind of damage to every file, in turns; a few trainings are taken to their end."""
     source, expected = runs

@@ -118,7 +118,7 @@ def merging(model):
 
 
 @pytest.mark.filterwarnings("ignore:Token Merging was applied")
-@pytest.mark.trials(short=12, long=1500)
+@pytest.mark.trials(short=8, long=1500)
 def test_sequences(drill, trials):
     for trial in range(trials):
         choose = random.Random(trial)
@@ -146,7 +146,7 @@ def test_sequences(drill, trials):
 
 
 @pytest.mark.filterwarnings("ignore:Token Merging was applied")
-@pytest.mark.trials(short=2, long=200)
+@pytest.mark.trials(short=1, long=200)
 def test_copies_and_compiled_blocks(drill, trials):
     for trial in range(trials):
         choose = random.Random(trial)

@@ -109,7 +109,7 @@ def train(**changes):
     return fit(**(arguments | changes))
 
 
-@pytest.mark.trials(short=40, long=2000)
+@pytest.mark.trials(short=16, long=2000)
 def test_options_of_fit(drill, trials, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a text is a folder
     rng = random.Random(trials)

@@ -41,7 +41,7 @@ def limited(out, limit, answer):
         answer.send((isinstance(e, FileError), f"{type(e).__name__}: {e}"))
 
 
-@pytest.mark.trials(short=6, long=600)
+@pytest.mark.trials(short=2, long=600)
 def test_full_disks(drill, trials, tmp_path):
     """The limit lies between the sizes of two files of a checkpoint, so that each is the one that does not fit."""
     rng = random.Random(trials)

@@ -46,7 +46,7 @@ def in_child(*args):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process can be forked here")
-@pytest.mark.trials(short=3, long=300)
+@pytest.mark.trials(short=1, long=300)
 def test_killed_trainings(drill, trials, tmp_path):
     """Each training is killed up to three times. Half of the long drill's trainings have processes that load data."""
     rng = random.Random(trials)

@@ -71,7 +71,7 @@ def assert_command_ran(err, folder):
     """Check a training by ``plm train`` in both processes, of which only the main one prints and writes."""
     told = err.partition("THE COMMAND")[2]
     assert re.findall(r"^epoch \S+", told, re.MULTILINE) == ["epoch 1/2", "epoch 2/2"]
-    (line,) = (folder / "stdout0.txt").read_text().splitlines()
+    _, line = (folder / "stdout0.txt").read_text().splitlines()  # below the heading
     assert (folder / "stdout1.txt").read_text() == ""
     name, loss, _ = line.split("\t")
     assert name == "training loss"

@@ -37,19 +37,20 @@ def test_a_changed_copy_is_checked_and_a_pickled_one_is_equal(tmp_path, monkeypa
 def test_every_keyword_reaches_its_setting(monkeypatch, tmp_path):
     """Of rank and of probe; a probing extracts its features with the same settings."""
     from parc import probing
+    from parc.probing import run as prober
     from parc.ranking import run
 
     monkeypatch.setattr(run, "rank_models", lambda *given: given)
-    monkeypatch.setattr(probing.run, "probe_models", lambda *given: given)
+    monkeypatch.setattr(prober, "probe_models", lambda *given: given)
     shared = {"budget": 31, "pretrained": False, "device": "cuda:3", "dtype": "bf16", "batch_size": 5, "num_workers": 7}
-    shared["cache"] = False
+    shared |= {"cache": False, "skip_unreadable": True}
     own = {"methods": ("rsa",), "runs": 3, "pca": 9, "bootstraps": 4, "reference": "r", "ray": "auto"}
     own["imagenet_csv"] = tmp_path / "results.csv"
     assert run.rank("data", "m", **shared, **own) == ("data", ["m"], Settings(**shared, **own))
     assert {*shared, *own} == {field.name for field in fields(Settings)}
     own = {"method": "knn:k=2", "folds": 3, "shots": (2, 4), "seed": 6}
     settings = probing.ProbeSettings(**shared, **own)
-    assert probing.run.probe("data", ["m"], **shared, **own) == ("data", ["m"], settings)
+    assert prober.probe("data", ["m"], **shared, **own) == ("data", ["m"], settings)
     assert {*shared, *own} == {field.name for field in fields(settings)}
     extraction = settings.extraction()
     assert {name: getattr(extraction, name) for name in shared} == shared

@@ -219,7 +219,7 @@ def test_the_next_step_is_a_recipe_for_videos(videos, plm):
     names = "tome_micro_shapes,hiera_micro_motions,random:test_resnet"
     result = plm("rank", videos, "--models", names, "--method", "knn", "--pca", "none")
     assert result.code == 0, result.err
-    assert f"{videos}: 8 of 8 videos, 2 classes" in result.err
+    assert f"{videos}/train: 8 of 8 videos, 2 classes" in result.err
     train = f"plm train hiera-finetune-video {videos} --model {MOTIONS} --out runs/{MOTIONS}"
     assert result.err.splitlines()[-1].startswith(f"next: plm probe {videos} --models ")
     assert result.err.splitlines()[-1].endswith(f", or {train}")

@@ -34,6 +34,10 @@ class NotSupported(PlmError, NotImplementedError):
     """Two pieces cannot be combined. The message gives the reason."""
 
 
+class NoWeights(NotSupported):
+    """A model is asked for with pretrained weights, and there are none of it."""
+
+
 class PluginError(PlmError):
     """A plug-in, or something that it declares, cannot be used."""
 

@@ -84,4 +84,5 @@ class ProbeSettings:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             cache=self.cache,
+            skip_unreadable=self.skip_unreadable,
         )

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from parc.facts import TORCHVISION, facts_of
-from plm_core.errors import InputError, NotSupported, UnknownName
+from plm_core.errors import InputError, NoWeights, UnknownName
 from plm_core.utils.near_misses import miss
 from plm_core.utils.seeding import seeded_weights
 from plm_core.utils.text import natural_key
@@ -151,17 +151,15 @@ def make_model(candidate: Candidate) -> Any:
 
     Raises:
         PlmError: An error of `plm_core.create_model`.
-        NotSupported: There are no weights for the model.
+        NoWeights: There are no weights of the model.
     """
     from plm_core.models import create_model
 
     with seeded_weights(0):
         try:
             model = create_model(candidate.name, pretrained=candidate.pretrained)
-        except RuntimeError as e:
-            if "No pretrained weights exist" not in str(e):
-                raise
-            raise NotSupported(f"there are no weights of it; {RANDOM}{candidate.name} makes it random") from e
+        except NoWeights as e:
+            raise NoWeights(f"there are no weights of it; {RANDOM}{candidate.name} makes it random") from e
     return model.eval()
 
 

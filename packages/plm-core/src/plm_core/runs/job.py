@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plm_core import weights
-from plm_core.errors import InputError, PlmError
+from plm_core.errors import InputError, NoWeights, PlmError
 from plm_core.hookspecs import Input
 from plm_core.models import LIBRARIES, create_model
 from plm_core.training.checks import RATE, refused
@@ -141,12 +141,12 @@ class Job:
                 raise refused(name, value, RATE[1])
         try:
             return create_model(self.model, pretrained=pretrained, **keywords)
+        except NoWeights as e:
+            why = "there are no pretrained weights of it; without them (--random) it trains from scratch"
+            raise InputError(f"model {self.model!r}: {why}") from e
         except PlmError:
             raise
         except Exception as e:  # a constructor may refuse its keywords in any way
-            if "No pretrained weights exist" in str(e):
-                why = "there are no pretrained weights of it; without them (--random) it trains from scratch"
-                raise InputError(f"model {self.model!r}: {why}") from e
             if not (self.model_kwargs or isinstance(e, TypeError)):
                 raise
             names = ", ".join(f"{key}={value!r}" for key, value in keywords.items())

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from plm_core import timm_bridge
-from plm_core.errors import DuplicateName, InputError, PlmError, PluginError, UnknownName, WeightsError
+from plm_core.errors import DuplicateName, InputError, NoWeights, PlmError, PluginError, UnknownName, WeightsError
 from plm_core.hookspecs import Model
 from plm_core.hub import CONFIG_FILE, WEIGHTS_FILE, HubFile, check_config, download, one_line
 from plm_core.model_config import fault_of
@@ -127,6 +127,8 @@ def _create_by_timm(name: str, pretrained: bool, source: str, file: HubFile | No
         if isinstance(e.__cause__, pickle.UnpicklingError):  # timm's message tells how to run it
             why = "its weights are a pickle of more than tensors, which is refused because it could run code"
             raise WeightsError(f"cannot get {source}: {why}") from e
+        if "No pretrained weights exist" in str(e):
+            raise NoWeights(f"there are no weights of {name}; pretrained=False makes it random") from e
         why = shown(" ".join(str(e).split()) or type(e).__name__, MAX_WHY)
         if kwargs:  # most probably what is wrong
             given = ", ".join(f"{key}={reprlib.repr(value)}" for key, value in kwargs.items())
