@@ -321,6 +321,25 @@ def test_jitter_moves_image_box_and_mask_to_the_same_place():
     assert np.abs(shifts).max() < 0.8
 
 
+def test_jitter_shrinks_a_box_to_what_a_crop_leaves_of_its_mask():
+    """At scale 2 masks are sampled exactly, so the box is that of the mask; an L loses an arm to most crops."""
+    mask = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    mask[0, 2:30, 2:6] = mask[0, 26:30, 2:30] = 1
+    target = {
+        "boxes": tv_tensors.BoundingBoxes([[2.0, 2.0, 30.0, 30.0]], format="XYXY", canvas_size=(32, 32)),
+        "labels": torch.tensor([1]),
+        "masks": tv_tensors.Mask(mask),
+        "area": torch.tensor([208.0]),
+        "iscrowd": torch.tensor([0]),
+    }
+    torch.manual_seed(0)
+    for _ in range(30):
+        _, out = LargeScaleJitter(32, (2, 2))(tv_tensors.Image(mask.float().expand(3, -1, -1)), target)
+        for box, left in zip(out["boxes"].tolist(), out["masks"], strict=True):
+            y, x = torch.where(left)
+            assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
 def test_jitter_flips_half_of_the_time_and_does_nothing_else_at_scale_one(world):
     torch.manual_seed(0)
     image, target = world[0]

@@ -104,11 +104,11 @@ def test_masked_pretraining_learns(pretrained):
 
 
 def test_finetuning_learns(plm, pictures, pretrained, tmp_path):
-    changes = settings(batch_size=12, epochs=20, warmup_epochs=2, lr=4e-3, smoothing=0, scale="(0.9,1.0)", hflip=0.0)
+    changes = settings(batch_size=24, epochs=50, warmup_epochs=4, lr=3e-3, smoothing=0, scale="(0.9,1.0)", hflip=0.0)
     words = ["hiera-finetune", pictures, "--out", tmp_path / "out", "--model", pretrained, *changes]
     result = plm("train", *words)
     assert result.code == 0, result.err
-    assert losses(tmp_path / "out")[-1] < 0.9 * losses(tmp_path / "out")[0]
+    assert losses(tmp_path / "out")[-1] < 0.7 * losses(tmp_path / "out")[0]
 
 
 def test_a_video_pretraining_is_finetuned(plm, videos, tmp_path):
