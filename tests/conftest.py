@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -97,6 +98,23 @@ def _write_pictures(folder, split, each, classes):
             Image.fromarray(scene.image).save(folder / shape / f"{number}.png")
         if not any(left.values()):
             return
+
+
+@pytest.fixture
+def full_disk_after():
+    """Return a context manager (size) in which the kernel refuses to write beyond ``size`` bytes, as on a full disk."""
+    import resource
+
+    @contextmanager
+    def limit(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 @pytest.fixture(scope="session")

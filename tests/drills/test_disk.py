@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import random
-import resource
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,6 @@ from plm_core.utils.files import write_text
 
 CALLS = ("open", "close", "fsync", "replace", "chmod", "unlink", "mkdir", "scandir", "stat")
 REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
-
-
-@contextlib.contextmanager
-def full_after(size):
-    """Let no file grow beyond ``size`` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextlib.contextmanager
@@ -68,7 +56,7 @@ def contents(folder):
 
 
 @pytest.mark.trials(short=30, long=3000)
-def test_writers(trials, drill, tmp_path, writers, monkeypatch):
+def test_writers(trials, drill, tmp_path, writers, monkeypatch, full_disk_after):
     rng, folder = random.Random(trials), tmp_path / "disk"
     folder.mkdir()
     for name, write in writers.items():
@@ -78,7 +66,7 @@ def test_writers(trials, drill, tmp_path, writers, monkeypatch):
         name = rng.choice(list(writers))
         before = contents(folder)
         if number % 2:
-            trouble = full_after(rng.choice([0, 1, 100, 1000, 20_000, 500_000]))
+            trouble = full_disk_after(rng.choice([0, 1, 100, 1000, 20_000, 500_000]))
         else:
             trouble = failing(monkeypatch, rng.choice(CALLS), rng.randrange(4), rng.choice(REASONS), folder)
         with trouble:

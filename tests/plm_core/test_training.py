@@ -20,6 +20,7 @@ from plm_core.training.checkpoints import run_folder
 from plm_core.training.curve import csv_text
 from plm_core.training.finetuning import FinetuneConfig, accuracy
 from plm_core.training.micro import FlipAndShift, large_shapes
+from plm_core.utils.seeding import seeded_weights
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=1e-2, warmup_epochs=1, clip_grad=1.0)
 
@@ -324,10 +325,18 @@ def test_a_training_that_has_taken_its_steps_takes_no_more(tmp_path, one_line):
         trained(out=tmp_path, max_steps=5, resume=True)
 
 
-def test_trainings_in_threads_take_turns(reference):
+def test_trainings_in_threads_take_turns_also_with_new_models(reference):
     models = [net() for _ in range(3)]
-    with ThreadPoolExecutor(3) as pool:
+
+    def numbers(_):
+        with seeded_weights(0):
+            return torch.cat([torch.rand(1) for _ in range(3000)])
+
+    with ThreadPoolExecutor(4) as pool:
+        drawn = pool.map(numbers, range(30))
         list(pool.map(lambda model: fit(model, Noisy(), loss, RECIPE, show=False), models))
+        first, *others = drawn
+    assert all(torch.equal(first, other) for other in others)
     assert all(same(reference[0], model.state_dict()) for model in models)
 
 

@@ -1,8 +1,6 @@
 """Files are written whole or not at all."""
 
-import contextlib
 import errno
-import resource
 from pathlib import Path
 
 import pytest
@@ -15,18 +13,9 @@ from plm_core.errors import WeightsError
 from plm_core.tools.conversion import convert_file
 
 
-@contextlib.contextmanager
-def full_disk_after(size):
-    """Let no file grow beyond ``size`` bytes: the kernel then refuses writes in the middle, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_write_that_the_kernel_refuses_leaves_the_old_file(micro, state, source, tmp_path, one_line, listing):
+def test_a_write_that_the_kernel_refuses_leaves_the_old_file(
+    micro, state, source, tmp_path, one_line, listing, full_disk_after
+):
     path, target = source(state), tmp_path / "target.safetensors"
     weights.write({"w": torch.zeros(1)}, target)
     before = listing(tmp_path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from parc.mini.models import ARCHITECTURES, finetune, train_source
 from parc.mini.tasks import SOURCES, TARGETS, Task
 from parc.sampling import sample_probe
+from plm_core.utils.seeding import seeded_weights
 
 WIDTHS = (32, 64)
 SOURCE_EPOCHS, SOURCE_LR = 20, 2e-3
@@ -101,8 +102,7 @@ def seed_of(*names: str) -> int:
 def train(micro: Micro) -> nn.Module:
     """Train a source model on its task. The seed depends on its name."""
     task = source_task(micro.source)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(micro.name))
+    with seeded_weights(seed_of(micro.name)):
         model = ARCHITECTURES[micro.architecture].build(micro.width, task.classes)
     if micro.source != "untrained":
         x, y = inputs(task)
@@ -133,8 +133,7 @@ def train_reference(name: str) -> nn.Module:
     """Train a model from scratch on the pool of a target, for the scores that compare with such a model."""
     split = target(name)
     architecture, width = REFERENCE.split("-")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("reference", name))
+    with seeded_weights(seed_of("reference", name)):
         model = ARCHITECTURES[architecture].build(int(width), split.classes)
     train_source(model, split.x, split.y, epochs=SOURCE_EPOCHS, lr=SOURCE_LR, seed=seed_of("reference", name, "order"))
     return model.eval()

@@ -19,8 +19,8 @@ from plm_core.runs.request import check_request, write_request
 from plm_core.training.checkpoints import check_not_in_use
 from plm_core.training.loop import check_fit_options
 from plm_core.training.overrides import override
-from plm_core.training.seeding import GENERATORS
 from plm_core.utils.references import resolve
+from plm_core.utils.seeding import GENERATORS
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from plm_core.training.evaluation import Evaluate
 from plm_core.training.history import history
 from plm_core.training.interruption import catch_signals, interrupted
 from plm_core.training.recipe import Loss, Recipe
-from plm_core.training.seeding import GENERATORS, Collate, Seeded
+from plm_core.training.seeding import Collate, Seeded
+from plm_core.utils.seeding import GENERATORS
 
 
 @dataclass(frozen=True)

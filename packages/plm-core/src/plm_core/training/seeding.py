@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,9 +14,6 @@ from torch.utils.data import Dataset, get_worker_info
 
 from plm_core.errors import InputError
 from plm_core.training.interruption import leave_signals_to_main_process
-
-GENERATORS = threading.RLock()
-"""Held by a training, which seeds the global random generators and draws from them."""
 
 
 @contextmanager
