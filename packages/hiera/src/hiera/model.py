@@ -284,6 +284,8 @@ class Hiera(nn.Module):
 
     def _init_weights(self, head_init_scale: float) -> None:
         """Initialise the parameters as the original does: biases of Linear and LayerNorm start at 0.02, not at 0."""
+        if next(self.parameters()).is_meta:  # nothing to draw, which takes torch a second for a large model
+            return
         for name, parameter in self.named_parameters(recurse=False):
             if name.startswith("pos_embed"):
                 trunc_normal_(parameter, std=0.02)
