@@ -3,6 +3,7 @@
 No test reaches the real Hub or writes to the user's folders.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -33,6 +34,13 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_runtest_teardown(item, nextitem):
+    """Spare the garbage collector the million objects of the imported libraries, which live as long as the tests."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter):
     """Print what each drill (tests/drills) tried and how much of it was faulty."""
     reports = (report for group in terminalreporter.stats.values() for report in group)
@@ -44,6 +52,7 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_sessionfinish(session):
+    gc.unfreeze()  # else the bindings of libraries report leaks
     shutil.rmtree(_home, ignore_errors=True)
 
 
@@ -98,6 +107,30 @@ def _write_pictures(folder, split, each, classes):
             Image.fromarray(scene.image).save(folder / shape / f"{number}.png")
         if not any(left.values()):
             return
+
+
+@pytest.fixture
+def forked():
+    """Return a function (call, *args) that starts a call in a fork of this process, which has all imports already.
+
+    Both have one thread until the test ends: OpenMP's threads do not outlive a fork, and their number changes results.
+    """
+    import multiprocessing
+
+    import torch
+
+    if not hasattr(os, "fork"):
+        pytest.skip("no process can be forked here")
+
+    def start(call, *args):
+        process = multiprocessing.get_context("fork").Process(target=call, args=args)
+        process.start()
+        return process
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield start
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

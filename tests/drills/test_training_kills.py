@@ -1,10 +1,8 @@
 """Trainings that are killed at random moments, resumed, and end as if nothing had happened."""
 
-import multiprocessing
-import os
 import random
-import signal
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -40,27 +38,19 @@ def trained(out=None, **options):
     return model.state_dict()
 
 
-def in_child(*args):
-    torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
-    trained(*args[:1], save_steps=args[1], num_workers=args[2], resume=True)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process can be forked here")
 @pytest.mark.trials(short=1, long=300)
-def test_killed_trainings(drill, trials, tmp_path):
+def test_killed_trainings(drill, trials, forked, tmp_path):
     """Each training is killed up to three times. Half of the long drill's trainings have processes that load data."""
     rng = random.Random(trials)
-    fork = multiprocessing.get_context("fork")
     start = time.monotonic()
     expected = trained(tmp_path / "whole", save_steps=1)
     usual = time.monotonic() - start
     for trial in range(trials):
         out, save_steps, workers = tmp_path / f"{trial}", rng.choice([1, 2, 5]), (trial % 2 if trials > 99 else 0)
         for _ in range(rng.choice([1, 1, 3])):
-            process = fork.Process(target=in_child, args=(out, save_steps, workers))
-            process.start()
+            process = forked(partial(trained, out, save_steps=save_steps, num_workers=workers, resume=True))
             time.sleep(rng.random() * usual)
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.join()
         case = f"training {trial}, killed while it saved each {save_steps} steps"
         state = drill.attempt(case, lambda out=out, n=save_steps: trained(out, save_steps=n, resume=True))

@@ -1,6 +1,6 @@
 """Trainings in several processes, and killed trainings, end with the weights of one undisturbed process.
 
-Each start of a process costs seconds, so one test checks much.
+Each start of an interpreter costs seconds, so one test checks much.
 """
 
 import json
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,6 @@ from plm_core.testing import check_run_folder
 from plm_core.training import newest_checkpoint
 
 SCRIPT = Path(__file__).parent / "train_script.py"
-PLM = Path(sys.executable).with_name("plm")
 MODEL = "hiera_micro_shapes"
 
 pytestmark = [
@@ -34,17 +34,14 @@ pytestmark = [
 ]
 
 
-def environment(threads):
-    """Return the environment for this number of threads, without variables that a training in this process has set."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
-    return {**kept, "OMP_NUM_THREADS": str(threads)}
-
-
 def torchrun(*words):
     """Run a command in two processes, which communicate over a free port."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    # without variables that a training in this process has set
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
+    environment = {**kept, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [str(word) for word in command], env=environment(1), capture_output=True, text=True, timeout=240, check=False
+        [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Traceback" not in done.stderr
@@ -108,28 +105,24 @@ def test_two_processes_end_with_the_weights_of_one(scenes, tmp_path):
     assert first["copied"]["held"] == second["copied"]["held"] == [1] * 16
 
 
-def settings(**changes):
-    return [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
-
-
-def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(scenes, tmp_path):
+def test_a_killed_training_that_is_resumed_equals_an_undisturbed_one(scenes, forked, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    changes = {"batch_size": "16", "epochs": "20", "warmup_epochs": "2"}
-    command = [PLM, "train", "hiera-pretrain", scenes, "--out", killed, "--model", MODEL, "--save-steps", 4]
-    process = subprocess.Popen(
-        [str(word) for word in [*command, *settings(**changes)]], env=environment(torch.get_num_threads())
-    )
-    try:
-        while process.poll() is None and not list(killed.glob("checkpoint-*/trainer_state.json")):
-            time.sleep(0.01)
-    finally:
-        process.kill()
-    assert process.wait() == -signal.SIGKILL
+    changes = {"batch_size": "16", "epochs": "8", "warmup_epochs": "2"}
+
+    def run(out, **options):
+        train("hiera-pretrain", scenes, out, model=MODEL, settings=changes, **options)
+
+    process = forked(partial(run, killed, save_steps=4))
+    while process.is_alive() and not list(killed.glob("checkpoint-*/trainer_state.json")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not list(killed.glob("*.safetensors"))
     done = int(newest_checkpoint(killed).name.partition("-")[2])
-    assert 4 <= done < 40
-    for out, options in ((killed, {"save_steps": 4, "resume": True}), (whole, {})):
-        train("hiera-pretrain", scenes, out, model=MODEL, settings=changes, **options)
+    assert 4 <= done < 16
+    run(killed, save_steps=4, resume=True)
+    run(whole)
     for name in ("model.safetensors", "autoencoder.safetensors"):
         resumed, undisturbed = load_file(killed / name), load_file(whole / name)
         assert resumed.keys() == undisturbed.keys()

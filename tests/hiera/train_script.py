@@ -3,6 +3,7 @@
 Only the order of the data is random, so every way of training should lead to the same weights.
 """
 
+import gc
 import json
 import os
 import signal
@@ -104,5 +105,6 @@ def main(out):
 
 
 if __name__ == "__main__":
+    gc.freeze()  # every training ends with a collection, which takes long among the objects of the libraries
     main(Path(sys.argv[1]))
     command(Path(sys.argv[1]), sys.argv[2])

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -285,16 +284,16 @@ def test_ctrl_c_keeps_what_is_finished(undisturbed, digits, monkeypatch):
         assert row.score == finished[row.model][row.method].score
 
 
-def test_killed_half_way_it_resumes(undisturbed, digits, own_cache, monkeypatch):
+def test_killed_half_way_it_resumes(undisturbed, digits, own_cache, forked, monkeypatch):
     """After a SIGKILL, features that are in the cache already are not computed again."""
-    call = f"import parc; parc.rank({str(digits)!r}, {MODELS!r})"
-    process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "PLM_CACHE": str(own_cache)})
+    process = forked(rank, digits, MODELS)
     deadline = time.monotonic() + 120
     while not (kept := list(own_cache.rglob("*.safetensors"))) and time.monotonic() < deadline:
-        assert process.poll() is None, "it ended by itself"
+        assert process.is_alive(), "it ended by itself"
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
+    process.kill()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
     kept = list(own_cache.rglob("*.safetensors"))
     assert 0 < len(kept) < len(MODELS)
 

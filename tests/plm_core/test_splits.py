@@ -186,8 +186,11 @@ def test_an_image_that_cannot_be_read_is_named(workers, kind, tmp_path):
         bytes_of = [path.read_bytes() for path in dataset.items]
         dataset = type(dataset)("hf:x", ["row 0", "row 1", "row 2", "row 3"], dataset.labels, dataset.classes, bytes_of)
         name = "image 'row 3' of 'hf:x' cannot be read: not an image"
+    batches = iter(DataLoader(Pictures(dataset, np.asarray), num_workers=workers))
     with pytest.raises(InputError, match=name):
-        list(DataLoader(Pictures(dataset, np.asarray), num_workers=workers))
+        list(batches)
+    if workers:
+        batches._shutdown_workers()  # the garbage collector would wait 5 seconds for them
 
 
 def test_the_digest_follows_names_labels_classes_and_order(tmp_path):
