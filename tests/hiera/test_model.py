@@ -114,6 +114,8 @@ def test_img_size_is_the_size_in_space():
     assert small(img_size=64).input_size == (64, 64)
     assert small(img_size=(32, 64)).input_size == (32, 64)
     assert hiera.Hiera(**VIDEO, img_size=64, device="meta").input_size == (4, 64, 64)
+    assert timm.create_model("hiera_micro_motions", img_size=64).input_size == (8, 64, 64)
+    assert timm.create_model("hiera_micro_motions", img_size=(16, 32, 48)).input_size == (16, 32, 48)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Model folders: by path, with the names of their classes, and with errors that say what is wrong with a folder."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -190,13 +191,15 @@ def test_a_pickle_in_a_folder_runs_no_code(folder, tmp_path, one_line):
         ("loacl-dir:x", "model 'loacl-dir:x' has source 'loacl-dir'; 'hf-hub:', 'local-dir:', 'torchvision:', 'trans"),
         (":\x1b[2J", "model ':\\x1b[2J' has source ''"),
         ("./nowhere/x", "no model './nowhere/x': there is no such folder, and no repository can have this name"),
+        (__file__, "no model '/"),
+        (os.path.relpath(__file__), "it is a file; name its folder, which has a config.json too"),
         ("~no-such-user/x", "no model '~no-such-user/x': there is no such folder"),
         ("x" * 5000, "no model 'xxx"),
         ("", "no model ''"),
         (None, "name is None; the name of a model or the path of a folder is expected"),
         (b"test_vit", "name is b'test_vit'; the name"),
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_a_name_with_a_typing_error_is_one_line(name, said, one_line):
     with one_line(PlmError, said) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import reprlib
@@ -68,6 +69,8 @@ def _with_source(name: str) -> str:
         return name
     if name and existing_folder(name):
         return f"local-dir:{name}"
+    if os.path.isfile(name):  # unlike Path.is_file, False where a name cannot be a path
+        raise UnknownName(f"no model '{shown(name)}': it is a file; name its folder, which has a config.json too")
     if HubFile.parse(name):
         return f"hf-hub:{name}"
     if "/" in name or name.startswith("~"):

@@ -25,6 +25,8 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         WeightsError: The weights cannot be obtained or do not fit.
     """
     check_needs(f"model {model.name!r}", model.needs)
+    if isinstance(size := kwargs.get("img_size"), tuple | list) and len(size) == 3:
+        kwargs["input_size"] = kwargs.pop("img_size")  # a clip; timm's img_size is a height and a width
     source, weights = model.name, None
     if pretrained:
         cfg = resolve_pretrained_cfg(model.name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
