@@ -122,15 +122,20 @@ def forked():
     if not hasattr(os, "fork"):
         pytest.skip("no process can be forked here")
 
+    processes = []
+
     def start(call, *args):
-        process = multiprocessing.get_context("fork").Process(target=call, args=args)
-        process.start()
-        return process
+        processes.append(multiprocessing.get_context("fork").Process(target=call, args=args))
+        processes[-1].start()
+        return processes[-1]
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield start
     torch.set_num_threads(threads)
+    for process in processes:  # none that a failed test has left goes on
+        process.kill()
+        process.join()
 
 
 @pytest.fixture

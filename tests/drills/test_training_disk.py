@@ -32,7 +32,6 @@ def trained(out=None, **options):
 
 def limited(out, limit, answer):
     """Train with a limit on the size of a file, which has the effect of a full disk, and send what is raised."""
-    torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         trained(out, resume=True)
@@ -42,10 +41,9 @@ def limited(out, limit, answer):
 
 
 @pytest.mark.trials(short=2, long=600)
-def test_full_disks(drill, trials, tmp_path):
+def test_full_disks(drill, trials, forked, tmp_path):
     """The limit lies between the sizes of two files of a checkpoint, so that each is the one that does not fit."""
     rng = random.Random(trials)
-    fork = multiprocessing.get_context("fork")
     expected = trained(tmp_path / "whole")
     sizes = sorted({path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-8").iterdir()})
     for trial in range(trials):
@@ -55,9 +53,8 @@ def test_full_disks(drill, trials, tmp_path):
         if trial % 3 == 0:  # one that has been going on
             trained(out, max_steps=4)
         before = {path.name for path in out.iterdir()} if out.exists() else set()
-        theirs, ours = fork.Pipe()
-        process = fork.Process(target=limited, args=(out, limit, ours))
-        process.start()
+        theirs, ours = multiprocessing.Pipe()
+        process = forked(limited, out, limit, ours)
         ours.close()
         told = theirs.recv() if theirs.poll(60) else (False, "nothing")
         process.join()

@@ -189,17 +189,7 @@ def test_merging_equals_the_slow_reference(name, prop_attn):
     assert torch.equal(tensor_of(model(x)), before)
 
 
-SLOW = pytest.mark.slow  # the default suite compiles and exports the families that share the least code
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "timm-eva",
-        "transformers-dinov2",
-        *(pytest.param(n, marks=SLOW) for n in ("DINOv3", "BEiT v2", "torchvision-vit")),
-    ],
-)
+@pytest.mark.parametrize("name", ["timm-eva", "DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit"])
 def test_families_compile_in_one_graph(name):
     model, x = copy.deepcopy(make_model(name))
     tome.apply(model, r=7)
@@ -210,10 +200,7 @@ def test_families_compile_in_one_graph(name):
         torch.testing.assert_close(tensor_of(compiled(x)), expected)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["torchvision-vit", "transformers-dinov3", *(pytest.param(n, marks=SLOW) for n in ("timm-eva", "timm-beit"))],
-)
+@pytest.mark.parametrize("name", ["torchvision-vit", "timm-eva", "timm-beit", "transformers-dinov3"])
 @torch.no_grad()
 def test_families_export_with_a_dynamic_batch(name):
     model, x = copy.deepcopy(make_model(name))

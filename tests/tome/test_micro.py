@@ -23,7 +23,7 @@ NAME = micro_shapes.NAME
 
 @pytest.fixture(scope="module")
 def held_out():
-    return micro_shapes.scenes("heldout", 200)
+    return micro_shapes.scenes("heldout", 400)
 
 
 @pytest.fixture(scope="module")
