@@ -173,7 +173,7 @@ def test_merging_equals_the_slow_reference(name, prop_attn):
     before = tensor_of(model(x))
     model_view, calls = record(model, x)
     tokens, sizes = reference(model_view, calls, r=11, prop_attn=prop_attn)
-    tome.apply(model, r=11, prop_attn=prop_attn)
+    tome.apply(model, r=11, prop_attn=prop_attn, unmerge=False)
     last = []
     hook = model_view.blocks[-1].block.register_forward_hook(lambda module, args, out: last.append(out))
     during = tensor_of(model(x))
@@ -187,6 +187,24 @@ def test_merging_equals_the_slow_reference(name, prop_attn):
         assert tensor_of(model(x)).shape == before.shape
     tome.remove(model)
     assert torch.equal(tensor_of(model(x)), before)
+
+
+POOLS_PATCHES = {
+    *("average pooling", "attention pooling", "DINOv3", "EVA-02", "BEiT v2", "timm-beit", "timm-eva"),
+    *("Perception Encoder", "spatial Perception Encoder"),
+    *("transformers-siglip", "transformers-dinov2", "transformers-dinov2-registers", "transformers-videomae"),
+}
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
+@torch.no_grad()
+def test_families_that_pool_their_patches_count_each_patch_once(name):
+    model, x = copy.deepcopy(make_model(name))
+    merged = embed(tome.apply(model, r=11, unmerge=False), x)
+    default = embed(tome.apply(tome.remove(model), r=11), x)
+    once = embed(tome.apply(tome.remove(model), r=11, unmerge=True), x)
+    torch.testing.assert_close(default, once, atol=1e-9, rtol=1e-9)
+    assert torch.allclose(merged, once) == (name not in POOLS_PATCHES)
 
 
 @pytest.mark.parametrize("name", ["timm-eva", "DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit"])

@@ -14,7 +14,7 @@ from tome.finetuning import MergedFinetuneConfig
 RECIPE = Recipe(epochs=1, batch_size=8, lr=1e-3)
 
 
-@pytest.mark.parametrize("unmerge", [False, True])
+@pytest.mark.parametrize("unmerge", [None, False, True, "last"])
 @pytest.mark.parametrize("r", [5, (4, -1.0), [3, 0, 2, 1]])
 def test_the_schedule_of_a_recipe_reaches_the_model(monkeypatch, r, unmerge):
     calls = []
@@ -35,4 +35,4 @@ def test_the_schedule_of_a_recipe_reaches_the_model(monkeypatch, r, unmerge):
     assert first == "a"
     name, options = parse(merging)
     assert name == "tome"
-    assert {"unmerge": False, **options} == {"r": r, "unmerge": unmerge}
+    assert {"unmerge": None, **options} == {"r": r, "unmerge": unmerge}

@@ -91,7 +91,7 @@ def test_recipe_writes_a_file_that_the_name_loads(tmp_path, monkeypatch):
 def test_the_papers_recipes_are_those_of_the_models_without_merging():
     mae = finetuning.PAPER["mae_base_r16"]
     assert mae.recipe.lr == 1e-3 * mae.recipe.batch_size / 256
-    assert (mae.r, mae.unmerge) == (16, True)
+    assert (mae.r, mae.unmerge) == (16, None)
     deit = finetuning.PAPER["deit_small_r13"]
     assert deit.recipe.lr == 5e-4 * deit.recipe.batch_size / 512
 
@@ -110,11 +110,10 @@ def test_the_settings_of_a_finetuning_reach_the_model(name, monkeypatch):
     model = plm_core.create_model("tome_micro_shapes")
     finetuning.finetune(model, "data", config, 6, seed=5)
     forwards = [blocks.patched_by(block) for block in model.blocks]
-    assert {(f.schedule, f.unmerge) for f in forwards} == {((config.r,) * 6, config.unmerge)}
+    assert {(f.schedule, f.unmerge) for f in forwards} == {((config.r,) * 6, False)}  # it answers by its class token
     assert reached == [((model, "data", config, 6), {"seed": 5})]
     finetuning.run(Asked(config, ("other:x=1",)))
-    merging = f"tome:r={config.r},unmerge=True" if config.unmerge else f"tome:r={config.r}"
-    assert reached[1] == ("other:x=1", merging)
+    assert reached[1] == ("other:x=1", f"tome:r={config.r}")
 
 
 @dataclass(frozen=True)

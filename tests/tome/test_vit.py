@@ -53,13 +53,13 @@ def test_outputs_of_the_original(golden, kind, run):
         torch.testing.assert_close(before, recorded.outputs["unpatched"], **CLOSE)
     config, expected = recorded.config["runs"][run], recorded.of(run)
     r = config["r"] if not isinstance(config["r"], dict) else tuple(config["r"]["pair"])
-    # the original's model for MAE weights pools by size, which is the same as pooling all tokens
-    tome.apply(model, r, prop_attn=config["prop_attn"], unmerge=kind == "vit_mae_gap")
+    # the original's model for MAE weights pools by size, as ours does by default, and its others do not
+    tome.apply(model, r, prop_attn=config["prop_attn"], unmerge=None if kind == "vit_mae_gap" else False)
     traced = trace(model, x)
     torch.testing.assert_close(traced.output, expected["logits"], **CLOSE)
     if kind == "vit_mae_gap":
         tome.remove(model)
-        tome.apply(model, r, prop_attn=config["prop_attn"])
+        tome.apply(model, r, prop_attn=config["prop_attn"], unmerge=False)
     last = []
     hook = model.blocks[-1].register_forward_hook(lambda module, args, out: last.append(out))
     model(x)
@@ -288,21 +288,46 @@ def test_feature_maps_of_nested_blocks_have_all_tokens(vit):
         assert [y.shape[1] for y in Model.maps(UnmergingProxy(Model()), tokens)] == [65, 65]
 
 
-def test_poolings_of_all_tokens_weigh_by_size(images):
-    """Average and attention pooling over unmerged tokens equal those over merged tokens weighted by size."""
-    for pool in ("avg", "map"):
-        torch.manual_seed(0)
-        model = timm.create_model("vit_tiny_patch16_224", **SIZE, class_token=False, global_pool=pool).eval()
-        tome.apply(model, r=9)
-        last = []
-        model.blocks[-1].register_forward_hook(lambda module, args, out, last=last: last.append(out))
-        with torch.no_grad():
-            model(images)
-            tokens, size = model.norm(last[0]), blocks.state_of(last[0]).size
-            repeated = [t.repeat_interleave(s.flatten().long(), 0)[None] for t, s in zip(tokens, size, strict=True)]
-            expected = torch.cat([model.forward_head(t) for t in repeated])
-            tome.apply(tome.remove(model), r=9, unmerge=True)
-            torch.testing.assert_close(model(images), expected)
+@pytest.mark.parametrize("pool", ["avg", "map", "avgmax", "max"])
+@torch.no_grad()
+def test_poolings_of_patches_weigh_by_size(images, pool):
+    """Poolings over unmerged tokens equal those over merged tokens that are repeated by size. This is the default."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE, class_token=False, global_pool=pool).eval()
+    tome.apply(model, r=9, unmerge=False)
+    last = []
+    hook = model.blocks[-1].register_forward_hook(lambda module, args, out: last.append(out))
+    merged = model(images)
+    hook.remove()
+    tokens, size = model.norm(last[0]), blocks.state_of(last[0]).size
+    repeated = [t.repeat_interleave(s.flatten().long(), 0)[None] for t, s in zip(tokens, size, strict=True)]
+    expected = torch.cat([model.forward_head(t) for t in repeated])
+    if pool != "max":
+        assert not torch.allclose(merged, expected, atol=1e-4)
+    for unmerge in (None, "last", True):
+        tome.apply(tome.remove(model), r=9, unmerge=unmerge)
+        torch.testing.assert_close(model(images), expected)
+        assert trace(model, images).tokens == (55, 46, 37, 28)
+
+
+def test_only_the_last_block_returns_all_tokens(vit, images, expected):
+    tome.apply(vit, r=9, unmerge="last")
+    counts = []
+    for block in vit.blocks:
+        block.register_forward_hook(lambda module, args, out: counts.append((args[0].shape[1], out.shape[1])))
+    with torch.no_grad():
+        torch.testing.assert_close(vit(images), expected)
+        assert counts == [(65, 56), (56, 47), (47, 38), (38, 65)]
+        tome.apply(tome.remove(vit), r=[0, 0, 0, 0], unmerge="last")
+        vit(images)
+    assert counts[4:] == [(65, 65)] * 4
+
+
+@pytest.mark.parametrize(("pool", "last"), [("token", 29), ("", 29), ("avg", 65)])
+def test_models_without_a_pooling_of_patches_keep_merged_tokens(pool, last, images):
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE, global_pool=pool).eval()
+    with torch.no_grad():
+        assert tome.apply(model, r=9).forward_features(images).shape[1] == last
 
 
 def test_proportional_attention_by_channel_equals_that_by_mask(vit, images, expected):
@@ -491,7 +516,7 @@ BAD = {
     "entries": ({"r": [1, "2"]}, "a list has one integer for each block"),
     "share": ({"flops": 0}, "flops is 0; a share to leave is above 0"),
     "diffusion": ({"r": 3, "ratio": 0.5}, "ratio: only for diffusion models"),
-    "truth": ({"r": 3, "unmerge": "yes"}, "unmerge is 'yes'; it is True or False"),
+    "truth": ({"r": 3, "unmerge": "yes"}, "unmerge is 'yes'; it is None, True, False or 'last'"),
     "how": ({"r": 3, "prop_attn": "best"}, "prop_attn is 'best'"),
 }
 

@@ -28,7 +28,7 @@ def apply(
     flops: float | None = None,
     tokens: float | None = None,
     prop_attn: bool | Literal["mask", "channel"] = True,
-    unmerge: bool = False,
+    unmerge: bool | Literal["last"] | None = None,
     **diffusion_options: Any,
 ) -> M:
     """Apply Token Merging to a model in place.
@@ -53,9 +53,11 @@ def apply(
         prop_attn: Proportional attention: a token counts as many times as it has patches. Turn it off for models
             pretrained as masked autoencoders that were not trained with Token Merging (paper, section 4.1). "mask" and
             "channel" choose an implementation, see `tome.vit.proportional`.
-        unmerge: Let every block return all tokens, each with the value of its group. Use it for dense tasks, and for
-            poolings that should weigh tokens by their size: an average over all tokens is an average over patches.
-            Backbones of transformers, which return maps, always do so. Language models such as LLaVA need it.
+        unmerge: Let blocks return all tokens, each with the value of its group: every block (True) for dense tasks and
+            for language models such as LLaVA, the last block only ("last"), or none (False). Over all tokens, an
+            average counts each patch once, and so does an attention pooling. None is "last" for models that pool their
+            patches (timm's avg, avgmax, max and map, SigLIP, DINOv2 and VideoMAE of transformers), and False for
+            others. Backbones of transformers, which return maps, always return all tokens.
         **diffusion_options: See `tome.diffusion.apply`.
 
     Returns:
@@ -78,7 +80,7 @@ def apply(
     if _is_diffusion(model, wrapped=r is flops is tokens is None):
         from tome import diffusion
 
-        if not r is flops is tokens is None or prop_attn is not True or unmerge is not False:
+        if not r is flops is tokens is None or prop_attn is not True or unmerge is not None:
             share = isinstance(r, tuple | list) or (isinstance(r, Real) and not isinstance(r, Integral))
             hint = f"write ratio={r}" if share else "it takes ratio and the other arguments of tome.diffusion.apply"
             raise InputError(f"{name} is a diffusion model; {hint}")

@@ -7,7 +7,7 @@ nothing else in a recipe changes. So a recipe here is the recipe of the model wi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -28,22 +28,22 @@ class MergedFinetuneConfig(FinetuneConfig):
 
     Attributes:
         r: The argument ``r`` of `tome.apply`.
-        unmerge: The argument ``unmerge`` of `tome.apply`: pool over patches, not over tokens.
+        unmerge: The argument ``unmerge`` of `tome.apply`. By default, models that pool their patches count each once.
     """
 
     r: R | float
-    unmerge: bool = False
+    unmerge: bool | Literal["last"] | None = None
 
 
 def _mae(epochs: int, layer_decay: float, drop_path: float, r: int) -> MergedFinetuneConfig:
     """Return the finetuning of masked autoencoders (arXiv 2111.06377, table 9): a base rate of 1e-3 for 256 images.
 
-    Finetuned masked autoencoders pool by size, which is what ``unmerge`` does.
+    The paper's models pool their patches by size, as `tome.apply` does by default.
     """
     recipe = Recipe(
         epochs=epochs, batch_size=1024, lr=4e-3, weight_decay=0.05, warmup_epochs=5, layer_decay=layer_decay
     )
-    return MergedFinetuneConfig(recipe=recipe, drop_path=drop_path, r=r, unmerge=True)
+    return MergedFinetuneConfig(recipe=recipe, drop_path=drop_path, r=r)
 
 
 # The training of DeiT (arXiv 2012.12877, table 9), which has a base rate of 5e-4 for 512 images.
@@ -97,5 +97,6 @@ def run(job: Job) -> Trained | None:
 
     The model folder holds the plain model. It is scored with and without merging.
     """
-    merging = f"tome:r={job.config.r}" + ",unmerge=True" * job.config.unmerge
+    unmerge = job.config.unmerge
+    merging = f"tome:r={job.config.r}" + ("" if unmerge is None else f",unmerge={unmerge}")
     return train_classifier(replace(job, transforms=(*job.transforms, merging)))

@@ -43,7 +43,7 @@ def vision_transformer(model: VisionTransformer) -> ModelView:
     distill = int(isinstance(model, VisionTransformerDistilled))
     class_tokens = int(model.cls_token is not None)
     registers = model.num_prefix_tokens - class_tokens - distill
-    return ModelView(model, blocks, Tokens(class_tokens, distill, registers))
+    return ModelView(model, blocks, Tokens(class_tokens, distill, registers), pools_patches=_pools_patches(model))
 
 
 def eva(model: Eva) -> ModelView:
@@ -55,7 +55,8 @@ def eva(model: Eva) -> ModelView:
     blocks = _blocks(model, _eva_block, {EvaBlock, EvaBlockPostNorm}, {EvaAttention, AttentionRope})
     class_tokens = int(model.cls_token is not None)
     positions = "absolute" if model.rope is None else "rotary"
-    return ModelView(model, blocks, Tokens(class_tokens, 0, model.num_prefix_tokens - class_tokens, positions))
+    tokens = Tokens(class_tokens, 0, model.num_prefix_tokens - class_tokens, positions)
+    return ModelView(model, blocks, tokens, pools_patches=_pools_patches(model))
 
 
 def beit(model: Beit) -> ModelView:
@@ -68,7 +69,12 @@ def beit(model: Beit) -> ModelView:
     relative = model.rel_pos_bias is not None or any(
         block.attn.relative_position_bias_table is not None for block in model.blocks
     )
-    return ModelView(model, blocks, Tokens(class_tokens=1, positions="bias" if relative else "absolute"))
+    tokens = Tokens(class_tokens=1, positions="bias" if relative else "absolute")
+    return ModelView(model, blocks, tokens, pools_patches=_pools_patches(model))
+
+
+def _pools_patches(model: Any) -> bool:
+    return model.global_pool not in ("token", "")  # avg, avgmax, max or map
 
 
 def _blocks(

@@ -57,18 +57,21 @@ VIDEOMAE_PARTS = (
 
 
 def vit(model: Any) -> ModelView:
-    """Return the view of a ViTModel, DeiTModel, ASTModel or VivitModel."""
+    """Return the view of a ViTModel, DeiTModel, ASTModel or VivitModel, which answer by their special tokens."""
     return _model(model, VIT)
 
 
 def tower(model: Any) -> ModelView:
-    """Return the view of a CLIPVisionModel or SiglipVisionModel."""
-    return _model(model, TOWER)
+    """Return the view of a CLIPVisionModel or SiglipVisionModel. SigLIP has no class token and pools its patches."""
+    return _model(model, TOWER, pools_patches=not _has(model.embeddings, "class_embedding"))
 
 
 def dinov2(model: Any) -> ModelView:
-    """Return the view of a Dinov2Model or Dinov2Backbone, with or without registers."""
-    return _model(model, DINOV2)
+    """Return the view of a Dinov2Model or Dinov2Backbone, with or without registers.
+
+    Its classifier gets the class token and the mean of the patches.
+    """
+    return _model(model, DINOV2, pools_patches=True)
 
 
 def dinov3(model: Any) -> ModelView:
@@ -79,7 +82,8 @@ def dinov3(model: Any) -> ModelView:
 def videomae(model: Any) -> ModelView:
     """Return the view of a VideoMAEModel, which attends over space and time at once and has no special tokens."""
     layers = _layers(model, VIDEOMAE, VIDEOMAE_PARTS)
-    return ModelView(model, tuple(_videomae_block(layer, name) for name, layer in layers.items()), _tokens(model))
+    blocks = tuple(_videomae_block(layer, name) for name, layer in layers.items())
+    return ModelView(model, blocks, _tokens(model), pools_patches=True)
 
 
 def example(model: str, **options: Any) -> nn.Module:
@@ -93,11 +97,11 @@ def example(model: str, **options: Any) -> nn.Module:
     return instance
 
 
-def _model(model: Any, names: Names, positions: str = "absolute") -> ModelView:
+def _model(model: Any, names: Names, positions: str = "absolute", pools_patches: bool = False) -> ModelView:
     layers, tokens = _layers(model, names.layers, names.parts), _tokens(model, positions)
     blocks = tuple(_block(layer, name, names, tokens.prefix) for name, layer in layers.items())
     maps = any(cls.__name__ == "BackboneMixin" for cls in type(model).__mro__)
-    return ModelView(model, blocks, tokens, returns_maps=maps)
+    return ModelView(model, blocks, tokens, returns_maps=maps, pools_patches=pools_patches)
 
 
 def _layers(model: Any, path: str, parts: tuple[str, ...]) -> dict[str, Any]:

@@ -85,6 +85,9 @@ class ModelView:
     tokens: Tokens
     returns_maps: bool = False
     """Whether the model makes maps of all patches from its tokens, so that they are needed in their places."""
+    pools_patches: bool = False
+    """Whether the model's answer is pooled over its patch tokens, by an average or an attention pooling, so that each
+    patch should count once. A class token needs no such care."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:

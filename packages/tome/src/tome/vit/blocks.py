@@ -21,6 +21,9 @@ from tome.schedule import Cost, Schedule, Target, reachable, solve
 from tome.vit.attention import proportional
 from tome.warning import warn_user
 
+Unmerge = bool | Literal["last"]
+"""The blocks that return all tokens, each with the value of its group: none, all, or only the last one."""
+
 
 @lru_cache(maxsize=256)
 def _solved(target: Target, tokens: int, prefix: int, depth: int, cost: Cost) -> tuple[int, ...]:
@@ -65,8 +68,8 @@ class MergingBlock:
     by_place: bool
     """Keep unmerged tokens in order of place, as the original does for models with a class token."""
     prop_attn: bool | Literal["mask", "channel"]
-    unmerge: bool
-    """Return all tokens, each with the value of its group; the next block takes one token of each group again."""
+    unmerge: Unmerge
+    """The blocks that return all tokens. After one that does, the next block takes one token of each group again."""
     weights: int
     """Number of elements in the block's weight matrices."""
 
@@ -82,16 +85,16 @@ class MergingBlock:
             unmerge: Return all tokens in this call only, see `tome.vit.maps`.
             **context: The other arguments of the block's own forward.
         """
-        unmerge = unmerge or self.unmerge
+        which = unmerge or self.unmerge
         state = self._first_state(x) if state is None else state
         if state.place is not None:
-            if unmerge:
+            if which is True:
                 x = take_tokens(x, state.place)
             context = dict(view.select(context, state.place))
         x, metric = self._attend(view, x, state, context)
-        x, state = self._merge(x, metric, state, unmerge)
+        x, state = self._merge(x, metric, state, track=bool(which))
         x = view.mlp_residual(x)
-        if unmerge and state.group is not None:
+        if (which is True or (which == "last" and self.index == self.depth - 1)) and state.group is not None:
             x = take_tokens(x, state.group)
         return x, state
 
@@ -126,7 +129,8 @@ class MergingBlock:
         solver = solve if torch.compiler.is_compiling() else _solved
         return solver(self.schedule, tokens, self.prefix, self.depth, cost)
 
-    def _merge(self, x: Tensor, metric: Tensor | None, state: MergeState, unmerge: bool) -> tuple[Tensor, MergeState]:
+    def _merge(self, x: Tensor, metric: Tensor | None, state: MergeState, track: bool) -> tuple[Tensor, MergeState]:
+        """Merge tokens by their metric. ``track`` keeps the group of each original token, for unmerging."""
         matching = None if metric is None else match(metric, state.r[self.index], self.prefix, self.by_place)
         if matching is None:
             return x, replace(state, matching=None)
@@ -136,7 +140,7 @@ class MergingBlock:
         x, size = matching.average(x, size)
         place = matching.kept if state.place is None else state.place.gather(1, matching.kept)
         group = state.group
-        if unmerge:
+        if track:
             group = matching.group if group is None else matching.group.gather(1, group)
         return x, MergeState(state.r, size, place, group, matching)
 

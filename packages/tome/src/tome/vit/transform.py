@@ -11,7 +11,7 @@ from plm_core import blocks
 from plm_core.blocks import BlockView, ModelView
 from plm_core.errors import InputError, NotSupported
 from tome.schedule import R, parse
-from tome.vit.blocks import MergingBlock, is_merging, merging_blocks
+from tome.vit.blocks import MergingBlock, Unmerge, is_merging, merging_blocks
 from tome.vit.maps import MapsMixin
 from tome.warning import warn_user
 
@@ -32,7 +32,7 @@ def apply(
     flops: float | None = None,
     tokens: float | None = None,
     prop_attn: bool | Literal["mask", "channel"] = True,
-    unmerge: bool = False,
+    unmerge: Unmerge | None = None,
 ) -> None:
     """Apply Token Merging to a vision transformer in place; see `tome.apply` for the arguments.
 
@@ -44,9 +44,9 @@ def apply(
     """
     if not isinstance(prop_attn, bool | str) or prop_attn not in (True, False, "mask", "channel"):
         raise InputError(f"prop_attn is {prop_attn!r}; it is True, False, 'mask' or 'channel'")
-    if not isinstance(unmerge, bool):
-        raise InputError(f"unmerge is {unmerge!r}; it is True or False")
-    if not unmerge:
+    if not isinstance(unmerge, bool | str | None) or unmerge not in (None, True, False, "last"):
+        raise InputError(f"unmerge is {unmerge!r}; it is None, True, False or 'last'")
+    if unmerge is not True:
         _refuse_token_counts(model)
     plans: list[Plan] = []
     for path, model_view in blocks.find(model).items():
@@ -62,7 +62,7 @@ def apply(
                 prefix=model_view.tokens.prefix,
                 by_place=model_view.tokens.prefix > 0,
                 prop_attn=prop_attn,
-                unmerge=unmerge or model_view.returns_maps,
+                unmerge=_unmerge(model_view, unmerge),
                 weights=sum(p.numel() for p in view.block.parameters() if p.ndim == 2),
             )
             plans.append(Plan(model_view, view, forward))
@@ -105,6 +105,15 @@ def install_plans(plans: list[Plan]) -> None:
         blocks.patch(plan.block_view, plan.forward)
         if plan.forward.index == 0 and hasattr(plan.model_view.model, "forward_intermediates"):
             blocks.swap(plan.model_view.model, MapsMixin)
+
+
+def _unmerge(model_view: ModelView, asked: Unmerge | None) -> Unmerge:
+    """Return the blocks that return all tokens: those asked for, or those that the model needs for its answer."""
+    if model_view.returns_maps:
+        return True
+    if asked is None:
+        return "last" if model_view.pools_patches else False
+    return asked
 
 
 def _refuse_token_counts(model: nn.Module) -> None:
