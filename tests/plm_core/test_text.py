@@ -55,3 +55,11 @@ def test_the_first_line_of_any_error(error, line):
     assert first_line(error) == line
     if line in ("ValueError", "Mute"):
         assert first_line(error, empty="(none)") == "(none)"
+
+
+def test_a_long_value_is_cut_out_of_a_message_and_what_is_allowed_stays():
+    message = str(errors.InputError(f"r is {list(range(9999))}; it can be an integer"))
+    assert len(message) == 1005
+    assert message.startswith("r is [0, 1, 2, ")
+    assert message.endswith("9997, 9998]; it can be an integer")
+    assert str(errors.InputError("x" * 1000)) == "x" * 1000

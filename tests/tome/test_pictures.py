@@ -224,6 +224,10 @@ def test_a_custom_preprocessing():
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
+def traced():
+    return run_and_trace(merging(), Image.new("RGB", (9, 9)))[1]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -234,6 +238,12 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
         (lambda: paint(IMAGE, torch.zeros(4), 4), r"group is float32 \[4\]"),
         (lambda: paint(IMAGE, [0, -1, 2, 3], 4), "0 or more"),
         (lambda: paint(IMAGE[..., :2], [0, 1, 2, 3], 4), r"image has shape \[8, 8, 2\]"),
+        (
+            lambda: paint(torch.rand(8, 8, 3).to_sparse(), [0], 8),
+            "image is a Tensor that cannot be read; .*height",
+        ),
+        (lambda: paint(torch.rand(8, 8, 3, device="meta"), [0], 8), "image is a Tensor that cannot be read"),
+        (lambda: side_by_side(IMAGE[:1, :1], traced()), r"cuts 1 x 1 pixels into \d+ patches, which are not square"),
         (lambda: paint(IMAGE, [0, 1, 2, 3], 4, scale=0), "scale is 0"),
         (lambda: paint(IMAGE, [0, 1, 2, 3], 4, border=-1), "border is -1"),
         (lambda: paint(IMAGE, [0, 1, 2, 3], 4, colours=palette(3)), "colours has 3 entries; there is a token 3"),

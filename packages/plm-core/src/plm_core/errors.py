@@ -1,5 +1,8 @@
 """The errors of plm-core. Each is one line that names the argument, the value received and what is allowed."""
 
+LONGEST = 1000
+"""The number of characters of a message that are shown, unless a value makes it longer than a person reads."""
+
 
 def escaped(text: str) -> str:
     r"""Return ``text`` with escapes such as ``\n`` and ``\x1b`` for what a terminal does not show as it is."""
@@ -10,8 +13,12 @@ class PlmError(Exception):
     """The base of every error that this family raises on purpose. The command line prints it as one line."""
 
     def __str__(self) -> str:
-        """Return the message. Names from a file cannot break the line or steer the terminal."""
-        return escaped(super().__str__())
+        """Return the message. Names from a file cannot break the line or steer the terminal.
+
+        The middle of a long message is cut out, which is the value received: what is allowed stands at the end.
+        """
+        line = escaped(super().__str__())
+        return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 class InputError(PlmError, ValueError):

@@ -295,10 +295,15 @@ def _check_counts(counts: Mapping[str, object], least: int) -> None:
 
 def _tokens(group: object) -> NDArray[Any]:
     """Return the token of each original token as an array, [N]."""
+    return _array("group", group, "integers [tokens] are expected")
+
+
+def _array(name: str, value: object, expected: str) -> NDArray[Any]:
+    """Return numbers of any kind (tensors on any device, arrays, lists) as an array."""
     try:
-        return torch.as_tensor(group).cpu().numpy()
+        return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as e:
-        raise InputError(f"group is a {type(group).__name__}; integers [tokens] are expected") from e
+        raise InputError(f"{name} is a {type(value).__name__} that cannot be read; {expected}") from e
 
 
 def _pixels(frames: Sequence[Picture] | NDArray[Any]) -> NDArray[np.uint8]:
@@ -312,13 +317,12 @@ def _pixels(frames: Sequence[Picture] | NDArray[Any]) -> NDArray[np.uint8]:
 
 def _rgb(image: Picture) -> NDArray[np.uint8]:
     """Return an image as uint8 [H, W, 3]."""
-    pixels: NDArray[Any] = np.asarray(Channels(3)(image) if isinstance(image, Image.Image) else image)
+    expected = "[height, width, 3 or 1] or [height, width] is expected"
+    pixels = np.asarray(Channels(3)(image)) if isinstance(image, Image.Image) else _array("image", image, expected)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-        raise InputError(
-            f"image has shape {list(pixels.shape)}; [height, width, 3 or 1] or [height, width] is expected"
-        )
+        raise InputError(f"image has shape {list(pixels.shape)}; {expected}")
     if np.issubdtype(pixels.dtype, np.floating):
         pixels = (pixels.clip(0, 1) * 255).round()
     return np.broadcast_to(pixels.astype(np.uint8), (*pixels.shape[:2], 3))
@@ -364,7 +368,7 @@ def _normalize_of(step: object) -> Any:
 
 def _patch(height: int, width: int, count: int) -> int:
     """Return the side of the patches if ``count`` square ones cover the image."""
-    patch = math.isqrt(height * width // count)
+    patch = max(1, math.isqrt(height * width // count))
     if height // patch * (width // patch) != count or height % patch or width % patch:
         raise InputError(
             f"the model cuts {height} x {width} pixels into {count} patches, which are not square: use paint"
