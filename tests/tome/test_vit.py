@@ -128,6 +128,29 @@ def test_exported_with_a_dynamic_batch(vit, images, expected):
     assert program.module()(torch.cat([images, images[:1]])).shape == (3, 5)
 
 
+@pytest.mark.parametrize("dynamo", [False, True], ids=["tracing", "torch.export"])
+@pytest.mark.filterwarnings("ignore")
+def test_onnx(images, dynamo, tmp_path):
+    """Many tokens merge into one, a sum that the tracing exporter loses for some operators. It keeps the batch size."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE | {"depth": 2}, class_token=False, global_pool="avg")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    tome.apply(model.eval(), r=20)
+    assert trace(model, images).sizes[-1].max() > 4
+    names, path = {"input_names": ["x"], "output_names": ["y"]}, tmp_path / "model.onnx"
+    if dynamo:
+        shapes = {"x": {0: torch.export.Dim.DYNAMIC}}
+        torch.onnx.export(model, (images,), path, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
+    else:
+        torch.onnx.export(model, (images,), path, dynamo=False, **names)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for x in (images.flip(0, -1), *([torch.cat([images, images[:1]])] if dynamo else [])):
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(session.run(["y"], {"x": x.numpy()})[0]), model(x))
+
+
 def test_threads_do_not_disturb_one_another(vit, images, expected):
     tome.apply(vit, r=9)
     other = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))

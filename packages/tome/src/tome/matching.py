@@ -51,7 +51,7 @@ class Matching:
         places = _flat_index(self.into, count)
         out = out.flatten(0, 1)
         if mode == "sum":
-            out = out.index_add(0, places, added.flatten(0, 1))
+            out = _add_rows(out, places, added.flatten(0, 1))
         else:
             index = places.view(-1, *[1] * (out.ndim - 1)).expand(-1, *out.shape[1:])
             out = out.scatter_reduce(0, index, added.flatten(0, 1), mode, include_self=True)
@@ -72,10 +72,10 @@ class Matching:
         out, sizes, added, weight = (
             take_tokens(tensor, index).flatten(0, 1) for index in (self.kept, self.merged) for tensor in (x, size)
         )
-        sizes = sizes.index_add_(0, places, weight)
+        sizes = _add_rows(sizes, places, weight)
         share = weight / sizes.index_select(0, places)
         change = (added.to(share.dtype) - out.index_select(0, places)) * share
-        out = out.index_add_(0, places, change.to(x.dtype))
+        out = _add_rows(out, places, change.to(x.dtype))
         return out.unflatten(0, (batch, count)), sizes.unflatten(0, (batch, count))
 
     def unmerge(self, x: Tensor) -> Tensor:
@@ -103,6 +103,13 @@ class Matching:
 def take_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Return ``x[b, index[b]]`` for each sample b: x [B, T, *], index [B, n] -> [B, n, *]."""
     return x.flatten(0, 1).index_select(0, _flat_index(index, x.shape[1])).unflatten(0, index.shape)
+
+
+def _add_rows(out: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """Add rows [n, *] to those of ``out`` that the indices [n] name, in place; several may go to the same one."""
+    if torch.onnx.is_in_onnx_export():  # the tracing exporter writes index_add without the sum of repeated indices
+        return out.scatter_add(0, index.view(-1, *[1] * (out.ndim - 1)).expand_as(rows), rows)
+    return out.index_add_(0, index, rows)
 
 
 def _flat_index(index: Tensor, count: int) -> Tensor:
@@ -293,8 +300,8 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     with _no_autocast(a.device.type):
         a, b = (x.to(precise) / x.to(precise).norm(dim=-1, keepdim=True) for x in (a, b))
         if tensor_cores:
-            return torch.bmm(a.half(), b.half().mT, out_dtype=torch.float32)
-        return a @ b.mT
+            return torch.bmm(a.half(), b.half().transpose(-2, -1), out_dtype=torch.float32)
+        return a @ b.transpose(-2, -1)
 
 
 def check_metric(metric: Tensor, r: int, name: str = "r") -> None:

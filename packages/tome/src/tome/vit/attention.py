@@ -43,7 +43,7 @@ def proportional(
     elif how == "channel" and bias is None:
         return _with_channel(q, k, v, size, dropout)
     else:
-        mask = size.log().mT[:, None]
+        mask = size.log().transpose(-2, -1)[:, None]  # not mT, which the older exporter of ONNX lacks
         mask = (mask if bias is None else mask + bias).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
