@@ -51,6 +51,7 @@ def cases():
         ("plm_core.apply", plm_core.apply, {"model": model, "name": "tome", "r": 2}),
         ("plm_core.remove", plm_core.remove, {"model": nn.Identity(), "name": None}),
         ("schedule_of", tome.schedule_of, {"model": merged}),
+        ("settings_of", tome.settings_of, {"model": merged}),
         ("trace", tome.trace, {"model": merged}),
         ("bipartite", tome.bipartite_soft_matching, MATCHING),
         ("kth", tome.kth_bipartite_soft_matching, {"metric": METRIC, "k": 2}),

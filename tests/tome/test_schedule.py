@@ -23,12 +23,14 @@ PAPER = [  # schedules of the original, some of which lose tokens to truncation
 LISTS = [(3, 0, 7, 0), (3,), range(3), np.array([3, 0, 7]), np.array([9, 1]), np.int64(3), np.float32(0.5), [9, 1]]
 
 
+@pytest.mark.filterwarnings("ignore:r has")
 @pytest.mark.parametrize(("r", "depth", "expected"), PAPER)
 def test_schedules_of_the_original(r, depth, expected):
     assert per_block(r, depth) == expected
     assert parse(r, None, None, depth) == expected
 
 
+@pytest.mark.filterwarnings("ignore:r has")
 @pytest.mark.parametrize("r", LISTS, ids=repr)
 def test_other_kinds_of_lists_and_numbers(r):
     assert parse(r, None, None, 4) == parse(r.tolist() if hasattr(r, "tolist") else list(r), None, None, 4)

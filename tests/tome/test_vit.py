@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import math
 import pickle
 import threading
@@ -389,6 +390,7 @@ def test_a_share_that_cannot_be_reached_is_said_once(vit, images):
         tome.remove(vit)
 
 
+@pytest.mark.filterwarnings("ignore:r has 2 entries")
 def test_the_schedule_can_be_asked_for(vit, images):
     for r, expected in ((9, (9,) * 4), ((8, -0.5), (12, 9, 6, 4)), ([1, 2], (1, 2, 0, 0)), (60, (60,) * 4)):
         assert tome.schedule_of(tome.apply(vit, r)) == expected
@@ -400,6 +402,45 @@ def test_the_schedule_can_be_asked_for(vit, images):
     assert sum(tome.schedule_of(vit, images)) == 65 - trace(vit, images).tokens[-1] > 20
     with pytest.raises(InputError, match="Token Merging is not applied to this VisionTransformer"):
         tome.schedule_of(tome.remove(vit))
+
+
+SETTINGS = [
+    ({"r": 9}, {"r": 9, "prop_attn": True, "unmerge": False}),
+    ({"r": (8, -0.5)}, {"r": [12, 9, 6, 4], "prop_attn": True, "unmerge": False}),
+    ({"flops": 0.5, "prop_attn": "mask"}, {"flops": 0.5, "prop_attn": "mask", "unmerge": False}),
+    ({"tokens": 0.6, "unmerge": "last"}, {"tokens": 0.6, "prop_attn": True, "unmerge": "last"}),
+    (
+        {"r": Target(0.5, "flops"), "prop_attn": False, "unmerge": True},
+        {"flops": 0.5, "prop_attn": False, "unmerge": True},
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "settings"), SETTINGS)
+def test_settings_can_be_saved_and_applied_again(vit, images, given, settings):
+    with torch.no_grad():
+        expected = tome.apply(vit, **given)(images)
+        saved = json.loads(json.dumps(tome.settings_of(vit)))
+        assert saved == settings
+        assert torch.equal(tome.apply(tome.remove(vit), **saved)(images), expected)
+    assert tome.settings_of(vit) == settings
+    with pytest.raises(InputError, match="Token Merging is not applied"):
+        tome.settings_of(tome.remove(vit))
+
+
+def test_settings_of_two_models_in_one_are_told_if_they_are_the_same(vit):
+    both = torch.nn.ModuleList([vit, copy.deepcopy(vit)])
+    assert tome.settings_of(tome.apply(both, r=3))["r"] == 3
+    tome.apply(tome.remove(both[1]), r=4)
+    with pytest.raises(InputError, match="ModuleList holds 2 vision transformers with different settings"):
+        tome.settings_of(both)
+
+
+def test_a_list_that_is_too_short_merges_nothing_in_the_rest_and_says_so(vit):
+    with pytest.warns(UserWarning, match="r has 3 entries for 4 blocks; the last 1 merge nothing") as caught:
+        tome.apply(vit, r=[3, 1, 2])
+    assert caught[0].filename == __file__
+    assert tome.schedule_of(vit) == (3, 1, 2, 0)
 
 
 def test_a_trace_follows_its_own_thread(vit, images):

@@ -29,6 +29,18 @@ def test_wrapped_models():
         assert set(attention.during(lambda: call(model, *args))) == {64}
 
 
+def test_settings_can_be_applied_again():
+    model, args = unet(), inputs()
+    expected = call(tome.apply(model, ratio=(0.5, 0.25), max_downsample=2, merge_mlp=True, seed=3), *args)
+    settings = tome.settings_of(model)
+    assert {"ratio": (0.5, 0.25), "max_downsample": 2, "merge_mlp": True, "kv_only": False, "seed": 3}.items() <= (
+        settings.items()
+    )
+    assert torch.equal(call(tome.apply(tome.remove(model), **settings), *args), expected)
+    with pytest.raises(InputError, match="not applied"):
+        tome.settings_of(tome.remove(model))
+
+
 def test_a_transformer_beside_a_diffusion_model_keeps_its_own_arguments():
     timm = pytest.importorskip("timm")
     vit = timm.models.vision_transformer.VisionTransformer(img_size=8, patch_size=2, embed_dim=8, depth=1, num_heads=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
-    from tome.api import applied, apply, remove
+    from tome.api import applied, apply, remove, settings_of
     from tome.matching import (
         bipartite_soft_matching,
         kth_bipartite_soft_matching,
@@ -40,6 +40,7 @@ _LAZY = {
     "random_bipartite_soft_matching": "tome.matching",
     "remove": "tome.api",
     "schedule_of": "tome.vit.tracing",
+    "settings_of": "tome.api",
     "trace": "tome.vit.tracing",
     "vit": "",
 }
@@ -55,6 +56,7 @@ __all__ = [
     "random_bipartite_soft_matching",
     "remove",
     "schedule_of",
+    "settings_of",
     "trace",
 ]
 

@@ -176,6 +176,35 @@ def _applied_to_diffusion(model: M, *args: Any, **options: Any) -> Iterator[None
             remove(model)
 
 
+def settings_of(model: object) -> dict[str, Any]:
+    """Return the settings of Token Merging in a model: keyword arguments with which `apply` applies it again.
+
+    They are not saved with the weights of a model. So write them beside its weights, for example as JSON.
+
+    Returns:
+        For a vision transformer ``prop_attn``, ``unmerge`` and one of ``r``, ``flops`` and ``tokens``, in types that
+        JSON has. For a diffusion model all arguments of `tome.diffusion.apply`.
+
+    Raises:
+        InputError: Token Merging is not applied, or it is applied to several vision transformers in different ways.
+
+    Example:
+        >>> import timm, tome
+        >>> settings = tome.settings_of(tome.apply(timm.create_model("test_vit"), r=8))
+        >>> settings
+        {'r': 8, 'prop_attn': True, 'unmerge': False}
+        >>> other = tome.apply(timm.create_model("test_vit"), **settings)
+    """
+    if _is_diffusion(model):
+        from tome.diffusion import transform
+
+        if transform.merging_models(model):
+            return transform.settings_of(model)
+    from tome import vit
+
+    return vit.settings_of(_module(model))
+
+
 def _module(model: object) -> nn.Module:
     """Return the model, or raise an error if it is not a module."""
     from torch import nn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,13 +53,16 @@ def paint_tokens(
     picture = open_image(image)  # before the model is made, so that a wrong path fails at once
 
     from plm_core.models import create_model
-    from plm_core.transforms import apply, parse
+    from plm_core.transforms import apply
     from plm_core.utils.files import atomic_path
+    from plm_core.utils.text import literal
     from tome.pictures import run_and_trace, side_by_side
 
-    options = {name: value for name, value in (("flops", flops), ("tokens", tokens)) if value is not None}
+    options: dict[str, Any] = {
+        name: value for name, value in (("flops", flops), ("tokens", tokens)) if value is not None
+    }
     if r is not None or not options:
-        options |= parse(f"tome:r={'8' if r is None else r}")[1]
+        options["r"] = 8 if r is None else literal(r)
     net = apply(create_model(model, pretrained=pretrained).eval(), "tome", **{"prop_attn": prop_attn} | options)
     pixels, trace = run_and_trace(net, picture)
     painted = side_by_side(pixels, trace, after, scale=scale)

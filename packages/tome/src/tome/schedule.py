@@ -13,8 +13,6 @@ from typing import Any, Literal
 from plm_core.errors import InputError
 from tome.warning import warn_user
 
-R = int | tuple[int, float] | Sequence[int]
-
 
 @dataclass(frozen=True)
 class Target:
@@ -26,6 +24,7 @@ class Target:
 
 
 Schedule = tuple[int, ...] | Target
+R = int | tuple[int, float] | Sequence[int] | Target
 
 
 def parse(r: R | float | None, flops: float | None, tokens: float | None, depth: int) -> Schedule:
@@ -35,8 +34,8 @@ def parse(r: R | float | None, flops: float | None, tokens: float | None, depth:
         r: The number of tokens to merge away in each block. An integer counts for every block. (r, inflection) is a
             linear schedule with the same total as r in every block: inflection -1 falls from 2 r in the first block to
             0 in the last, 0 is constant, and 1 rises from 0 to 2 r. A list (or a range, an array, a tuple that is not
-            of two) has one number for each block, and missing ones are 0. A float between 0 and 1 is short for
-            ``flops``.
+            of two) has one number for each block, and missing ones are 0, with a warning. A float between 0 and 1 is
+            short for ``flops``. A `Target` is taken as it is.
         flops: Share of the blocks' multiply-adds to leave.
         tokens: Share of the patch tokens to leave after the last block.
         depth: Number of blocks.
@@ -52,6 +51,8 @@ def parse(r: R | float | None, flops: float | None, tokens: float | None, depth:
         return _target(flops, "flops")
     if tokens is not None:
         return _target(tokens, "tokens")
+    if isinstance(r, Target):
+        return _target(r.share, r.of)
     to_list: Any = getattr(r, "tolist", None)  # NumPy arrays and numbers, and torch tensors
     try:
         r = to_list() if callable(to_list) else r
@@ -95,6 +96,8 @@ def _from_list(r: list[Any], depth: int) -> tuple[int, ...]:
         raise InputError(f"r={reprlib.repr(r)}: a list has one integer for each block")
     if len(r) > depth:
         warn_user(f"r has {len(r)} entries for {depth} blocks; the last {len(r) - depth} are ignored")
+    if len(r) < depth:
+        warn_user(f"r has {len(r)} entries for {depth} blocks; the last {depth - len(r)} merge nothing")
     return tuple(max(0, int(entry)) for entry in (r + [0] * depth)[:depth])
 
 

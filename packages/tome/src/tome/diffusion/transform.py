@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -134,6 +135,15 @@ def remove(model: M) -> M:
 def merging_models(model: object) -> list[nn.Module]:
     """Return the diffusion models in a module or pipeline that merge tokens."""
     return [part for module in _modules_of(model) for part in module.modules() if _STATE in vars(part)]
+
+
+def settings_of(model: object) -> dict[str, Any]:
+    """Return the settings of a model that merges tokens, by the names of the arguments of `apply`.
+
+    The parts of a pipeline have the same ones.
+    """
+    options: Options = getattr(merging_models(model)[0], _STATE).options
+    return {field.name: getattr(options, field.name) for field in fields(options)}
 
 
 def is_diffusers_model(module: object) -> bool:

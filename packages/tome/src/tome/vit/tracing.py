@@ -1,4 +1,4 @@
-"""A trace of one forward pass: which patches became one token."""
+"""A trace of one forward pass (which patches became one token), and the settings that were applied."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from plm_core import blocks
 from plm_core.errors import InputError
-from tome.schedule import Schedule
-from tome.vit.blocks import MergeState, merging_blocks
+from tome.schedule import Schedule, Target
+from tome.vit.blocks import MergeState, MergingBlock, merging_blocks
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Trace:
 
     def source(self, block: int = -1) -> Tensor:
         """Return the paper's source matrix: [B, n, N], 1 where an original token is part of a token after ``block``."""
-        return F.one_hot(self.groups[block], self.tokens[block]).mT.float()
+        return F.one_hot(self.groups[block], self.tokens[block]).transpose(-2, -1).float()
 
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
@@ -107,6 +107,27 @@ def schedule_of(model: nn.Module, *args: Any, **kwargs: Any) -> Schedule:
         return tuple(before - after for before, after in itertools.pairwise(counts))
     schedule: Schedule = blocks.patched_by(_applied(model)[0]).schedule  # type: ignore[union-attr]
     return schedule
+
+
+def settings_of(model: nn.Module) -> dict[str, Any]:
+    """Return the settings of Token Merging in a vision transformer; see `tome.settings_of`."""
+    forwards: list[Any] = [blocks.patched_by(block) for block in _applied(model)]
+    found = [_settings(forward) for forward in forwards if forward.index == 0]
+    if any(settings != found[0] for settings in found):
+        raise InputError(
+            f"this {type(model).__name__} holds {len(found)} vision transformers with different settings: give one of "
+            "them"
+        )
+    return found[0]
+
+
+def _settings(forward: MergingBlock) -> dict[str, Any]:
+    if isinstance(forward.schedule, Target):
+        work: dict[str, Any] = {forward.schedule.of: forward.schedule.share}
+    else:
+        numbers = list(forward.schedule)
+        work = {"r": numbers[0] if len(set(numbers)) == 1 else numbers}
+    return {**work, "prop_attn": forward.prop_attn, "unmerge": forward.unmerge}
 
 
 def _applied(model: nn.Module) -> list[nn.Module]:
