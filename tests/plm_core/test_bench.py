@@ -81,6 +81,7 @@ def test_the_speed_up_is_taken_within_each_round(halve, vit, monkeypatch):
     assert [timing.speedup for timing in timings] == [1, 3, 0.5]
     assert [timing.spread for timing in timings] == [(1, 1), (2, 3), (0.5, 0.5)]
     assert [timing.milliseconds for timing in timings] == [12_000, 3000, 24_000]
+    assert [timing.between for timing in timings] == [(3000, 12_000), (1000, 8000), (6000, 24_000)]
     assert [timing.images_per_second for timing in timings] == pytest.approx([3 / 12, 3 / 3, 3 / 24])
 
 
@@ -243,7 +244,8 @@ def test_plm_bench(halve, plm):
     assert err.startswith("vit_tiny_patch16_224, 2 x 3 x 32 x 32, fp32, cpu, 1 threads, torch ")
     plain, halved = json.loads(out)
     assert list(plain) == [
-        *("model", "images/s", "ms/batch", "speed-up", "range", "peak memory, MB", "tokens after each block")
+        *("model", "images/s", "ms/batch", "ms range", "speed-up", "speed-up range", "peak memory, MB"),
+        "tokens after each block",
     ]
     assert plain["tokens after each block"] == [5] * 12
     assert halved["tokens after each block"] == [3, 2, *[1] * 10]
@@ -262,6 +264,30 @@ def test_plm_bench_compares_on_images(halve, plm, tmp_path):
     code, out, err = plm("hiera_micro_digits", "--runs", 1, "--images", tmp_path / "none")
     assert (code, out) == (2, "")
     assert "does not exist" in err
+
+
+@pytest.mark.parametrize(("seconds", "said"), [([1, 1, 1.2, 1.25], False), ([1, 1, 1.2, 1.9], True)])
+def test_a_busy_machine_is_said(halve, plm, monkeypatch, seconds, said):
+    monkeypatch.setattr(bench, "interleaved", lambda calls, runs, device: dict.fromkeys(calls, seconds))
+    code, out, err = plm("vit_tiny_patch16_224", "--size", 32, "--batch-size", 1, "--json")
+    assert code == 0
+    [plain] = json.loads(out)
+    assert plain["ms range"] == ([1000, 1212.5] if not said else [1000, 1375])
+    assert not {"speed-up", "speed-up range"} & plain.keys()
+    assert ("note: half of the batches of the plain model took 1e+03 to 1.38e+03 ms" in err) == said
+
+
+def test_models_without_classes_and_random_weights_have_no_top1_and_a_note(halve, plm, tmp_path):
+    Image.new("RGB", (40, 30), (200, 90, 120)).save(tmp_path / "a.png")
+    Image.new("RGB", (40, 30), (20, 190, 120)).save(tmp_path / "b.png")
+    words = ("vit_tiny_patch16_224", "--size", 32, "--runs", 1, "--json", "--random", "--compare", "halve", "--images")
+    code, out, err = plm(*words, tmp_path)
+    plain, halved = json.loads(out)
+    assert code == 0
+    assert plain["cosine"] == plain["lowest"] == 1
+    assert -1 <= halved["lowest"] < halved["cosine"] < 1
+    assert "on 2 images" in err
+    assert "note: the weights are random" in err
 
 
 def test_token_counts_in_words():

@@ -112,6 +112,12 @@ def test_other_classifiers_of_transformers(name, options, x):
     torch.testing.assert_close(model.classifier(given), logits)
 
 
+def test_a_model_of_timm_without_classes_has_no_logits():
+    model = plm_core.create_model("test_vit", num_classes=0).eval()
+    embedding, logits = embed_and_classify(model, torch.rand(1, 3, 160, 160))
+    assert (embedding.shape, logits) == ((1, 64), None)
+
+
 def test_pooling_of_bare_models():
     dinov2 = hf_model("Dinov2WithRegistersModel", **TOWER, num_register_tokens=3)
     tokens = dinov2(IMAGES).last_hidden_state

@@ -65,7 +65,7 @@ def embed_and_classify(model: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
     if _declared(model) is None and _has_timm_interface(model):
         features = model.forward_features(x)
         pooled = _one_vector_each(model.forward_head(features, pre_logits=True), model)
-        return pooled, model.forward_head(features)
+        return pooled, None if getattr(model, "num_classes", None) == 0 else model.forward_head(features)
     outputs: list[Any] = []
     handle = model.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:

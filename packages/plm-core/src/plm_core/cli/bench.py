@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from plm_core.cli.options import BatchSize, Device, Dtype, Json, Transforms
 from plm_core.cli.table import show
+
+if TYPE_CHECKING:
+    from plm_core.tools.bench import Timing
+
+BUSY = 0.3
+"""The share of the median time between the quartiles from which on a machine is called busy."""
 
 
 def bench(
@@ -25,7 +32,12 @@ def bench(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", help="Folder of images on which to compare the answers with the plain model's."),
+        typer.Option(
+            "--images",
+            exists=True,
+            file_okay=False,
+            help="Folder of images on which to compare the answers with the plain model's.",
+        ),
     ] = None,
     pretrained: Annotated[
         bool | None,
@@ -50,6 +62,7 @@ def bench(
     """Time a model with and without transforms, in turns within one run."""
     import torch
 
+    from plm_core.errors import NoWeights, WeightsError
     from plm_core.tools.agreement import image_batches
     from plm_core.tools.bench import compare as time_all
     from plm_core.tools.bench import prepare
@@ -58,7 +71,12 @@ def bench(
     torch.set_num_threads(threads or before)
     try:
         weights = images is not None if pretrained is None else pretrained
-        net, x = prepare(model, batch_size, device, size, weights)
+        try:
+            net, x = prepare(model, batch_size, device, size, weights)
+        except (NoWeights, WeightsError) as e:
+            if pretrained:
+                raise
+            raise type(e)(f"{e}; --random does without") from e
         stacks = [*([transform] if transform else []), *([one] for one in compare or [])]
         batches = image_batches(net, images, batch_size) if images else ()
         timings = time_all(net, stacks, x, runs, dtype, compiled, batches)
@@ -69,28 +87,59 @@ def bench(
     typer.echo(
         f"{model}, {' x '.join(map(str, x.shape))}, {dtype}{', compiled' if compiled else ''}, {where}, torch "
         f"{torch.__version__}; medians of {runs} runs per contender, taken in turns, without the first quarter. "
-        "speed-up: median of the ratios within each round, not the ratio of medians; range: half of them lie in it; "
-        "peak memory: what torch allocated, including weights and input",
+        + ("speed-up: median of the ratios within each round, not the ratio of medians; " if len(timings) > 1 else "")
+        + "range: half of the values lie in it; peak memory: what torch allocated, including weights and input"
+        + (f"; on {count} images, compared with the plain model" if (count := _images(timings)) else ""),
         err=True,
     )
-    show([_row(timing, as_json) for timing in timings], as_json)
+    show([_row(timing, as_json, alone=len(timings) == 1) for timing in timings], as_json)
+    for note in _notes(timings, random=images is not None and not weights):
+        typer.echo(f"note: {note}", err=True)
 
 
-def _row(timing: Any, as_json: bool) -> dict[str, Any]:
-    low, high = (round(value, 3) for value in timing.spread)
+def _images(timings: Sequence[Timing]) -> int:
+    return timings[0].agreement.images if timings[0].agreement else 0
+
+
+def _notes(timings: Sequence[Timing], random: bool) -> Iterator[str]:
+    """Yield what makes the numbers less certain than they look."""
+    plain = timings[0]
+    low, high = plain.between
+    if high - low > BUSY * plain.milliseconds:
+        yield (
+            f"half of the batches of the plain model took {low:.3g} to {high:.3g} ms, so something else keeps the "
+            "machine busy: trust the speed-ups more than the speeds, or repeat with more --runs"
+        )
+    if random:
+        yield "the weights are random, so how alike the answers are says little about the trained model"
+
+
+def _row(timing: Timing, as_json: bool, alone: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "model": timing.name,
         "images/s": round(timing.images_per_second, 1),
         "ms/batch": round(timing.milliseconds, 2),
-        "speed-up": round(timing.speedup, 3),
-        "range": [low, high] if as_json else f"{low:.3g} to {high:.3g}",
+        "ms range": _range(timing.between, as_json),
+    }
+    if not alone:
+        row |= {"speed-up": round(timing.speedup, 3), "speed-up range": _range(timing.spread, as_json)}
+    row |= {
         "peak memory, MB": timing.memory and round(timing.memory / 1e6, 1),
         "tokens after each block": list(timing.tokens or ()) if as_json else short_counts(timing.tokens or ()),
     }
-    if timing.agreement:
-        top1 = timing.agreement.same_top1
-        row |= {"cosine": round(timing.agreement.cosine, 4), "same top-1": None if top1 is None else round(top1, 4)}
+    if agreement := timing.agreement:
+        top1 = agreement.same_top1
+        row |= {
+            "cosine": round(agreement.cosine, 4),
+            "lowest": round(agreement.lowest, 4),
+            "same top-1": None if top1 is None else round(top1, 4),
+        }
     return row
+
+
+def _range(quartiles: tuple[float, float], as_json: bool) -> list[float] | str:
+    low, high = (round(value, 3) for value in quartiles)
+    return [low, high] if as_json else f"{low:.3g} to {high:.3g}"
 
 
 def short_counts(tokens: tuple[int, ...]) -> str:

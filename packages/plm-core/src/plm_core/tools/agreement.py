@@ -23,6 +23,10 @@ class Agreement:
 
     cosine: float
     """Mean cosine similarity of the embeddings."""
+    lowest: float
+    """The cosine similarity of the image on which they differ most."""
+    images: int
+    """Number of images."""
     same_top1: float | None
     """Share of images with the same best class. None for a model without classes."""
 
@@ -49,7 +53,12 @@ def agreements(models: Mapping[str, nn.Module], images: Iterable[Tensor]) -> dic
             if logits is not None and first[1] is not None:
                 same.setdefault(name, []).extend((logits.argmax(-1) == first[1].argmax(-1)).tolist())
     return {
-        name: Agreement(statistics.fmean(values), statistics.fmean(same[name]) if name in same else None)
+        name: Agreement(
+            cosine=statistics.fmean(values),
+            lowest=min(values),
+            images=len(values),
+            same_top1=statistics.fmean(same[name]) if name in same else None,
+        )
         for name, values in cosines.items()
     }
 

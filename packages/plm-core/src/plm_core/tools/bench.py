@@ -45,6 +45,8 @@ class Timing:
     """Median over the rounds."""
     milliseconds: float
     """Median time of a batch."""
+    between: tuple[float, float]
+    """The first and third quartile of these times, in milliseconds. On a busy machine they lie far apart."""
     speedup: float
     """Speed relative to the first contender: the median over the rounds of the ratio within a round."""
     spread: tuple[float, float]
@@ -104,6 +106,7 @@ def compare(
             name=name,
             images_per_second=len(x) / statistics.median(times),
             milliseconds=1000 * statistics.median(times),
+            between=_quartiles([1000 * time for time in times]),
             speedup=statistics.median(ratios[name]),
             spread=_quartiles(ratios[name]),
             memory=memory[name],
