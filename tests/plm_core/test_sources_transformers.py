@@ -232,7 +232,7 @@ def test_greyscale_models(tmp_path):
 
 def test_a_folder_without_preprocessing(folder, one_line):
     (folder / "preprocessor_config.json").unlink()
-    with one_line(WeightsError, "cannot get the preprocessing of transformers:", "preprocessor_config.json"):
+    with one_line(WeightsError, "cannot get the preprocessing of transformers:", " has no preprocessor_config.json"):
         plm_core.transform_for(create(folder))
 
 

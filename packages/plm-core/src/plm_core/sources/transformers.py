@@ -108,8 +108,10 @@ def preprocessing(model: Any) -> Callable[[Any], Tensor]:
         )
     revision = getattr(model.config, "_commit_hash", None)
     folder = _folder(f"{text}@{revision}" if revision and not Path(text).is_dir() else text, SETTINGS)
-    kind = modality(model)
-    with _errors(f"the preprocessing of transformers:{text}"), _quiet():
+    kind, what = modality(model), f"the preprocessing of transformers:{text}"
+    if not any(folder.glob("*processor_config.json")):  # transformers says it in five lines
+        raise WeightsError(f"cannot get {what}: {folder} has no preprocessor_config.json")
+    with _errors(what), _quiet():
         import transformers
 
         processor = getattr(transformers, PROCESSORS[kind]).from_pretrained(folder, trust_remote_code=False)
