@@ -40,15 +40,18 @@ VARIANTS = {
 
 
 @functools.cache
-def make_model(name):
-    """Return a model in float64, with parameters large enough to reveal mistakes, and a batch of three for it."""
+def make_model(name, depth=3):
+    """Return a model in float64, with parameters large enough to reveal mistakes, and a batch of three for it.
+
+    The depth is that of a variant; the examples of block adapters have their own.
+    """
     if name in ADAPTERS:
         model, x = make(ADAPTERS[name])
         x = torch.cat([x, x[:1].flip(-1)])
     else:
         base, options = VARIANTS[name]
         torch.manual_seed(0)
-        model, x = timm.create_model(base, **{**VIT, **options}).eval(), torch.rand(3, 3, 32, 32)
+        model, x = timm.create_model(base, **{**VIT, **options, "depth": depth}).eval(), torch.rand(3, 3, 32, 32)
     g = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.15, generator=g)
@@ -209,7 +212,7 @@ def test_families_that_pool_their_patches_count_each_patch_once(name):
 
 @pytest.mark.parametrize("name", ["timm-eva", "DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit"])
 def test_families_compile_in_one_graph(name):
-    model, x = copy.deepcopy(make_model(name))
+    model, x = copy.deepcopy(make_model(name, depth=2))
     tome.apply(model, r=7)
     with torch.no_grad():
         expected = tensor_of(model(x))

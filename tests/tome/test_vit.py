@@ -113,11 +113,17 @@ def test_copies_and_pickles_merge_as_well(vit, images, expected):
             assert type(other) is timm.models.VisionTransformer
 
 
-def test_compiled_in_one_graph(vit, images, expected):
-    tome.apply(vit, r=9)
+def two_blocks(vit):
+    """Keep two blocks: what is compiled for one is compiled for all, and takes its time in each."""
+    vit.blocks = vit.blocks[:2]
+    return vit
+
+
+def test_compiled_in_one_graph(vit, images):
+    tome.apply(two_blocks(vit), r=9)
     compiled = torch.compile(vit, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        torch.testing.assert_close(compiled(images), expected)
+        torch.testing.assert_close(compiled(images), vit(images))
     compiled(images).sum().backward()
     assert vit.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
 
@@ -270,7 +276,9 @@ def test_unmerging_blocks_compute_the_same(vit, images, expected):
 
 def test_features_only(images):
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", **SIZE, features_only=True, out_indices=[1, 3]).eval()
+    model = timm.create_model(
+        "vit_tiny_patch16_224", **SIZE | {"depth": 2}, features_only=True, out_indices=[0, 1]
+    ).eval()
     with torch.no_grad():
         before = model(images)
         tome.apply(model, r=9)
@@ -466,7 +474,7 @@ def test_a_trace_follows_its_own_thread(vit, images):
 
 
 def test_a_share_of_the_work_compiles_without_a_warning(vit, images):
-    tome.apply(vit, flops=0.5)
+    tome.apply(two_blocks(vit), flops=0.8)
     torch._dynamo.reset()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
