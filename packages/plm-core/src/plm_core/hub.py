@@ -79,16 +79,7 @@ def download(file: HubFile, cache_dir: str | Path | None = None) -> Path:
     """Do what `fetch` does, with the errors of huggingface_hub."""
     from huggingface_hub import hf_hub_download
 
-    with _refusals():
-        return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as e:  # huggingface_hub refuses a place outside of its cache, which the server named
-        raise e if isinstance(e, UnicodeError) else OSError(str(e)) from e
+    return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
 
 
 def fetch_folder(repo: HubFile, patterns: Sequence[str]) -> Path:
@@ -100,7 +91,7 @@ def fetch_folder(repo: HubFile, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     name = repo.repo + (f"@{repo.revision}" if repo.revision else "")
-    with one_line(f"cannot get {name}", HubFile(repo.repo, repo.revision, CONFIG_FILE)), _refusals():
+    with one_line(f"cannot get {name}", HubFile(repo.repo, repo.revision, CONFIG_FILE)):
         return Path(snapshot_download(repo.repo, revision=repo.revision, allow_patterns=list(patterns)))
 
 
@@ -113,10 +104,12 @@ def one_line(prefix: str, file: HubFile | None = None) -> Iterator[None]:
         file: A file of the repository that the block reads. If the Hub does not answer for it, within seconds, the
             block finds only what is in the cache.
     """
-    from huggingface_hub import constants, errors, hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
     from safetensors import SafetensorError
 
     mask_logs()
+    # huggingface_hub raises a ValueError for an answer that is no JSON, or that names a place outside of its cache
+    failures: tuple[type[Exception], ...] = (*client_errors(), SafetensorError, OSError, ValueError)
     silent = None
     try:
         if file is not None and not constants.is_offline_mode() and not (file.is_pinned and file.is_cached):
@@ -125,7 +118,7 @@ def one_line(prefix: str, file: HubFile | None = None) -> Iterator[None]:
             yield
     except PlmError:
         raise
-    except (*client_errors(), SafetensorError, OSError, UnicodeError, errors.HFValidationError) as e:
+    except failures as e:
         shown = "".join(traceback.format_exception(e))
         cause = e if masked(shown) == shown else None  # an uncaught error shows its causes
         raise WeightsError(masked(f"{prefix}: {reason(e, silent)}")) from cause

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 
 from plm_core.utils.text import first_line
 
@@ -29,6 +30,7 @@ def no_answer(url: str, patient: bool) -> str | None:
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import HfHubHTTPError
 
+    failures: tuple[type[Exception], ...] = (*client_errors(), ValueError)  # which a redirect to no address raises
     why = None
     for pause in PAUSES if patient else PAUSES[:1]:
         time.sleep(pause)
@@ -39,7 +41,7 @@ def no_answer(url: str, patient: bool) -> str | None:
             if status not in BUSY:
                 return None
             why = f"status {status}"
-        except client_errors() as e:
+        except failures as e:
             why = str(e) or type(e).__name__
             if "Timeout" in type(e).__name__:  # it had its time
                 return why
@@ -141,4 +143,4 @@ def reason(e: Exception, silent: str | None) -> str:
     ):
         if isinstance(e, kind):
             return why
-    return first_line(e)
+    return f"the Hub's answer is not JSON ({first_line(e)})" if isinstance(e, JSONDecodeError) else first_line(e)
