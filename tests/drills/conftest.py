@@ -13,7 +13,7 @@ def pytest_generate_tests(metafunc):
     """Give a drill its short and its long number of trials: ``@pytest.mark.trials(short=40, long=10_000)``."""
     marker = metafunc.definition.get_closest_marker("trials")
     if marker:
-        long = pytest.param(marker.kwargs["long"], marks=pytest.mark.slow)
+        long = pytest.param(marker.kwargs["long"], marks=[pytest.mark.slow, pytest.mark.timeout(3600)])
         metafunc.parametrize("trials", [marker.kwargs["short"], long])
 
 

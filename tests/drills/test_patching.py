@@ -81,6 +81,8 @@ def replace_forward(module):
 
 
 def exchange_class(module):
+    if "_hf_hook" in vars(module):  # accelerate keeps the forward of the class that it found
+        return
     if isinstance(module, Doubled):
         module.__class__ = vars(module).pop("drill_class")
     elif not isinstance(module, blocks.Patched):

@@ -224,6 +224,32 @@ def test_other_attention_of_timm_is_refused():
         blocks.find(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *(("transformers-vit", path) for path in ("layers.1", "layers.1.attention")),
+        ("transformers-siglip", "encoder.layers.0.self_attn"),
+        ("transformers-videomae", "encoder.layer.0.attention.attention"),
+    ],
+)
+def test_other_layers_and_attentions_of_transformers_are_refused(name, path):
+    """Their forward computes something else, which a view would leave out without a word."""
+    model, x = examples.make(ADAPTERS[name])
+    inner = next(m for m in model.modules() if any(n == path for n, _ in m.named_modules()))
+    part = inner.get_submodule(path)
+    part.__class__ = type(type(part).__name__, (Doubled, type(part)), {})
+    with pytest.raises(NotSupported, match="have no view yet; transformers' own layer with its own attention has one"):
+        blocks.find(model)
+    part.__class__ = type(part).__bases__[1]
+    check_blocks(model, x)
+
+
+class Doubled:
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        return (2 * out[0], *out[1:]) if isinstance(out, tuple) else 2 * out
+
+
 # --- positions of the kept tokens -------------------------------------------------------------------------------
 
 ROTARY = ["rotary", "rotary, of each head and block", "DINOv3", "PE core", "fewer heads for keys", "rotary, registers"]

@@ -6,6 +6,7 @@ at. Only `example` imports transformers: anyone who asks for a view has imported
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core.adapters.common import additive, identity, join_heads, kept_rows, refuse_masks, rotate, split_heads
-from plm_core.blocks import BlockView, ModelView, Tokens
+from plm_core.adapters.common import (
+    additive,
+    identity,
+    join_heads,
+    kept_rows,
+    no_view,
+    refuse_masks,
+    rotate,
+    split_heads,
+)
+from plm_core.blocks import BlockView, ModelView, Tokens, original_class
 from plm_core.errors import NotSupported
 from plm_core.utils.references import resolve
 
@@ -81,7 +91,7 @@ def dinov3(model: Any) -> ModelView:
 
 def videomae(model: Any) -> ModelView:
     """Return the view of a VideoMAEModel, which attends over space and time at once and has no special tokens."""
-    layers = _layers(model, VIDEOMAE, VIDEOMAE_PARTS)
+    layers = _layers(model, VIDEOMAE, VIDEOMAE_PARTS, ("attention", "attention.attention"))
     blocks = tuple(_videomae_block(layer, name) for name, layer in layers.items())
     return ModelView(model, blocks, _tokens(model), pools_patches=True)
 
@@ -98,13 +108,21 @@ def example(model: str, **options: Any) -> nn.Module:
 
 
 def _model(model: Any, names: Names, positions: str = "absolute", pools_patches: bool = False) -> ModelView:
-    layers, tokens = _layers(model, names.layers, names.parts), _tokens(model, positions)
+    layers, tokens = _layers(model, names.layers, names.parts, (names.attention,)), _tokens(model, positions)
     blocks = tuple(_block(layer, name, names, tokens.prefix) for name, layer in layers.items())
     maps = any(cls.__name__ == "BackboneMixin" for cls in type(model).__mro__)
     return ModelView(model, blocks, tokens, returns_maps=maps, pools_patches=pools_patches)
 
 
-def _layers(model: Any, path: str, parts: tuple[str, ...]) -> dict[str, Any]:
+def _layers(model: Any, path: str, parts: tuple[str, ...], attentions: tuple[str, ...]) -> dict[str, Any]:
+    """Return the layers of a model by name. They and their attentions must compute what transformers' own do.
+
+    Args:
+        model: The model.
+        path: The dotted path of the list of layers.
+        parts: The dotted paths inside a layer of all that a view uses.
+        attentions: Those of the attentions, whose forward a view does not call.
+    """
     try:
         layers = {f"{path}.{name}": layer for name, layer in model.get_submodule(path).named_children()}
         for layer in layers.values():
@@ -115,6 +133,10 @@ def _layers(model: Any, path: str, parts: tuple[str, ...]) -> dict[str, Any]:
             f"{type(model).__name__} of transformers {metadata.version('transformers')} is not built as in 5.24, "
             f"for which the view is written: {e}"
         ) from e
+    for layer in layers.values():
+        for part in (layer, *map(layer.get_submodule, attentions)):
+            if not inspect.unwrap(original_class(part).forward).__module__.startswith("transformers."):
+                raise no_view(layer, part, "transformers' own layer with its own attention")
     return layers
 
 
