@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import pluggy
 
+from plm_core.fields import Fields
+
 hookspec = pluggy.HookspecMarker("plm")
 hookimpl = pluggy.HookimplMarker("plm")
 
@@ -29,9 +31,17 @@ VIDEO_MEAN = (0.45, 0.45, 0.45)
 VIDEO_STD = (0.225, 0.225, 0.225)
 """Standard deviation that goes with it."""
 
+TASKS = (
+    "image-classification", "video-classification", "audio-classification", "zero-shot-image-classification",
+    "image-feature-extraction", "feature-extraction", "object-detection", "image-segmentation", "mask-generation",
+    "depth-estimation", "keypoint-detection", "image-to-text", "image-text-to-text", "text-generation",
+    "image-to-image", "text-to-image", "unconditional-image-generation", "other"
+)  # fmt: skip
+"""The tasks that a model may declare, as the Hugging Face Hub calls them."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Declaration:
+class Declaration(Fields):
     """The base of everything that a plug-in returns from a hook: plain data under a name."""
 
     hook: ClassVar[str]
@@ -42,7 +52,7 @@ class Declaration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class Input(Fields):
     """The input of a model in timm's terms: ``size`` is (channels, height, width), ``mean`` and ``std`` per channel."""
 
     size: tuple[int, ...] = (3, 224, 224)
@@ -66,7 +76,7 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
+class Pretrained(Fields):
     """One set of weights of a model, created as ``name.tag``."""
 
     tag: str
@@ -89,13 +99,9 @@ class Pretrained:
     """Published or measured scores, such as ``{"imagenet-1k top-1 %": 82.8}``."""
     note: str = ""
 
-    def __post_init__(self) -> None:
-        if self.repo is None and ":" not in self.file:
-            raise ValueError(f"weights {self.tag!r} name neither a repo nor a shipped file as 'package:path'")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Micro:
+class Micro(Fields):
     """A model that was trained on embedded data and is shipped as package data."""
 
     recipe: str
