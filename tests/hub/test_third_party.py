@@ -124,7 +124,7 @@ def test_command_line_lists_the_good_one_and_reports_the_broken_one(acme_folder,
     assert "hiera_micro_digits" in listed.stdout
     assert "acme-broken" in listed.stderr  # warned about, once, in one line
     assert len(listed.stderr.splitlines()) == 1
-    doctor = plm_process(["doctor"], *folders)
+    doctor = plm_process(["doctor", "--quick"], *folders)
     assert doctor.returncode == 1
     assert "a_module_that_nobody_has" in doctor.stdout
     assert "PLM_DISABLE_PLUGINS=acme-broken" in doctor.stdout

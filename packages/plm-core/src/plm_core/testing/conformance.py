@@ -18,7 +18,7 @@ from plm_core.hookspecs import BlockAdapter, Model
 from plm_core.models import create_model, list_models
 from plm_core.registry import registry
 from plm_core.timm_bridge.build import build
-from plm_core.utils.references import shipped_file
+from plm_core.tools.health import code_faults, weights_faults
 from plm_core.utils.text import as_tuple
 
 BIG = 5_000_000
@@ -54,6 +54,7 @@ def check_model(name: str) -> None:
         AssertionError: A check fails. The message says which.
     """
     spec = registry().get(Model, name)
+    check_plugin(spec)
     check_declaration(spec)
     device = "meta" if spec.params > BIG else "cpu"
     with torch.device(device), torch.random.fork_rng(devices=[]):
@@ -99,6 +100,13 @@ def check_size(name: str) -> None:
         check_layouts(model)
 
 
+def check_plugin(spec: Model) -> None:
+    """Check that the plug-in of a model names code that exists, and that the shipped weights of the model load."""
+    plugin = registry().all(Model)[spec.name].plugin
+    faults = [*code_faults(plugin), *(fault for entry in spec.pretrained for fault in weights_faults(spec, entry))]
+    assert not faults, "; ".join(faults)
+
+
 def check_declaration(spec: Model) -> nn.Module:
     """Check that the declaration agrees with the model that is built and with timm's tables.
 
@@ -120,10 +128,6 @@ def check_declaration(spec: Model) -> nn.Module:
     default = (spec.pretrained[0].input if spec.pretrained else None) or spec.input
     for key, declared in {"input_size": default.size, "mean": default.mean, "std": default.std}.items():
         assert tuple(config[key]) == tuple(declared), f"timm's {key} is {config[key]}, {declared} is declared"
-    for entry in spec.pretrained:
-        if entry.repo is None:
-            file = shipped_file(entry.file)
-            assert file.is_file(), f"file {entry.file!r} of {spec.name}.{entry.tag} is not shipped"
     listed = list_models(f"{spec.name}.*", pretrained=True)
     assert sorted(listed) == sorted(f"{spec.name}.{p.tag}" for p in spec.pretrained), f"timm lists {listed}"
     return model
