@@ -12,9 +12,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plm_core.errors import InputError
+
 Attend = Callable[..., Tensor]
 """An attention function: (q, k, v) -> attended, all [G, H, n, D]. It also gets ``bias=`` and ``dropout=`` from a block
 that has them, see `attend`."""
+
+POSITIONS = ("absolute", "rotary", "bias")
+"""The kinds of positions, see `Tokens`."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,14 @@ class Tokens:
     register_tokens: int = 0
     positions: str = "absolute"
     """The kind: ``absolute`` (added to the input), ``rotary`` (passed to each block) or ``bias`` (in the attention)."""
+
+    def __post_init__(self) -> None:
+        if self.positions not in POSITIONS:
+            raise InputError(f"positions is {self.positions!r}; {', '.join(POSITIONS)} are allowed")
+        for name in ("class_tokens", "distill_tokens", "register_tokens"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < 0:
+                raise InputError(f"{name} is {number!r}; a whole number from 0 on is expected")
 
     @property
     def prefix(self) -> int:
