@@ -1,4 +1,4 @@
-"""What `plm doctor` and `check_model` find out about the code that plug-ins name and the weights that they ship."""
+"""What `plm doctor`, `check_model` and `plm info` say of the code that plug-ins name and the weights that they ship."""
 
 import json
 
@@ -57,6 +57,25 @@ def rules(model):
 
 def idle(model):
     return model
+
+class Strict(Net):
+    def __init__(self, img_size=(16, 16), plan=([1], 2), sides=None, **options):
+        if type(img_size) is not tuple or type(plan[0]) is not list:
+            raise TypeError(f"img_size {img_size!r}, plan {plan!r}")
+        super().__init__(img_size=img_size, **options)
+        self.sides = sides
+
+def fails(model):
+    return model.no_such_thing
+
+def text(model):
+    return "head"
+
+def pairs(model):
+    return [Rule("*", "*"), ("head.*", "classifier.*")]
+
+def nothing(model):
+    pass
 
 A_TEXT = "text"
 """
@@ -250,3 +269,73 @@ def test_code_that_needs_a_library_which_is_not_installed_is_no_fault(plm_regist
     modules = {"demo_health/__init__.py": "", "demo_health/model.py": MODEL, "demo_health/plugin.py": source}
     plm_registry({"name": "demo", "modules": modules, "entry_points": {"demo": "demo_health.plugin"}})
     assert list(code_faults("demo")) == []
+
+
+# --- plm info ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            '"num_heads": 2}',
+            '"num_head": 2}',
+            "model demo_net cannot be created: TypeError: VisionTransformer.__init__() got an unexpected keyword",
+        ),
+        ('demo_health.model:Net", params', 'demo_health.modle:Net", params', "has no module 'demo_health.modle'"),
+        ('demo_health.model:Net", params', 'demo_health.broken:Net", params', "ImportError: cannot import name 'Gone'"),
+        (
+            "demo_health.model:rules",
+            "demo_health.model:nothing",
+            "weight layout 'theirs': demo_health.model:nothing returns a NoneType; a sequence of Rule is expected",
+        ),
+        ("demo_health.model:rules", "demo_health.model:text", "text returns a str; a sequence of Rule is expected"),
+        ("demo_health.model:rules", "demo_health.model:pairs", "returns a tuple as number 1; a Rule is expected"),
+        (
+            "demo_health.model:rules",
+            "demo_health.model:fails",
+            "weight layout 'theirs': demo_health.model:fails fails on Net: AttributeError: 'Net' object has no",
+        ),
+        (
+            "plm_core.adapters.timm:vision_transformer",
+            "demo_health.model:nothing",
+            "transform tome: block adapter 'demo': demo_health.model:nothing returns a NoneType; a ModelView is",
+        ),
+        (
+            'apply="demo_health.model:idle"',
+            'apply="demo_health.model:fails"',
+            "transform idle: AttributeError: 'Net' object has no attribute 'no_such_thing'",
+        ),
+    ],
+)
+def test_info_names_what_fails_and_exits_with_1(plm, plm_registry, old, new, problem):
+    assert old in PLUGIN
+    modules = {
+        "demo_health/__init__.py": "",
+        "demo_health/model.py": MODEL,
+        "demo_health/broken.py": "from timm.models import Gone",
+        "demo_health/plugin.py": PLUGIN.replace(old, new),
+    }
+    plm_registry({"name": "demo", "modules": modules, "entry_points": {"demo": "demo_health.plugin"}})
+    shown = plm("info", "demo_net")
+    facts = dict(shown.rows)
+    assert (shown.code, facts["family"]) == (1, "demo")
+    assert problem in facts["problem"]
+    assert "Traceback" not in shown.out + shown.err
+    found = plm("info", "demo_net", "--json")
+    assert found.code == 1
+    assert any(problem in line for line in json.loads(found.out)["problems"])
+
+
+def test_lists_of_a_model_folder_are_tuples_again_unless_they_are_declared_as_lists(plm_registry, tmp_path):
+    source = PLUGIN.replace('model:Net", params', 'model:Strict", params').replace(
+        '"img_size": 16,', '"img_size": (16, 16), "plan": [[1], 2],'
+    )
+    modules = {"demo_health/__init__.py": "", "demo_health/model.py": MODEL, "demo_health/plugin.py": source}
+    plm_registry({"name": "demo", "modules": modules, "entry_points": {"demo": "demo_health.plugin"}})
+    model = plm_core.create_model("demo_net", img_size=(24, 16), plan=[[3], 2], sides=((1, 2), 3))
+    weights.save_pretrained(model, tmp_path, license="MIT")
+    assert json.loads((tmp_path / "config.json").read_text())["model_args"]["img_size"] == [24, 16]
+    again = plm_core.create_model(tmp_path, pretrained=True)
+    assert again.patch_embed.img_size == (24, 16)
+    assert again.sides == ((1, 2), 3)
