@@ -32,7 +32,7 @@ def main() -> None:
             "plm list": lambda: run(str(BIN / "plm"), "list"),
             "plm --help": lambda: run(str(BIN / "plm"), "--help"),
             "plm info": lambda: run(str(BIN / "plm"), "info", "hiera_micro_digits"),
-            "plm doctor": lambda: run(str(BIN / "plm"), "doctor"),
+            "plm doctor --quick": lambda: run(str(BIN / "plm"), "doctor", "--quick"),
             "import plm_core": lambda: run(sys.executable, "-c", "import plm_core"),
             "import hiera": lambda: run(sys.executable, "-c", "import hiera"),
             "import timm": lambda: run(sys.executable, "-c", "import timm"),

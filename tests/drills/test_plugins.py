@@ -116,11 +116,11 @@ def test_broken_plugins(plm, drill, trials, plm_registry, tmp_path):
                 listed = plm("list", "--json")
                 models = {row["model"] for row in json.loads(listed.out)} if listed.code == 0 else set()
                 drill.expect(f"list, {name}", len(models) >= 20, f"exit {listed.code}: {listed.err[-300:]!r}")
-                told = plm("doctor").out
+                told = plm("doctor", "--quick").out
                 no_plugin = damage and damage[0] == "entry_points.txt"  # without entry points it is none
                 named = "broken" in told or no_plugin
                 drill.expect(f"doctor, {name}", named and not RAW.search(told.replace("\t", "")), told)
-                plugins = json.loads(plm("doctor", "--json").out)["plugins"]
+                plugins = json.loads(plm("doctor", "--quick", "--json").out)["plugins"]
                 drill.expect(f"doctor --json, {name}", len(plugins) > 3, f"{len(plugins)} plug-ins")
                 drill.expect(f"help, {name}", "doctor" in plm("--help").out, "no help")
                 drill.expect(f"timm, {name}", timm.is_model("hiera_micro_motions"), "timm has lost a model")

@@ -16,7 +16,7 @@ PACKAGES = [source.name for source in SOURCES]
 
 # plm_core from the bottom up: a module may import its own layer and those above it in this list, never one below it.
 LAYERS = (
-    ("errors", "hookspecs"),  # what everything may import
+    ("errors", "fields", "hookspecs"),  # what everything may import
     ("utils",),
     ("declarations", "layouts", "model_config"),
     ("registry",),

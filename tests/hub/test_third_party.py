@@ -76,6 +76,8 @@ def test_it_passes_its_own_tests_beside_a_broken_plugin(acme, plm_registry, tmp_
     assert "hiera_micro_digits" in registry.all(Model)
     tests = runpy.run_path(str(ACME / "tests" / "test_acme_models.py"))
     tests["test_model"]()
+    tests["test_gated_model"]()
+    tests["test_weights_of_the_authors_load"]()
     tests["test_transform_is_undone"]()
     tests["test_recipe_leaves_a_model_folder"](tmp_path)
     assert "acme-turns\tacme-models\timages\tacme_vit_micro" in plm("train", "--list").out
@@ -93,7 +95,7 @@ def test_the_conformance_check_finds_a_wrong_declaration(plm_registry):
         check_model("acme_vit_micro")
 
 
-@pytest.mark.parametrize("name", ["hiera_micro_digits", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["acme_gated_micro", "hiera_micro_digits", "vit_tiny_patch16_224"])
 def test_its_transform_works_on_other_models_and_is_undone(acme, plm_registry, name):
     plm_registry()
     model = plm_core.create_model(name).eval()
@@ -104,6 +106,18 @@ def test_its_transform_works_on_other_models_and_is_undone(acme, plm_registry, n
         assert not torch.equal(model.forward_features(x), before)
         plm_core.remove(model)
         assert torch.equal(model.forward_features(x), before)
+
+
+def test_transforms_of_others_reach_into_its_own_model(acme, plm_registry):
+    plm_registry()
+    model = plm_core.create_model("acme_gated_micro").eval()
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        before = model(x)
+        plm_core.apply(model, "tome", r=4)
+        assert not torch.equal(model(x), before)
+        plm_core.remove(model)
+        assert torch.equal(model(x), before)
 
 
 # --- on the command line ----------------------------------------------------------------------------------------
@@ -124,7 +138,7 @@ def test_command_line_lists_the_good_one_and_reports_the_broken_one(acme_folder,
     assert "hiera_micro_digits" in listed.stdout
     assert "acme-broken" in listed.stderr  # warned about, once, in one line
     assert len(listed.stderr.splitlines()) == 1
-    doctor = plm_process(["doctor"], *folders)
+    doctor = plm_process(["doctor", "--quick"], *folders)
     assert doctor.returncode == 1
     assert "a_module_that_nobody_has" in doctor.stdout
     assert "PLM_DISABLE_PLUGINS=acme-broken" in doctor.stdout

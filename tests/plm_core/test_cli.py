@@ -169,7 +169,7 @@ def test_a_pipe_that_is_closed_ends_quietly(plm, monkeypatch):
     assert ended == Result(1, "", "")
 
 
-@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["--help"], ["doctor"]])
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["--help"], ["doctor", "--quick"]])
 def test_a_closed_stdout_is_no_error(plm, monkeypatch, words):
     monkeypatch.setattr(sys, "stdout", None)
     code = plm(*words).code
@@ -399,7 +399,7 @@ def test_doctor_is_content(plm):
     shown = plm("doctor")
     assert (shown.code, shown.err) == (0, "")
     assert next(row for row in shown.rows if row[0] == "hiera")[:3] == ["hiera", f"hiera {version('hiera')}", "loaded"]
-    data = plm("doctor", "--json").data
+    data = plm("doctor", "--quick", "--json").data
     assert data["problems"] == []
     assert data["versions"]["plm-core"] == __version__
     assert [p["state"] for p in data["plugins"]] == ["loaded"] * len(data["plugins"])
@@ -407,7 +407,7 @@ def test_doctor_is_content(plm):
 
 def test_doctor_reports_a_broken_plugin(plm, plm_registry):
     plm_registry(BROKEN, DEMO)
-    shown = plm("doctor")
+    shown = plm("doctor", "--quick")
     assert shown.code == 1
     row = next(row for row in shown.rows if row[0] == "broken")
     assert row[1:3] == ["broken 1.0", "failed"]
@@ -415,7 +415,7 @@ def test_doctor_reports_a_broken_plugin(plm, plm_registry):
         "ZeroDivisionError: division by zero",
         "reinstall or remove broken, or set PLM_DISABLE_PLUGINS=broken",
     ]
-    report = plm("doctor", "--json")
+    report = plm("doctor", "--quick", "--json")
     assert report.code == 1
     states = {p["name"]: p["state"] for p in report.data["plugins"]}
     assert {name for name, state in states.items() if state != "loaded"} == {"broken"}
@@ -426,16 +426,16 @@ def test_doctor_reports_a_broken_plugin(plm, plm_registry):
 
 def test_doctor_reports_duplicates(plm, plm_registry):
     plugin_registry = plm_registry(DEMO, RIVAL)
-    shown = plm("doctor")
+    shown = plm("doctor", "--quick")
     assert shown.code == 1
     assert len(plugin_registry.withdrawn()) == 5
     assert all(f"problem: {line}\n" in shown.out for line in plugin_registry.withdrawn())
-    assert plm("doctor", "--json").data["problems"] == plugin_registry.withdrawn()
+    assert plm("doctor", "--quick", "--json").data["problems"] == plugin_registry.withdrawn()
 
 
 def test_doctor_names_what_was_disabled(plm, plm_registry):
     plm_registry(BROKEN, environ={"PLM_DISABLE_PLUGINS": "broken"})
-    shown = plm("doctor")
+    shown = plm("doctor", "--quick")
     assert shown.code == 0
     assert next(row for row in shown.rows if row[0] == "broken")[2] == "disabled"
 
@@ -454,7 +454,7 @@ def plm_models():
 def test_doctor_sees_shipped_files_that_are_missing(plm, plm_registry):
     modules = {"missing_plugin.py": MISSING, "demo_plugin_folder/__init__.py": ""}
     plm_registry({"name": "missing", "modules": modules, "entry_points": {"missing": "missing_plugin"}})
-    shown = plm("doctor", "--json")
+    shown = plm("doctor", "--quick", "--json")
     assert shown.code == 1
     assert shown.data["problems"] == [
         "file 'demo_plugin_folder:gone.safetensors' of model demo_net.gone is missing; reinstall missing",

@@ -1,11 +1,13 @@
-"""The examples in docstrings of public functions run and print what they say."""
+"""The examples in docstrings of public functions run and print what they say. What plug-ins fill in is explained."""
 
+import dataclasses
 import doctest
+import re
 
 import pytest
 
 import plm_core
-from plm_core import weights
+from plm_core import blocks, hookspecs, layouts, weights
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
@@ -35,3 +37,16 @@ def test_example(name, tmp_path, monkeypatch, capsys):
     result = doctest.DocTestRunner().run(example)
     assert result.attempted > 1
     assert result.failed == 0, capsys.readouterr().out
+
+
+FILLED_IN = (
+    *hookspecs.KINDS, hookspecs.Input, hookspecs.Pretrained, hookspecs.Micro,
+    blocks.Tokens, blocks.BlockView, blocks.ModelView, layouts.Rule,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FILLED_IN, ids=lambda kind: kind.__name__)
+def test_the_help_of_what_a_plugin_fills_in_explains_each_field(kind):
+    section = (kind.__doc__ or "").partition("Attributes:")[2]
+    explained = re.findall(r"^        (\w+): \S", section, re.MULTILINE)
+    assert sorted(explained) == sorted(field.name for field in dataclasses.fields(kind))

@@ -65,8 +65,8 @@ LOOKING = {
     "plm list": "hiera_image_tiny_224",
     "plm list --json": '"hiera_micro_digits"',
     "plm list --pretrained": "hiera_micro_digits.sklearn_digits",
-    "plm doctor": "huggingface-hub",
-    "plm doctor --json": '"plugins"',
+    "plm doctor --quick": "huggingface-hub",
+    "plm doctor --quick --json": '"plugins"',
     "import plm_core.testing.fixtures": None,  # pytest imports it wherever plm-core is installed
 }
 
@@ -93,16 +93,16 @@ def with_heavy_plugin(tmp_path_factory):
     good = "from plm_core.hookspecs import *\n@hookimpl\ndef plm_models():\n    return []\n"
     write_distribution(folder, "aa-good", {"aa_plugin.py": good}, {"aa-good": "aa_plugin"})
     write_distribution(folder, "heavy", {"heavy_plugin.py": f"import timm, torch\n{good}"}, {"heavy": "heavy_plugin"})
-    steps, stderr = run(["plm doctor", "plm doctor --json", "plm list"], [folder])
-    assert steps["plm doctor"]["heavy"] == ["torch", "timm"]
+    steps, stderr = run(["plm doctor --quick", "plm doctor --quick --json", "plm list"], [folder])
+    assert steps["plm doctor --quick"]["heavy"] == ["torch", "timm"]
     return steps, stderr
 
 
 def test_doctor_reports_a_heavy_plugin(with_heavy_plugin):
     steps, _ = with_heavy_plugin
-    assert steps["plm doctor"]["code"] == steps["plm doctor --json"]["code"] == 1
-    assert "importing it loads torch and timm: name code by strings instead" in steps["plm doctor"]["out"]
-    heavy = {p["name"]: p["heavy"] for p in json.loads(steps["plm doctor --json"]["out"])["plugins"]}
+    assert steps["plm doctor --quick"]["code"] == steps["plm doctor --quick --json"]["code"] == 1
+    assert "importing it loads torch and timm: name code by strings instead" in steps["plm doctor --quick"]["out"]
+    heavy = {p["name"]: p["heavy"] for p in json.loads(steps["plm doctor --quick --json"]["out"])["plugins"]}
     assert {name for name, loads in heavy.items() if loads} == {"heavy"}
     assert heavy["heavy"] == ["torch", "timm"]
     assert {"plm-core", "hiera", "aa-good"} <= set(heavy)

@@ -56,11 +56,12 @@ def test_resolve_refuses_another_form(reference):
     ("reference", "error", "said"),
     [
         ("json:no_such", PluginError, "module 'json' has no attribute 'no_such'"),
-        ("json:JSONEncoder.encode", PluginError, "has no attribute 'JSONEncoder.encode'"),
+        ("json:JSONEncoder.enc", PluginError, "has no attribute 'JSONEncoder.enc'"),
+        ("json:dump_s", PluginError, "has no attribute 'dump_s'; did you mean 'dumps'?"),
         ("no_such_module:f", MissingDependency, "'no_such_module:f' needs the module 'no_such_module'"),
-        ("json.no_such:f", MissingDependency, "needs the module 'json.no_such'"),
+        ("json.no_such:f", PluginError, "'json.no_such:f': package 'json' has no module 'json.no_such'"),
         ("needs_what_is_absent:f", MissingDependency, "'needs_what_is_absent:f' needs the module 'absent_thing'"),
-        ("broken_thing:f", RuntimeError, "boom"),
+        ("broken_thing:f", PluginError, "'broken_thing:f' cannot be imported: RuntimeError: boom"),
     ],
 )
 def test_resolve_says_what_is_wrong(modules, reference, error, said):

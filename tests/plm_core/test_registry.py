@@ -4,7 +4,10 @@ Each test installs throw-away distributions, `plm_registry(distribution(source),
 fresh process would then have. The source is the text of a plug-in module.
 """
 
+import copy
+import pickle
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 
 import pytest
@@ -153,12 +156,21 @@ def test_every_position_in_the_order_is_isolated(plm_registry, name):
         ("raise RuntimeError('boom')", "RuntimeError: boom"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("yield 1/0", "ZeroDivisionError"),
-        ("pass", "TypeError: returned None; a list was expected"),
-        ("return 7", "TypeError: 'int' object is not iterable"),
-        ("return DemoModel(name='lonely')", "TypeError: 'Model' object is not iterable"),
-        ("return 'abc'", "a Model was expected, a str came"),
+        ("pass", "TypeError: returned None; a list of Model is expected"),
+        ("return 7", "TypeError: returned a int; a list of Model is expected"),
+        ("return DemoModel(name='lonely')", "TypeError: returned one Model; a list of Model is expected"),
+        ("return 'abc'", "TypeError: returned a str; a list of Model is expected"),
+        ("return {'x': DemoModel(name='x')}", "TypeError: returned a dict; a list of Model is expected"),
         ("return [Scorer(name='x', score='a:b')]", "a Model was expected, a Scorer came"),
-        ("return [Model(name='x')]", "missing 3 required keyword-only arguments"),
+        ("return [Model(name='x')]", "number 1: TypeError: Model 'x' lacks family, builder, params"),
+        ("return [Model()]", "missing 4 required keyword-only arguments"),
+        ("return [DemoModel(name='x', licence='MIT')]", "Model 'x' has no field 'licence'; did you mean 'license'?"),
+        ("return [DemoModel(name='x', colour=1)]", "Model 'x' has no field 'colour'; there are: name, family, "),
+        (
+            "return [DemoModel(name='x', pretrained=(Pretrained(tag='t', licence='MIT'),))]",
+            "model 'x': TypeError: Pretrained 't' has no field 'licence'; did you mean 'license'?",
+        ),
+        ("return [DemoModel(name='x', input=Input(width=3))]", "model 'x': TypeError: Input has no field 'width'"),
         ("return [DemoModel(name='')]", "name '' is not allowed"),
         ("return [DemoModel(name='a b')]", "name 'a b' is not allowed: letters, digits, '_' and '-' only"),
         ("return [DemoModel(name='name.tag')]", "name 'name.tag' is not allowed"),
@@ -181,10 +193,42 @@ def test_every_position_in_the_order_is_isolated(plm_registry, name):
         ("return [DemoModel(name='x', input=Input(size=(3, 0, 8)))]", "is 0; 1 to"),
         ("return [DemoModel(name='x', input=Input(frames=-1))]", "is -1; 1 to"),
         ("return [DemoModel(name='x', input=Input(std=(float('nan'),) * 3))]", "Input.std is (nan, nan, nan)"),
+        (
+            "return [DemoModel(name='x', input=Input(std=(0.5, 0.0, 0.5)))]",
+            "Input.std is (0.5, 0.0, 0.5); numbers above 0",
+        ),
+        ("return [DemoModel(name='x', input=Input(mean=(0.5,)))]", "Input.mean is (0.5,); one number for each of 3"),
+        ("return [DemoModel(name='x', input=Input(size=(1, 8, 8)))]", "one number for each of 1 channels"),
+        ("return [DemoModel(name='x', input=Input(crop_pct=87.5))]", "Input.crop_pct is 87.5; a share above 0 and at"),
+        ("return [DemoModel(name='x', input=Input(crop_pct=0))]", "Input.crop_pct is 0; a share above 0 and at"),
+        (
+            "return [DemoModel(name='x', input=Input(interpolation='cubic'))]",
+            "'cubic'; one of nearest, bilinear, bicubic",
+        ),
+        ("return [DemoModel(name='x', input=Input(crop_mode='centre'))]", "'centre'; one of center, squash, border"),
+        (
+            "return [DemoModel(name='x', task='image-classificaton')]",
+            "Model.task: no task 'image-classificaton'; did you mean 'image-classification'",
+        ),
+        ("return [DemoModel(name='x', builder='a.b')]", "Model.builder is 'a.b'; 'module:attribute' is expected"),
+        ("return [DemoModel(name='x', micro=Micro(recipe='a', evaluate='a:b'))]", "Micro.recipe is 'a'; 'module:attr"),
+        (
+            "return [DemoModel(name='x', pretrained=(Pretrained(tag='t', license='MIT', file='w.safetensors'),))]",
+            "Pretrained.file of 't' is 'w.safetensors'; without a repo, 'package:path' of a shipped file is expected",
+        ),
+        (
+            "return [DemoModel(name='x', pretrained=(Pretrained(tag='t', license=' ', repo='o/n'),))]",
+            "Pretrained.license of 't' is empty; an SPDX identifier, 'other' or 'unknown' is expected",
+        ),
+        (
+            "return [DemoModel(name='x', num_classes=3, pretrained="
+            "(Pretrained(tag='t', license='MIT', repo='o/n', labels=('a', 'b')),))]",
+            "Pretrained.labels of 't' has 2 names; the weights have 3 classes",
+        ),
         ("return [Model(name='x', family='', builder='', params=10**400)]", "Model.params is huge; 0 to"),
         ("return [Model(name='x', family='', builder='', params=-1)]", "Model.params is -1; 0 to"),
         ("return [DemoModel(name='x', pretrained=(Pretrained(tag='a b', license='', repo='o/n'),))]", "tag 'a b'"),
-        ("return [DemoModel(name='x', pretrained=(Pretrained(tag='t', license='', repo='o/n'),) * 2)]", "the tag 't'"),
+        ("return [DemoModel(name='x', pretrained=(Pretrained(tag='t', license='x', repo='o/n'),) * 2)]", "the tag 't'"),
         (
             "return [DemoModel(name='x', pretrained=(Pretrained(tag='t', license='', repo='r', metrics={'a': 'b'}),))]",
             "Pretrained.metrics is {'a': 'b'}; Mapping[str, float] is expected",
@@ -195,8 +239,6 @@ def test_every_position_in_the_order_is_isolated(plm_registry, name):
         ("class Panic(BaseException): pass\n    raise Panic('x')", "Panic: x"),
         ("return [DemoModel(name='x', input=type('I', (), {'__repr__': lambda _: 1/0})())]", "Model.input is <I inst"),
         ("return [DemoModel(name='x' * 10**6)]", "is not allowed: letters"),
-        # one bad declaration takes the good ones of the same hook with it, but not the other hooks
-        ("return [DemoModel(name='fine'), None]", "a Model was expected, a NoneType came"),
     ],
 )
 def test_broken_hook(plm_registry, caplog, body, error):
@@ -210,11 +252,42 @@ def test_broken_hook(plm_registry, caplog, body, error):
     assert demo.mend == "report it to the authors of demo"
     assert len(caplog.records) == len(demo.errors) == 1
     assert error in caplog.text
-    assert not {"x", "fine", "lonely"} & set(registry.all(Model))
+    assert not {"x", "lonely"} & set(registry.all(Model))
     assert_others_work(registry)
 
 
-@pytest.mark.parametrize("models", ["None", "'torch.nn:Linear'", "('torch.nn:Linear', 3)"])
+BAD = {
+    "None": "number 2: TypeError: a Model was expected, a NoneType came",
+    "DemoModel(name='bad', params=-1)": "model 'bad': ValueError: Model.params is -1",
+    "DemoModel(name='bad', licence='')": "number 2: TypeError: Model 'bad' has no field 'licence'",
+    "Model(name='bad', builder='a:b', params=1)": "number 2: TypeError: Model 'bad' lacks family",
+}
+
+
+@pytest.mark.parametrize(("bad", "error"), BAD.items())
+def test_a_bad_declaration_hides_no_other_of_its_plugin_and_is_named(plm_registry, caplog, bad, error):
+    body = f"return [DemoModel(name='first'), {bad}, DemoModel(name='last')]"
+    registry = plm_registry(distribution(plugin_with_hook(body)), GOOD)
+    demo = status_of(registry)
+    assert (demo.state, demo.declares) == ("faulty", "2 models")
+    assert {"first", "last"} <= set(registry.all(Model))
+    assert "bad" not in registry.all(Model)
+    [line] = demo.errors
+    assert line.startswith(f"plm_models: {error}")
+    assert error in caplog.text
+    assert_others_work(registry)
+
+
+def test_outside_of_a_hook_a_declaration_that_cannot_be_made_raises():
+    with pytest.raises(TypeError, match=r"^Model 'x' has no field 'licence'; did you mean 'license'\?$"):
+        Model(name="x", family="f", builder="a:b", params=1, licence="MIT")
+    with pytest.raises(TypeError, match=r"^Model 'x' lacks builder, params$"):
+        Model(name="x", family="f")
+    model = Model(name="x", family="f", builder="a:b", params=1)
+    assert copy.deepcopy(model) == pickle.loads(pickle.dumps(model)) == replace(model) == model
+
+
+@pytest.mark.parametrize("models", ["None", "'torch.nn:Linear'", "('torch.nn:Linear', 3)", "('torch.nn.Linear',)"])
 @pytest.mark.parametrize(
     ("hook", "body"),
     [

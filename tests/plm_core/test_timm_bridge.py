@@ -317,7 +317,7 @@ def test_a_name_of_timms_is_kept_out_and_reported(plm_registry, caplog, capsys, 
         f"model {name!r} of demo is left out of timm's registry: {before[name].__module__} owns the name"
         for name in CLASHING
     )
-    monkeypatch.setattr(sys, "argv", ["plm", "doctor"])
+    monkeypatch.setattr(sys, "argv", ["plm", "doctor", "--quick"])
     with pytest.raises(SystemExit, match="1"):
         main()
     out = capsys.readouterr().out

@@ -314,6 +314,10 @@ def test_convert_options_that_are_wrong(options, error, parts, micro, source, tm
     [
         ({"w": torch.zeros(3)}, ["3 values", "none is near in size"]),
         ({"w": torch.zeros(170_338)}, ["170,338 values", "closest in size: ", MICRO]),
+        (
+            {**plm_core.create_model(MICRO).state_dict(), "more": torch.zeros(2), "head.fc.bias": torch.zeros(2, 5)},
+            [f"closest: {MICRO}, where 58 of its 59 tensors fit in layout 'native')", "to see what does not fit"],
+        ),
         ({}, ["0 values"]),
     ],
 )

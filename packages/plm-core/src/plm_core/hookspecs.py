@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import pluggy
 
+from plm_core.fields import Fields
+
 hookspec = pluggy.HookspecMarker("plm")
 hookimpl = pluggy.HookimplMarker("plm")
 
@@ -29,21 +31,47 @@ VIDEO_MEAN = (0.45, 0.45, 0.45)
 VIDEO_STD = (0.225, 0.225, 0.225)
 """Standard deviation that goes with it."""
 
+TASKS = (
+    "image-classification", "video-classification", "audio-classification", "zero-shot-image-classification",
+    "image-feature-extraction", "feature-extraction", "object-detection", "image-segmentation", "mask-generation",
+    "depth-estimation", "keypoint-detection", "image-to-text", "image-text-to-text", "text-generation",
+    "image-to-image", "text-to-image", "unconditional-image-generation", "other"
+)  # fmt: skip
+"""The tasks that a model may declare, as the Hugging Face Hub calls them."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Declaration:
-    """The base of everything that a plug-in returns from a hook: plain data under a name."""
+class Declaration(Fields):
+    """The base of everything that a plug-in returns from a hook: plain data under a name.
+
+    Attributes:
+        hook: The hook that returns declarations of this kind.
+        word: The kind's name in messages, such as ``model``.
+        name: Letters, digits, ``_`` and ``-``.
+    """
 
     hook: ClassVar[str]
-    """The hook that returns declarations of this kind."""
     word: ClassVar[str]
-    """The kind's name in messages, such as ``model``."""
     name: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
-    """The input of a model in timm's terms: ``size`` is (channels, height, width), ``mean`` and ``std`` per channel."""
+class Input(Fields):
+    """The input of a model in timm's terms.
+
+    Attributes:
+        size: (channels, height, width).
+        mean: Mean of each channel by which images are normalized, for values between 0 and 1.
+        std: Standard deviation of each channel, above 0.
+        interpolation: Pillow's filter for resizing: ``nearest``, ``bilinear``, ``bicubic``, ``box``, ``hamming``,
+            ``lanczos``, or ``random`` in trainings.
+        crop_pct: Share of the resized image that the crop keeps, above 0 and at most 1: 0.875 resizes to 256 pixels for
+            a crop of 224.
+        crop_mode: ``center``, ``squash``, ``border`` or ``corner``, as in timm.
+        frames: Frames of a clip, for a model that takes video [B, C, frames, H, W]. None for images.
+        stride: Step from one frame of a clip to the next that the model was trained with: 4 takes every fourth frame.
+        fixed: True when a model takes only the size that it was created with, given by ``img_size=``.
+    """
 
     size: tuple[int, ...] = (3, 224, 224)
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -51,12 +79,9 @@ class Input:
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     crop_mode: str = "center"
-    frames: int | None = None
-    """Frames of a clip, for a model that takes video [B, C, frames, H, W]. timm's configurations have no such field."""
+    frames: int | None = None  # timm's configurations have no such field
     stride: int = 1
-    """Step from one frame of a clip to the next that the model was trained with: 4 takes every fourth of a video."""
     fixed: bool = False
-    """True when a model takes only the size that it was created with, given by ``img_size=``."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,135 +91,191 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """One set of weights of a model, created as ``name.tag``."""
+class Pretrained(Fields):
+    """One set of weights of a model, created as ``name.tag``.
+
+    Attributes:
+        tag: The name of the set.
+        license: SPDX identifier of the licence of the WEIGHTS. Several are non-commercial. ``other`` or ``unknown``
+            where there is no identifier.
+        repo: Hugging Face Hub id, ``org/name``. None when the file is shipped inside the distribution.
+        revision: Branch, tag or commit of the repository. None for the default branch.
+        file: File in the repository, or ``package:path`` of a shipped file, such as
+            ``acme_models:weights/tiny.safetensors``. Beside a shipped file lies its model card, of the same name with
+            the ending ``.md``. It begins with the front matter of the Hub's cards, which names the license::
+
+                ---
+                license: mit
+                ---
+
+        layout: Name of the weight layout of the file. None when the file has the model's own keys.
+        num_classes: Classes of the head in the file, if not the model's default. 0 for a file without a trained head.
+        untrained: Prefixes of the model's own keys whose values in the file are untrained. They are not loaded.
+        input: The input that the weights were trained for, if not the model's default.
+        labels: Names of the classes, in their order.
+        metrics: Published or measured scores, such as ``{"imagenet-1k top-1 %": 82.8}``.
+        note: A remark for ``plm info``.
+    """
 
     tag: str
     license: str
-    """SPDX identifier of the licence of the WEIGHTS. Several are non-commercial."""
     repo: str | None = None
-    """Hugging Face Hub id, ``org/name``. None when the file is shipped inside the distribution."""
     revision: str | None = None
     file: str = "model.safetensors"
-    """File in the repository, or ``package:path`` of a shipped file."""
     layout: str | None = None
-    """Name of the weight layout of the file. None when the file has the model's own keys."""
     num_classes: int | None = None
-    """Classes of the head in the file, if not the model's default. 0 for a file without a trained head."""
     untrained: tuple[str, ...] = ()
-    """Prefixes of the model's own keys whose values in the file are untrained. They are not loaded."""
     input: Input | None = None
     labels: tuple[str, ...] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Published or measured scores, such as ``{"imagenet-1k top-1 %": 82.8}``."""
     note: str = ""
-
-    def __post_init__(self) -> None:
-        if self.repo is None and ":" not in self.file:
-            raise ValueError(f"weights {self.tag!r} name neither a repo nor a shipped file as 'package:path'")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Micro:
-    """A model that was trained on embedded data and is shipped as package data."""
+class Micro(Fields):
+    """A model that was trained on embedded data and is shipped as package data.
+
+    Attributes:
+        recipe: ``"module:function"`` that ``plm retrain`` calls:
+            ``function(out: Path, seed: int) -> Mapping[str, float]``.
+        evaluate: ``"module:function"`` for the scores on held-out data: ``function(model) -> Mapping[str, float]``.
+    """
 
     recipe: str
-    """``"module:function"`` that ``plm retrain`` calls: ``function(out: Path, seed: int) -> Mapping[str, float]``."""
     evaluate: str
-    """``"module:function"`` for the scores on held-out data: ``function(model) -> Mapping[str, float]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Declaration):
-    """A model that ``timm.create_model(name)`` builds."""
+    """A model that ``timm.create_model(name)`` builds.
+
+    Attributes:
+        name: The name for ``create_model``. One that is timm's own stays timm's.
+        family: The name of its architecture, by which ``plm list`` groups.
+        builder: ``"module:callable"``, often a class. It is called with the keywords of ``config`` and with those
+            given to ``create_model``, such as ``num_classes`` and ``in_chans``, and returns an nn.Module. plm-core adds
+            the loading of weights, ``features_only`` and timm's configuration.
+        params: Number of parameters with the default head. `check_model` builds the model and compares.
+        config: Keywords for the builder. Those of ``create_model`` override them.
+        task: One of `TASKS`.
+        input: The input of the default weights.
+        num_classes: Classes of the default head.
+        classifier: The layers, by dotted path, whose outputs are those of the classes. They stay untrained if weights
+            are loaded into a model with another number of classes. Layers of a detector may have as many outputs for
+            the background as for a class. None if there is no classifier.
+        first_conv: The layers that timm adapts to another number of channels, or None.
+        out_indices: Feature maps that ``features_only=True`` returns by default, as indices for
+            ``forward_intermediates``.
+        pretrained: The sets of weights. The first entry is the default tag.
+        needs: Other distributions or extras that the model needs, such as ``("plm-core[lm]", "pe-encoder")``.
+        micro: How it was trained, for a model that is shipped with its weights and that ``plm retrain`` trains.
+        license: SPDX identifier of the licence of the CODE. Empty where it is not stated.
+        paper: Address of the paper.
+    """
 
     hook = "plm_models"
     word = "model"
 
     family: str
     builder: str
-    """``"module:callable"``, often a class. It is called with the keywords of ``config`` and of ``create_model`` and
-    returns an nn.Module. plm-core adds the loading of weights, ``features_only`` and timm's configuration."""
     params: int
-    """Number of parameters with the default head. A test builds the model on the meta device and compares."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords for the builder. Those of ``create_model`` override them."""
     task: str = "image-classification"
     input: Input = Input()
     num_classes: int = 1000
     classifier: str | tuple[str, ...] | None = "head.fc"
-    """The layers whose outputs are those of the classes. They stay untrained if weights are loaded into a model with
-    another number of classes. Layers of a detector may have as many outputs for the background as for a class."""
     first_conv: str | tuple[str, ...] | None = "patch_embed.proj"
     out_indices: tuple[int, ...] = (-1,)
-    """Feature maps that ``features_only=True`` returns by default, as indices for ``forward_intermediates``."""
     pretrained: tuple[Pretrained, ...] = ()
-    """The first entry is the default tag."""
     needs: tuple[str, ...] = ()
-    """Other distributions or extras that the model needs, such as ``("plm-core[lm]", "pe-encoder")``."""
     micro: Micro | None = None
     license: str = ""
-    """SPDX identifier of the licence of the CODE."""
     paper: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightLayout(Declaration):
-    """The names and shapes that another code base gives to the tensors of a model class."""
+    """The names and shapes that another code base gives to the tensors of a model class.
+
+    Attributes:
+        name: The name for ``plm convert --to`` and ``weights.load(layout=)``. Layouts of several classes may share it.
+        models: The classes of the models that it applies to, with their subclasses, as ``"module:ClassName"``. They are
+            the classes of the built models, not the names of declared models.
+        rules: ``"module:function"``, a function of the model: it is called with one, and returns a sequence of
+            `plm_core.layouts.Rule` that fits its sizes. It raises NotSupported for a variant that the other code base
+            lacks. None when the layout's names are the model's.
+        part: The prefix of the model's tensors in files of a larger model, such as ``image_encoder.``. Such a file
+            loads. What has other names is left out, and named in a logged line. "" when a file holds nothing but the
+            model.
+        help: The code base in a few words.
+    """
 
     hook = "plm_weight_layouts"
     word = "weight layout"
 
     models: tuple[str, ...]
-    """Classes that it applies to, with their subclasses, as ``"module:ClassName"``."""
     rules: str | None = None
-    """``"module:function"`` that is called with the model and returns a sequence of ``plm_core.layouts.Rule``. It
-    raises NotSupported for a variant that the other code base lacks. None when the layout's names are the model's."""
     part: str = ""
-    """The prefix of the model's tensors in files of a larger model, such as ``image_encoder.``. Such a file loads. What
-    has other names is left out, and named in a logged line. "" when a file holds nothing but the model."""
     help: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockAdapter(Declaration):
-    """The access of transforms to the blocks, attention, special tokens and positions of a model class."""
+    """The access of transforms to the blocks, attention, special tokens and positions of a model class.
+
+    Attributes:
+        name: The name of the family in ``plm matrix``.
+        models: The classes of the models that it serves, with their subclasses, as ``"module:ClassName"``.
+        view: ``"module:function"`` that is called with the model and returns a `plm_core.blocks.ModelView`. It raises
+            NotSupported with the reason for a model that it cannot show.
+        example: A small model of the family to try transforms, mergers and scorers on: a name and keywords for
+            ``create_model``, or ``"module:function"`` and keywords for the function (see `plm_core.blocks.examples`).
+        input_size: Shape of the example's input without the batch. None for the size in its ``pretrained_cfg``.
+        embed: ``"module:function"`` that is called with a model of the family and a batch and returns the pooled
+            embedding, [B, D]. None for a model with timm's ``forward_features`` and ``forward_head``. It needs no view
+            of the blocks.
+    """
 
     hook = "plm_block_adapters"
     word = "block adapter"
 
     models: tuple[str, ...]
     view: str
-    """``"module:function"`` that is called with the model and returns a ``plm_core.blocks.ModelView``."""
     example: tuple[str, Mapping[str, Any]]
-    """A small model of the family to try transforms, mergers and scorers on: a name and keywords for ``create_model``,
-    or ``"module:function"`` and keywords for the function (see `plm_core.blocks.examples`)."""
     input_size: tuple[int, ...] | None = None
-    """Shape of the example's input without the batch. None for the size in its ``pretrained_cfg``."""
     embed: str | None = None
-    """``"module:function"`` that is called with a model of the family and a batch and returns the pooled embedding,
-    [B, D]. None for a model with timm's ``forward_features`` and ``forward_head``. It needs no view of the blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transform(Declaration):
-    """A change of a model in place that can be undone, such as Token Merging."""
+    """A change of a model in place that can be undone, such as Token Merging.
+
+    Attributes:
+        name: The name for ``plm_core.apply`` and ``--transform``.
+        apply: ``"module:function"``: ``function(model, **options) -> model``. It raises NotSupported with the reason.
+        remove: ``"module:function"``: ``function(model) -> model``. Afterwards the outputs are those of before.
+        example: Options with which ``plm matrix`` and the tests try the transform.
+        help: The transform in a few words.
+    """
 
     hook = "plm_transforms"
     word = "transform"
 
     apply: str
-    """``"module:function"``: ``function(model, **options) -> model``; raises NotSupported with the reason."""
     remove: str
-    """``"module:function"``: ``function(model) -> model``; afterwards the outputs are those of before."""
     example: Mapping[str, Any] = field(default_factory=dict)
-    """Options with which ``plm matrix`` and the tests try the transform."""
     help: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Merger(Declaration):
-    """A way to merge several models into one: ``function(models, **options) -> nn.Module``."""
+    """A way to merge several models into one.
+
+    Attributes:
+        name: The name of the way.
+        merge: ``"module:function"``: ``function(models, **options) -> nn.Module``.
+        help: The merger in a few words.
+    """
 
     hook = "plm_mergers"
     word = "merger"
@@ -205,9 +286,18 @@ class Merger(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer(Declaration):
-    """A transferability score; higher is better: ``function(features, labels, **options) -> float``.
+    """A transferability score. Higher is better.
 
-    ``features`` is a numpy array [N, D]. ``labels`` is an integer array [N], or of another kind listed in ``targets``.
+    Attributes:
+        name: The name for ``--methods``.
+        score: ``"module:function"``: ``function(features, labels, **options) -> float``. ``features`` is a numpy array
+            [N, D]. ``labels`` is an integer array [N], or of another kind listed in ``targets``.
+        help: The score in a few words.
+        needs: Further inputs, passed as keywords: ``probs`` (the model's probabilities of its own classes, [N, S]),
+            ``reference_features`` (features of a model that was trained on the data, [N, D']), ``num_classes`` (an
+            integer).
+        targets: Kinds of labels it takes: ``classes`` [N], ``multilabel`` (0 and 1, [N, C]), ``regression`` ([N],
+            [N, T]).
     """
 
     hook = "plm_scorers"
@@ -216,43 +306,51 @@ class Scorer(Declaration):
     score: str
     help: str = ""
     needs: tuple[str, ...] = ()
-    """Further inputs, passed as keywords: ``probs`` (the model's probabilities of its own classes, [N, S]),
-    ``reference_features`` (features of a model that was trained on the data, [N, D']), ``num_classes`` (an integer)."""
     targets: tuple[str, ...] = ("classes",)
-    """Kinds of labels it takes: ``classes`` [N], ``multilabel`` (0 and 1, [N, C]), ``regression`` ([N], [N, T])."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Declaration):
-    """A recipe that ``plm train NAME DATA --out FOLDER`` runs. It leaves a model folder."""
+    """A recipe that ``plm train NAME DATA --out FOLDER`` runs. It leaves a model folder.
+
+    Attributes:
+        name: The name of the recipe.
+        help: The recipe in a few words.
+        data: The kind of data that it takes: a key of `plm_core.datasets.KINDS`.
+        train: ``"module:function"``: ``function(job) -> Trained | None``, see `Job` and `Trained` of `plm_core.runs`.
+            It is None in a process that is not the main one. plm-core checks the arguments and writes the folder.
+        configs: ``"module:attribute"``: a mapping from the names of presets to configs. A config is a frozen dataclass.
+            Its fields, and those of its field ``recipe``, are what ``--set`` changes.
+        presets: Patterns of model names, such as ``hiera_image_base_*``, and their presets. The first pattern that
+            matches counts. A model that matches none needs ``--preset``.
+        model: The model that is trained if the user names none. None if the user must name one.
+        micro: A small model, for trials and tests. Its preset trains in minutes on a CPU.
+        options: Options of ``plm train`` that not every recipe has and this one has: ``pretrained``, ``weights``,
+            ``transforms``.
+    """
 
     hook = "plm_trainings"
     word = "recipe"
 
     help: str
     data: str
-    """The kind of data that it takes: a key of `plm_core.datasets.KINDS`."""
     train: str
-    """``"module:function"``: ``function(job) -> Trained | None``, see `Job` and `Trained` of `plm_core.runs`.
-    It is None in a process that is not the main one. plm-core checks the arguments and writes the folder."""
     configs: str
-    """``"module:attribute"``: a mapping from the names of presets to configs. A config is a frozen dataclass. Its
-    fields, and those of its field ``recipe``, are what ``--set`` changes."""
     presets: Mapping[str, str] = field(default_factory=lambda: {"*": "default"})
-    """Patterns of model names, such as ``hiera_image_base_*``, and their presets. The first pattern that matches
-    counts. A model that matches none needs ``--preset``."""
     model: str | None = None
-    """The model that is trained if the user names none. None if the user must name one."""
     micro: str
-    """A small model, for trials and tests. Its preset trains in minutes on a CPU."""
     options: tuple[str, ...] = ()
-    """Options of ``plm train`` that not every recipe has and this one has: ``pretrained``, ``weights``,
-    ``transforms``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Declaration):
-    """A sub-command of ``plm``. Its ``implementation`` is a function with typer annotations or a ``typer.Typer``."""
+    """A sub-command of ``plm``.
+
+    Attributes:
+        name: The word on the command line.
+        help: The line in ``plm --help``.
+        implementation: ``"module:attribute"``: a function with typer annotations or a ``typer.Typer``.
+    """
 
     hook = "plm_commands"
     word = "command"
@@ -263,7 +361,14 @@ class Command(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class TourStop(Declaration):
-    """One stop of ``plm tour``: ``function(tour: plm_core.tools.tour.Tour) -> None`` adds to the report."""
+    """One stop of ``plm tour``.
+
+    Attributes:
+        name: The name of the stop.
+        title: Its heading.
+        run: ``"module:function"``: ``function(tour: plm_core.tools.tour.Tour) -> None`` adds to the report.
+        order: Its place among the stops, which come in ascending order.
+    """
 
     hook = "plm_tour_stops"
     word = "tour stop"

@@ -101,7 +101,17 @@ def uninterleave(num_heads: int) -> Step:
 
 @dataclass(frozen=True)
 class Rule:
-    """A native key pattern, or several, and the foreign ones for the same tensors; each has one ``*``, or none has."""
+    """A native key pattern, or several, and the foreign ones for the same tensors.
+
+    The first rule of a table that matches a key counts. So what is special comes before what is general.
+
+    Attributes:
+        native: A pattern of the model's own keys, or several. Each pattern of a rule has one ``*``, or none has. The
+            ``*`` stands for the same characters, dots included, in all of them.
+        foreign: The patterns of the other code base's keys.
+        step: How the native tensors become the foreign ones, and back: `KEEP`, `transpose`, `split`, `stack`,
+            `reshape`, `uninterleave`, or a `Step` of your own.
+    """
 
     native: str | tuple[str, ...]
     foreign: str | tuple[str, ...]

@@ -21,6 +21,9 @@ FORMAT = 1
 MAX_BYTES = 1 << 24
 MAX_NUMBER = 1_000_000
 """Largest number of classes, and largest size of a part of a model."""
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
+CROP_MODES = ("center", "squash", "border", "corner")
+"""What timm knows, as are the interpolations above."""
 Rule = tuple[str, Callable[[Any], bool]]
 """The expected value of a field in words, and whether a value is one."""
 
@@ -176,10 +179,10 @@ WEIGHTS: Mapping[str, Rule] = {  # in pretrained_cfg, and in older files at the 
     "test_input_size": _INPUT,
     "min_input_size": _INPUT,
     "fixed_input_size": _FLAG,
-    "interpolation": _is_one_of("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"),
+    "interpolation": _is_one_of(*INTERPOLATIONS),
     "crop_pct": _POSITIVE,
     "test_crop_pct": _POSITIVE,
-    "crop_mode": _is_one_of("center", "squash", "border", "corner"),
+    "crop_mode": _is_one_of(*CROP_MODES),
     "mean": _NUMBERS,
     "std": _SCALES,
     "first_conv": _LAYERS,

@@ -29,6 +29,7 @@ from packaging.utils import canonicalize_name
 from plm_core import hookspecs
 from plm_core.declarations import check
 from plm_core.errors import DuplicateName, PluginError, UnknownName
+from plm_core.fields import collecting
 from plm_core.hookspecs import Declaration
 from plm_core.utils.entry_points import Source, in_group, read
 from plm_core.utils.near_misses import miss
@@ -182,27 +183,40 @@ class Registry:
         return manager.hook
 
     def _collect(self, hooks: Any, status: PluginStatus) -> None:
-        """Call every hook of one plug-in separately, so that an error in one hides nothing that the others return."""
+        """Call every hook of one plug-in separately, so that an error in one hides nothing that the others return.
+
+        Nor does a bad declaration hide the others of its hook.
+        """
         for hook, kind in HOOKS.items():
+            mend = f"report it to the authors of {status.distribution}"
             try:
-                caller = getattr(hooks, hook)
-                results = caller()
-                if len(results) < len(caller.get_hookimpls()):  # pluggy drops results that are None
-                    raise TypeError("returned None; a list was expected")
-                declarations = [d for result in results for d in result]
-                for d in declarations:
-                    check(d, kind)
+                with collecting():
+                    returned = _returned(getattr(hooks, hook), kind)
             except KeyboardInterrupt:
                 raise
             except BaseException as e:  # not only Exception: Rust's panics and pytest's outcomes are none
-                mend = f"report it to the authors of {status.distribution}"
                 self._fault(status, f"{hook}: {describe(e)}", mend, state="faulty", cause=e)
                 continue
+            declarations = [d for number, d in enumerate(returned, 1) if self._holds(d, kind, number, status, mend)]
             if declarations:
                 status.counts[kind.word] = len(declarations)
             for d in declarations:
                 for key in _keys(d):
                     self._enter(kind, key, Entry(d, status.name, status.distribution), status)
+
+    def _holds(
+        self, declaration: object, kind: type[Declaration], number: int, status: PluginStatus, mend: str
+    ) -> bool:
+        """Return whether a declaration is as it should be. If not, that is a fault of its plug-in."""
+        try:
+            check(declaration, kind)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # values of foreign classes may raise anything
+            error = f"{kind.hook}: {_who(declaration, kind, number)}: {describe(e)}"
+            self._fault(status, error, mend, state="faulty", cause=e)
+            return False
+        return True
 
     def _enter(self, kind: type[Declaration], key: Key, entry: Entry[Any], status: PluginStatus) -> None:
         entries = self._entries[kind].setdefault(key, [])
@@ -284,6 +298,28 @@ class Registry:
         switches = " or ".join(f"PLM_DISABLE_PLUGINS={plugin}" for plugin in owners if plugin != CORE)
         mend = f"set {switches}" if len(owners) > 1 else "each needs a name of its own"
         return f"{kind.word} {str(key)!r} is declared more than once, by {who}, and withdrawn; {mend}"
+
+
+def _returned(caller: Any, kind: type[Declaration]) -> list[Any]:
+    """Call a hook of one plug-in and return what it lists.
+
+    Raises:
+        TypeError: It returned something else than a list.
+    """
+    results = caller()
+    if len(results) < len(caller.get_hookimpls()):  # pluggy drops results that are None
+        raise TypeError(f"returned None; a list of {kind.__name__} is expected")
+    for result in results:
+        if isinstance(result, str | bytes | Mapping | Declaration) or not hasattr(result, "__iter__"):
+            came = f"one {type(result).__name__}" if isinstance(result, Declaration) else f"a {type(result).__name__}"
+            raise TypeError(f"returned {came}; a list of {kind.__name__} is expected")
+    return [d for result in results for d in result]
+
+
+def _who(declaration: object, kind: type[Declaration], number: int) -> str:
+    """Return what a bad declaration is called: by its name if it has one, or by its number in the list."""
+    name = getattr(declaration, "name", None) if type(declaration) is kind else None
+    return f"{kind.word} {shown(repr(name))}" if type(name) is str and name else f"number {number}"
 
 
 def _names(text: str) -> set[str]:

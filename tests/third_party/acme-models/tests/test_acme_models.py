@@ -2,13 +2,24 @@ import torch
 from PIL import Image
 
 import plm_core
-from plm_core import shapes
+from plm_core import shapes, weights
 from plm_core.runs import train
 from plm_core.testing import check_model, check_run_folder
 
 
 def test_model():
     check_model("acme_vit_micro")
+
+
+def test_gated_model():
+    check_model("acme_gated_micro")  # its layout and its block adapter too
+
+
+def test_weights_of_the_authors_load():
+    model = plm_core.create_model("acme_gated_micro")
+    theirs = weights.export(model, "acme-authors")
+    assert {"cls", "layer.0.key.w", "layer.1.value.b", "classifier.bias"} < set(theirs)
+    assert weights.load(plm_core.create_model("acme_gated_micro"), theirs).layout == "acme-authors"
 
 
 def test_transform_is_undone():

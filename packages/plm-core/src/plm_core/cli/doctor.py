@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from importlib import metadata
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,19 +14,27 @@ from plm_core.cli.table import show
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
 from plm_core.timm_bridge import timm_names
-from plm_core.utils.references import shipped_file
+from plm_core.tools.shipped import file_faults
 from plm_core.utils.text import describe
 
+Quick = Annotated[
+    bool,
+    typer.Option("--quick", help="Leave out what needs torch: to import what plug-ins name and to load their weights."),
+]
 
-def doctor(as_json: Json = False) -> None:
-    """Check the installation and every plug-in. The exit code is 1 when something needs fixing."""
+
+def doctor(as_json: Json = False, quick: Quick = False) -> None:
+    """Check the installation and every plug-in. The exit code is 1 when something needs fixing.
+
+    The code that plug-ins name is imported, and the weights that they ship are loaded.
+    """
     reserved = timm_names()
     clashes = [
         f"model {name!r} of {entry.distribution} is timm's own name and is left out of timm's registry; rename it"
         for name, entry in registry().all(Model).items()
         if name in reserved
     ]
-    problems = registry().withdrawn() + clashes + _missing_files()
+    problems = registry().withdrawn() + clashes + (_file_faults() if quick else _all_faults())
     versions = {
         name: _version(name) for name in ("plm-core", "torch", "torchvision", "timm", "huggingface-hub", "safetensors")
     }
@@ -52,19 +60,33 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _missing_files() -> list[str]:
-    """Return a line for each set of weights whose file should be shipped inside a distribution and is not there."""
-    missing = []
-    for name, entry in registry().all(Model).items():
-        for weights in entry.declaration.pretrained:
-            try:
-                if weights.repo is not None or shipped_file(weights.file).is_file():
-                    continue
-                why = "is missing"
-            except Exception as e:  # importlib may fail in many ways on a package that is only half there
-                why = f"cannot be found ({describe(e)})"
-            missing.append(f"file {weights.file!r} of model {name}.{weights.tag} {why}; reinstall {entry.distribution}")
-    return missing
+def _file_faults() -> list[str]:
+    """Return a line for each set of weights whose file or model card should be shipped and is not as it should be."""
+    return [
+        _with_mend(fault, entry.distribution)
+        for entry in registry().all(Model).values()
+        for weights in entry.declaration.pretrained
+        for fault in file_faults(entry.declaration, weights)
+    ]
+
+
+def _all_faults() -> list[str]:
+    """Return a line for each fault of the code and of the weights that the distributions ship."""
+    try:
+        from plm_core.tools.health import code_faults, weights_faults
+    except Exception as e:  # a broken torch or timm is what a user looks for here
+        return [*_file_faults(), f"torch and timm cannot be imported: {describe(e)}"]
+    return list(code_faults()) + [
+        _with_mend(fault, entry.distribution)
+        for entry in registry().all(Model).values()
+        for weights in entry.declaration.pretrained
+        for fault in weights_faults(entry.declaration, weights)
+    ]
+
+
+def _with_mend(fault: str, distribution: str) -> str:
+    at_fault = "reinstall" if fault.startswith("file ") else "report it to the authors of"
+    return f"{fault}; {at_fault} {distribution}"
 
 
 def _version(name: str) -> str:

@@ -29,7 +29,8 @@ def info(
 ) -> None:
     """Show what is known about a model: its facts, its weights, and what works on it.
 
-    The model is created without weights to find out which weight layouts and transforms work.
+    The model is created without weights to find out which weight layouts and transforms work. The exit code is 1 when
+    it cannot be created, or when the code of a layout or a transform fails.
     """
     arch, _, tag = name.partition(".")
     entry = registry().all(Model).get(arch)
@@ -40,22 +41,25 @@ def info(
     weights = [p for p in model.pretrained if tag in ("", p.tag)] if model else []
     from plm_core.tools.inspection import inspect  # imports torch; not before the name is known to be right
 
-    problem, made = "", dict[str, Any]()
+    problems, made = list[str](), dict[str, Any]()
     try:
         made = inspect(name)
+        problems = made.pop("faults")
     except PlmError as e:  # what is declared can be shown all the same
         if model is None:
             raise
-        problem = str(e)
+        problems = [str(e)]
     if as_json:
         declared = {**asdict(model), "pretrained": [asdict(p) for p in weights]} if model else {"name": name}
-        print(json.dumps(declared | made | ({"problem": problem} if problem else {}), indent=2, default=str))
-        return
+        print(json.dumps(declared | made | ({"problems": problems} if problems else {}), indent=2, default=str))
+        raise typer.Exit(1 if problems else 0)
     facts = {"model": name} | (_declared(model, entry.distribution) if model and entry else _found(name, made))
     facts |= _made(made)
     rows = [{"fact": fact, "value": value} for fact, value in facts.items()]
     rows += [{"fact": f"weights .{p.tag}", "value": line} for p in weights for line in _weights_lines(p)]
-    show([*rows, *([{"fact": "problem", "value": problem}] if problem else [])])
+    show([*rows, *({"fact": "problem", "value": problem} for problem in problems)])
+    if problems:
+        raise typer.Exit(1)
 
 
 def find_model(name: str) -> Model:

@@ -1,6 +1,7 @@
 """Test helpers for authors of plug-ins.
 
 - ``conformance``: `check_model(name)` tests a registered model, and `check_blocks` a block adapter.
+- ``interface``: the part of `check_model` about timm's interface.
 - ``run_folders``: `check_run_folder(folder)` tests what a recipe of ``plm train`` leaves.
 - ``distributions``: write temporary distributions, to test plug-ins.
 - ``fixtures``: the pytest fixtures ``plm_registry``, ``hub_double`` and ``tiny_weights``, which pytest offers wherever

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,18 +13,17 @@ from torch import Tensor, nn
 
 from plm_core import weights
 from plm_core.blocks.checking import check_blocks
-from plm_core.errors import NotSupported, WeightsError
+from plm_core.errors import MissingDependency, NotSupported, WeightsError
 from plm_core.hookspecs import BlockAdapter, Model
 from plm_core.models import create_model, list_models
 from plm_core.registry import registry
+from plm_core.testing.interface import check_features, check_heads, same
 from plm_core.timm_bridge.build import build
-from plm_core.utils.references import shipped_file
-from plm_core.utils.text import as_tuple
+from plm_core.tools.health import code_faults, weights_faults
+from plm_core.utils.text import as_tuple, said
 
 BIG = 5_000_000
 """Number of parameters above which a model is built on the meta device, so that only shapes are checked."""
-TOLERANCE = 1e-5
-"""Largest difference between two outputs that should be equal, relative to the largest value above one."""
 INTERFACE = (
     "forward_features",
     "forward_head",
@@ -40,21 +39,25 @@ INTERFACE = (
 def check_model(name: str) -> None:
     """Check that a registered model has timm's interface and keeps the promises of this family.
 
-    The checks cover the declared facts; other numbers of classes and channels; the feature interface; strict loading,
-    also with another head; every weight layout in both directions; a model folder, written and read back; the block
-    adapter; ``torch.compile(fullgraph=True)``; and ``torch.export`` with a dynamic batch. A model of more than five
-    million parameters is built on the meta device. For an object detector, which has torchvision's interface, the
-    checks cover the facts, the loading, also with other classes, and, unless it is that large, the model folder and
-    the form of the detections.
+    The checks cover the code that its plug-in names; the shipped weights and their cards; the declared facts; other
+    numbers of classes and channels; the feature interface, whose maps are compared with what the declared modules
+    return; strict loading, also with another head; every weight layout in both directions; a model folder, written and
+    read back; the block adapter; ``torch.compile(fullgraph=True)``; and ``torch.export`` with a dynamic batch. A model
+    of more than five million parameters is built on the meta device. For an object detector, which has torchvision's
+    interface, the checks cover the facts, the loading, also with other classes, and, unless it is that large, the model
+    folder and the form of the detections.
 
     Args:
         name: Name of a model in the registry.
 
     Raises:
         AssertionError: A check fails. The message says which.
+        UnknownName: There is no such model.
+        MissingDependency: Something that the model needs is not installed.
     """
     spec = registry().get(Model, name)
-    check_declaration(spec)
+    _run(check_plugin, spec)
+    _run(check_declaration, spec)
     device = "meta" if spec.params > BIG else "cpu"
     with torch.device(device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -62,20 +65,30 @@ def check_model(name: str) -> None:
         x = torch.rand(2, *spec.input.shape)
         if spec.task == "object-detection":
             if device != "meta":  # what is found depends on the values
-                check_detections(model, x)
+                _run(check_detections, model, x)
         else:
-            check_heads(spec, model, x)
-            check_features(spec, model, x)
-        check_strict_loading(spec, model)
-        check_layouts(model)
+            _run(check_heads, spec, model, x)
+            _run(check_features, spec, model, x)
+        _run(check_strict_loading, spec, model)
+        _run(check_layouts, model)
         if registry().for_class(BlockAdapter, model):
-            check_blocks(model, x)
+            _run(check_blocks, model, x)
     # outside of the device context, with which safetensors and the compiler of torch 2.9 have trouble
     if device != "meta":
-        check_model_folder(model)
+        _run(check_model_folder, model)
     if spec.task != "object-detection":
-        check_compile(model, x)
-        check_export(model, x)
+        _run(check_compile, model, x)
+        _run(check_export, model, x)
+
+
+def _run(check: Callable[..., object], *args: Any) -> None:
+    """Call a check, and turn whatever the model raises in it into a check that fails."""
+    try:
+        check(*args)
+    except (AssertionError, MissingDependency):
+        raise
+    except Exception as e:  # the code of the model and of its adapter may raise anything
+        raise AssertionError(f"{check.__name__.replace('_', ' ')}: {said(e)}") from e
 
 
 def check_size(name: str) -> None:
@@ -99,6 +112,13 @@ def check_size(name: str) -> None:
         check_layouts(model)
 
 
+def check_plugin(spec: Model) -> None:
+    """Check that the plug-in of a model names code that exists, and that the shipped weights of the model load."""
+    plugin = registry().all(Model)[spec.name].plugin
+    faults = [*code_faults(plugin), *(fault for entry in spec.pretrained for fault in weights_faults(spec, entry))]
+    assert not faults, "; ".join(faults)
+
+
 def check_declaration(spec: Model) -> nn.Module:
     """Check that the declaration agrees with the model that is built and with timm's tables.
 
@@ -120,64 +140,9 @@ def check_declaration(spec: Model) -> nn.Module:
     default = (spec.pretrained[0].input if spec.pretrained else None) or spec.input
     for key, declared in {"input_size": default.size, "mean": default.mean, "std": default.std}.items():
         assert tuple(config[key]) == tuple(declared), f"timm's {key} is {config[key]}, {declared} is declared"
-    for entry in spec.pretrained:
-        if entry.repo is None:
-            file = shipped_file(entry.file)
-            assert file.is_file(), f"file {entry.file!r} of {spec.name}.{entry.tag} is not shipped"
     listed = list_models(f"{spec.name}.*", pretrained=True)
     assert sorted(listed) == sorted(f"{spec.name}.{p.tag}" for p in spec.pretrained), f"timm lists {listed}"
     return model
-
-
-def check_heads(spec: Model, model: Any, x: Tensor) -> None:
-    """Check the logits, the head on the features, other numbers of classes (also none), and other channels."""
-    with torch.no_grad():
-        out = model(x)
-        assert out.shape == (2, spec.num_classes), f"forward returns {list(out.shape)}"
-        features = model.forward_features(x)
-        _same(model.forward_head(features), out, "forward_head(forward_features(x)) and forward(x)")
-        pooled = model.forward_head(features, pre_logits=True)
-        pooled_shape = (2, getattr(model, "head_hidden_size", model.num_features))
-        assert pooled.shape == pooled_shape, (
-            f"forward_head(pre_logits=True) returns {list(pooled.shape)}, {list(pooled_shape)} is expected"
-        )
-        for classes in (0, 7):
-            other = create_model(spec.name, num_classes=classes).eval()
-            shape, expected = list(other(x).shape), [2, classes or pooled_shape[1]]
-            hint = "" if classes else " (without classes the head's classifier is an identity)"
-            assert shape == expected, f"num_classes={classes} returns {shape}, {expected} is expected{hint}"
-            assert other.num_classes == classes, f"num_classes={classes} leaves {other.num_classes}"
-            reset = copy.deepcopy(model)
-            reset.reset_classifier(classes)
-            assert reset(x).shape == other(x).shape, f"reset_classifier({classes}) returns {list(reset(x).shape)}"
-        channels = x.shape[1] + 1
-        wider = torch.rand(x.shape[0], channels, *x.shape[2:])
-        assert create_model(spec.name, in_chans=channels).eval()(wider).shape == out.shape, "in_chans is not honoured"
-
-
-def check_features(spec: Model, model: Any, x: Tensor) -> None:
-    """Check that ``features_only`` and ``forward_intermediates`` return the same maps, in the declared shapes."""
-    backbone: Any = create_model(spec.name, features_only=True).eval()
-    with torch.no_grad():
-        maps = backbone(x)
-        channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
-        expected = [(2, c, *(side // r for side in x.shape[-2:])) for c, r in zip(channels, reductions, strict=True)]
-        shapes = [(*m.shape[:2], *m.shape[-2:]) for m in maps]  # a video model may also reduce time
-        assert shapes == expected, f"features_only returns {[list(m.shape) for m in maps]}"
-        both = model.forward_intermediates(x)
-        assert isinstance(both, tuple), "forward_intermediates(x) must return (final, [maps])"
-        final, all_maps = both
-        _same(model.forward_head(final), model(x), "the head on forward_intermediates' last output and forward(x)")
-        early = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
-        call = "forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)"
-        assert isinstance(early, list), f"{call} must return a list of maps"
-        assert len(early) == 1, f"{call} returns {len(early)} maps"
-        _same(early[0], all_maps[0], "a map with and without stop_early")
-        last = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]
-        assert last.shape == all_maps[-1].shape, f"norm=True returns {list(last.shape)}"
-        backbone.model.load_state_dict(model.state_dict(), strict=False)
-        for here, there in zip(backbone(x), [all_maps[i] for i in spec.out_indices], strict=True):
-            _same(here, there, "a map of features_only and of forward_intermediates")
 
 
 def check_detections(model: nn.Module, x: Tensor) -> None:
@@ -192,7 +157,7 @@ def check_detections(model: nn.Module, x: Tensor) -> None:
         shapes = {key: list(result[key].shape) for key in ("boxes", "labels")}
         assert shapes == {"boxes": [n, 4], "labels": [n]}, f"{n} scores come with {shapes}"
         assert bool((result["scores"].diff() <= 0).all()), "the scores are not in descending order"
-    _same(detections[0]["boxes"], alone["boxes"], "boxes of an image in a batch and alone")
+    same(detections[0]["boxes"], alone["boxes"], "boxes of an image in a batch and alone")
 
 
 def check_strict_loading(spec: Model, model: nn.Module) -> None:
@@ -244,7 +209,7 @@ def check_layouts(model: Any) -> None:
         back, report = weights.to_native(model, tensors, name)
         assert report.ok, f"layout {name!r} does not come back: {report.message(type(model).__name__)}"
         for key, value in own.items():
-            _same(back[key], value, f"{key} after a round trip through layout {name!r}", exact=True)
+            same(back[key], value, f"{key} after a round trip through layout {name!r}", exact=True)
 
 
 def check_model_folder(model: nn.Module) -> None:
@@ -263,7 +228,7 @@ def check_model_folder(model: nn.Module) -> None:
         back = tuple(config[key]) if isinstance(value, tuple) else config[key]
         assert back == value, f"a model folder gives {key} = {back} back, it was {value}"
     for key, value in model.state_dict().items():
-        _same(again.state_dict()[key], value, f"{key} in a model folder and in the model", exact=True)
+        same(again.state_dict()[key], value, f"{key} in a model folder and in the model", exact=True)
 
 
 def check_compile(model: nn.Module, x: Tensor) -> None:
@@ -272,7 +237,7 @@ def check_compile(model: nn.Module, x: Tensor) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compiled = torch.compile(model, fullgraph=True, backend="eager")
-        _same(compiled(x), model(x), "compiled and eager")
+        same(compiled(x), model(x), "compiled and eager")
     torch._dynamo.reset()
 
 
@@ -282,12 +247,4 @@ def check_export(model: nn.Module, x: Tensor) -> None:
         warnings.simplefilter("ignore")
         program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         bigger = torch.cat([x, x[:1]])
-        _same(program.module()(bigger), model(bigger), "exported and eager")
-
-
-def _same(a: Tensor, b: Tensor, what: str, exact: bool = False) -> None:
-    assert a.shape == b.shape, f"{what} differ in shape: {list(a.shape)} and {list(b.shape)}"
-    if not a.is_meta and not b.is_meta:
-        worst = (a.double() - b.double()).abs().max().item() if a.numel() else 0.0
-        scale = 1.0 if exact else max(1.0, b.double().abs().max().item())
-        assert worst <= (0.0 if exact else TOLERANCE * scale), f"{what} differ by up to {worst:.3g}"
+        same(program.module()(bigger), model(bigger), "exported and eager")

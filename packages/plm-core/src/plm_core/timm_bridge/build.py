@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         WeightsError: The weights cannot be obtained or do not fit.
     """
     check_needs(f"model {model.name!r}", model.needs)
+    kwargs = _with_tuples(kwargs, model.config)
     if isinstance(size := kwargs.get("img_size"), tuple | list) and len(size) == 3:
         kwargs["input_size"] = kwargs.pop("img_size")  # a clip; timm's img_size is a height and a width
     source, weights = model.name, None
@@ -45,3 +47,19 @@ def build(model: Model, pretrained: bool = False, **kwargs: Any) -> nn.Module:
             **{**model.config, **kwargs},
         )
     return built
+
+
+def _with_tuples(kwargs: dict[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords in which the lists of a config.json, which has no tuples, are tuples again.
+
+    Keywords that are declared as lists stay lists.
+    """
+    read = kwargs.get("pretrained_model_args", {})  # what timm has read from a config.json
+    return {
+        key: _as_tuples(value) if key in read and not isinstance(declared.get(key), list) else value
+        for key, value in kwargs.items()
+    }
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -79,7 +79,8 @@ def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
     totals = Counter({"": total})  # of the source, and of each part of it, since a model may be a part of a larger file
     for key, value in state.items():
         totals[key.partition(".")[0]] += value.numel()
-    candidates = []
+    candidates: dict[str, str] = {}
+    most = 0
     for candidate, entry in registry().all(Model).items():
         # a head of another size changes the total; if it does by more than this, --model is needed
         params = entry.declaration.params
@@ -88,11 +89,19 @@ def _model_for(state: State, name: str | None) -> tuple[str, nn.Module]:
                 net = _with_head_of(state, candidate)
             except MissingDependency:  # the user did not ask for this model
                 continue
-            candidates.append(candidate)
-            if weights.to_native(net, state)[1].ok:
+            report = weights.to_native(net, state)[1]
+            if report.ok:
                 return candidate, net
+            fitting, expected = report.num_fitting, len(net.state_dict())
+            line = f"{fitting} of its {expected} tensors fit in layout {report.layout!r}" if fitting else ""
+            candidates[candidate] = line
+            most = max(most, fitting)
+    fits = [f"{name}, where {line}" for name, line in candidates.items() if line.startswith(f"{most} of ")]
     what = f"closest in size: {', '.join(candidates)}" if candidates else "none is near in size"
-    raise InputError(f"no declared model fits the source ({total:,} values; {what}); name the model with --model")
+    if fits:
+        what = f"closest: {fits[0]}"
+    advice = "name the model with --model" + (" to see what does not fit" if fits else "")
+    raise InputError(f"no declared model fits the source ({total:,} values; {what}); {advice}")
 
 
 def _with_head_of(state: State, name: str) -> nn.Module:

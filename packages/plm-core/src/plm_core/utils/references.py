@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import sys
 from importlib import util
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from plm_core.errors import MissingDependency, PluginError
+from plm_core.errors import MissingDependency, PlmError, PluginError
+from plm_core.utils.text import describe
 
 
 def resolve(reference: str) -> Any:
@@ -15,7 +19,7 @@ def resolve(reference: str) -> Any:
 
     Raises:
         MissingDependency: The module, or something that it imports, is not installed.
-        PluginError: The reference is malformed or the module has no such attribute.
+        PluginError: The reference is malformed, its module cannot be imported, or the module has no such attribute.
     """
     module_name, sep, attribute = reference.partition(":")
     if not (module_name and sep and attribute):
@@ -23,11 +27,20 @@ def resolve(reference: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as e:
+        parent = (e.name or "").rpartition(".")[0]
+        if parent in sys.modules and f"{module_name}.".startswith(f"{e.name}."):
+            raise PluginError(f"{reference!r}: package {parent!r} has no module {e.name!r}") from e
         raise MissingDependency(f"{reference!r} needs the module {e.name!r}, which is not installed") from e
+    except PlmError:
+        raise
+    except Exception as e:  # a module may fail in any way while it is imported
+        raise PluginError(f"{reference!r} cannot be imported: {describe(e)}") from e
     try:
-        return getattr(module, attribute)
+        return attrgetter(attribute)(module)  # a class inside a class has a dot
     except AttributeError:
-        raise PluginError(f"module {module_name!r} has no attribute {attribute!r}") from None
+        similar = difflib.get_close_matches(attribute, dir(module), n=1)
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
+        raise PluginError(f"module {module_name!r} has no attribute {attribute!r}{hint}") from None
 
 
 def shipped_file(reference: str) -> Path:

@@ -6,7 +6,7 @@ import ast
 import re
 from typing import Any
 
-from plm_core.errors import escaped
+from plm_core.errors import PlmError, escaped
 
 
 def natural_key(text: str) -> list[int | str]:
@@ -48,6 +48,11 @@ def first_line(error: BaseException, empty: str = "", longest: int = 500) -> str
 def describe(error: BaseException) -> str:
     """Return an error for a terminal as ``Class: first line of its message``."""
     return f"{shown(type(error).__name__)}: {first_line(error, empty='(no message)')}"
+
+
+def said(error: BaseException) -> str:
+    """Return the line of one of our errors, and an error of another kind with its class."""
+    return first_line(error) if isinstance(error, PlmError) else describe(error)
 
 
 def is_name(text: str) -> bool:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from plm_core.errors import InputError, NotSupported, WeightsError
+from plm_core.errors import InputError, MissingDependency, NotSupported, PluginError, WeightsError
 from plm_core.hookspecs import WeightLayout
 from plm_core.layouts import Rule, State, convert, foreign_names
 from plm_core.registry import registry
 from plm_core.utils.arguments import check_type
 from plm_core.utils.near_misses import miss
 from plm_core.utils.references import resolve
-from plm_core.utils.text import shown
+from plm_core.utils.text import said, shown
 from plm_core.weights.checks import own_state
 
 NATIVE = WeightLayout(name="native", models=(), help="the model's own keys")
@@ -117,7 +117,28 @@ def _layout(model: nn.Module, name: str) -> WeightLayout:
 
 
 def _rules(model: nn.Module, layout: WeightLayout) -> tuple[Rule, ...]:
-    return (Rule("*", "*"),) if layout.rules is None else tuple(resolve(layout.rules)(model))
+    """Return the rules of a layout for a model.
+
+    Raises:
+        NotSupported: The other code base has no such variant of the model.
+        PluginError: The function of the layout fails, or returns something else than rules.
+    """
+    if layout.rules is None:
+        return (Rule("*", "*"),)
+    who = f"weight layout {layout.name!r}: {layout.rules}"
+    try:
+        rules = resolve(layout.rules)(model)
+        if isinstance(rules, str | Mapping) or not isinstance(rules, Iterable):
+            raise PluginError(f"{who} returns a {type(rules).__name__}; a sequence of Rule is expected")
+        rules = tuple(rules)
+    except (NotSupported, PluginError, MissingDependency):
+        raise
+    except Exception as e:  # it may fail in any way
+        raise PluginError(f"{who} fails on {type(model).__name__}: {said(e)}") from e
+    for number, rule in enumerate(rules):
+        if not isinstance(rule, Rule):
+            raise PluginError(f"{who} returns a {type(rule).__name__} as number {number}; a Rule is expected")
+    return rules
 
 
 def export(model: nn.Module, layout: str | None = None) -> dict[str, Tensor]:

@@ -1,0 +1,163 @@
+"""`check_model` finds what is wrong with the interface of a model: its maps, its head, its `feature_info`."""
+
+import pytest
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import nn
+
+from plm_core.hookspecs import Input, Model
+from plm_core.testing import conformance, interface
+from plm_core.testing.conformance import check_model
+
+CONFIG = {"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
+IMAGE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+DECLARED = Model(
+    name="demo", family="demo", builder="a:b", params=1, input=Input(size=(3, 16, 16)), num_classes=3,
+    classifier="head", out_indices=(0, 1)
+)  # fmt: skip
+
+
+class Net(VisionTransformer):
+    """A small model without a fault."""
+
+    def __init__(self):
+        super().__init__(**CONFIG)
+
+
+class Features(nn.Module):
+    """A stand-in for timm's wrapper of `features_only`."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.feature_info = model, timm.models.FeatureInfo(model.feature_info, out_indices=(0, 1))
+
+    def forward(self, x):
+        return self.model.forward_intermediates(x, intermediates_only=True)
+
+
+@pytest.fixture
+def check(monkeypatch):
+    """Return a function that checks the interface of a model class."""
+
+    def run(cls):
+        def create(name, num_classes=3, in_chans=3, features_only=False):
+            torch.manual_seed(0)
+            model = cls()
+            if num_classes != 3:
+                model.reset_classifier(num_classes)
+                model.num_classes = num_classes
+            if in_chans != 3:
+                model.patch_embed.proj = nn.Conv2d(in_chans, 8, 8, 8)
+            return Features(model) if features_only else model
+
+        monkeypatch.setattr(interface, "create_model", create)
+        model = create("demo").eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        interface.check_heads(DECLARED, model, IMAGE)
+        interface.check_features(DECLARED, model, IMAGE)
+
+    return run
+
+
+def test_a_model_without_a_fault_passes(check):
+    check(Net)
+
+
+def on_maps(result, change):
+    """Change the maps in what `forward_intermediates` returned."""
+    if isinstance(result, list):
+        return [change(y) for y in result]
+    return result[0], [change(y) for y in result[1]]
+
+
+class ClassTokenInMap(Net):
+    def forward_intermediates(self, x, **options):
+        first = []
+        hooks = [block.register_forward_hook(lambda *io: first.append(io[2][:, :1])) for block in self.blocks]
+        result = super().forward_intermediates(x, **options)
+        for hook in hooks:
+            hook.remove()
+        return on_maps(result, lambda y: torch.cat([first[0].mT, y.flatten(2)[:, :, :-1]], 2).view_as(y))
+
+
+class Scrambled(Net):
+    def forward_intermediates(self, x, **options):
+        return on_maps(super().forward_intermediates(x, **options), lambda y: y.flip(1))
+
+
+class NormIgnored(Net):
+    def forward_intermediates(self, x, norm=False, **options):
+        return super().forward_intermediates(x, **options)
+
+
+class AlwaysNormed(Net):
+    def forward_intermediates(self, x, norm=True, **options):
+        return super().forward_intermediates(x, norm=True, **options)
+
+
+class WrongPath(Net):
+    def __init__(self):
+        super().__init__()
+        self.feature_info = [
+            info | {"module": info["module"].replace("blocks", "layers")} for info in self.feature_info
+        ]
+
+
+class AnotherModule(Net):
+    def __init__(self):
+        super().__init__()
+        self.feature_info = [info | {"module": "blocks.1"} for info in self.feature_info]
+
+
+class NotCalled(Net):
+    def __init__(self):
+        super().__init__()
+        self.feature_info = [info | {"module": "head"} for info in self.feature_info]
+
+
+class OneMapMore(Net):
+    def __init__(self):
+        super().__init__()
+        self.feature_info = [*self.feature_info, self.feature_info[-1]]
+
+
+class ClassesNotSaid(Net):
+    def reset_classifier(self, num_classes, global_pool=None):
+        self.head = nn.Linear(8, num_classes) if num_classes else nn.Identity()
+
+
+class OneArgument(Net):
+    def reset_classifier(self, num_classes):
+        super().reset_classifier(num_classes)
+
+
+WRONG = {
+    ClassTokenInMap: r"map 0 of forward_intermediates and what its module 'blocks\.0' returns differ",
+    Scrambled: r"map 0 of forward_intermediates and what its module 'blocks\.0' returns differ by up to",
+    NormIgnored: "the last map with norm=True and the final output of forward_intermediates differ by up to",
+    AlwaysNormed: r"map 0 of forward_intermediates and what its module 'blocks\.0' returns differ by up to",
+    WrongPath: r"feature_info names the module 'layers\.0', which WrongPath does not have",
+    AnotherModule: r"map 0 of forward_intermediates and what its module 'blocks\.1' returns differ by up to",
+    NotCalled: "feature_info names the module 'head', which forward_intermediates does not call",
+    OneMapMore: "forward_intermediates returns 2 maps, feature_info has 3",
+    ClassesNotSaid: r"reset_classifier\(0\) leaves num_classes 3",
+    OneArgument: "takes 2 positional arguments but 3 were given",
+}
+
+
+@pytest.mark.parametrize(("cls", "said"), WRONG.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_wrong_interface_is_found(check, cls, said):
+    with pytest.raises((AssertionError, TypeError), match=said):
+        check(cls)
+
+
+def test_whatever_a_model_raises_is_a_check_that_failed(monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("in the model")
+
+    monkeypatch.setattr(conformance, "check_plugin", fail)
+    fail.__name__ = "check_plugin"
+    with pytest.raises(AssertionError, match=r"^check plugin: ZeroDivisionError: in the model$"):
+        check_model("hiera_micro_digits")
