@@ -360,7 +360,7 @@ class TestReport:
         assert frame[frame["rank"] == 1]["model"].tolist() == ["hiera_micro_digits.sklearn_digits"] * 3
         assert frame["score"].tolist() == [row.score for row in undisturbed.rows]
         monkeypatch.setitem(sys.modules, "pandas", None)
-        with pytest.raises(MissingDependency, match="a data frame needs pandas: install pandas"):
+        with pytest.raises(MissingDependency, match=r"a data frame needs pandas: install parc\[pandas\]"):
             undisturbed.to_pandas()
 
     def test_the_sizes_have_labels_that_do_not_overlap(self, undisturbed):

@@ -1,5 +1,6 @@
 """Clips hold the requested frames, compared with all frames decoded one after the other."""
 
+import gc
 import random
 import sys
 from fractions import Fraction
@@ -175,6 +176,22 @@ def spy(function, times):
             yield frame
 
     return generator
+
+
+def read_while_decoders_log(path):
+    av.logging.set_level(av.logging.DEBUG)
+    video = Video(path)
+    for i in range(300):
+        video.read([i % 50])
+
+
+def test_decoders_that_log_do_not_stop_the_reading(clip, tmp_path, forked):
+    """A frame in the middle is read, so that the decoder's threads are still at work when the file is closed."""
+    path = write(tmp_path / "clip.mp4", clip, **LOSSY)
+    gc.collect()  # a decoder that another test has left cannot be freed in a fork, which has none of its threads
+    process = forked(read_while_decoders_log, path)
+    process.join(60)
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("degrees", [-90, 90, 180])

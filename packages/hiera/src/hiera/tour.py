@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import plm_core
@@ -15,6 +14,7 @@ from hiera.pictures import detections
 from plm_core import samples, shapes
 from plm_core.tools.tour import Tour
 from plm_core.training.finetuning import accuracy
+from plm_core.utils import plots
 
 DIGITS_CODE = f'''import plm_core
 import torch
@@ -48,7 +48,7 @@ def digits(tour: Tour) -> None:
     tour.code(DIGITS_CODE)
     errors = [i for i in range(len(labels)) if int(predicted[i]) != int(labels[i])]
     order = [*errors, *(i for i in range(len(labels)) if i not in errors)][:24]
-    figure = Figure(figsize=(9, 3.6))
+    figure = plots.figure("the tour", "plm-core[tour]", figsize=(9, 3.6))
     for position, i in enumerate(order, 1):
         ax = figure.add_subplot(3, 8, position)
         ax.imshow(images[i], cmap="gray_r")
@@ -74,7 +74,7 @@ def features(tour: Tour) -> None:
     model = plm_core.create_model(NAME, pretrained=True, features_only=True).eval()
     pixels = torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(320, 480, 3)
     maps = model((pixels.permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.5)
-    figure = Figure(figsize=(9, 4.4))
+    figure = plots.figure("the tour", "plm-core[tour]", figsize=(9, 4.4))
     panels: list[tuple[str, Any]] = [
         ("the photo", photo),
         *((_title(m, i), _principal_colours(m)) for i, m in enumerate(maps)),
@@ -136,7 +136,7 @@ def abs_win(tour: Tour) -> None:
     )
     tour.code(ABS_WIN_CODE)
     tour.table(rows)
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = plots.figure("the tour", "plm-core[tour]", figsize=(9, 3.2), layout="constrained")
     panels = {
         "plain, trained at 8 x 8": plain.positions((8, 8)),
         "plain, interpolated to 16 x 16": plain.positions((16, 16)),
@@ -167,7 +167,7 @@ def detection(tour: Tour) -> None:
     images = [torch.from_numpy(scene.image).permute(2, 0, 1) / 255 for scene in world]
     predictions = model(images)
     names = dict(enumerate(shapes.SHAPES, 1))
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    figure = plots.figure("the tour", "plm-core[tour]", figsize=(9, 4.8), layout="constrained")
     for ax, image, prediction in zip(figure.subplots(2, 4).flat, images, predictions, strict=True):
         ax.imshow(detections(image, prediction, names))
         ax.set_axis_off()

@@ -96,7 +96,7 @@ def data_frame(rows: Sequence[Any]) -> DataFrame:
     try:
         import pandas
     except ModuleNotFoundError as e:
-        raise MissingDependency("a data frame needs pandas: install pandas") from e
+        raise MissingDependency("a data frame needs pandas: install parc[pandas]") from e
     return pandas.DataFrame([asdict(row) for row in rows])
 
 

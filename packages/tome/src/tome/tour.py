@@ -5,21 +5,24 @@ from __future__ import annotations
 import copy
 import statistics
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 import plm_core
 from plm_core import samples, shapes
 from plm_core.tools.bench import interleaved
 from plm_core.tools.tour import Tour
+from plm_core.utils import plots
 from tome.api import apply
 from tome.micro.shapes import NAME, SIZE, scenes
 from tome.pictures import contact_sheet, groups
 from tome.vit.tracing import trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 R = (0, 8, 16, 24)
 SHOWN_R = 20
@@ -95,7 +98,8 @@ def _percent(right: torch.Tensor) -> str:
 
 def _pixel_figure(image: Image.Image) -> Figure:
     """Return a figure with one pixel for each pixel of an image, so that borders of one pixel stay even."""
-    figure = Figure(figsize=(image.width / DPI, image.height / DPI), dpi=DPI)
+    size = image.width / DPI, image.height / DPI
+    figure = plots.figure("the tour", "plm-core[tour]", figsize=size, dpi=DPI)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.imshow(np.asarray(image), interpolation="nearest")
     ax.set_axis_off()

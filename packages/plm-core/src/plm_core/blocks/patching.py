@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from plm_core.blocks.changes import refuse_exchanged, refuse_hidden
-from plm_core.blocks.swapping import Swapped, forward_class, swap, swap_back
+from plm_core.blocks.swapping import Swapped, forward_class, original_class, swap, swap_back
 from plm_core.blocks.views import BlockView
 from plm_core.errors import NotSupported
 
@@ -41,8 +41,10 @@ class Patched(Swapped):
         state = state_of(x)
         if state is not None:
             context["state"] = state
-        # not super(): torch.compile keeps this method of a block, and calls it also after the patch was undone
-        y: Tensor = nn.Module.__call__(self, x, *args, **context)
+        # The __call__ of the block's own class, by which transformers below 5.23 recomputes checkpointed blocks. Not
+        # super(): torch.compile keeps this method of a block, and calls it also after the patch was undone.
+        block: Any = self
+        y: Tensor = original_class(block).__call__(block, x, *args, **context)
         return y
 
     def forward(self, x: Tensor, *args: Any, state: Any = None, **context: Any) -> Tensor:

@@ -179,7 +179,12 @@ def _opened(file: Path | bytes) -> Iterator[tuple[Any, Any]]:
         streams[0].thread_type = "AUTO"
         if get_worker_info() is not None:  # DataLoader workers already run in parallel
             streams[0].codec_context.thread_count = 1
-        yield container, streams[0]
+        try:
+            yield container, streams[0]
+        finally:
+            # PyAV frees a decoder while it holds the GIL. If logging is on (torchvision 0.24 switches it on), a thread
+            # of the decoder may wait for the GIL to log, and both wait forever. Flushing waits for the threads without.
+            streams[0].codec_context.flush_buffers()
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
