@@ -89,6 +89,7 @@ def test_too_many_classes_are_drawn_two_images_each():
     some = np.arange(2400) % 240
     assert len(set(some[parc.sample_probe(some)].tolist())) == 240
     assert not np.array_equal(parc.sample_probe(some, num_classes=260), parc.sample_probe(some))
+    np.testing.assert_array_equal(parc.sample_probe(some, num_classes=1), parc.sample_probe(some, num_classes=2))
 
 
 def test_small_datasets_are_taken_whole_and_runs_differ():
