@@ -187,6 +187,33 @@ def test_the_weights_of_a_declaration_and_of_the_hub(tmp_path, hub_double):
         assert named == (source if source != str(tmp_path) else tmp_path.name)  # no paths of this machine
 
 
+def test_a_classifier_of_other_classes_is_not_kept(plm, pictures, tmp_path, spy, caplog):
+    assert plm("train", "finetune", pictures, "--out", tmp_path / "three", *ONE_STEP).code == 0
+    assert "classifier" not in caplog.text  # eight classes became three, which is no surprise
+    for split in ("train", "val"):
+        for old, new in (("circle", "acorn"), ("cross", "bolt"), ("star", "cone")):
+            shutil.copytree(pictures / split / old, tmp_path / "others" / split / new)
+    start = plm_core.create_model(tmp_path / "three", pretrained=True).state_dict()
+    for data, said in ((pictures, "kept, whose 3 classes have the same names"), (tmp_path / "others", "a new one")):
+        caplog.clear()
+        command = ["train", "finetune", data, "--out", tmp_path / f"of_{data.name}", *ONE_STEP]
+        assert plm(*command, "--model", tmp_path / "three").code == 0
+        assert said in caplog.text
+        state = spy.calls[-1]["state"]
+        changed = {name for name in start if not torch.equal(state[name], start[name])}
+        assert changed == (set() if data is pictures else {"head.fc.weight"})
+
+
+def test_the_classes_of_an_imagenet_are_known_by_their_synsets_and_in_words():
+    from timm.data import ImageNetInfo
+
+    from plm_core.runs.job import class_names
+
+    synsets, words = class_names(plm_core.create_model("test_vit"))
+    assert (len(synsets), synsets[0], words[0]) == (1000, "n01440764", ImageNetInfo().index_to_description(0))
+    assert class_names(plm_core.create_model("test_vit", num_classes=0)) == [synsets, words]  # those of its weights
+
+
 def test_seed(finetune, spy):
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
         finetune("--seed", seed, out=out)

@@ -113,7 +113,8 @@ def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
     num_classes = len(splits.train.classes)
     # some models of timm take neither, so a rate of 0 is not passed on
     rates: dict[str, Any] = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
-    model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})
+    rates = {name: rate for name, rate in rates.items() if rate}
+    model = job.create(labels=splits.train.classes, num_classes=num_classes, **rates)
     spec = input_of(model)
     job.check_classifier(model, spec, num_classes)
     preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
