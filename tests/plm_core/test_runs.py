@@ -287,7 +287,11 @@ def test_checkpoints_steps_and_resuming(finetune, plm, pictures, tmp_path):
         assert said in plm(*words, "--out", parts, "--resume", *changed).err
     assert json.loads((parts / "training.json").read_text())["steps"] == 3
     refused = plm(*words, "--out", parts)
-    assert "holds a model already: choose another folder, or resume" in refused.err
+    assert "holds a model already: choose another folder, or resume to go on with it (--resume)" in refused.err
+    (parts / "config.json").unlink()  # as if the training were not finished
+    assert (
+        "of an earlier training: go on with it (resume=True, or --resume) or choose" in plm(*words, "--out", parts).err
+    )
     assert plm(*words, "--out", parts, "--resume").code == 0
     a, b = (load_file(out / "model.safetensors") for out in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -353,8 +357,12 @@ def test_a_folder_in_use_or_without_its_record_is_refused_at_once(plm, pictures,
 def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("precious")
+    for name in ("cats", "dogs", "emus", "foxes"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    neither = "is neither empty nor the folder of a training: it holds cats, dogs, emus and 1 more; choose another"
     for out, said in {
         tmp_path / "mine": "has files that would be overwritten (README.md)",
+        tmp_path / "data": neither,
         pictures: "lies in the data",
         pictures / "train" / "run": "lies in the data",
     }.items():
@@ -362,6 +370,18 @@ def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path)
     resumed = plm("train", "finetune", pictures, "--out", tmp_path / "mine", *ONE_STEP, "--resume")
     assert "has files that would be overwritten (README.md)" in resumed.err
     assert (tmp_path / "mine" / "README.md").read_text() == "precious"
+    assert neither in plm("train", "finetune", pictures, "--out", tmp_path / "data", *ONE_STEP, "--resume").err
+    assert len(list((tmp_path / "data").iterdir())) == 4
+
+
+def test_a_log_or_what_a_killed_start_left_does_not_fill_a_folder(stopped, pictures, tmp_path):
+    for name in ("train.log", ".gitignore", ".lock"):
+        (tmp_path / name).touch()
+    (tmp_path / "runs").mkdir()
+    assert stopped("finetune", pictures, tmp_path, model=MODEL)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(plm_core.InputError, match=r"it holds notes\.txt; choose another"):
+        train("finetune", pictures, tmp_path, model=MODEL)
 
 
 def test_the_recipe_in_the_card_is_a_command_that_gives_the_same_weights(finetune, plm, pictures, tmp_path):

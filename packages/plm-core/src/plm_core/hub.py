@@ -21,9 +21,10 @@ from plm_core.utils.text import shown
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+RECORD_FILE = "training.json"
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
 # The only files that are uploaded. None of them can run code when it is read. The last ones are left by a training.
-PUSHED = (*MODEL_FILES, "training.json", "curve.csv", "curve.png")
+PUSHED = (*MODEL_FILES, RECORD_FILE, "curve.csv", "curve.png")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".tar")
 
 

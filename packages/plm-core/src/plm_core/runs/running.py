@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plm_core.datasets import check_kind
-from plm_core.errors import InputError, MissingDependency
+from plm_core.errors import FileError, InputError, MissingDependency
 from plm_core.hookspecs import Training
 from plm_core.hub import CONFIG_FILE, PUSHED, read_config
 from plm_core.registry import registry
@@ -22,6 +22,8 @@ from plm_core.training.overrides import override
 from plm_core.utils.references import resolve
 from plm_core.utils.seeding import GENERATORS
 
+ALLOWED = (".*", "runs", "*.log", "*.out", "*.err")
+"""What may be in the folder of a new training: hidden files, the folder of tensorboard, and logs."""
 _log = logging.getLogger(__name__)
 
 
@@ -176,10 +178,28 @@ def _check_out(out: Path, data: Path, resume: bool) -> None:
     if resume and any(out.glob("checkpoint-*")):
         return
     if (out / CONFIG_FILE).exists() and not resume:
-        raise InputError(f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it")
-    present = [name for name in PUSHED if (out / name).exists()]
-    if present and not any(out.glob("checkpoint-*")):  # `fit` speaks of those
+        raise InputError(
+            f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it (--resume)"
+        )
+    if any(out.glob("checkpoint-*")):  # `fit` speaks of those
+        return
+    if present := [name for name in PUSHED if (out / name).exists()]:
         raise InputError(f"out {str(out)!r} has files that would be overwritten ({', '.join(present)}): choose another")
+    if others := _foreign(out):
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise InputError(
+            f"out {str(out)!r} is neither empty nor the folder of a training: it holds {', '.join(others[:3])}{more}; "
+            "choose another"
+        )
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Return the names of what is in a folder and does not belong to a training that was just begun."""
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as e:
+        raise FileError(f"cannot write to the folder {str(folder)!r}: {e.strerror}") from e
+    return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in ALLOWED)]
 
 
 def _check_options(spec: Training, given: Mapping[str, Any]) -> None:
