@@ -573,6 +573,17 @@ def test_every_way_to_a_model_waits_as_little(model, hub_double, sha, impatient,
     assert not caplog.records
 
 
+def test_a_hub_that_does_not_answer_is_not_taken_for_the_users_switch(hub_double, impatient, monkeypatch):
+    hub_double.fail(503)
+    for name in ("test_vit", TINY):  # of timm and of a plug-in
+        with one_line(WeightsError, "the Hub cannot be reached (status 503)", constants.HF_HUB_CACHE):
+            create(name)
+    assert not constants.HF_HUB_OFFLINE
+    offline(monkeypatch)
+    with one_line(WeightsError, "HF_HUB_OFFLINE is set"):
+        create(TINY)
+
+
 def test_a_server_that_names_a_place_outside_of_the_cache_is_refused(hub_double, impatient):
     head = (
         b'HTTP/1.1 200 OK\r\nX-Repo-Commit: ../../../x\r\nETag: "a"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'

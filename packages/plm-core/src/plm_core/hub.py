@@ -122,7 +122,7 @@ def one_line(prefix: str, file: HubFile | None = None) -> Iterator[None]:
     try:
         if file is not None and not constants.is_offline_mode() and not (file.is_pinned and file.is_cached):
             silent = no_answer(hf_hub_url(file.repo, file.file, revision=file.revision), patient=not file.is_cached)
-        with from_cache(silent is not None):
+        with from_cache(silent):
             yield
     except PlmError:
         raise
