@@ -103,11 +103,19 @@ def _found(splits: Splits) -> str:
     """Say what the data are, for the model card."""
     train = splits.train
     counts = f"{len(train)} {train.kind} of {len(train.classes)} classes"
+    if left_out := _left_out(splits):
+        counts += f", {len(left_out)} unreadable ones left out"
     return f"{counts} (digest {digest(train)[:12]}); scored on {splits.note}"
+
+
+def _left_out(splits: Splits) -> list[str]:
+    """Return the names of the images or videos that were left out, in the order of the splits, each once."""
+    return list(dict.fromkeys([*splits.train.left_out, *splits.val.left_out]))
 
 
 def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
     found = _found(splits)
+    job.facts["left_out"] = _left_out(splits)
     begin(job, found)
     config: FinetuneConfig = job.config_for(len(splits.train))
     num_classes = len(splits.train.classes)
