@@ -38,6 +38,7 @@ def info(
     if model and tag and tag not in tags:
         raise UnknownName(miss(f"tag of model {arch!r} named", tag, tags))
     weights = [p for p in model.pretrained if tag in ("", p.tag)] if model else []
+    from plm_core.tools.folders import folder_facts
     from plm_core.tools.inspection import inspect  # imports torch; not before the name is known to be right
 
     problem, made = "", dict[str, Any]()
@@ -47,12 +48,15 @@ def info(
         if model is None:
             raise
         problem = str(e)
+    of_folder = {} if model else folder_facts(name)
     if as_json:
         declared = {**asdict(model), "pretrained": [asdict(p) for p in weights]} if model else {"name": name}
-        print(json.dumps(declared | made | ({"problem": problem} if problem else {}), indent=2, default=str))
+        print(
+            json.dumps(declared | made | of_folder | ({"problem": problem} if problem else {}), indent=2, default=str)
+        )
         return
     facts = {"model": name} | (_declared(model, entry.distribution) if model and entry else _found(name, made))
-    facts |= _made(made)
+    facts |= _made(made) | of_folder
     rows = [{"fact": fact, "value": value} for fact, value in facts.items()]
     rows += [{"fact": f"weights .{p.tag}", "value": line} for p in weights for line in _weights_lines(p)]
     show([*rows, *([{"fact": "problem", "value": problem}] if problem else [])])
