@@ -149,9 +149,7 @@ def push(folder: str | Path, repo: str, private: bool = False, message: str | No
     from huggingface_hub import HfApi
 
     folder = Path(folder)
-    if HubFile.parse(repo) != HubFile(repo):
-        raise InputError(f"repo {repo!r} is not allowed: 'org/name' is")
-    check_folder(folder)
+    check_push(folder, repo)
     api = HfApi()
     with one_line(f"cannot push to {repo}"):
         api.create_repo(repo, private=private, exist_ok=True)
@@ -162,6 +160,18 @@ def push(folder: str | Path, repo: str, private: bool = False, message: str | No
             commit_message=message or f"Upload {read_config(folder)['architecture']} with plm",
         )
     return masked(str(commit.commit_url))
+
+
+def check_push(folder: str | Path, repo: str) -> list[Path]:
+    """Check what `push` would check before it uploads, and return the files that it would upload. Nothing is sent.
+
+    Raises:
+        InputError: The folder cannot be published, or the name of the repository is not allowed.
+    """
+    if HubFile.parse(repo) != HubFile(repo):
+        raise InputError(f"repo {repo!r} is not allowed: 'org/name' is")
+    check_folder(Path(folder))
+    return [path for path in (Path(folder) / name for name in PUSHED) if path.is_file()]
 
 
 def check_folder(folder: Path) -> None:
