@@ -207,7 +207,7 @@ def test_a_classifier_of_other_classes_is_not_kept(plm, pictures, tmp_path, spy,
 def test_the_classes_of_an_imagenet_are_known_by_their_synsets_and_in_words():
     from timm.data import ImageNetInfo
 
-    from plm_core.runs.job import class_names
+    from plm_core.models import class_names
 
     synsets, words = class_names(plm_core.create_model("test_vit"))
     assert (len(synsets), synsets[0], words[0]) == (1000, "n01440764", ImageNetInfo().index_to_description(0))

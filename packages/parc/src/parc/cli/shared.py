@@ -28,7 +28,6 @@ Pretrained = Annotated[
     bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")
 ]
 Cached = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
 KeepGoing = Annotated[
     bool,
     typer.Option(
@@ -90,16 +89,12 @@ def cpu_threads(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
-    import torch
     from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with threadpool_limits(count, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    from plm_core.utils import devices
+
+    with devices.cpu_threads(count), threadpool_limits(count, user_api="blas"):
+        yield
 
 
 def where(about: Mapping[str, Any], rows: Iterable[Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plm_core.cli.options import Json, Seed, SkipUnreadable, Transforms
+from plm_core.cli.options import Json, Seed, SkipUnreadable, Threads, Transforms
 from plm_core.cli.table import show
 from plm_core.errors import InputError, TrainingInterrupted
 from plm_core.hookspecs import Training
@@ -94,6 +94,7 @@ def train(
         ),
     ] = None,
     seed: Seed = 0,
+    threads: Threads = None,
     skip_unreadable: SkipUnreadable = False,
     report_to: Annotated[
         list[str] | None,
@@ -116,31 +117,33 @@ def train(
     changes, keywords = pairs(settings, "set"), pairs(model_kwargs, "model-kwargs")
 
     from plm_core.runs import train as run
+    from plm_core.utils.devices import cpu_threads
 
     try:
-        trained = run(
-            recipe,
-            data,
-            out,
-            model=model,
-            preset=preset,
-            settings=changes,
-            pretrained=pretrained,
-            weights=weights,
-            model_kwargs={name: literal(value) for name, value in keywords.items()},
-            transforms=transform or (),
-            license=license,
-            seed=seed,
-            skip_unreadable=skip_unreadable,
-            resume=resume,
-            precision=precision,
-            fsdp=fsdp,
-            max_steps=max_steps,
-            save_steps=save_steps,
-            per_device_batch_size=per_device_batch_size,
-            num_workers=num_workers,
-            report_to=report_to or (),
-        )
+        with cpu_threads(threads):
+            trained = run(
+                recipe,
+                data,
+                out,
+                model=model,
+                preset=preset,
+                settings=changes,
+                pretrained=pretrained,
+                weights=weights,
+                model_kwargs={name: literal(value) for name, value in keywords.items()},
+                transforms=transform or (),
+                license=license,
+                seed=seed,
+                skip_unreadable=skip_unreadable,
+                resume=resume,
+                precision=precision,
+                fsdp=fsdp,
+                max_steps=max_steps,
+                save_steps=save_steps,
+                per_device_batch_size=per_device_batch_size,
+                num_workers=num_workers,
+                report_to=report_to or (),
+            )
     except TrainingInterrupted as e:
         typer.echo(f"plm: {e}; the same command with --resume does", err=True)
         raise typer.Exit(128 + e.signum) from None  # as a shell reports a command that a signal ended

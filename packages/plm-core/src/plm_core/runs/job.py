@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plm_core import weights
 from plm_core.errors import InputError, NoWeights, PlmError
 from plm_core.hookspecs import Input
-from plm_core.models import LIBRARIES, create_model
+from plm_core.models import LIBRARIES, class_names, create_model
 from plm_core.training.checks import RATE, refused
 from plm_core.transforms import apply_all
 from plm_core.utils.text import as_tuple, first_line
@@ -225,21 +225,3 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return what the names of the tensors of a model's classifier begin with, by timm's configuration."""
     config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     return tuple(f"{name}." for name in as_tuple(config.get("classifier")))
-
-
-def class_names(model: nn.Module) -> list[list[str]]:
-    """Return the lists of names that the classes of a model's weights have; none if they are not known.
-
-    A model of timm for an ImageNet has the names of WordNet, such as n01440764, and those in words.
-    """
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    names = config.get("label_names")
-    if names:
-        return [[str(name) for name in (names.values() if isinstance(names, Mapping) else names)]]
-    subset = infer_imagenet_subset(dict(config)) if config else None
-    if not subset:
-        return []
-    info = ImageNetInfo(subset)
-    return [info.label_names(), [info.index_to_description(number) for number in range(info.num_classes())]]
