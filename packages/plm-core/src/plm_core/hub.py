@@ -129,7 +129,11 @@ def one_line(prefix: str, file: HubFile | None = None) -> Iterator[None]:
     except (*client_errors(), SafetensorError, OSError, UnicodeError, errors.HFValidationError) as e:
         shown = "".join(traceback.format_exception(e))
         cause = e if masked(shown) == shown else None  # an uncaught error shows its causes
-        raise WeightsError(masked(f"{prefix}: {reason(e, silent)}")) from cause
+        why = reason(e, silent)
+        if isinstance(e, SafetensorError):
+            file_name = "it" if ".safetensors" in prefix else WEIGHTS_FILE
+            why = f"{file_name} is not a readable safetensors file: {why}"
+        raise WeightsError(masked(f"{prefix}: {why}")) from cause
 
 
 def push(folder: str | Path, repo: str, private: bool = False, message: str | None = None) -> str:

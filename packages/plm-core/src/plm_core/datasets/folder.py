@@ -100,7 +100,7 @@ def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
             raise InputError(f"dataset {str(root)!r} has two folders {name!r}, in two Unicode spellings; merge them")
     for name in names:
         if not name.isprintable():
-            raise InputError(f"dataset {str(root)!r} has a class folder {name!r}, which cannot be printed")
+            raise InputError(f"dataset {str(root)!r} has a class folder {name!r}, which cannot be printed; rename it")
     return tuple(names)
 
 

@@ -193,4 +193,6 @@ def _front_matter(license: str, task: str) -> str:
 def _card(name: str, text: str, task: str) -> str:
     use = USE + (USE_IMAGES if task == "image-classification" else "")
     command = "Or `plm predict FOLDER FILE` on the command line."
+    if registry().all(Model).get(name):  # timm does not know it by itself
+        command += f" `timm.create_model` takes it too, once `plm_core` is imported, which knows `{name}`."
     return f"\n# {name}\n\n{text.strip()}\n\n## Use\n\n```python\n{use}```\n\n{command}\n"
