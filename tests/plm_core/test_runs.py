@@ -151,6 +151,39 @@ def test_a_preset_is_chosen_by_the_model_or_by_name(finetune, untrained):
     assert (record["preset"], record["config"]["drop_path"]) == ("mae_large", 0.2)
 
 
+def test_the_list_of_settings_says_whose_they_are(plm):
+    result = plm("train", "finetune", "--list")
+    assert result.out.splitlines()[0] == "setting\tdefault\tother presets"
+    assert ["mixup", "0.0", "0.8 (deit, mae_base, mae_large, mae_huge)"] in result.rows
+    assert result.err == "preset default, that of most models; --preset and --model show another\n"
+    for words, said in (
+        (["finetune", "--model", "random:hiera_micro_digits"], "preset micro, that of random:hiera_micro_digits;"),
+        (["finetune", "--preset", "deit"], "preset deit, as asked for;"),
+        (["tome-finetune"], "preset deit_tiny_r13, the first one;"),
+        (["finetune", "--preset", "deiT"], "preset 'deiT' is not allowed for recipe 'finetune': default, micro, deit"),
+    ):
+        assert said in plm("train", *words, "--list").err
+
+
+def test_random_in_the_name_of_a_model(stopped, pictures, tmp_path):
+    (model, *_), _ = stopped("finetune", pictures, tmp_path / "a", model=f"random:{MODEL}", settings={"epochs": 1})
+    assert not torch.equal(model.pos_embed, plm_core.create_model(MODEL, pretrained=True).pos_embed)
+    with pytest.raises(plm_core.InputError, match="asks for random weights, and pretrained for others: choose one"):
+        train("finetune", pictures, tmp_path / "b", model=f"random:{MODEL}", pretrained=True)
+
+
+def test_the_score_is_named_after_the_split(plm, pictures, tmp_path, untrained):
+    (tmp_path / "data").mkdir()
+    for split, name in (("train", "train"), ("val", "Test")):
+        (tmp_path / "data" / name).symlink_to(pictures / split)
+    result = plm("train", "finetune", tmp_path / "data", "--out", tmp_path / "run", *ONE_STEP)
+    assert result.scores.keys() == {"test top-1 %"}
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "- **test top-1 %**: " in card
+    assert "scored on 9 images of the split Test" in card
+    assert f"once `plm_core` is imported, which knows `{MODEL}`" in card
+
+
 def test_the_model_and_its_keywords(finetune, spy):
     folder = finetune("--model-kwargs", "img_size=48", "--model-kwargs", "global_pool=avg")
     assert spy.first["x"].shape == (16, 3, 48, 48)
@@ -303,7 +336,7 @@ def test_ctrl_c_leaves_a_training_to_go_on_with(plm, pictures, tmp_path, spy):
     result = plm(*words, "--out", tmp_path / "run")
     assert result.code == 130
     assert "interrupted by SIGINT after 3 of 6 steps" in result.err
-    assert result.err.rstrip().endswith("checkpoint-3; the same command with --resume does")
+    assert result.err.rstrip().endswith("/checkpoint-3: run the same command with --resume")
     unfinished = plm("predict", tmp_path / "run", pictures / "val")
     assert "its training is not finished; the same plm train command with --resume goes on" in unfinished.err
     assert plm(*words, "--out", tmp_path / "run", "--resume").code == 0

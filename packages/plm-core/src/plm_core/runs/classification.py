@@ -21,7 +21,6 @@ from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune, fin
 from plm_core.training.recipe import Recipe
 from plm_core.transforms import apply_all, remove
 
-TOP1 = "val top-1 %"
 EVAL_BATCH = 64
 
 
@@ -128,7 +127,8 @@ def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
     preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
     train = open_split("train", preprocess, spec)
     val = open_split("val", transform_for(model), spec)
-    merged = f"{TOP1} with {' '.join(job.transforms)}" if job.transforms else TOP1
+    top1 = f"{splits.name} top-1 %"
+    merged = f"{top1} with {' '.join(job.transforms)}" if job.transforms else top1
 
     def score(model: nn.Module, name: str = merged) -> dict[str, float]:
         return {name: accuracy(model, val, batch_size=EVAL_BATCH, num_workers=job.num_workers)}
@@ -137,7 +137,7 @@ def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
     if not result.main:
         return None
     model = job.rebuild(result.state, num_classes=num_classes)
-    scores = score(model, TOP1)
+    scores = score(model, top1)
     if job.transforms:
         scores |= score(apply_all(model, job.transforms))
         remove(model)

@@ -22,6 +22,8 @@ from plm_core.training.overrides import override
 from plm_core.utils.references import resolve
 from plm_core.utils.seeding import GENERATORS
 
+RANDOM = "random:"
+"""Prefix of the name of a model with random weights, as ``plm rank`` has it."""
 ALLOWED = (".*", "runs", "*.log", "*.out", "*.err")
 """What may be in the folder of a new training: hidden files, the folder of tensorboard, and logs."""
 _log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ def train(
         recipe: Name of a declared recipe, see ``plm train --list``.
         data: The data, of the kind that the recipe takes.
         out: Folder to write to.
-        model: Name of a model; None for the recipe's own.
+        model: Name of a model; None for the recipe's own. The prefix ``random:`` stands for ``pretrained=False``.
         preset: Name of the recipe's preset; None for the one that the recipe has for the model.
         settings: Changes to the preset by the names of its fields. Values may be written as text.
         pretrained: Whether to start from the model's pretrained weights (default: yes, if the recipe can).
@@ -113,6 +115,10 @@ def train(
     out = options["out"] = Path(out)
     _check_options(spec, {"pretrained": pretrained, "weights": weights, "transforms": transforms or None})
     name = model or spec.model
+    if name is not None and name.startswith(RANDOM):
+        if pretrained:
+            raise InputError(f"model {name!r} asks for random weights, and pretrained for others: choose one")
+        name, pretrained = name.removeprefix(RANDOM), False
     if name is None:
         raise InputError(f"recipe {recipe!r} needs a model: name one, such as {spec.micro!r} for a trial")
     others = {other.data: f"recipe {other.name!r}" for other in reversed(registry().declared(Training))}
@@ -120,7 +126,7 @@ def train(
     _check_out(out, Path(data), resume)
     if "num_classes" in (model_kwargs or {}):
         raise InputError("model_kwargs has num_classes, which follows from the data; leave it out")
-    preset, config = _preset(spec, name, preset)
+    preset, config = choose_preset(spec, name, preset)
     changes = {key: str(value) for key, value in (settings or {}).items()}
     notes: list[str] = []
     config = override(config, changes, say=notes.append)
@@ -209,8 +215,12 @@ def _check_options(spec: Training, given: Mapping[str, Any]) -> None:
             raise InputError(f"{name} {value!r} is not for recipe {spec.name!r}, which has no such option")
 
 
-def _preset(spec: Training, model: str, preset: str | None) -> tuple[str, Any]:
-    """Return the name and the config of a preset, by its name or for a model."""
+def choose_preset(spec: Training, model: str, preset: str | None) -> tuple[str, Any]:
+    """Return the name and the config of a preset, by its name or for a model.
+
+    Raises:
+        InputError: There is no such preset, or none for the model.
+    """
     configs: Mapping[str, Any] = resolve(spec.configs)
     if preset is None:
         architecture = _architecture(model)
