@@ -58,6 +58,24 @@ def test_other_sources_go_through():
     assert names(*sources) == sources
 
 
+def test_a_model_in_several_spellings_is_ranked_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "test_vit").mkdir()
+    assert names("run", "./run", "local-dir:run", str(tmp_path / "run"), "transformers:run", "transformers:./run") == [
+        "run",
+        "transformers:run",
+    ]
+    assert names("hf-hub:org/name", "org/name", "HF_hub:org/name@", "org/name@v1") == ["hf-hub:org/name", "org/name@v1"]
+    torchvision = ["torchvision:resnet18", "torchvision:resnet18.IMAGENET1K_V1", "torchvision:resnet18.DEFAULT"]
+    assert names(*torchvision, "random:torchvision:resnet18") == ["torchvision:resnet18", "random:torchvision:resnet18"]
+    assert names("test_vit", "test_vit.r160_in1k", "random:test_vit.r160_in1k", "random:test_vit", "./test_vit") == [
+        "test_vit.r160_in1k",
+        "random:test_vit.r160_in1k",
+        "./test_vit",  # a name of timm comes before a folder
+    ]
+
+
 def test_torchvision_has_patterns_too():
     assert names("torchvision:vit_b_*", "torchvision:vit_l_16.IMAGENET1K_V1", "random:torchvision:regnet_x_?gf") == [
         "torchvision:vit_b_16",
@@ -77,6 +95,10 @@ def test_torchvision_has_patterns_too():
         ("resnet18x", "no model 'resnet18x'; did you mean 'resnet18"),
         ("resnett18*", r"no model matching 'resnett18\*'; did you mean 'resnet"),
         ("resnet18.a1_in1", r"no model 'resnet18\.a1_in1'; did you mean 'resnet18\.a1_in1k'"),
+        (
+            "resnet18,test_vit",
+            r"no model 'resnet18,test_vit'.*; several models are a list, as in \['resnet18', 'test_vi",
+        ),
         ("resnet18.zz*", r"no model matching 'resnet18\.zz\*'"),
         ("random:pe_nothing", "no model 'pe_nothing'"),
         ("torchvision:resnet5", "no model of torchvision named 'resnet5'; did you mean 'resnet50'"),

@@ -1,6 +1,7 @@
 """`parc rank` and `plm rank` from the command line, in process."""
 
 import json
+import shutil
 import sys
 from dataclasses import fields
 
@@ -12,6 +13,7 @@ import parc.cli
 import plm_core.cli
 from parc import probing, ranking
 from parc.cli.shared import cpu_threads, split_list
+from parc.next_steps import UNTRAINED
 from parc.ranking import Interrupted, Ranking
 from plm_core.errors import InputError
 
@@ -58,10 +60,10 @@ def test_a_table(run, digits, tmp_path):
     assert table.read_text().startswith("model,method,score,low,high,rank")
     assert picture.stat().st_size > 10_000
     best = "hiera_micro_digits.sklearn_digits"
-    assert err.splitlines()[-1] == (
-        f"next: plm probe {digits} --models {','.join(row[0] for row in rows if 'random' not in row[0])}, or "
-        f"plm train finetune {digits} --model {best} --out runs/{best}"
-    )
+    assert err.splitlines()[-2:] == [
+        f"next: plm probe {digits} --models {','.join(row[0] for row in rows if 'random' not in row[0])}",
+        f"  or: plm train finetune {digits} --model {best} --out runs/{best}",
+    ]
 
 
 def test_plm_rank_is_the_same(run, digits):
@@ -92,6 +94,32 @@ def test_no_model_could_be_scored(run, digits):
     assert code == 2
     assert "HF_HUB_OFFLINE is set" in out
     assert "parc: error: no model could be scored; the table says why" in err
+
+
+def test_a_method_that_fails_for_every_model_is_no_success(run, digits):
+    words = ("rank", digits, "--models", "random:test_vit", "--method", "knn,leep", "--bootstraps", 0, "--budget", 20)
+    code, out, err = run(*words)
+    assert code == 1
+    assert err.splitlines()[-2:] == [UNTRAINED, "leep failed for all models; the table says why"]
+    assert "1 (1 of 2)" in out  # the mean rank is over one of two methods
+    code, _, err = run(*words, "--keep-going")
+    assert (code, err.splitlines()[-1]) == (0, UNTRAINED)
+
+
+def test_what_was_left_out_is_in_the_result_and_the_next_command_leaves_it_out_too(run, digits, tmp_path):
+    root = shutil.copytree(digits, tmp_path / "data")
+    bad = min(root.rglob("*.png"))
+    bad.write_bytes(bad.read_bytes()[:-30])
+    words = (root, "--models", "hiera_micro_digits", "--method", "knn", "--no-cache")
+    assert (
+        f"1 of the 80 images drawn from {str(root)!r} cannot be read, which --skip-unreadable" in run("rank", *words)[2]
+    )
+    for command in ("rank", "probe"):
+        _, out, err = run(command, *words, "--skip-unreadable", "--json")
+        assert json.loads(out)["about"]["left_out"] == [bad.relative_to(root).as_posix()]
+        following = [line for line in err.splitlines() if line.startswith(("next: ", "  or: "))]
+        assert len(following) == (2 if command == "rank" else 1)
+        assert all(line.endswith(" --skip-unreadable") for line in following)
 
 
 @pytest.mark.parametrize("command", ["rank", "probe"])

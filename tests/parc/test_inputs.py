@@ -182,7 +182,7 @@ def test_probabilities_that_are_refused(p, message):
 
 @pytest.mark.parametrize("p", [None, np.zeros((3, 0))])
 def test_headless_model(p):
-    with pytest.raises(NotSupported, match=r"leep needs probs.*a headless model has none"):
+    with pytest.raises(NotSupported, match=r"leep needs probs.*a model without a trained classifier has none"):
         inputs.probs_of(p, 3, "leep")
 
 

@@ -3,7 +3,7 @@
 import csv
 import inspect
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 import parc
 from parc.interrupted import Interrupted
-from parc.next_steps import after_probing, after_ranking
+from parc.next_steps import UNTRAINED, after_probing, after_ranking
 from parc.probing import ProbeSettings, Probing, evaluation, probe, run
 from parc.ranking import RankedRow, Ranking
 from parc.ranking.candidates import Candidate, make_model
@@ -203,11 +203,13 @@ def test_the_next_step_of_a_ranking_probes_every_pretrained_model_and_trains_wha
     names = ["random:a", "torchvision:b", "hf-hub:org/c", "d.in1k", "e"]
     rows = [RankedRow(name, "parc", 9.0 - i, None, None, 1 + i, 1, 0, 0, False) for i, name in enumerate(names)]
     assert after_ranking("data", Ranking(tuple(rows), ("parc",), {"kind": "images"})) == (
-        "next: plm probe data --models torchvision:b,hf-hub:org/c,d.in1k, or "
-        "plm train finetune data --model hf-hub:org/c --out runs/c"
+        "next: plm probe data --models torchvision:b,hf-hub:org/c,d.in1k\n"
+        "  or: plm train finetune data --model hf-hub:org/c --out runs/c"
     )
     assert (
         after_ranking("data", Ranking(tuple(rows[:2]), ("parc",), {"kind": "images"}))
         == "next: plm probe data --models torchvision:b"
     )
-    assert after_ranking("data", Ranking(tuple(rows[:1]), ("parc",), {"kind": "images"})) is None
+    assert after_ranking("data", Ranking(tuple(rows[:1]), ("parc",), {"kind": "images"})) == UNTRAINED
+    lost = replace(rows[0], score=None, rank=None)
+    assert after_ranking("data", Ranking((lost,), ("parc",), {"kind": "images"})) is None

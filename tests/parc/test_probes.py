@@ -30,11 +30,15 @@ def test_unreadable_images_are_named_before_anything_runs(tmp_path):
         (root / "a" / f"{i}.png").write_bytes(b"not an image")
     cut = (root / "b" / "7.png").read_bytes()
     (root / "b" / "7.png").write_bytes(cut[:-30])
-    with pytest.raises(InputError, match=r"7 of 16 images of .*a/0\.png \(not an image\), .*a/4\.png .* and 2 more"):
+    with pytest.raises(
+        InputError, match=r"7 of the 16 images drawn from .*a/0\.png \(not an image\), .*a/4\.png .* and 2 more"
+    ):
         draw_probes(load_dataset(root))
     for i in range(6):
         picture(i).save(root / "a" / f"{i}.png")
-    with pytest.raises(InputError, match=r"1 of 16 images of .*: b/7\.png"):
+    with pytest.raises(
+        InputError, match=r"1 of the 16 images drawn from .*, which --skip-unreadable leaves out: b/7\.png"
+    ):
         draw_probes(load_dataset(root))
 
 

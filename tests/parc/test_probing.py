@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from parc.scores import probing
 from parc.scores.pca import reduce
 from parc.scores.probing import GRID, knn, logistic, ridge_press, split_knn
+from parc.scoring import Features, score_bank
 from plm_core.errors import InputError, NotSupported
 
 SCORES = (knn, split_knn, logistic, ridge_press)
@@ -186,14 +187,43 @@ def test_the_first_rows_are_learned_from_and_the_share_is_that_of_the_others(sco
 
 
 @pytest.mark.parametrize("score", [split_knn, logistic])
-def test_sorted_images_are_warned_about(score):
+def test_sorted_images_are_interleaved(score):
     x, y = one(n=60)
     order = np.argsort(y, kind="stable")
-    with pytest.warns(UserWarning, match="30 of the last 30 images are of classes that the first 30 lack"):
-        assert score(x[order], y[order]) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        score(x, y)
+        assert score(x[order], y[order]) == score(x, y) > 50
+        assert score(x[:30], np.arange(30) // 15) >= 0  # nothing but class 0 would come first
+    few = [0, 0, 0, 1, 1]  # the first class leaves one image of the second to learn from, so the order stays
+    order = probing._interleaved(np.array(few))
+    assert order.tolist() == [0, 3, 1, 4, 2]
+    assert np.array_equal(probing._split(np.eye(5), few, 0.2)[0], np.eye(5))
+    assert np.array_equal(probing._split(np.eye(5), few, 0.4)[0], np.eye(5)[order])
+
+
+@pytest.mark.parametrize("score", [split_knn, logistic])
+def test_classes_that_cannot_be_learned_are_warned_about(score):
+    x, y = one(n=8, c=4)
+    with pytest.warns(UserWarning, match="4 of 6 tested images are of classes without an image to learn from"):
+        score(x, y, percent_train=0.75)
+
+
+def test_logistic_on_features_too_small_for_its_recipe_is_warned_about():
+    x, y = one(n=400, d=64, c=8, gap=0.7)
+    with pytest.warns(
+        UserWarning, match="logistic has learned nothing: the published recipe stops before its first step"
+    ):
+        assert logistic(x / 10, y) == pytest.approx(12.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert logistic(x, y) > 90
+
+
+def test_intervals_of_split_scores_on_sorted_images_hold_the_score():
+    x, y = one(n=120)
+    order = np.argsort(y, kind="stable")
+    for row in score_bank({"m": Features(x[order])}, y[order], ["split-knn", "logistic"], bootstraps=10):
+        assert 0 < row.low <= row.score <= row.high
 
 
 # Ridge against refits
@@ -320,12 +350,11 @@ def test_four_images_of_two_classes_give_a_number(score, d, scale):
         (lambda x, y: split_knn(x, y, percent_train=1), "percent_train=1 of 60 images tests 60; 1 to 59 must"),
         (lambda x, y: logistic(x, y, percent_train=0), "percent_train=0 of 60 images tests 0"),
         (lambda x, y: logistic(x, y, percent_train=float("nan")), "percent_train=nan"),
-        (lambda x, y: logistic(x, np.arange(60) // 30), r"labels has 1 class \(0\) in the first 30 images"),
+        (lambda x, y: logistic(x, np.arange(60) // 59), r"labels has 1 class \(0\) in the first 30 images"),
         (lambda x, y: ridge_press(x, np.zeros(60, int)), "labels has 1 class"),
         (lambda x, y: ridge_press(x, np.zeros(60)), "labels is constant"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:30 of the last")
 def test_bad_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call(*one())

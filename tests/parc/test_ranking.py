@@ -231,6 +231,8 @@ def test_a_reference_model_makes_rsa_and_dds_possible(undisturbed, digits):
     ("options", "error", "said"),
     [
         ({"methods": ["prac"]}, UnknownName, "no method 'prac'; did you mean 'parc'"),
+        ({"methods": "parc,knn"}, UnknownName, r"no method 'parc,knn'.* several are a list, as in \['parc', 'knn'\]"),
+        ({"methods": ["foo"]}, UnknownName, "no method 'foo'; there are: parc, parc-auc, .*, transrate, .* layers"),
         ({"methods": ["layer"]}, UnknownName, "no method 'layer'; did you mean 'layers'"),
         ({"methods": ["knn:q=3"]}, InputError, "knn takes no option 'q'"),
         ({"methods": []}, InputError, "methods is empty"),

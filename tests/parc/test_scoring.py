@@ -85,6 +85,7 @@ def test_options_in_the_name():
     ("text", "error", "message"),
     [
         ("parcc", UnknownName, "no scorer 'parcc'; did you mean 'parc'"),
+        ("knn,parc", UnknownName, "no scorer 'knn,parc'; several are a list, as in ['knn', 'parc']"),
         ("qqq", UnknownName, "no scorer 'qqq'; there are: parc, parc-auc, rsa"),
         ("knn:k", InputError, "method 'knn:k': option 'k' is not of the form key=value"),
         ("knn:neighbours=3", InputError, "knn takes no option 'neighbours'; it takes k, metric, pca"),

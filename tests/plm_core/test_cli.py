@@ -302,6 +302,27 @@ def test_info_of_a_folder(plm, tmp_path):
     weights.save_pretrained(plm_core.create_model(MICRO, num_classes=3), tmp_path, license="MIT")
     facts = dict(plm("info", f"local-dir:{tmp_path}").rows)
     assert (facts["classes"], facts["class"]) == ("3", "hiera.model.Hiera")
+    assert facts["architecture"] == MICRO
+    assert facts["task"] == "image-classification"
+    assert facts["license of the weights"] == "mit"
+    assert "class names" not in facts
+
+
+def test_info_of_a_trained_folder(plm, tmp_path):
+    model = plm_core.create_model(MICRO, num_classes=3)
+    about = {"recipe": "finetune"}
+    weights.save_pretrained(model, tmp_path, license="CC-BY-NC-4.0", labels=["a", "b", "c"], about=about)
+    for record, told in (
+        ('{"found": "9 images", "scores": {"val top-1 %": 66.67}}', True),
+        ("[]", False),
+        ("{", False),
+    ):
+        (tmp_path / "training.json").write_text(record)
+        facts = dict(plm("info", tmp_path).rows)
+        assert (facts["class names"], facts["recipe"]) == ("a, b, c", "finetune")
+        assert facts["license of the weights"] == "cc-by-nc-4.0 NON-COMMERCIAL USE ONLY"
+        assert (facts.get("data"), facts.get("val top-1 %")) == (("9 images", "66.67") if told else (None, None))
+    assert plm("info", tmp_path, "--json").data["recipe"] == "finetune"
 
 
 def test_info_as_json(plm):

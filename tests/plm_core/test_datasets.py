@@ -68,8 +68,8 @@ def test_splits_of_videos(tmp_path, caplog):
     splits = load_splits(tmp_path)
     assert [(part.kind, len(part)) for part in (splits.train, splits.val)] == [("videos", 20), ("videos", 3)]
     assert splits.note == "3 videos of the split valid"
-    assert "1 folders of" in caplog.text
-    assert "have no videos: idle" in caplog.text
+    assert "1 folder of" in caplog.text
+    assert "has no videos: idle" in caplog.text
     splits = load_splits(tmp_path / "train")
     assert splits.note == "10 % of the videos (2 of 20) held out, seed 0"
     assert [(part.kind, len(part)) for part in (splits.train, splits.val)] == [("videos", 18), ("videos", 2)]
@@ -101,7 +101,31 @@ def test_empty_class_folders_are_said(tmp_path, caplog):
     root = folder(tmp_path, {"a": 2, "b": 2, "c": 0})
     with caplog.at_level(logging.WARNING, "plm_core"):
         assert load_dataset(root).classes == ("a", "b")
-    assert "have no images: c" in caplog.text
+    assert "has no images: c" in caplog.text
+
+
+def test_images_beside_the_class_folders_are_said(tmp_path, caplog):
+    root = folder(tmp_path, {"a": 2, "b": 2})
+    load_dataset(root)
+    assert not caplog.records
+    for name in ("x.jpg", ".hidden.png", "notes.txt"):
+        picture(1).save(root / name, format="png")
+    load_dataset(root)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"images of {root} in no class folder, left out: 1 (x.jpg)"
+    ]
+
+
+def test_splits_of_unknown_names_are_said(tmp_path, caplog):
+    for split in ("learn", "holdout"):
+        folder(tmp_path / split, {"cat": 2, "dog": 2})
+    assert load_dataset(tmp_path).classes == ("holdout", "learn")
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert f"holdout and learn are the classes of {tmp_path}, and each holds the folders cat, dog: if these" in line
+    caplog.clear()
+    picture(1).save(tmp_path / "learn" / "own.png")  # so it is a class
+    load_dataset(tmp_path)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_names_that_cannot_be_printed(name, shown, tmp_path):
     assert all(name.isprintable() for name in dataset.names)
     assert len(digest(dataset)) == 16
     write(root, [os.fsdecode(name)])
-    with pytest.raises(InputError, match=f"a class folder '{shown}', which cannot be printed"):
+    with pytest.raises(InputError, match=f"a class folder '{shown}', which cannot be printed; rename it"):
         load_dataset(root)
 
 

@@ -573,6 +573,31 @@ def test_every_way_to_a_model_waits_as_little(model, hub_double, sha, impatient,
     assert not caplog.records
 
 
+def test_a_dry_run_of_push_sends_nothing(plm, folder, hub_double):
+    (folder / "notes.txt").write_text("mine")
+    code, out, err = plm("push", folder, REPO, "--dry-run")
+    rows = [line.split("\t") for line in out.splitlines()[1:]]
+    assert [row[0] for row in rows] == [FILE, "config.json", "README.md"]
+    assert rows[0][1] == str((folder / FILE).stat().st_size)
+    assert code == 0
+    assert "nothing was sent" in err
+    assert "repo 'name' is not allowed: 'org/name' is" in plm("push", folder, "name", "--dry-run")[2]
+    (folder / "config.json").unlink()
+    assert "lacks config.json" in plm("push", folder, REPO, "--dry-run")[2]
+    assert not hub_double.requests
+
+
+def test_a_hub_that_does_not_answer_is_not_taken_for_the_users_switch(hub_double, impatient, monkeypatch):
+    hub_double.fail(503)
+    for name in ("test_vit", TINY):  # of timm and of a plug-in
+        with one_line(WeightsError, "the Hub cannot be reached (status 503)", constants.HF_HUB_CACHE):
+            create(name)
+    assert not constants.HF_HUB_OFFLINE
+    offline(monkeypatch)
+    with one_line(WeightsError, "HF_HUB_OFFLINE is set"):
+        create(TINY)
+
+
 def test_a_server_that_names_a_place_outside_of_the_cache_is_refused(hub_double, impatient):
     head = (
         b'HTTP/1.1 200 OK\r\nX-Repo-Commit: ../../../x\r\nETag: "a"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'

@@ -83,7 +83,7 @@ def handlers():
 @BOTH
 @pytest.mark.parametrize("step", [6, 8])  # inside an epoch, and at the end of one
 def test_a_signal_ends_the_step_and_leaves_a_checkpoint_to_go_on_from(undisturbed, tmp_path, one_line, number, step):
-    said = f"the training was interrupted by {number.name} after {step} of 16 steps; resume goes on from {tmp_path}"
+    said = f"the training was interrupted by {number.name} after {step} of 16 steps and can be resumed from {tmp_path}"
     with one_line(TrainingInterrupted, f"{said}/checkpoint-{step}") as caught:
         trained(callback=Send(step, number), out=tmp_path, evaluate=lambda model: {"calls": 1})
     assert (caught.value.signum, caught.value.step) == (number, step)
@@ -101,7 +101,7 @@ def test_who_sends_a_signal_waits_for_no_evaluation(tmp_path):
 
 def test_without_a_folder_nothing_is_kept():
     with pytest.raises(
-        TrainingInterrupted, match=r"after 3 of 16 steps; nothing is kept, since out is None$"
+        TrainingInterrupted, match=r"after 3 of 16 steps and has left nothing, since out is None$"
     ) as caught:
         trained(callback=Send(3, signal.SIGINT))
     assert caught.value.checkpoint is None
@@ -118,7 +118,7 @@ def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
         signal.raise_signal(signal.SIGTERM)
         return {}
 
-    with pytest.raises(TrainingInterrupted, match=r"after 16 of 16 steps; resume goes on from .*checkpoint-16$"):
+    with pytest.raises(TrainingInterrupted, match=r"after 16 of 16 steps and can be resumed from .*checkpoint-16$"):
         trained(out=tmp_path, evaluate=evaluate, evaluate_every=4)
 
 
@@ -126,7 +126,10 @@ def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
 def test_the_first_signal_is_acknowledged(capfd, show):
     with pytest.raises(TrainingInterrupted):
         trained(callback=Send(1, signal.SIGINT), show=show)
-    assert ("SIGINT: stopping after this step; a second one stops at once\n" in capfd.readouterr().err) == show
+    assert (
+        "SIGINT received: the training stops after this step. A second one stops it at once.\n"
+        in capfd.readouterr().err
+    ) == show
 
 
 @BOTH

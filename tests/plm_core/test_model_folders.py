@@ -75,6 +75,15 @@ def test_the_names_of_classes_that_a_new_head_no_longer_has_are_not_kept(tmp_pat
     assert kept == [list(SHAPES), None]
 
 
+def test_weights_that_were_cut_off_are_named(folder, tmp_path, one_line):
+    whole = (folder / "model.safetensors").read_bytes()
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for length in (len(whole) - 100, 200, 4):
+        (copy / "model.safetensors").write_bytes(whole[:length])
+        with one_line(WeightsError, f"{copy}: model.safetensors is not a readable safetensors file: "):
+            plm_core.create_model(copy, pretrained=True)
+
+
 def test_labels_must_fit_the_head(tmp_path):
     with pytest.raises(InputError, match="labels has 3 names; the model has 2 classes"):
         weights.save_pretrained(plm_core.create_model(MODEL, num_classes=2), tmp_path / "x", "mit", labels=list("abc"))

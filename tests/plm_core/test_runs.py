@@ -151,6 +151,39 @@ def test_a_preset_is_chosen_by_the_model_or_by_name(finetune, untrained):
     assert (record["preset"], record["config"]["drop_path"]) == ("mae_large", 0.2)
 
 
+def test_the_list_of_settings_says_whose_they_are(plm):
+    result = plm("train", "finetune", "--list")
+    assert result.out.splitlines()[0] == "setting\tdefault\tother presets"
+    assert ["mixup", "0.0", "0.8 (deit, mae_base, mae_large, mae_huge)"] in result.rows
+    assert result.err == "preset default, that of most models; --preset and --model show another\n"
+    for words, said in (
+        (["finetune", "--model", "random:hiera_micro_digits"], "preset micro, that of random:hiera_micro_digits;"),
+        (["finetune", "--preset", "deit"], "preset deit, as asked for;"),
+        (["tome-finetune"], "preset deit_tiny_r13, the first one;"),
+        (["finetune", "--preset", "deiT"], "preset 'deiT' is not allowed for recipe 'finetune': default, micro, deit"),
+    ):
+        assert said in plm("train", *words, "--list").err
+
+
+def test_random_in_the_name_of_a_model(stopped, pictures, tmp_path):
+    (model, *_), _ = stopped("finetune", pictures, tmp_path / "a", model=f"random:{MODEL}", settings={"epochs": 1})
+    assert not torch.equal(model.pos_embed, plm_core.create_model(MODEL, pretrained=True).pos_embed)
+    with pytest.raises(plm_core.InputError, match="asks for random weights, and pretrained for others: choose one"):
+        train("finetune", pictures, tmp_path / "b", model=f"random:{MODEL}", pretrained=True)
+
+
+def test_the_score_is_named_after_the_split(plm, pictures, tmp_path, untrained):
+    (tmp_path / "data").mkdir()
+    for split, name in (("train", "train"), ("val", "Test")):
+        (tmp_path / "data" / name).symlink_to(pictures / split)
+    result = plm("train", "finetune", tmp_path / "data", "--out", tmp_path / "run", *ONE_STEP)
+    assert result.scores.keys() == {"test top-1 %"}
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "- **test top-1 %**: " in card
+    assert "scored on 9 images of the split Test" in card
+    assert f"once `plm_core` is imported, which knows `{MODEL}`" in card
+
+
 def test_the_model_and_its_keywords(finetune, spy):
     folder = finetune("--model-kwargs", "img_size=48", "--model-kwargs", "global_pool=avg")
     assert spy.first["x"].shape == (16, 3, 48, 48)
@@ -185,6 +218,33 @@ def test_the_weights_of_a_declaration_and_of_the_hub(tmp_path, hub_double):
         assert not torch.equal(model.head.fc.weight, shipped.head.fc.weight)
         named = request_of(replace(job, weights=source))["weights"]
         assert named == (source if source != str(tmp_path) else tmp_path.name)  # no paths of this machine
+
+
+def test_a_classifier_of_other_classes_is_not_kept(plm, pictures, tmp_path, spy, caplog):
+    assert plm("train", "finetune", pictures, "--out", tmp_path / "three", *ONE_STEP).code == 0
+    assert "classifier" not in caplog.text  # eight classes became three, which is no surprise
+    for split in ("train", "val"):
+        for old, new in (("circle", "acorn"), ("cross", "bolt"), ("star", "cone")):
+            shutil.copytree(pictures / split / old, tmp_path / "others" / split / new)
+    start = plm_core.create_model(tmp_path / "three", pretrained=True).state_dict()
+    for data, said in ((pictures, "kept, whose 3 classes have the same names"), (tmp_path / "others", "a new one")):
+        caplog.clear()
+        command = ["train", "finetune", data, "--out", tmp_path / f"of_{data.name}", *ONE_STEP]
+        assert plm(*command, "--model", tmp_path / "three").code == 0
+        assert said in caplog.text
+        state = spy.calls[-1]["state"]
+        changed = {name for name in start if not torch.equal(state[name], start[name])}
+        assert changed == (set() if data is pictures else {"head.fc.weight"})
+
+
+def test_the_classes_of_an_imagenet_are_known_by_their_synsets_and_in_words():
+    from timm.data import ImageNetInfo
+
+    from plm_core.models import class_names
+
+    synsets, words = class_names(plm_core.create_model("test_vit"))
+    assert (len(synsets), synsets[0], words[0]) == (1000, "n01440764", ImageNetInfo().index_to_description(0))
+    assert class_names(plm_core.create_model("test_vit", num_classes=0)) == [synsets, words]  # those of its weights
 
 
 def test_seed(finetune, spy):
@@ -260,7 +320,11 @@ def test_checkpoints_steps_and_resuming(finetune, plm, pictures, tmp_path):
         assert said in plm(*words, "--out", parts, "--resume", *changed).err
     assert json.loads((parts / "training.json").read_text())["steps"] == 3
     refused = plm(*words, "--out", parts)
-    assert "holds a model already: choose another folder, or resume" in refused.err
+    assert "holds a model already: choose another folder, or resume to go on with it (--resume)" in refused.err
+    (parts / "config.json").unlink()  # as if the training were not finished
+    assert (
+        "of an earlier training: go on with it (resume=True, or --resume) or choose" in plm(*words, "--out", parts).err
+    )
     assert plm(*words, "--out", parts, "--resume").code == 0
     a, b = (load_file(out / "model.safetensors") for out in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -272,7 +336,7 @@ def test_ctrl_c_leaves_a_training_to_go_on_with(plm, pictures, tmp_path, spy):
     result = plm(*words, "--out", tmp_path / "run")
     assert result.code == 130
     assert "interrupted by SIGINT after 3 of 6 steps" in result.err
-    assert result.err.rstrip().endswith("checkpoint-3; the same command with --resume does")
+    assert result.err.rstrip().endswith("/checkpoint-3: run the same command with --resume")
     unfinished = plm("predict", tmp_path / "run", pictures / "val")
     assert "its training is not finished; the same plm train command with --resume goes on" in unfinished.err
     assert plm(*words, "--out", tmp_path / "run", "--resume").code == 0
@@ -326,8 +390,12 @@ def test_a_folder_in_use_or_without_its_record_is_refused_at_once(plm, pictures,
 def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("precious")
+    for name in ("cats", "dogs", "emus", "foxes"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    neither = "is neither empty nor the folder of a training: it holds cats, dogs, emus and 1 more; choose another"
     for out, said in {
         tmp_path / "mine": "has files that would be overwritten (README.md)",
+        tmp_path / "data": neither,
         pictures: "lies in the data",
         pictures / "train" / "run": "lies in the data",
     }.items():
@@ -335,6 +403,18 @@ def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path)
     resumed = plm("train", "finetune", pictures, "--out", tmp_path / "mine", *ONE_STEP, "--resume")
     assert "has files that would be overwritten (README.md)" in resumed.err
     assert (tmp_path / "mine" / "README.md").read_text() == "precious"
+    assert neither in plm("train", "finetune", pictures, "--out", tmp_path / "data", *ONE_STEP, "--resume").err
+    assert len(list((tmp_path / "data").iterdir())) == 4
+
+
+def test_a_log_or_what_a_killed_start_left_does_not_fill_a_folder(stopped, pictures, tmp_path):
+    for name in ("train.log", ".gitignore", ".lock"):
+        (tmp_path / name).touch()
+    (tmp_path / "runs").mkdir()
+    assert stopped("finetune", pictures, tmp_path, model=MODEL)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(plm_core.InputError, match=r"it holds notes\.txt; choose another"):
+        train("finetune", pictures, tmp_path, model=MODEL)
 
 
 def test_the_recipe_in_the_card_is_a_command_that_gives_the_same_weights(finetune, plm, pictures, tmp_path):
@@ -364,7 +444,8 @@ def test_unreadable_images_stop_a_training_before_it_starts_or_are_left_out(plm,
     assert result.code == 0, result.err
     assert f"are left out: {bad.parent.name}/{bad.name} (" in caplog.text
     record = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert record["found"].startswith(f"{count - 1} images")
+    assert record["found"].startswith(f"{count - 1} images of 3 classes, 1 unreadable ones left out (digest ")
+    assert record["left_out"] == [f"{bad.parent.name}/{bad.name}"]
     assert "--skip-unreadable" in (tmp_path / "run" / "README.md").read_text()
 
 

@@ -91,6 +91,44 @@ def test_a_model_folder_is_replaced_as_a_whole(tmp_path, monkeypatch, one_line, 
     assert listing(tmp_path) == before
 
 
+def test_files_of_something_else_are_not_overwritten(tmp_path, one_line, listing):
+    model = plm_core.create_model(MICRO, num_classes=3)
+    (tmp_path / "README.md").write_text("precious")
+    (tmp_path / "data.csv").write_text("1")
+    for config in (None, '{"model_type": "vit"}', "{"):
+        if config:
+            (tmp_path / "config.json").write_text(config)
+        before = listing(tmp_path)
+        with one_line(
+            InputError, "has files that are not those of a model folder and would be overwritten (", "README"
+        ):
+            weights.save_pretrained(model, tmp_path, "mit")
+        assert listing(tmp_path) == before
+    for name in ("README.md", "config.json"):
+        (tmp_path / name).unlink()
+    weights.save_pretrained(model, tmp_path, "mit")
+    (tmp_path / "config.json").unlink()  # as if the process had been killed while it replaced the files
+    weights.save_pretrained(model, tmp_path, "mit")
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "config.json", "data.csv", "model.safetensors"}
+
+
+def test_all_files_of_a_folder_can_be_read_by_the_same_people(micro, tmp_path):
+    weights.save_pretrained(micro, tmp_path, "mit")
+    weights.save(micro, tmp_path / "other.safetensors")
+    (tmp_path / "plain").touch()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
+def test_the_names_of_the_old_classes_do_not_stay(micro, tmp_path):
+    weights.save_pretrained(micro, tmp_path, "mit", labels=list("abcdefghij"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["label_names"] == list("abcdefghij")
+    assert config["pretrained_cfg"]["label_names"] is None
+    assert plm_core.create_model(tmp_path, pretrained=True).pretrained_cfg["label_names"] == list("abcdefghij")
+    weights.save_pretrained(micro, tmp_path, "mit")
+    assert plm_core.create_model(tmp_path, pretrained=True).pretrained_cfg["label_names"] == list("0123456789")
+
+
 def test_a_link_out_of_the_folder_is_not_published(micro, tmp_path, one_line):
     folder, secret = tmp_path / "folder", tmp_path / "secret"
     weights.save_pretrained(micro, folder, "mit")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,9 +102,25 @@ def _find(name: str) -> Scorer:
     by_key = {_key(alias): known[target] for alias, target in ALIASES.items()}
     by_key |= {_key(other): scorer for other, scorer in reversed(known.items())}
     if _key(name) not in by_key:
-        line = miss("scorer", name.lower(), [*known, *ALIASES])
-        raise UnknownName(line if "did you mean" in line else f"{line}; there are: {', '.join(known)}")
+        raise unknown_method("scorer", name, known, ALIASES)
     return by_key[_key(name)]
+
+
+def unknown_method(kind: str, name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> UnknownName:
+    """Return the error for a name that no score has: with similar names, or else with all names.
+
+    Args:
+        kind: The kind of the name in words.
+        name: The name.
+        known: All names.
+        aliases: Further names that are only suggested.
+    """
+    known = list(known)
+    if "," in name:
+        parts = [part.strip() for part in name.split(",")]
+        return UnknownName(f"no {kind} {name!r}; several are a list, as in {parts}")
+    line = miss(kind, name.lower(), [*known, *aliases], most=0)
+    return UnknownName(line if "did you mean" in line else f"{line}; there are: {', '.join(known)}")
 
 
 def _check_options(scorer: Scorer, function: Callable[..., float], options: Mapping[str, Any]) -> None:

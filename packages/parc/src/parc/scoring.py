@@ -78,6 +78,9 @@ def score(
 ) -> float:
     """Score how well a model's features suit the labels; higher is better, among models on the same images.
 
+    The features are taken as they are, for knn and logistic too, but parc, parc-auc, rsa, dds and hscore standardize
+    them: each dimension then has mean 0 and standard deviation 1.
+
     Example:
         >>> import numpy as np, parc
         >>> rng = np.random.default_rng(0)

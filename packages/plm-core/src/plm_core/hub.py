@@ -21,9 +21,10 @@ from plm_core.utils.text import shown
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+RECORD_FILE = "training.json"
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
 # The only files that are uploaded. None of them can run code when it is read. The last ones are left by a training.
-PUSHED = (*MODEL_FILES, "training.json", "curve.csv", "curve.png")
+PUSHED = (*MODEL_FILES, RECORD_FILE, "curve.csv", "curve.png")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".tar")
 
 
@@ -114,14 +115,18 @@ def one_line(prefix: str, file: HubFile | None = None) -> Iterator[None]:
     try:
         if file is not None and not constants.is_offline_mode() and not (file.is_pinned and file.is_cached):
             silent = no_answer(hf_hub_url(file.repo, file.file, revision=file.revision), patient=not file.is_cached)
-        with from_cache(silent is not None):
+        with from_cache(silent):
             yield
     except PlmError:
         raise
     except failures as e:
         shown = "".join(traceback.format_exception(e))
         cause = e if masked(shown) == shown else None  # an uncaught error shows its causes
-        raise WeightsError(masked(f"{prefix}: {reason(e, silent)}")) from cause
+        why = reason(e, silent)
+        if isinstance(e, SafetensorError):
+            file_name = "it" if ".safetensors" in prefix else WEIGHTS_FILE
+            why = f"{file_name} is not a readable safetensors file: {why}"
+        raise WeightsError(masked(f"{prefix}: {why}")) from cause
 
 
 def push(folder: str | Path, repo: str, private: bool = False, message: str | None = None) -> str:
@@ -141,9 +146,7 @@ def push(folder: str | Path, repo: str, private: bool = False, message: str | No
     from huggingface_hub import HfApi
 
     folder = Path(folder)
-    if HubFile.parse(repo) != HubFile(repo):
-        raise InputError(f"repo {repo!r} is not allowed: 'org/name' is")
-    check_folder(folder)
+    check_push(folder, repo)
     api = HfApi()
     with one_line(f"cannot push to {repo}"):
         api.create_repo(repo, private=private, exist_ok=True)
@@ -154,6 +157,18 @@ def push(folder: str | Path, repo: str, private: bool = False, message: str | No
             commit_message=message or f"Upload {read_config(folder)['architecture']} with plm",
         )
     return masked(str(commit.commit_url))
+
+
+def check_push(folder: str | Path, repo: str) -> list[Path]:
+    """Check what `push` would check before it uploads, and return the files that it would upload. Nothing is sent.
+
+    Raises:
+        InputError: The folder cannot be published, or the name of the repository is not allowed.
+    """
+    if HubFile.parse(repo) != HubFile(repo):
+        raise InputError(f"repo {repo!r} is not allowed: 'org/name' is")
+    check_folder(Path(folder))
+    return [path for path in (Path(folder) / name for name in PUSHED) if path.is_file()]
 
 
 def check_folder(folder: Path) -> None:

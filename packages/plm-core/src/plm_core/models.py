@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +156,21 @@ def _data_config(model: Any) -> dict[str, Any]:
     # a model that takes any size may have been created for another size than its weights; neither function reads that
     img_size = getattr(model, "_model_args", {}).get("img_size", size)
     return config | {"input_size": (channels, *((img_size, img_size) if isinstance(img_size, int) else img_size))}
+
+
+def class_names(model: nn.Module) -> list[list[str]]:
+    """Return the lists of names that the classes of a model's weights have; none if they are not known.
+
+    A model of timm for an ImageNet has the names of WordNet, such as n01440764, and those in words.
+    """
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    names = config.get("label_names")
+    if names:
+        return [[str(name) for name in (names.values() if isinstance(names, Mapping) else names)]]
+    subset = infer_imagenet_subset(dict(config)) if config else None
+    if not subset:
+        return []
+    info = ImageNetInfo(subset)
+    return [info.label_names(), [info.index_to_description(number) for number in range(info.num_classes())]]

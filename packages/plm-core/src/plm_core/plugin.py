@@ -33,6 +33,11 @@ def plm_commands() -> list[Command]:
             implementation="plm_core.cli.predict:predict",
         ),
         Command(
+            name="evaluate",
+            help="Compute the accuracy of a classifier on labelled images.",
+            implementation="plm_core.cli.evaluate:evaluate",
+        ),
+        Command(
             name="convert",
             help="Convert weights to a safetensors file in another layout.",
             implementation="plm_core.cli.convert:convert",

@@ -15,7 +15,6 @@ from parc.cli.shared import (
     KeepGoing,
     Plot,
     Pretrained,
-    Threads,
     check_files,
     cpu_threads,
     end,
@@ -28,7 +27,7 @@ from parc.cli.shared import (
 from parc.next_steps import after_probing
 from parc.probing.settings import ProbeSettings
 from plm_core.cli.light import LightCommand
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Seed, SkipUnreadable
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Seed, SkipUnreadable, Threads
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 

@@ -16,7 +16,6 @@ from parc.cli.shared import (
     KeepGoing,
     Plot,
     Pretrained,
-    Threads,
     check_files,
     cpu_threads,
     end,
@@ -29,7 +28,7 @@ from parc.cli.shared import (
 from parc.next_steps import after_ranking
 from parc.ranking.settings import Settings
 from plm_core.cli.light import LightCommand
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, SkipUnreadable
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, SkipUnreadable, Threads
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 

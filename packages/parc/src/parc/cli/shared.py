@@ -28,9 +28,11 @@ Pretrained = Annotated[
     bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")
 ]
 Cached = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
 KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="End with exit code 0 although some models failed; otherwise it is 1.")
+    bool,
+    typer.Option(
+        "--keep-going", help="End with exit code 0 although some models or methods failed; otherwise it is 1."
+    ),
 ]
 Plot = Annotated[Path | None, typer.Option("--plot", help="The picture to write: .png, .svg or .pdf.")]
 
@@ -87,16 +89,12 @@ def cpu_threads(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
-    import torch
     from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with threadpool_limits(count, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    from plm_core.utils import devices
+
+    with devices.cpu_threads(count), threadpool_limits(count, user_api="blas"):
+        yield
 
 
 def where(about: Mapping[str, Any], rows: Iterable[Any]) -> str:
@@ -106,7 +104,7 @@ def where(about: Mapping[str, Any], rows: Iterable[Any]) -> str:
 
 
 def end(result: Any, done: str, keep_going: bool) -> None:
-    """End a command with exit code 1 if some models failed, unless ``keep_going``.
+    """End a command with exit code 1 if some models, or a method for all of them, failed, unless ``keep_going``.
 
     Raises:
         PlmError: All models failed.
@@ -114,8 +112,13 @@ def end(result: Any, done: str, keep_going: bool) -> None:
     failed = result.failed
     if len(failed) == len(result.models):
         raise PlmError(f"no model could be {done}; the table says why")
-    if failed and not keep_going:
+    if keep_going:
+        return
+    if methods := getattr(result, "failed_methods", []):
+        typer.echo(f"{', '.join(methods)} failed for all models; the table says why", err=True)
+    if failed:
         typer.echo(f"{len(failed)} of {len(result.models)} models failed: {', '.join(failed)}", err=True)
+    if failed or methods:
         raise typer.Exit(1)
 
 

@@ -91,7 +91,7 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
     """Judge models by a simple classifier on their frozen features; the core of `probe`, with the same errors."""
     candidates = expand_patterns(models, settings.pretrained)
     device = _check_device(settings)
-    images, size, source = _images(dataset, settings)
+    images, size, source, left_out = _images(dataset, settings)
     about = {
         "dataset": str(dataset),
         "source": source,
@@ -106,6 +106,8 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
         "seed": settings.seed,
         "device": device,
         "dtype": settings.dtype,
+        "skip_unreadable": settings.skip_unreadable,
+        "left_out": left_out,
     }
     outcomes: list[Outcome] = []
     try:
@@ -120,8 +122,12 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
     return Probing(probe_rows(outcomes, images.kinds), about)
 
 
-def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int, str]:
-    """Return the images or videos to probe on, and the number and the source of those that they were drawn from."""
+def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int, str, list[str]]:
+    """Return the images or videos to probe on.
+
+    Returns:
+        They, the number and the source of those that they were drawn from, and the names of those that were left out.
+    """
     train, val = own_splits(dataset, settings.skip_unreadable)
     if train.labels.ndim > 1:
         raise InputError(
@@ -132,7 +138,8 @@ def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int, 
     folds = Folds(probe.labels, probe.classes, settings.folds, settings.seed, probe.kind)
     shots = folds.shots(settings.shots)
     val_probe = None if val is None else draw_probes(val, settings.budget)[0]
-    return Images(probe, val_probe, folds, shots), len(train), train.source
+    left_out = [*train.left_out, *(val.left_out if val is not None else ())]
+    return Images(probe, val_probe, folds, shots), len(train), train.source, left_out
 
 
 def _check_device(settings: ProbeSettings) -> str:

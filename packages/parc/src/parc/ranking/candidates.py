@@ -10,6 +10,7 @@ from typing import Any
 
 from parc.facts import TORCHVISION, facts_of
 from plm_core.errors import InputError, NoWeights, UnknownName
+from plm_core.utils.files import existing_folder
 from plm_core.utils.near_misses import miss
 from plm_core.utils.seeding import seeded_weights
 from plm_core.utils.text import natural_key
@@ -34,6 +35,8 @@ class Candidate:
 def expand_patterns(patterns: Iterable[str], pretrained: bool = True) -> list[Candidate]:
     """Return the models that match the patterns, each once, in the order of the patterns.
 
+    A model that is spelt in two ways, such as ``run`` and ``local-dir:./run``, keeps its first name.
+
     Args:
         patterns: ``resnet*`` (each architecture with its default weights), ``resnet50.*`` (one architecture with all
             of its weights), ``name``, ``name.tag``, ``hf-hub:org/name``, ``org/name``, ``local-dir:path``,
@@ -46,24 +49,43 @@ def expand_patterns(patterns: Iterable[str], pretrained: bool = True) -> list[Ca
         UnknownName: A pattern matches nothing. The message names similar models.
         InputError: There is no pattern.
     """
-    candidates: dict[Candidate, None] = {}
+    candidates: dict[tuple[str, bool], Candidate] = {}
     for pattern in patterns:
         text, with_weights = pattern.strip(), pretrained
         if text.startswith(RANDOM):
             text, with_weights = text.removeprefix(RANDOM), False
         if not text:
             raise InputError(f"models has {pattern!r}; a name or a pattern as 'resnet*' is allowed")
-        candidates |= dict.fromkeys(Candidate(name, with_weights) for name in _names(text, with_weights))
+        for name in _names(text, with_weights):
+            candidates.setdefault((_identity(name, with_weights), with_weights), Candidate(name, with_weights))
     if not candidates:
         raise InputError("models is empty; at least one name or pattern as 'resnet*' is needed")
-    return list(candidates)
+    return list(candidates.values())
+
+
+def _identity(name: str, pretrained: bool) -> str:
+    """Return the same text for all spellings of the name of a model."""
+    source, colon, rest = name.partition(":")
+    source, rest = (source.lower(), rest) if colon else ("", name)
+    if not source and "/" not in rest and _is_model(rest):  # it comes before a folder of the same name
+        return name if pretrained else rest.partition(".")[0]
+    if source == "torchvision":
+        from plm_core.sources.torchvision import weights_entry
+
+        architecture, _, tag = rest.partition(".")
+        return f"torchvision:{architecture}.{weights_entry(architecture, tag).name if pretrained else ''}"
+    if source in ("", "local-dir", "transformers") and (folder := existing_folder(rest)):
+        return f"{source.replace('local-dir', '')}:{folder.resolve()}"
+    if source in ("hf-hub", "hf_hub") or (not source and "/" in rest):
+        return f"hf-hub:{rest.removesuffix('@')}"
+    return name
 
 
 def _names(text: str, pretrained: bool) -> list[str]:
     """Return the names of the models that match a name or pattern."""
     if text.startswith(TORCHVISION):
         return [TORCHVISION + name for name in _torchvision_names(text.removeprefix(TORCHVISION))]
-    if ":" in text or "/" in text:
+    if ":" in text or "/" in text or (existing_folder(text) and not _is_model(text)):
         return [text]
     if not WILDCARDS & set(text):
         return [_with_tag(text)] if pretrained else [_existing(text)]
@@ -118,13 +140,19 @@ def _report_skipped(pattern: str, matched: int, with_weights: int) -> None:
 
 def _existing(name: str) -> str:
     """Return ``name``, or raise if there is no such model."""
-    from timm.models import is_model
-
     from plm_core.models import list_models
 
-    if not is_model(name.partition(".")[0]):
-        raise UnknownName(miss("model", name, list_models()))
+    if not _is_model(name):
+        hint = f"; several models are a list, as in {name.split(',')}" if "," in name else ""
+        raise UnknownName(miss("model", name, list_models()) + hint)
     return name
+
+
+def _is_model(name: str) -> bool:
+    """Return whether timm or a plug-in has a model of this name, with or without a tag."""
+    from timm.models import is_model
+
+    return bool(is_model(name.partition(".")[0]))
 
 
 def _with_tag(name: str) -> str:

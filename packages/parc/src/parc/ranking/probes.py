@@ -114,7 +114,8 @@ def _digests(dataset: Dataset, indices: list[int]) -> dict[int, str]:
         more = f" and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else ""
         listed = ", ".join(bad[:MAX_NAMES])
         raise InputError(
-            f"{len(bad)} of {len(indices)} {dataset.kind} of {dataset.source!r} cannot be read: {listed}{more}"
+            f"{len(bad)} of the {len(indices)} {dataset.kind} drawn from {dataset.source!r} cannot be read, which "
+            f"--skip-unreadable leaves out: {listed}{more}"
         )
     return {index: digest for index, digest, _ in results}
 

@@ -16,18 +16,23 @@ if TYPE_CHECKING:
 
 
 def table(rows: Sequence[RankedRow]) -> list[dict[str, Any]]:
-    """Return one row per model: scores with their intervals, mean rank and cost."""
+    """Return one row per model: scores with their intervals, mean rank and cost.
+
+    A mean rank over fewer methods than there are says so, since it is of another kind than those of other models.
+    """
     return [_line(model, of_model) for model, of_model in by_model(rows).items()]
 
 
 def _line(model: str, rows: Mapping[str, RankedRow]) -> dict[str, Any]:
     first = next(iter(rows.values()))
     mean = mean_rank(rows.values())
+    ranked = sum(row.rank is not None for row in rows.values())
+    of = f" ({ranked} of {len(rows)})" if ranked < len(rows) else ""
     return {
         "model": model,
         "rank": first.rank,
         **{method: _score(row) for method, row in rows.items()},
-        "mean rank": None if mean is None else f"{mean:.3g}",
+        "mean rank": None if mean is None else f"{mean:.3g}{of}",
         "size": millions(first.params) if first.params else None,
         "extract, s": _seconds(first.extract_seconds) + (" (cached)" if first.cached else ""),
         "score, s": _seconds(sum(row.score_seconds for row in rows.values())),

@@ -35,6 +35,12 @@ class Ranking:
         """Names of the models that have no score at all."""
         return [model for model in self.models if all(row.score is None for row in self.of(model).values())]
 
+    @property
+    def failed_methods(self) -> list[str]:
+        """Names of the methods by which no model has a score."""
+        scored = {row.method for row in self.rows if row.score is not None}
+        return [method for method in self.methods if method not in scored]
+
     def __str__(self) -> str:
         return plain_text(self.table())
 

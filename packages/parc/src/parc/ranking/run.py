@@ -132,6 +132,8 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
         "bootstraps": settings.bootstraps,
         "device": device,
         "dtype": settings.dtype,
+        "skip_unreadable": settings.skip_unreadable,
+        "left_out": list(data.left_out),
     }
     outcomes: list[Outcome] = []
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from parc.checks import whole_number
 from parc.facts import FACT_METHODS
 from plm_core.errors import InputError, UnknownName
-from plm_core.utils.near_misses import miss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ class Settings:
         return tuple(method for method in self.methods if method in FACT_METHODS)
 
     def _check_methods(self) -> None:
-        from parc.catalog import methods, parse_method
+        from parc.catalog import methods, parse_method, unknown_method
 
         if not self.methods:
             raise InputError("methods is empty; at least one is needed")
@@ -106,7 +105,7 @@ class Settings:
             try:
                 method = parse_method(text)
             except UnknownName:
-                raise UnknownName(miss("method", text.partition(":")[0], [*methods(), *FACT_METHODS])) from None
+                raise unknown_method("method", text.partition(":")[0], [*methods(), *FACT_METHODS]) from None
             if "reference_features" in method.scorer.needs and self.reference is None:
                 raise InputError(f"method {text!r} needs reference, a model that was trained on the dataset")
 

@@ -134,7 +134,9 @@ def probs_of(p: object, n: int | None = None, score: str = "this score") -> Arra
     """
     a = None if p is None else _array(p, "probs")
     if a is None or (a.ndim == 2 and a.shape[1] == 0):
-        raise NotSupported(f"{score} needs probs, the model's class probabilities; a headless model has none")
+        raise NotSupported(
+            f"{score} needs probs, the model's class probabilities; a model without a trained classifier has none"
+        )
     if a.ndim != 2:
         raise InputError(f"probs is of shape {list(a.shape)}; [images, source classes] is needed")
     if n is not None and len(a) != n:

@@ -59,9 +59,11 @@ def knn(features: ArrayLike, labels: ArrayLike, *, k: int = 1, metric: str = "eu
 def split_knn(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 0.5, k: int = 1) -> float:
     """Compute the accuracy in percent of the last images by their k nearest neighbours among the first images.
 
-    The distance is euclidean. The order of the images is the split, without shuffling: `parc.sample_probe` interleaves
-    the classes, and sorted images make no sense here. The most frequent label wins; of several such labels, the
-    smallest.
+    The distance is euclidean. The most frequent label wins; of several such labels, the smallest.
+
+    The order of the images is the split, without shuffling, as in the published code: `parc.sample_probe` interleaves
+    the classes. In another order, such as one class after the other, the last images may be of classes that the first
+    ones lack. The images are then interleaved first: the first image of each class, the second of each, and so on.
 
     Args:
         features: [N, D], which are not scaled.
@@ -81,12 +83,14 @@ def split_knn(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 
 def logistic(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 0.5) -> float:
     """Compute the accuracy in percent of the last images by logistic regression on the first images.
 
-    The recipe is the published one: multinomial, L2 with C = 1, at most 20 steps of L-BFGS to a tolerance of 0.1.
+    The recipe is the published one: multinomial, L2 with C = 1, at most 20 steps of L-BFGS to a tolerance of 0.1. So
+    the score depends on the scale of the features. Where they are so small that the solver takes no step, all images
+    get the same class, and a warning says so.
 
     Args:
         features: [N, D], which are not scaled.
         labels: [N] integers.
-        percent_train: Share of the images that are tested, the last ones, as in `split_knn`.
+        percent_train: Share of the images that are tested, the last ones. The split is that of `split_knn`.
 
     Raises:
         InputError: The features or labels are not allowed, one side of the split is empty, or the images to learn from
@@ -102,6 +106,12 @@ def logistic(features: ArrayLike, labels: ArrayLike, *, percent_train: float = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the recipe has 20 steps
         model.fit(x[:split], y[:split])
+    if not np.any(model.coef_):
+        warnings.warn(
+            "logistic has learned nothing: the published recipe stops before its first step, as it does for features "
+            "of a small scale; ridge-press does not depend on the scale",
+            stacklevel=2,
+        )
     return float(100 * np.mean(model.predict(x[split:]) == y[split:]))
 
 
@@ -155,21 +165,37 @@ def _leave_one_out(x: Array, targets: Array) -> Array:
 
 
 def _split(features: ArrayLike, labels: ArrayLike, share: float) -> tuple[Array, Array, int]:
-    """Return features as float64, labels, and the number of images to learn from."""
+    """Return features as float64, labels, and the number of images to learn from, which come first.
+
+    The order is kept if each class that is tested is also learned from, or has one image only.
+    """
     x = features_of(features).astype(np.float64)
     y = labels_of(labels, len(x))
     tested = int(share * len(x)) if 0 <= share <= 1 else 0
     split = len(x) - tested
     if not 0 < split < len(x):
         raise InputError(f"percent_train={share} of {len(x)} images tests {tested}; 1 to {len(x) - 1} must be tested")
+    codes, counts = classes(y)
+    if (counts[np.setdiff1d(codes[split:], codes[:split])] > 1).any():
+        order = _interleaved(codes)
+        x, y = x[order], y[order]
     unseen = ~np.isin(y[split:], y[:split])
     if unseen.mean() > 0.5:
         warnings.warn(
-            f"{unseen.sum()} of the last {len(unseen)} images are of classes that the first {split} lack; the order of "
-            "the images is the split, so classes should be interleaved",
+            f"{unseen.sum()} of {len(unseen)} tested images are of classes without an image to learn from; there are "
+            f"{len(counts)} classes for {split} of them",
             stacklevel=3,
         )
     return x, y, split
+
+
+def _interleaved(codes: Array) -> Array:
+    """Return the order in which the first image of each class comes before the second of any, and so on."""
+    by_class = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[by_class], codes[by_class])
+    turn = np.empty(len(codes), np.int64)
+    turn[by_class] = np.arange(len(codes)) - starts
+    return np.argsort(turn, kind="stable")
 
 
 def _votes(labels: Array, count: int) -> tuple[Array, Array]:

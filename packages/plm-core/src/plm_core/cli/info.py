@@ -39,6 +39,7 @@ def info(
     if model and tag and tag not in tags:
         raise UnknownName(miss(f"tag of model {arch!r} named", tag, tags))
     weights = [p for p in model.pretrained if tag in ("", p.tag)] if model else []
+    from plm_core.tools.folders import folder_facts
     from plm_core.tools.inspection import inspect  # imports torch; not before the name is known to be right
 
     problems, made = list[str](), dict[str, Any]()
@@ -49,12 +50,14 @@ def info(
         if model is None:
             raise
         problems = [str(e)]
+    of_folder = {} if model else folder_facts(name)
     if as_json:
         declared = {**asdict(model), "pretrained": [asdict(p) for p in weights]} if model else {"name": name}
-        print(json.dumps(declared | made | ({"problems": problems} if problems else {}), indent=2, default=str))
+        found = declared | made | of_folder | ({"problems": problems} if problems else {})
+        print(json.dumps(found, indent=2, default=str))
         raise typer.Exit(1 if problems else 0)
     facts = {"model": name} | (_declared(model, entry.distribution) if model and entry else _found(name, made))
-    facts |= _made(made)
+    facts |= _made(made) | of_folder
     rows = [{"fact": fact, "value": value} for fact, value in facts.items()]
     rows += [{"fact": f"weights .{p.tag}", "value": line} for p in weights for line in _weights_lines(p)]
     show([*rows, *({"fact": "problem", "value": problem} for problem in problems)])

@@ -24,6 +24,7 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or c
 NumWorkers = Annotated[
     int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
 ]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
 SkipUnreadable = Annotated[
     bool,
     typer.Option(

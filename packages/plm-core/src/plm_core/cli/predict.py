@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Transforms
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Threads, Transforms
 from plm_core.cli.table import show
 
 
@@ -41,6 +41,7 @@ def predict(
     num_workers: NumWorkers = 0,
     device: Device = "cpu",
     dtype: Dtype = "fp32",
+    threads: Threads = None,
     out: Annotated[
         list[Path] | None,
         typer.Option(
@@ -55,7 +56,7 @@ def predict(
     from plm_core import prediction
     from plm_core.prediction.outputs import Outputs, check_outputs
     from plm_core.prediction.tables import json_of, short_rows
-    from plm_core.utils.devices import pick_device
+    from plm_core.utils.devices import cpu_threads, pick_device
     from plm_core.utils.progress import progress_bar
 
     found = prediction.find_files(paths)  # before the model, so that a bad path fails at once
@@ -71,7 +72,7 @@ def predict(
         failures.append(str(error))
         print(f"plm: error: {error}", file=sys.stderr)
 
-    with progress_bar(f"{kind}s", len(files)) as advance:
+    with cpu_threads(threads), progress_bar(f"{kind}s", len(files)) as advance:
         results = prediction.predict(
             net,
             [file.path for file in files],

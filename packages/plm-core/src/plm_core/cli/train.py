@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plm_core.cli.options import Json, Seed, SkipUnreadable, Transforms
+from plm_core.cli.options import Json, Seed, SkipUnreadable, Threads, Transforms
 from plm_core.cli.table import show
 from plm_core.errors import InputError, TrainingInterrupted
 from plm_core.hookspecs import Training
@@ -33,7 +33,11 @@ def train(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Name of the model to train, or a model folder (default: the recipe's own)."),
+        typer.Option(
+            "--model",
+            help="Name of the model to train, or a model folder (default: the recipe's own). The prefix random: stands "
+            "for random weights.",
+        ),
     ] = None,
     preset: Annotated[
         str | None,
@@ -94,6 +98,7 @@ def train(
         ),
     ] = None,
     seed: Seed = 0,
+    threads: Threads = None,
     skip_unreadable: SkipUnreadable = False,
     report_to: Annotated[
         list[str] | None,
@@ -106,8 +111,7 @@ def train(
         if recipe is None:
             show(_recipes(), as_json)
         else:
-            rows = _settings(registry().get(Training, recipe))
-            show(rows if as_json else _folded(rows), as_json)
+            _show_settings(registry().get(Training, recipe), model, preset, as_json)
         return
     missing = [name for name, value in {"RECIPE": recipe, "DATA": data, "--out": out}.items() if value is None]
     if recipe is None or data is None or out is None:
@@ -116,33 +120,35 @@ def train(
     changes, keywords = pairs(settings, "set"), pairs(model_kwargs, "model-kwargs")
 
     from plm_core.runs import train as run
+    from plm_core.utils.devices import cpu_threads
 
     try:
-        trained = run(
-            recipe,
-            data,
-            out,
-            model=model,
-            preset=preset,
-            settings=changes,
-            pretrained=pretrained,
-            weights=weights,
-            model_kwargs={name: literal(value) for name, value in keywords.items()},
-            transforms=transform or (),
-            license=license,
-            seed=seed,
-            skip_unreadable=skip_unreadable,
-            resume=resume,
-            precision=precision,
-            fsdp=fsdp,
-            max_steps=max_steps,
-            save_steps=save_steps,
-            per_device_batch_size=per_device_batch_size,
-            num_workers=num_workers,
-            report_to=report_to or (),
-        )
+        with cpu_threads(threads):
+            trained = run(
+                recipe,
+                data,
+                out,
+                model=model,
+                preset=preset,
+                settings=changes,
+                pretrained=pretrained,
+                weights=weights,
+                model_kwargs={name: literal(value) for name, value in keywords.items()},
+                transforms=transform or (),
+                license=license,
+                seed=seed,
+                skip_unreadable=skip_unreadable,
+                resume=resume,
+                precision=precision,
+                fsdp=fsdp,
+                max_steps=max_steps,
+                save_steps=save_steps,
+                per_device_batch_size=per_device_batch_size,
+                num_workers=num_workers,
+                report_to=report_to or (),
+            )
     except TrainingInterrupted as e:
-        typer.echo(f"plm: {e}; the same command with --resume does", err=True)
+        typer.echo(f"plm: {e}: run the same command with --resume", err=True)
         raise typer.Exit(128 + e.signum) from None  # as a shell reports a command that a signal ended
     if trained is None:  # the main process reports
         return
@@ -168,6 +174,24 @@ def _recipes() -> list[dict[str, Any]]:
     ]
 
 
+def _show_settings(recipe: Training, model: str | None, preset: str | None, as_json: bool) -> None:
+    """Print the settings of a recipe by preset; for people those of one preset, and how the others differ from it."""
+    from plm_core.runs.running import choose_preset
+
+    rows = _settings(recipe)
+    if as_json:
+        show(rows, True)
+        return
+    name = model or recipe.model
+    if name is None and preset is None and "*" not in recipe.presets:  # the model decides, and there is none
+        preset, why = list(rows[0])[1], "the first one"
+    else:
+        why = "as asked for" if preset else "that of most models" if name is None else f"that of {name}"
+    chosen, _ = choose_preset(recipe, (name or "").removeprefix("random:"), preset)
+    show(_folded(rows, chosen))
+    typer.echo(f"preset {chosen}, {why}; --preset and --model show another", err=True)
+
+
 def _settings(recipe: Training) -> list[dict[str, Any]]:
     """Return a row for each setting of a recipe, with its value in each preset."""
     from plm_core.training.overrides import settings_of
@@ -180,16 +204,15 @@ def _settings(recipe: Training) -> list[dict[str, Any]]:
     ]
 
 
-def _folded(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return for each setting the value that most presets have, and each other value with its presets."""
+def _folded(settings: list[dict[str, Any]], chosen: str) -> list[dict[str, Any]]:
+    """Return for each setting the value of a preset, and each other value with its presets."""
     folded = []
     for row in settings:
         presets: dict[str, list[str]] = {}
         for preset, value in list(row.items())[1:]:
             presets.setdefault(value, []).append(preset)
-        usual, *others = sorted(presets, key=lambda value: -len(presets[value]))
-        exceptions = "; ".join(f"{value} ({', '.join(presets[value])})" for value in others)
-        folded.append({"setting": row["setting"], "value": usual, "in other presets": exceptions})
+        exceptions = "; ".join(f"{value} ({', '.join(of)})" for value, of in presets.items() if chosen not in of)
+        folded.append({"setting": row["setting"], chosen: row[chosen], "other presets": exceptions})
     return folded
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ def readable(dataset: Dataset, skip: bool = False, decode: bool = True) -> Datas
     """
     bad = unreadable(dataset.items, dataset.kind, decode)
     kept = leave_out(bad, dataset.names, f"{dataset.kind} of {dataset.source!r}", skip)
-    return dataset.take(kept) if bad else dataset
+    if not bad:
+        return dataset
+    left_out = (*dataset.left_out, *(dataset.names[place] for place in bad))
+    return replace(dataset.take(kept), left_out=left_out)
 
 
 def unreadable(items: Sequence[Any], kind: str = "images", decode: bool = True) -> dict[int, str]:

@@ -12,13 +12,15 @@ from unicodedata import normalize
 import numpy as np
 
 from plm_core.datasets.labelled import Dataset
-from plm_core.datasets.layout import files_below, subfolders
+from plm_core.datasets.layout import files_below, files_in, subfolders
 from plm_core.errors import InputError, escaped
 from plm_core.utils.endings import VIDEOS, image_endings
 
 _log = logging.getLogger("plm_core")
 MAX_NAMES = 5
-"""Number of empty folders that a warning names."""
+"""Number of folders or files that a warning names."""
+MAX_SPLITS = 4
+"""Number of folders up to which they may be splits of a dataset."""
 
 
 def read_classes(root: Path) -> Dataset:
@@ -54,13 +56,41 @@ def _read(root: Path, kind: str, endings: Collection[str], example: str) -> Data
     if len(folders) < len(found):
         empty = [folder for folder, files in found.items() if not files]
         listed = ", ".join(map(escaped, empty[:MAX_NAMES]))
-        _log.warning("%d folders of %s have no %s: %s", len(empty), root, kind, listed)
+        has = "folder of %s has" if len(empty) == 1 else "folders of %s have"
+        _log.warning(f"%d {has} no %s: %s", len(empty), root, kind, listed)
+    _warn_of_files_beside(root, kind, endings)
+    _warn_of_splits(root, folders, found)
     classes = _class_names(root, folders)
     found = _once(root, {folder: found[folder] for folder in folders}, kind)
     files = [file for folder in folders for file in found[folder]]
     labels = np.repeat(np.arange(len(classes)), [len(found[folder]) for folder in folders])
     names = [escaped(file.relative_to(root).as_posix()) for file in files]
     return Dataset(str(root), names, labels.astype(np.int64), classes, files, kind)
+
+
+def _warn_of_files_beside(root: Path, kind: str, endings: Collection[str]) -> None:
+    """Warn of images or videos that lie in no class folder."""
+    beside = [name for name in files_in(root) if Path(name).suffix.lower() in endings]
+    if beside:
+        more = f" and {len(beside) - MAX_NAMES} more" if len(beside) > MAX_NAMES else ""
+        listed = ", ".join(map(escaped, beside[:MAX_NAMES]))
+        _log.warning("%s of %s in no class folder, left out: %d (%s%s)", kind, root, len(beside), listed, more)
+
+
+def _warn_of_splits(root: Path, folders: Sequence[str], found: Mapping[str, list[Path]]) -> None:
+    """Warn if the classes look like splits of unknown names: a few, which hold the same folders and nothing else."""
+    if not 2 <= len(folders) <= MAX_SPLITS:
+        return
+    inner = [subfolders(root / folder) for folder in folders]
+    alike = len(inner[0]) > 1 and all(names == inner[0] for names in inner)
+    if alike and not any(file.parent == root / folder for folder in folders for file in found[folder]):
+        _log.warning(
+            "%s are the classes of %s, and each holds the folders %s: if these are the classes, name one folder to "
+            "read, or call the folders train and val",
+            " and ".join(map(escaped, folders)),
+            root,
+            ", ".join(map(escaped, inner[0][:MAX_NAMES])),
+        )
 
 
 def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
@@ -70,7 +100,7 @@ def _class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
             raise InputError(f"dataset {str(root)!r} has two folders {name!r}, in two Unicode spellings; merge them")
     for name in names:
         if not name.isprintable():
-            raise InputError(f"dataset {str(root)!r} has a class folder {name!r}, which cannot be printed")
+            raise InputError(f"dataset {str(root)!r} has a class folder {name!r}, which cannot be printed; rename it")
     return tuple(names)
 
 

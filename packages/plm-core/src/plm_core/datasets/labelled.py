@@ -29,6 +29,8 @@ class Dataset:
     """The path, the encoded bytes, or the pixels uint8 [H, W] or [H, W, C] of each image. The path of each video."""
     kind: str = "images"
     """The kind of the items: ``images`` or ``videos``, as in `plm_core.datasets.KINDS`."""
+    left_out: tuple[str, ...] = ()
+    """Names of the items that were left out, since they cannot be read."""
 
     def __len__(self) -> int:
         return len(self.labels)

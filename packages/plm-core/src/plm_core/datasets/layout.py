@@ -102,6 +102,11 @@ def subfolders(root: Path) -> list[str]:
     return sorted(names, key=lambda name: (normalize("NFC", name), name))
 
 
+def files_in(root: Path) -> list[str]:
+    """Return the names of the files in a folder itself, sorted."""
+    return [entry.name for entry in _entries(root) if not _is_folder(entry)]
+
+
 def files_below(root: Path) -> Iterator[Path]:
     """Yield the files in a folder and in the folders below it, and follow links.
 

@@ -13,7 +13,7 @@ from plm_core.datasets.checking import readable
 from plm_core.datasets.huggingface import read_table_splits
 from plm_core.datasets.kinds import kind_of
 from plm_core.datasets.labelled import Dataset
-from plm_core.datasets.layout import find_splits, is_saved
+from plm_core.datasets.layout import find_splits, is_saved, split_word
 from plm_core.datasets.loading import check_labels, read_dataset, read_folder
 from plm_core.errors import InputError
 
@@ -29,6 +29,8 @@ class Splits:
     val: Dataset
     note: str
     """Where the second part comes from, for people to read."""
+    name: str = "val"
+    """The second part in a word: ``test`` if it is a split of such a name, which some data have instead of ``val``."""
 
 
 def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1, skip_unreadable: bool | None = None) -> Splits:
@@ -59,7 +61,9 @@ def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1, skip_un
         kept, held_out = hold_out(train.labels, seed, holdout)
         note = f"{100 * holdout:g} % of the {train.kind} ({len(held_out)} of {len(train)}) held out, seed {seed}"
         return Splits(train.take(kept), train.take(held_out), note)
-    return Splits(train, val, f"{len(val)} {val.kind} of the split {_name(val.source)}")
+    name = _name(val.source)
+    word = "test" if (split_word(name) or "").startswith("test") else "val"
+    return Splits(train, val, f"{len(val)} {val.kind} of the split {name}", word)
 
 
 def own_splits(source: str | Path, skip_unreadable: bool | None = None) -> tuple[Dataset, Dataset | None]:

@@ -21,7 +21,6 @@ from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune, fin
 from plm_core.training.recipe import Recipe
 from plm_core.transforms import apply_all, remove
 
-TOP1 = "val top-1 %"
 EVAL_BATCH = 64
 
 
@@ -103,23 +102,33 @@ def _found(splits: Splits) -> str:
     """Say what the data are, for the model card."""
     train = splits.train
     counts = f"{len(train)} {train.kind} of {len(train.classes)} classes"
+    if left_out := _left_out(splits):
+        counts += f", {len(left_out)} unreadable ones left out"
     return f"{counts} (digest {digest(train)[:12]}); scored on {splits.note}"
+
+
+def _left_out(splits: Splits) -> list[str]:
+    """Return the names of the images or videos that were left out, in the order of the splits, each once."""
+    return list(dict.fromkeys([*splits.train.left_out, *splits.val.left_out]))
 
 
 def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
     found = _found(splits)
+    job.facts["left_out"] = _left_out(splits)
     begin(job, found)
     config: FinetuneConfig = job.config_for(len(splits.train))
     num_classes = len(splits.train.classes)
     # some models of timm take neither, so a rate of 0 is not passed on
     rates: dict[str, Any] = {"drop_path_rate": config.drop_path, "drop_rate": config.dropout}
-    model = job.create(num_classes=num_classes, **{name: rate for name, rate in rates.items() if rate})
+    rates = {name: rate for name, rate in rates.items() if rate}
+    model = job.create(labels=splits.train.classes, num_classes=num_classes, **rates)
     spec = input_of(model)
     job.check_classifier(model, spec, num_classes)
     preprocess = finetune_transform(spec.size[1:], config, spec.mean, spec.std, spec.size[0])
     train = open_split("train", preprocess, spec)
     val = open_split("val", transform_for(model), spec)
-    merged = f"{TOP1} with {' '.join(job.transforms)}" if job.transforms else TOP1
+    top1 = f"{splits.name} top-1 %"
+    merged = f"{top1} with {' '.join(job.transforms)}" if job.transforms else top1
 
     def score(model: nn.Module, name: str = merged) -> dict[str, float]:
         return {name: accuracy(model, val, batch_size=EVAL_BATCH, num_workers=job.num_workers)}
@@ -128,7 +137,7 @@ def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
     if not result.main:
         return None
     model = job.rebuild(result.state, num_classes=num_classes)
-    scores = score(model, TOP1)
+    scores = score(model, top1)
     if job.transforms:
         scores |= score(apply_all(model, job.transforms))
         remove(model)

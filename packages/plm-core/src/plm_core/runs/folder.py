@@ -10,9 +10,10 @@ from typing import Any
 
 from plm_core import weights
 from plm_core.hookspecs import Training
+from plm_core.hub import RECORD_FILE
 from plm_core.registry import registry
 from plm_core.runs.job import Job, Trained
-from plm_core.runs.request import RECORD_FILE, last_part, request_of
+from plm_core.runs.request import last_part, request_of
 from plm_core.training.curve import write_curve
 from plm_core.utils.files import write_text
 

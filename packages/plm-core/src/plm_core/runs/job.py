@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plm_core import weights
 from plm_core.errors import InputError, NoWeights, PlmError
 from plm_core.hookspecs import Input
-from plm_core.models import LIBRARIES, create_model
+from plm_core.models import LIBRARIES, class_names, create_model
 from plm_core.training.checks import RATE, refused
 from plm_core.transforms import apply_all
 from plm_core.utils.text import as_tuple, first_line
@@ -82,11 +82,18 @@ class Job:
         self.notes.append(f"batch_size follows the data, {samples} samples: {recipe.batch_size} -> {batch_size}")
         return replace(self.config, recipe=replace(recipe, batch_size=batch_size))
 
-    def create(self, load: Callable[[nn.Module, str], None] | None = None, **kwargs: Any) -> nn.Module:
+    def create(
+        self,
+        load: Callable[[nn.Module, str], None] | None = None,
+        labels: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> nn.Module:
         """Create the model to train, with its starting weights. What has no weights is initialised by the seed.
 
         Args:
             load: A function (model, source) that loads ``weights`` (default: `load_body`).
+            labels: Names of the classes to train. A pretrained classifier of as many classes is kept only if they have
+                these names in this order. Otherwise the classifier is a new one, and a note says so.
             **kwargs: Keywords for `plm_core.create_model`, such as ``num_classes`` and ``drop_path_rate``.
 
         Raises:
@@ -97,7 +104,27 @@ class Job:
         model = self._build(self.pretrained and self.weights is None, kwargs)
         if self.weights is not None:
             (load or load_body)(model, self.weights)
+        elif self.pretrained and labels is not None:
+            self._choose_classifier(model, labels, kwargs)
         return apply_all(model, self.transforms)
+
+    def _choose_classifier(self, model: nn.Module, labels: Sequence[str], kwargs: Mapping[str, Any]) -> None:
+        """Give a pretrained model a new classifier if its own is for as many classes with other names."""
+        config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+        if config.get("num_classes") != len(labels):  # timm has left the old classifier out
+            return
+        if list(labels) in class_names(model):
+            self.notes.append(
+                f"classifier: the pretrained one is kept, whose {len(labels)} classes have the same names"
+            )
+            return
+        heads = classifier_prefixes(model)
+        new = {key: value for key, value in self._build(False, kwargs).state_dict().items() if key.startswith(heads)}
+        model.load_state_dict(new, strict=False)
+        if new:
+            self.notes.append(
+                f"classifier: a new one, since the {len(labels)} classes of the pretrained one are others"
+            )
 
     def check_classifier(self, model: nn.Module, spec: Input, num_classes: int) -> None:
         """Run a model on one empty input, and check that it returns logits, before any time is spent on its training.
@@ -188,8 +215,13 @@ def load_body(model: nn.Module, source: str) -> None:
     """
     mapped, report = weights.to_native(model, weights.read(source))
     announce_rest(report, type(model).__name__)
-    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    heads = tuple(f"{name}." for name in as_tuple(config.get("classifier")))
-    own = {key: value for key, value in model.state_dict().items() if key.startswith(heads)} if heads else {}
-    body = {key: value for key, value in mapped.items() if not (heads and key.startswith(heads))}
+    heads = classifier_prefixes(model)
+    own = {key: value for key, value in model.state_dict().items() if key.startswith(heads)}
+    body = {key: value for key, value in mapped.items() if not key.startswith(heads)}
     weights.load(model, body | own)
+
+
+def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return what the names of the tensors of a model's classifier begin with, by timm's configuration."""
+    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    return tuple(f"{name}." for name in as_tuple(config.get("classifier")))

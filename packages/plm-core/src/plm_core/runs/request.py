@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from plm_core.errors import InputError
+from plm_core.hub import RECORD_FILE
 from plm_core.runs.job import Job
 from plm_core.utils.files import write_text
 from plm_core.utils.text import first_line
 
-RECORD_FILE = "training.json"
 COMPARED = (
     *("recipe", "data", "found", "model", "model_kwargs", "pretrained", "weights", "transforms", "seed", "precision"),
     "config",

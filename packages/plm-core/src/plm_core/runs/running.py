@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plm_core.datasets import check_kind
-from plm_core.errors import InputError, MissingDependency
+from plm_core.errors import FileError, InputError, MissingDependency
 from plm_core.hookspecs import Training
 from plm_core.hub import CONFIG_FILE, PUSHED, read_config
 from plm_core.registry import registry
@@ -22,6 +22,10 @@ from plm_core.training.overrides import override
 from plm_core.utils.references import resolve
 from plm_core.utils.seeding import GENERATORS
 
+RANDOM = "random:"
+"""Prefix of the name of a model with random weights, as ``plm rank`` has it."""
+ALLOWED = (".*", "runs", "*.log", "*.out", "*.err")
+"""What may be in the folder of a new training: hidden files, the folder of tensorboard, and logs."""
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +68,7 @@ def train(
         recipe: Name of a declared recipe, see ``plm train --list``.
         data: The data, of the kind that the recipe takes.
         out: Folder to write to.
-        model: Name of a model; None for the recipe's own.
+        model: Name of a model; None for the recipe's own. The prefix ``random:`` stands for ``pretrained=False``.
         preset: Name of the recipe's preset; None for the one that the recipe has for the model.
         settings: Changes to the preset by the names of its fields. Values may be written as text.
         pretrained: Whether to start from the model's pretrained weights (default: yes, if the recipe can).
@@ -111,6 +115,10 @@ def train(
     out = options["out"] = Path(out)
     _check_options(spec, {"pretrained": pretrained, "weights": weights, "transforms": transforms or None})
     name = model or spec.model
+    if name is not None and name.startswith(RANDOM):
+        if pretrained:
+            raise InputError(f"model {name!r} asks for random weights, and pretrained for others: choose one")
+        name, pretrained = name.removeprefix(RANDOM), False
     if name is None:
         raise InputError(f"recipe {recipe!r} needs a model: name one, such as {spec.micro!r} for a trial")
     others = {other.data: f"recipe {other.name!r}" for other in reversed(registry().declared(Training))}
@@ -118,7 +126,7 @@ def train(
     _check_out(out, Path(data), resume)
     if "num_classes" in (model_kwargs or {}):
         raise InputError("model_kwargs has num_classes, which follows from the data; leave it out")
-    preset, config = _preset(spec, name, preset)
+    preset, config = choose_preset(spec, name, preset)
     changes = {key: str(value) for key, value in (settings or {}).items()}
     notes: list[str] = []
     config = override(config, changes, say=notes.append)
@@ -176,10 +184,28 @@ def _check_out(out: Path, data: Path, resume: bool) -> None:
     if resume and any(out.glob("checkpoint-*")):
         return
     if (out / CONFIG_FILE).exists() and not resume:
-        raise InputError(f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it")
-    present = [name for name in PUSHED if (out / name).exists()]
-    if present and not any(out.glob("checkpoint-*")):  # `fit` speaks of those
+        raise InputError(
+            f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it (--resume)"
+        )
+    if any(out.glob("checkpoint-*")):  # `fit` speaks of those
+        return
+    if present := [name for name in PUSHED if (out / name).exists()]:
         raise InputError(f"out {str(out)!r} has files that would be overwritten ({', '.join(present)}): choose another")
+    if others := _foreign(out):
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise InputError(
+            f"out {str(out)!r} is neither empty nor the folder of a training: it holds {', '.join(others[:3])}{more}; "
+            "choose another"
+        )
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Return the names of what is in a folder and does not belong to a training that was just begun."""
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as e:
+        raise FileError(f"cannot write to the folder {str(folder)!r}: {e.strerror}") from e
+    return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in ALLOWED)]
 
 
 def _check_options(spec: Training, given: Mapping[str, Any]) -> None:
@@ -189,8 +215,12 @@ def _check_options(spec: Training, given: Mapping[str, Any]) -> None:
             raise InputError(f"{name} {value!r} is not for recipe {spec.name!r}, which has no such option")
 
 
-def _preset(spec: Training, model: str, preset: str | None) -> tuple[str, Any]:
-    """Return the name and the config of a preset, by its name or for a model."""
+def choose_preset(spec: Training, model: str, preset: str | None) -> tuple[str, Any]:
+    """Return the name and the config of a preset, by its name or for a model.
+
+    Raises:
+        InputError: There is no such preset, or none for the model.
+    """
     configs: Mapping[str, Any] = resolve(spec.configs)
     if preset is None:
         architecture = _architecture(model)

@@ -140,7 +140,8 @@ def run_folder(out: Path | None, resume: bool) -> Iterator[Path]:
     with _locked(make_folder(out)):
         if not resume and _checkpoints(out):  # a later resume could not tell the two trainings apart
             raise InputError(
-                f"out {str(out)!r} has checkpoints of another training: resume it, or choose another folder"
+                f"out {str(out)!r} has checkpoints of an earlier training: go on with it (resume=True, or --resume) "
+                "or choose another folder"
             )
         yield out
 

@@ -72,7 +72,8 @@ def catch_signals(say: bool) -> Iterator[Signals]:
         if say:
             name = signal.Signals(number).name
             with suppress(OSError):  # print is not safe here, since the signal may have interrupted another print
-                os.write(2, f"\n{name}: stopping after this step; a second one stops at once\n".encode())
+                line = f"\n{name} received: the training stops after this step. A second one stops it at once.\n"
+                os.write(2, line.encode())
 
     for number in before:
         signal.signal(number, note)
@@ -85,8 +86,8 @@ def catch_signals(say: bool) -> Iterator[Signals]:
 def interrupted(signum: int, step: int, steps: int, out: Path | None) -> TrainingInterrupted:
     """Return the error that says that a signal stopped a training after so many of its steps, and how to go on."""
     checkpoint = out / f"checkpoint-{step}" if out else None  # it has just been written
-    kept = f"resume goes on from {checkpoint}" if checkpoint else "nothing is kept, since out is None"
-    message = f"the training was interrupted by {signal.Signals(signum).name} after {step} of {steps} steps; {kept}"
+    kept = f"can be resumed from {checkpoint}" if checkpoint else "has left nothing, since out is None"
+    message = f"the training was interrupted by {signal.Signals(signum).name} after {step} of {steps} steps and {kept}"
     return TrainingInterrupted(message, signum, step, None if checkpoint is None else str(checkpoint))
 
 

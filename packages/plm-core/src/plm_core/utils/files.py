@@ -49,13 +49,14 @@ def atomic_paths(*paths: str | Path) -> Iterator[tuple[Path, ...]]:
     try:
         targets = [_target(Path(path)) for path in paths]
         parts.extend(_new_part(target) for target in targets)  # those before an error are in the list
+        modes = [stat.S_IMODE(part.stat().st_mode) for part in parts]
         yield tuple(parts)
         for part in parts:
             with open(part, "rb") as written:
                 os.fsync(written.fileno())
-        for part, target in zip(parts, targets, strict=True):
-            if target.exists():
-                part.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777)
+        for part, target, mode in zip(parts, targets, modes, strict=True):
+            # safetensors puts a file of its own in the place of the part, which nobody else may read
+            part.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777 if target.exists() else mode)
         if len(targets) > 1:
             targets[-1].unlink(missing_ok=True)
         for part, target in zip(parts, targets, strict=True):

@@ -60,21 +60,30 @@ def client_errors() -> tuple[type[Exception], ...]:
     return base, client.InvalidURL
 
 
+_unanswered: list[str] = []
+"""Why the Hub did not answer, while `from_cache` keeps huggingface_hub from asking it. Its switch is global too."""
+
+
 @contextmanager
-def from_cache(needed: bool) -> Iterator[None]:
-    """Let huggingface_hub take files from its cache only, if needed, and fail at once where they are not there.
+def from_cache(silent: str | None) -> Iterator[None]:
+    """Let huggingface_hub take files from its cache only, and fail at once where they are not there.
 
     Left alone, it asks a Hub that does not answer six times for each file, with growing pauses.
+
+    Args:
+        silent: Why the Hub does not answer; None if it does, and nothing changes.
     """
     from huggingface_hub import constants
 
-    if not needed or constants.HF_HUB_OFFLINE:
+    if silent is None or constants.HF_HUB_OFFLINE:
         yield
         return
     constants.HF_HUB_OFFLINE = True
+    _unanswered.append(silent)
     try:
         yield
     finally:
+        _unanswered.remove(silent)
         constants.HF_HUB_OFFLINE = False
 
 
@@ -125,12 +134,13 @@ def reason(e: Exception, silent: str | None) -> str:
     """
     from huggingface_hub import constants, errors
 
+    silent = silent or next(iter(_unanswered), None)
     if (silent or isinstance(e, (UnicodeError, *client_errors()))) and unfit_token():
         return "the token has characters that cannot be sent; check HF_TOKEN or call 'hf auth login'"
     if isinstance(e, errors.LocalEntryNotFoundError):
         detail = silent or (e.__cause__ and first_line(e.__cause__))
         unreachable = "the Hub cannot be reached" + (f" ({detail})" if detail else "")
-        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else unreachable
+        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() and silent is None else unreachable
         return f"{why} and the file is not in the cache {constants.HF_HUB_CACHE}"
     if isinstance(e, errors.RemoteEntryNotFoundError):
         return f"the repository has no such file: {e.response.url.path.rpartition('/')[2]}"

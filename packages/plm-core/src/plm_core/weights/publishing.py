@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from plm_core.errors import InputError
 from plm_core.hookspecs import Model
-from plm_core.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from plm_core.hub import CARD_FILE, CONFIG_FILE, MODEL_FILES, RECORD_FILE, WEIGHTS_FILE, read_config
 from plm_core.model_config import FORMAT
 from plm_core.registry import registry
 from plm_core.utils.arguments import check_type
@@ -22,6 +23,8 @@ from plm_core.weights.mapping import export
 
 UNKNOWN = "unknown"
 """The Hub's word for a license that nobody has named."""
+TAG = "plm"
+"""The last tag of every model card of ours."""
 _log = logging.getLogger("plm_core")
 
 USE = """import plm_core
@@ -77,7 +80,7 @@ def save_pretrained(
 
     Args:
         model: A model from ``create_model``.
-        folder: The folder to write to. It is created if it does not exist.
+        folder: The folder to write to. It is created if it does not exist. A model folder is overwritten.
         license: SPDX identifier of the license of the weights, or "other". None for that of the weights that the model
             may have started from, or else "unknown". A logged line says which it is.
         card: Text of the model card below its front matter.
@@ -85,8 +88,8 @@ def save_pretrained(
         about: Further facts for the key ``plm`` of the config, such as the recipe.
 
     Raises:
-        InputError: The model cannot be created by name again, the license is empty, or the number of labels is not
-            that of the classes.
+        InputError: The model cannot be created by name again, the license is empty, the number of labels is not that of
+            the classes, or the folder has files of these names that belong to something else.
         FileError: A file cannot be written. The folder is unchanged.
         WeightsError: The model has no weights, for it is on the meta device.
 
@@ -124,6 +127,7 @@ def save_pretrained(
         raise InputError(f"labels has {len(labels)} names; the model has {num_classes} classes")
     license = (license or _license_of(start)).strip().lower()  # the Hub's spelling of SPDX identifiers
     folder = Path(folder)
+    _check_replaceable(folder)
     declared = registry().all(Model).get(name)
     task = declared.declaration.task if declared else "image-classification"
     if not num_classes:
@@ -133,6 +137,27 @@ def save_pretrained(
         store(export(model), parts[0], {"layout": "native"})
         parts[1].write_text(_front_matter(license, task) + _card(name, card, task), encoding="utf-8")
         _write_config(model, parts[2], license, labels, facts)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to overwrite files that are not those of a model folder, of a training, or of a save that was killed.
+
+    Raises:
+        InputError: There are such files.
+    """
+    present = [name for name in MODEL_FILES if (folder / name).exists()]
+    if not present or (folder / RECORD_FILE).exists():
+        return
+    with suppress(InputError):
+        if "architecture" in read_config(folder):
+            return
+    with suppress(OSError, UnicodeDecodeError):
+        if CONFIG_FILE not in present and f'"{TAG}"]\n---\n' in (folder / CARD_FILE).read_text(encoding="utf-8"):
+            return
+    raise InputError(
+        f"folder {str(folder)!r} has files that are not those of a model folder and would be overwritten "
+        f"({', '.join(present)}): choose another"
+    )
 
 
 def _license_of(start: Mapping[str, Any]) -> str:
@@ -152,18 +177,22 @@ def _write_config(
     from timm.models._hub import save_config_for_hf
 
     # timm's configuration still describes the weights that the model may have started from, not these
-    config: dict[str, Any] = {"pretrained_cfg": {"license": license, "description": None, "tag": None}, "plm": facts}
+    start = {"license": license, "description": None, "tag": None}
+    config: dict[str, Any] = {"pretrained_cfg": start, "plm": facts}
     if labels is not None:
         config["label_names"] = list(labels)
+        start |= {"label_names": None, "label_descriptions": None}
     save_config_for_hf(model, path, config)
 
 
 def _front_matter(license: str, task: str) -> str:
-    head = {"license": license, "library_name": "timm", "pipeline_tag": task, "tags": [task, "plm"]}
+    head = {"license": license, "library_name": "timm", "pipeline_tag": task, "tags": [task, TAG]}
     return "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---\n"
 
 
 def _card(name: str, text: str, task: str) -> str:
     use = USE + (USE_IMAGES if task == "image-classification" else "")
     command = "Or `plm predict FOLDER FILE` on the command line."
+    if registry().all(Model).get(name):  # timm does not know it by itself
+        command += f" `timm.create_model` takes it too, once `plm_core` is imported, which knows `{name}`."
     return f"\n# {name}\n\n{text.strip()}\n\n## Use\n\n```python\n{use}```\n\n{command}\n"

@@ -1,0 +1,42 @@
+"""``plm evaluate``: the accuracy of a classifier on labelled images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, SkipUnreadable, Threads, Transforms
+from plm_core.cli.table import show
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="Name of a model, with or without tag (see plm list --timm), or folder of one.")
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Images by class, as for plm train. Of data with splits, it is the one to judge a training on (val, "
+            "test ...)."
+        ),
+    ],
+    transform: Transforms = None,
+    batch_size: BatchSize = 64,
+    num_workers: NumWorkers = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "fp32",
+    threads: Threads = None,
+    skip_unreadable: SkipUnreadable = False,
+    as_json: Json = False,
+) -> None:
+    """Compute the top-1 and top-5 accuracy of a classifier on labelled images. Classes are matched by their names."""
+    from plm_core import prediction
+    from plm_core.utils.devices import cpu_threads, pick_device
+
+    images = prediction.labelled_images(data, skip_unreadable)  # before the model, so that bad data fail at once
+    with cpu_threads(threads):
+        net = prediction.trained_model(model, transform or [], pick_device(device))
+        result = prediction.evaluate(net, images, batch_size=batch_size, num_workers=num_workers or 0, dtype=dtype)
+    show([{"metric": name, "score": round(score, 4)} for name, score in result.scores.items()], as_json)
+    typer.echo(f"{result.data}; the model has {result.num_classes} classes", err=True)
