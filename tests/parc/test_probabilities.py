@@ -104,7 +104,7 @@ def test_nleep_of_very_small_and_large_features(scale):
 @pytest.mark.parametrize("score", [leep, nce])
 def test_headless_model(score):
     x, y, _ = sample()
-    with pytest.raises(NotSupported, match=rf"{score.__name__} needs probs.*headless"):
+    with pytest.raises(NotSupported, match=rf"{score.__name__} needs probs.*without a trained classifier"):
         score(x, y)
 
 
