@@ -113,6 +113,17 @@ def test_odd_tensors_come_back_from_a_file(tmp_path):
     assert all(tensor.is_contiguous() for tensor in back.values())
 
 
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (3, 2)])
+def test_a_model_with_one_value_seen_several_times_takes_no_weights(shape):
+    model = nn.Module()
+    model.register_buffer("scale", torch.zeros(1, 1).expand(shape))
+    with pytest.raises(plm_core.WeightsError, match="Module takes no weights: scale is one value seen several times"):
+        weights.load(model, {"scale": torch.ones(shape)})
+    model.scale = torch.zeros(1, 1).expand(1, 1)
+    weights.load(model, {"scale": torch.ones(1, 1)})
+    assert model.scale.item() == 1
+
+
 def test_tied_weights_come_back(source):
     class Tied(nn.Module):
         def __init__(self):
