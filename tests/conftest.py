@@ -34,11 +34,25 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def pytest_runtest_teardown(item, nextitem):
+gc.set_threshold(50_000, 20, 50)  # the compilers make millions of objects, few of them in circles
+_seen = 0  # imported modules, the last time that they were counted
+
+
+def spare_the_collector():
     """Spare the garbage collector the million objects of the imported libraries, which live as long as the tests."""
-    if nextitem is None or nextitem.path != item.path:
-        gc.collect()
-        gc.freeze()
+    global _seen
+    _seen = len(sys.modules)
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish(session):
+    spare_the_collector()
+
+
+def pytest_runtest_teardown(item, nextitem):
+    if nextitem is None or nextitem.path != item.path or len(sys.modules) > _seen + 50:
+        spare_the_collector()
 
 
 def pytest_terminal_summary(terminalreporter):

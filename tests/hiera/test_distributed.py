@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -34,18 +36,50 @@ pytestmark = [
 ]
 
 
-def torchrun(*words):
-    """Run a command in two processes, which communicate over a free port."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    # without variables that a training in this process has set
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
-    environment = {**kept, "OMP_NUM_THREADS": "1"}
+def environment():
+    """Return the variables of this process without those that a training in it has set."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
+
+
+def torchrun(out, scenes, forked):
+    """Run the script in two processes, which communicate over a free port, and return what they log."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [*command, str(SCRIPT), str(out), str(scenes)],
+        env={**environment(), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "Traceback" not in done.stderr
-    return done
+    return done.stderr
+
+
+def forks(out, scenes, forked):
+    """Do the same in two forks of this process, which has all imports already, with the variables of torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    log = out / "stderr.txt"
+
+    def work(rank):
+        os.environ.clear()
+        os.environ.update(kept | store | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 2)
+        sys.stderr = os.fdopen(file, "w", buffering=1)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        sys.argv = [str(SCRIPT), str(out), str(scenes)]
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+
+    kept = environment()
+    processes = [forked(work, rank) for rank in range(2)]
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0, 0], log.read_text()[-4000:]
+    return log.read_text()
 
 
 def assert_close(a, b):
@@ -76,7 +110,8 @@ def assert_command_ran(err, folder):
     check_run_folder(folder / "command")
 
 
-def test_two_processes_end_with_the_weights_of_one(scenes, tmp_path):
+@pytest.mark.parametrize("start", [forks, pytest.param(torchrun, marks=pytest.mark.slow)])
+def test_two_processes_end_with_the_weights_of_one(start, scenes, forked, tmp_path):
     """Check DDP with accumulated gradients, FSDP, FSDP interrupted and resumed, and the command, in one start."""
     script = runpy.run_path(str(SCRIPT))
     before = script["untrained"]().state_dict()
@@ -87,8 +122,9 @@ def test_two_processes_end_with_the_weights_of_one(scenes, tmp_path):
     assert len(set(losses)) == 8
     assert all((alone.state[key] - value).abs().max() > 1e-4 for key, value in before.items())  # training changed all
 
-    done = torchrun(SCRIPT, tmp_path, scenes)
-    assert_command_ran(done.stderr, tmp_path)
+    told = start(tmp_path, scenes, forked)
+    assert "Traceback" not in told
+    assert_command_ran(told, tmp_path)
     first, second = (json.loads((tmp_path / f"report{rank}.json").read_text()) for rank in range(2))
     for name in ("copied", "sharded", "resumed"):
         assert_close(alone.state, load_file(tmp_path / f"{name}.safetensors"))

@@ -6,6 +6,7 @@ The source is read, not imported, so that these tests need no torch. A failure n
 import ast
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,27 +49,32 @@ def module_name(path):
 
 
 FILES = {module_name(path): path for source in SOURCES for path in sorted(source.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 FOLDERS = sorted(name for name, path in FILES.items() if path.name == "__init__.py")
 
 
+@cache
+def tree(name):
+    """The syntax tree of a module."""
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+@cache
 def imports(name):
     """Every module of ours that a module imports, at its top or later, and the names that it takes from it."""
     package = name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(TREES[name]):
+    found = []
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names if alias.name in FILES)
+            found += [(alias.name, None) for alias in node.names if alias.name in FILES]
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: len(package.split(".")) - node.level + 1]
             module = ".".join(filter(None, [*parents, node.module])) if node.level else node.module
             for alias in node.names:
                 if f"{module}.{alias.name}" in FILES:
-                    yield f"{module}.{alias.name}", None
+                    found.append((f"{module}.{alias.name}", None))
                 elif module in FILES:
-                    yield module, alias.name
-
-
-IMPORTS = {name: list(imports(name)) for name in FILES}
+                    found.append((module, alias.name))
+    return found
 
 
 def is_cli(name):
@@ -81,7 +87,7 @@ def test_a_package_imports_plm_core_and_none_of_its_siblings(package):
         f"{name} imports {module}"
         for name in FILES
         if name.split(".")[0] == package
-        for module, _ in IMPORTS[name]
+        for module, _ in imports(name)
         if module.split(".")[0] not in (package, "plm_core")
     }
     assert not strangers
@@ -99,7 +105,7 @@ def test_plm_core_is_layered():
     upward = {
         f"{name} imports {module}"
         for name in inside
-        for module, _ in IMPORTS[name]
+        for module, _ in imports(name)
         if module.startswith("plm_core.") and layer(module) > layer(name)
     }
     assert not upward
@@ -107,7 +113,7 @@ def test_plm_core_is_layered():
 
 def test_imports_have_no_cycles():
     """Also none that a late import, or one for type checkers only, holds apart."""
-    edges = {name: {module for module, _ in IMPORTS[name] if module != name} for name in FILES}
+    edges = {name: {module for module, _ in imports(name) if module != name} for name in FILES}
     while True:
         leaves = {name for name, modules in edges.items() if not modules & edges.keys()}
         if not leaves:
@@ -128,13 +134,13 @@ def test_private_names_stay_in_their_module():
     taken = {
         f"{name} takes {imported} from {module}"
         for name in FILES
-        for module, imported in IMPORTS[name]
+        for module, imported in imports(name)
         if imported and private(imported)
     }
     reached = {
         f"{name} imports {module}"
         for name in FILES
-        for module, _ in IMPORTS[name]
+        for module, _ in imports(name)
         if private(module.rpartition(".")[2]) and module.rpartition(".")[0] != name.rpartition(".")[0]
     }
     assert not taken | reached
@@ -145,7 +151,7 @@ def test_no_library_imports_a_command_line():
         f"{name} imports {module}"
         for name in FILES
         if not is_cli(name)
-        for module, _ in IMPORTS[name]
+        for module, _ in imports(name)
         if is_cli(module)
     }
 
@@ -155,22 +161,22 @@ def test_an_init_is_a_table_of_contents(folder):
     allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.If)
     other = [
         ast.unparse(node)[:60]
-        for node in TREES[folder].body
+        for node in tree(folder).body
         if not isinstance(node, allowed) and getattr(node, "name", "") not in ("__getattr__", "__dir__")
     ]
     assert not other
     assert len(FILES[folder].read_text(encoding="utf-8").splitlines()) <= 90
-    assert ast.get_docstring(TREES[folder]), "it says what the folder holds"
+    assert ast.get_docstring(tree(folder)), "it says what the folder holds"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_module_has_the_name_of_something_that_its_package_exports(folder):
     """Importing the module would put it in the place of the function."""
     modules = {name.rpartition(".")[2] for name in FILES if name.rpartition(".")[0] == folder}
-    exported = {name for module, name in IMPORTS[folder] if name and module != folder}
+    exported = {name for module, name in imports(folder) if name and module != folder}
     lazy = {
         key.value
-        for node in ast.walk(TREES[folder])
+        for node in ast.walk(tree(folder))
         if isinstance(node, ast.Dict)
         for key, value in zip(node.keys, node.values, strict=True)
         if isinstance(key, ast.Constant) and isinstance(value, ast.Constant) and value.value
