@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 READMES = sorted([ROOT / "README.md", *ROOT.glob("packages/*/README.md"), ROOT / "tests" / "README.md"])
 # Commands that are run elsewhere (.ci/run and its wheel check, the benches by hand) or would run this very suite.
 ELSEWHERE = ("uv run pytest", "pip install ./packages/", "uv run python tests/bench/")
-# What takes seconds and is run by tests of its own: tests/hiera/test_micro.py, tests/plm_core/test_tour.py, test_cli.py.
+# What takes seconds and has tests of its own: tests/hiera/test_micro.py, tests/plm_core/test_tour.py and test_cli.py.
 SLOW = ("plm retrain hiera_micro_digits", "plm tour", "plm matrix")
 
 
