@@ -62,7 +62,7 @@ def assert_one_line(result, said):
 def pretrained(pictures, tmp_path_factory):
     """Return the folder that a pretraining has left, which is long enough to learn something."""
     out = tmp_path_factory.mktemp("pretrained") / "out"
-    changes = {"epochs": 20, "batch_size": 24, "warmup_epochs": 2}
+    changes = {"epochs": 10, "batch_size": 24, "warmup_epochs": 1}
     train("hiera-pretrain", pictures, out, model="hiera_micro_shapes", settings=changes)
     return out
 
@@ -73,7 +73,7 @@ def test_a_pretraining_leaves_the_encoder_and_the_autoencoder(pretrained):
     assert config["plm"]["task"] == "image-feature-extraction"
     card = (pretrained / "README.md").read_text()
     assert (
-        "`plm train hiera-pretrain DATA --out FOLDER --model hiera_micro_shapes --preset micro --set epochs=20" in card
+        "`plm train hiera-pretrain DATA --out FOLDER --model hiera_micro_shapes --preset micro --set epochs=10" in card
     )
     decoder = {"decoder_embed_dim": 64, "decoder_depth": 2, "decoder_num_heads": 4, "q_pool": 0}
     whole = MaskedAutoencoderHiera(**{**configs.MICRO_GREY, **decoder})
@@ -104,7 +104,7 @@ def test_masked_pretraining_learns(pretrained):
 
 
 def test_finetuning_learns(plm, pictures, pretrained, tmp_path):
-    changes = settings(batch_size=24, epochs=50, warmup_epochs=4, lr=3e-3, smoothing=0, scale="(0.9,1.0)", hflip=0.0)
+    changes = settings(batch_size=24, epochs=30, warmup_epochs=2, lr=3e-3, smoothing=0, scale="(0.9,1.0)", hflip=0.0)
     words = ["hiera-finetune", pictures, "--out", tmp_path / "out", "--model", pretrained, *changes]
     result = plm("train", *words)
     assert result.code == 0, result.err
@@ -193,7 +193,7 @@ def test_a_detection_starts_from_a_detector_of_other_classes_and_learns(plm, thr
     assert result.code == 0, result.err
     shipped = plm_core.create_model("hiera_micro_detector", pretrained=True).state_dict()
     assert_same_but_heads(load_file(tmp_path / "still" / "model.safetensors"), shipped)
-    changes = settings(batch_size=4, epochs=8, warmup_epochs=0)
+    changes = settings(batch_size=4, epochs=4, warmup_epochs=0)
     result = plm("train", *words, "--out", tmp_path / "out", *changes)
     assert result.code == 0, result.err
     assert losses(tmp_path / "out")[-1] < 0.7 * losses(tmp_path / "out")[0]

@@ -193,9 +193,9 @@ def test_checkpointed_gradients_equal_plain_ones(vit, images):
 
 def test_gradients_are_those_of_the_function(images):
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", **{**SIZE, "embed_dim": 6, "num_heads": 2, "depth": 2}).double()
-    tome.apply(model.eval(), r=9)
-    x = images[:1, :, ::2, ::2].double()
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE | {"embed_dim": 6, "num_heads": 2, "depth": 2}, in_chans=1)
+    tome.apply(model.double().eval(), r=9)
+    x = images[:1, :1, ::2, ::2].double()
     model.set_input_size((16, 16))
     assert torch.autograd.gradcheck(model, x.requires_grad_(), eps=1e-7, atol=1e-5)
 

@@ -72,4 +72,4 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
 
 def evaluate(model: nn.Module) -> Mapping[str, float]:
     """Return the top-1 accuracy in % on held-out scenes."""
-    return {TOP1: accuracy(model, scenes("heldout", HELD_OUT), batch_size=250)}
+    return {TOP1: accuracy(model, scenes("heldout", HELD_OUT), batch_size=50)}
