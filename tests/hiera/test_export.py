@@ -88,10 +88,15 @@ def assert_runs(name, model, path):
         assert_same([torch.from_numpy(o) for o in session.run(None, named)], flat(model(*x)), 1e-4)
 
 
-@pytest.mark.parametrize("name", ["image", "video", "abs-win", "MAE encoder"])
+@pytest.mark.parametrize(
+    "name", ["MAE encoder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("image", "video", "abs-win"))]
+)
 @torch.no_grad()
 def test_models_are_one_graph(name):
-    """Compile without breaks, and export by torch with a dynamic batch. The trunks have such tests of their own."""
+    """Compile without breaks, and export by torch with a dynamic batch.
+
+    The trunks have such tests of their own, and `check_model` does the same with the registered models.
+    """
     model, x = build(name), inputs(name, 2)
     torch.compiler.reset()  # else earlier models make the compiler try dynamic sizes, which takes half a minute
     compiled = torch.compile(model, fullgraph=True, backend="eager")

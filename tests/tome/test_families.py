@@ -221,7 +221,14 @@ def test_families_compile_in_one_graph(name):
         torch.testing.assert_close(tensor_of(compiled(x)), expected)
 
 
-@pytest.mark.parametrize("name", ["torchvision-vit", "timm-eva", "timm-beit", "transformers-dinov3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm-eva",
+        "transformers-dinov3",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("torchvision-vit", "timm-beit")),
+    ],
+)
 @torch.no_grad()
 def test_families_export_with_a_dynamic_batch(name):
     model, x = copy.deepcopy(make_model(name))
