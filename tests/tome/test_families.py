@@ -212,6 +212,10 @@ def test_families_that_pool_their_patches_count_each_patch_once(name):
 
 @pytest.mark.parametrize("name", ["timm-eva", "DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit"])
 def test_families_compile_in_one_graph(name):
+    if name.startswith("transformers-"):
+        exports = torch.compile(lambda x: x + int(torch.compiler.is_exporting()), fullgraph=True, backend="eager")
+        if exports(torch.zeros(1)):
+            pytest.skip("the compiler of torch 2.9 says that it exports; then transformers passes a mask of all tokens")
     model, x = copy.deepcopy(make_model(name, depth=2))
     tome.apply(model, r=7)
     with torch.no_grad():

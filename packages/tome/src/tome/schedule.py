@@ -146,8 +146,9 @@ def solve(target: Target, tokens: int, prefix: int, depth: int, cost: Cost) -> t
             low = middle
         else:
             high = middle
-    near = (spread(low, depth), spread(high, depth))
-    return min(near, key=lambda r: abs(_share_left(r, target.of, tokens, prefix, cost) - target.share))
+    lower, upper = spread(low, depth), spread(high, depth)
+    short, over = (abs(_share_left(r, target.of, tokens, prefix, cost) - target.share) for r in (lower, upper))
+    return lower if short <= over else upper
 
 
 def reachable(target: Target, tokens: int, prefix: int, depth: int, cost: Cost) -> float:

@@ -54,7 +54,7 @@ class Patched(Swapped):
         if patches is None:  # accelerate keeps this method, too
             y: Tensor = type(block).forward(block, x, *args, **context)
             return y
-        context |= zip(self.context_names, args, strict=False)
+        context |= zip(self.context_names[: len(args)], args, strict=True)  # torch 2.9 compiles no strict=False
         if context.get("output_attentions"):  # transformers collects them from modules that a patch does not call
             raise NotSupported("output_attentions: a block that a transform has patched computes no attention weights")
         y, state = patches[-1].forward(_view_now(patches[-1], block), x, state, **context)

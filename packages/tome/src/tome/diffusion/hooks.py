@@ -268,7 +268,8 @@ def merge_positions(table: Tensor, matching: Matching) -> Tensor | PerSampleTabl
 
 def _by_name(args: Args, kwargs: Kwargs) -> dict[str, Any]:
     """Return the arguments of a diffusers attention by name."""
-    return dict(zip(("hidden_states", "encoder_hidden_states", "attention_mask"), args, strict=False)) | dict(kwargs)
+    names = ("hidden_states", "encoder_hidden_states", "attention_mask")
+    return dict(zip(names[: len(args)], args[: len(names)], strict=True)) | dict(kwargs)
 
 
 def _refuse_fused(attention: Any) -> None:

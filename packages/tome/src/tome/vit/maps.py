@@ -48,6 +48,6 @@ def _proxy(attribute: Any) -> Any:
         return attribute
     if is_merging(attribute):
         return partial(attribute, unmerge=True)
-    if isinstance(attribute, nn.ModuleList | nn.Sequential):
+    if isinstance(attribute, (nn.ModuleList, nn.Sequential)):
         return [_proxy(child) for child in attribute]
     return UnmergingProxy(attribute)
