@@ -71,6 +71,7 @@ def forks(out, scenes, forked):
         os.dup2(file, 2)
         sys.stderr = os.fdopen(file, "w", buffering=1)
         AcceleratorState._reset_state(reset_partial_state=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
         sys.argv = [str(SCRIPT), str(out), str(scenes)]
         runpy.run_path(str(SCRIPT), run_name="__main__")
 
