@@ -493,6 +493,7 @@ def test_the_score_is_that_of_the_loaded_model(finetune, untrained, pictures):
         (["--model", MODEL, "--set", "batch_size=1.5"], "batch_size '1.5' is not allowed: int is expected, such as 64"),
         ([*ONE_STEP, "--set", "epochs=0"], "epochs 0 is not allowed: more than 0 is"),
         ([*ONE_STEP, "--precision", "fp64"], "precision 'fp64' is not allowed: 'fp32', 'bf16' or 'fp16' is"),
+        ([*ONE_STEP, "--device", "toaster"], "device 'toaster' cannot be used"),
         ([*ONE_STEP, "--preset", "deiT"], "preset 'deiT' is not allowed for recipe 'finetune': default, micro, deit,"),
         ([*ONE_STEP, "--model", "resnet81"], "no model 'resnet81'"),
         ([*ONE_STEP, "--model", "test_vit", "--random", "--model-kwargs", "depht=2"], "cannot create test_vit with"),

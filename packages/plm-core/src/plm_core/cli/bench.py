@@ -11,6 +11,7 @@ import typer
 
 from plm_core.cli.options import BatchSize, Device, Dtype, Json, Transforms
 from plm_core.cli.table import show
+from plm_core.utils.arguments import DEVICE
 
 if TYPE_CHECKING:
     from plm_core.tools.bench import Timing
@@ -47,7 +48,7 @@ def bench(
     size: Annotated[
         int | None, typer.Option("--size", min=1, help="Side of the images in pixels (default: the model's own).")
     ] = None,
-    device: Device = "cpu",
+    device: Device = DEVICE,
     dtype: Dtype = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
     runs: Annotated[

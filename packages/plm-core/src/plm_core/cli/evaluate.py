@@ -8,6 +8,7 @@ import typer
 
 from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, SkipUnreadable, Threads, Transforms
 from plm_core.cli.table import show
+from plm_core.utils.arguments import DEVICE
 
 
 def evaluate(
@@ -24,7 +25,7 @@ def evaluate(
     transform: Transforms = None,
     batch_size: BatchSize = 64,
     num_workers: NumWorkers = 0,
-    device: Device = "cpu",
+    device: Device = DEVICE,
     dtype: Dtype = "fp32",
     threads: Threads = None,
     skip_unreadable: SkipUnreadable = False,

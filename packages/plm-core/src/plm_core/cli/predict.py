@@ -10,6 +10,7 @@ import typer
 
 from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Threads, Transforms
 from plm_core.cli.table import show
+from plm_core.utils.arguments import DEVICE
 
 
 def predict(
@@ -39,7 +40,7 @@ def predict(
     transform: Transforms = None,
     batch_size: BatchSize = 8,
     num_workers: NumWorkers = 0,
-    device: Device = "cpu",
+    device: Device = DEVICE,
     dtype: Dtype = "fp32",
     threads: Threads = None,
     out: Annotated[

@@ -21,7 +21,7 @@ COMPARED = (
 """What must not change when a training is resumed. The number of workers, for one, may."""
 
 
-OPTIONS = ("fsdp", "max_steps", "save_steps", "per_device_batch_size", "num_workers", "report_to")
+OPTIONS = ("device", "fsdp", "max_steps", "save_steps", "per_device_batch_size", "num_workers", "report_to")
 """Options that are recorded and may change when a training is resumed."""
 
 

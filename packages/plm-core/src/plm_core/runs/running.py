@@ -19,6 +19,7 @@ from plm_core.runs.request import check_request, write_request
 from plm_core.training.checkpoints import check_not_in_use
 from plm_core.training.loop import check_fit_options
 from plm_core.training.overrides import override
+from plm_core.utils.arguments import DEVICE
 from plm_core.utils.references import resolve
 from plm_core.utils.seeding import GENERATORS
 
@@ -47,6 +48,7 @@ def train(
     resume: bool = False,
     precision: str = "fp32",
     fsdp: bool = False,
+    device: str = DEVICE,
     max_steps: int | None = None,
     save_steps: int = 1000,
     per_device_batch_size: int | None = None,
@@ -83,6 +85,7 @@ def train(
         resume: Whether to continue from the newest checkpoint in ``out``.
         precision: "fp32", or "bf16" or "fp16" by autocast.
         fsdp: Whether to shard the parameters over the processes.
+        device: "auto" for the accelerator if there is one, else the CPU; "cpu", or the accelerator's name.
         max_steps: Stop after this many optimiser steps. The schedule stays that of the whole training.
         save_steps: Optimiser steps between checkpoints.
         per_device_batch_size: Samples per forward pass on one device.
@@ -105,6 +108,7 @@ def train(
         "resume": resume,
         "precision": precision,
         "fsdp": fsdp,
+        "device": device,
         "max_steps": max_steps,
         "save_steps": save_steps,
         "per_device_batch_size": per_device_batch_size,

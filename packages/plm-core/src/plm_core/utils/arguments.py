@@ -1,10 +1,14 @@
-"""Checks of arguments at the door of a public function."""
+"""Checks of arguments at the door of a public function, and a default that many of them share."""
 
 from __future__ import annotations
 
 from types import UnionType
 
 from plm_core.errors import InputError
+
+DEVICE = "auto"
+"""The device of every command and function that runs a model, unless another is named: the accelerator if there is
+one, else the CPU."""
 
 
 def check_type(name: str, value: object, kinds: type | UnionType, expected: str) -> None:
