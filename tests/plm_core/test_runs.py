@@ -319,15 +319,24 @@ def test_checkpoints_steps_and_resuming(finetune, plm, pictures, tmp_path):
     }.items():
         assert said in plm(*words, "--out", parts, "--resume", *changed).err
     assert json.loads((parts / "training.json").read_text())["steps"] == 3
-    refused = plm(*words, "--out", parts)
-    assert "holds a model already: choose another folder, or resume to go on with it (--resume)" in refused.err
+    again = "has checkpoints of this training: go on with it (resume=True, or --resume), or choose another folder"
+    assert again in plm(*words, "--out", parts).err
     (parts / "config.json").unlink()  # as if the training were not finished
-    assert (
-        "of an earlier training: go on with it (resume=True, or --resume) or choose" in plm(*words, "--out", parts).err
-    )
+    assert again in plm(*words, "--out", parts).err
+    other = plm(*words, "--out", parts, "--set", "lr=0.5").err
+    assert "has checkpoints of another training, with lr 0.001 instead of 0.5: choose another folder" in other
     assert plm(*words, "--out", parts, "--resume").code == 0
     a, b = (load_file(out / "model.safetensors") for out in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_first_start_with_resume_says_that_there_was_nothing(plm, pictures, tmp_path, caplog):
+    words = ["train", "finetune", pictures, *ONE_STEP, "--out", tmp_path / "run", "--resume"]
+    assert plm(*words).code == 0
+    said = f"nothing to resume: {tmp_path / 'run'} has no checkpoint, so the training starts from the beginning"
+    assert said in caplog.text
+    (tmp_path / "run" / "training.json").unlink()
+    assert "training.json is missing, so the training in" in plm(*words[:-1]).err
 
 
 def test_ctrl_c_leaves_a_training_to_go_on_with(plm, pictures, tmp_path, spy):
@@ -390,11 +399,14 @@ def test_a_folder_in_use_or_without_its_record_is_refused_at_once(plm, pictures,
 def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("precious")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     for name in ("cats", "dogs", "emus", "foxes"):
         (tmp_path / "data" / name).mkdir(parents=True)
     neither = "is neither empty nor the folder of a training: it holds cats, dogs, emus and 1 more; choose another"
     for out, said in {
         tmp_path / "mine": "has files that would be overwritten (README.md)",
+        tmp_path / "model": "holds a model already: choose another folder",
         tmp_path / "data": neither,
         pictures: "lies in the data",
         pictures / "train" / "run": "lies in the data",

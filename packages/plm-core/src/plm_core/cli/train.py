@@ -89,7 +89,14 @@ def train(
     precision: Annotated[str, typer.Option("--precision", help="Precision: fp32, bf16 or fp16.")] = "fp32",
     device: Device = DEVICE,
     fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the parameters over the devices.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue from the newest checkpoint in --out. If there is none, the training starts from the "
+            "beginning, so a job that is restarted may always have this option.",
+        ),
+    ] = False,
     save_steps: Annotated[int, typer.Option("--save-steps", min=1, help="Steps between checkpoints.")] = 1000,
     max_steps: Annotated[
         int | None,

@@ -15,7 +15,7 @@ from plm_core.hub import CONFIG_FILE, PUSHED, read_config
 from plm_core.registry import registry
 from plm_core.runs.folder import write_run
 from plm_core.runs.job import Job, Trained
-from plm_core.runs.request import check_request, write_request
+from plm_core.runs.request import check_new, check_request, write_request
 from plm_core.training.checkpoints import check_not_in_use
 from plm_core.training.loop import check_fit_options
 from plm_core.training.overrides import override
@@ -82,7 +82,8 @@ def train(
             started from, or else "other").
         seed: Random seed.
         skip_unreadable: Whether to leave out images or videos that cannot be read, which are an error otherwise.
-        resume: Whether to continue from the newest checkpoint in ``out``.
+        resume: Whether to continue from the newest checkpoint in ``out``. If there is none, the training starts from
+            the beginning, and a warning says so.
         precision: "fp32", or "bf16" or "fp16" by autocast.
         fsdp: Whether to shard the parameters over the processes.
         device: "auto" for the accelerator if there is one, else the CPU; "cpu", or the accelerator's name.
@@ -151,8 +152,7 @@ def train(
         options=options,
         notes=notes,
     )
-    if resume:
-        check_request(job)
+    (check_request if resume else check_new)(job)
     job.options["callbacks"] = (_reporter(job),)
     with GENERATORS:  # the recipe creates a model with random weights
         trained: Trained | None = resolve(spec.train)(job)
@@ -185,14 +185,10 @@ def _check_out(out: Path, data: Path, resume: bool) -> None:
     if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"out {str(out)!r} lies in the data {str(data)!r}, which would then hold it: choose another")
     check_not_in_use(out)
-    if resume and any(out.glob("checkpoint-*")):
+    if any(out.glob("checkpoint-*")):  # it belongs to a training, and `check_request` and `check_new` speak of those
         return
     if (out / CONFIG_FILE).exists() and not resume:
-        raise InputError(
-            f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it (--resume)"
-        )
-    if any(out.glob("checkpoint-*")):  # `fit` speaks of those
-        return
+        raise InputError(f"out {str(out)!r} holds a model already: choose another folder")
     if present := [name for name in PUSHED if (out / name).exists()]:
         raise InputError(f"out {str(out)!r} has files that would be overwritten ({', '.join(present)}): choose another")
     if others := _foreign(out):

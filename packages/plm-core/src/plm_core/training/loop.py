@@ -86,8 +86,9 @@ def fit(
         recipe: The optimisation.
         out: Folder for checkpoints, written each ``save_steps`` and at the end. The last two are kept. None for no
             checkpoints. Only one training at a time can use it.
-        resume: Whether to continue from the newest checkpoint in ``out``, if there is one. A checkpoint in which a file
-            is missing or not as it was written is skipped, with a warning.
+        resume: Whether to continue from the newest checkpoint in ``out``. If there is none, the training starts from
+            the beginning, with a warning, so a job that is restarted may always ask for it. A checkpoint in which a
+            file is missing or not as it was written is skipped, with a warning.
         save_steps: Optimiser steps between checkpoints.
         seed: Random seed.
         collate: A function that makes a batch from a list of samples.
