@@ -27,6 +27,14 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or c
 NumWorkers = Annotated[
     int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
 ]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "--stride",
+        min=1,
+        help="For a video model: step between the frames of a clip; 4 takes every fourth (default: its own).",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
 SkipUnreadable = Annotated[
     bool,
