@@ -13,7 +13,7 @@ from plm_core.cli.table import show
 from plm_core.errors import InputError, TrainingInterrupted
 from plm_core.hookspecs import Training
 from plm_core.registry import registry
-from plm_core.utils.arguments import DEVICE
+from plm_core.utils.arguments import DEVICE, RANDOM
 from plm_core.utils.references import resolve
 from plm_core.utils.text import literal
 
@@ -197,7 +197,7 @@ def _show_settings(recipe: Training, model: str | None, preset: str | None, as_j
         preset, why = list(rows[0])[1], "the first one"
     else:
         why = "as asked for" if preset else "that of most models" if name is None else f"that of {name}"
-    chosen, _ = choose_preset(recipe, (name or "").removeprefix("random:"), preset)
+    chosen, _ = choose_preset(recipe, (name or "").removeprefix(RANDOM), preset)
     show(_folded(rows, chosen))
     typer.echo(f"preset {chosen}, {why}; --preset and --model show another", err=True)
 

@@ -19,12 +19,10 @@ from plm_core.runs.request import check_new, check_request, write_request
 from plm_core.training.checkpoints import check_not_in_use
 from plm_core.training.loop import check_fit_options
 from plm_core.training.overrides import override
-from plm_core.utils.arguments import DEVICE
+from plm_core.utils.arguments import DEVICE, split_random
 from plm_core.utils.references import resolve
 from plm_core.utils.seeding import GENERATORS
 
-RANDOM = "random:"
-"""Prefix of the name of a model with random weights, as ``plm rank`` has it."""
 ALLOWED = (".*", "runs", "*.log", "*.out", "*.err")
 """What may be in the folder of a new training: hidden files, the folder of tensorboard, and logs."""
 _log = logging.getLogger(__name__)
@@ -120,12 +118,9 @@ def train(
     out = options["out"] = Path(out)
     _check_options(spec, {"pretrained": pretrained, "weights": weights, "transforms": transforms or None})
     name = model or spec.model
-    if name is not None and name.startswith(RANDOM):
-        if pretrained:
-            raise InputError(f"model {name!r} asks for random weights, and pretrained for others: choose one")
-        name, pretrained = name.removeprefix(RANDOM), False
     if name is None:
         raise InputError(f"recipe {recipe!r} needs a model: name one, such as {spec.micro!r} for a trial")
+    name, pretrained = split_random(name, pretrained)
     others = {other.data: f"recipe {other.name!r}" for other in reversed(registry().declared(Training))}
     check_kind(data, spec.data, f"recipe {recipe!r}", others)
     _check_out(out, Path(data), resume)
