@@ -62,7 +62,9 @@ def test_the_command_agrees_with_the_training(plm, pictures, tmp_path):
     score = json.loads((tmp_path / "run" / "training.json").read_text())["scores"]["val top-1 %"]
     result = plm("evaluate", tmp_path / "run", pictures, "--threads", 1)
     assert result.rows == [["top-1 %", f"{round(score, 4):g}"]]  # three classes have no top 5
-    assert "; the model has 3 classes" in result.err
+    assert result.err.endswith("; the model has 3 classes\n")
+    seen = plm("evaluate", tmp_path / "run", pictures / "train")
+    assert "note: the model was trained on 48 of these 48 images, as its training.json says" in seen.err
     assert plm("evaluate", MICRO, pictures, "--json").code == 0
 
 

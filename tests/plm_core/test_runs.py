@@ -456,6 +456,7 @@ def test_unreadable_images_stop_a_training_before_it_starts_or_are_left_out(plm,
     assert result.code == 0, result.err
     assert f"are left out: {bad.parent.name}/{bad.name} (" in caplog.text
     record = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert record["data_digest"][:12] in record["found"]
     assert record["found"].startswith(f"{count - 1} images of 3 classes, 1 unreadable ones left out (digest ")
     assert record["left_out"] == [f"{bad.parent.name}/{bad.name}"]
     assert "--skip-unreadable" in (tmp_path / "run" / "README.md").read_text()

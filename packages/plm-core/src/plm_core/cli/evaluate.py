@@ -37,6 +37,8 @@ def evaluate(
     Classes are matched by their names.
     """
     from plm_core import prediction
+    from plm_core.sources.timm import folder_of
+    from plm_core.tools.folders import trained_on
     from plm_core.utils.devices import cpu_threads, pick_device
 
     items = prediction.labelled_data(data, skip_unreadable)  # before the model, so that bad data fail at once
@@ -47,3 +49,10 @@ def evaluate(
         )
     show([{"metric": name, "score": round(score, 4)} for name, score in result.scores.items()], as_json)
     typer.echo(f"{result.data}; the model has {result.num_classes} classes", err=True)
+    folder = folder_of(model)
+    if folder and (count := trained_on(folder, items)):
+        typer.echo(
+            f"note: the model was trained on {count} of these {len(items)} {items.kind}, as its training.json says, so "
+            "its accuracy on others may be lower",
+            err=True,
+        )

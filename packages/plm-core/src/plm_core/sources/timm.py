@@ -58,6 +58,18 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     raise InputError(f"model '{shown(name)}' has source '{shown(source)}'; {allowed} are allowed")
 
 
+def folder_of(name: str) -> Path | None:
+    """Return the model folder that a name stands for, or None if it stands for another model or for none."""
+    timm_bridge.register()
+    if ":" not in name or Path(name).is_absolute():
+        try:
+            name = _with_source(name)
+        except UnknownName:
+            return None
+    source, _, path = name.partition(":")
+    return existing_folder(path) if source.lower() == "local-dir" and path else None
+
+
 def _with_source(name: str) -> str:
     """Return a name with its source, if it has one: the path of a folder, or else a repository of the Hub.
 
