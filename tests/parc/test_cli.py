@@ -15,6 +15,8 @@ from parc import probing, ranking
 from parc.cli.shared import cpu_threads, split_list
 from parc.next_steps import UNTRAINED
 from parc.ranking import Interrupted, Ranking
+from plm_core import create_model, weights
+from plm_core.datasets import digest, load_dataset
 from plm_core.errors import InputError
 
 
@@ -120,6 +122,19 @@ def test_what_was_left_out_is_in_the_result_and_the_next_command_leaves_it_out_t
         following = [line for line in err.splitlines() if line.startswith(("next: ", "  or: "))]
         assert len(following) == (2 if command == "rank" else 1)
         assert all(line.endswith(" --skip-unreadable") for line in following)
+
+
+@pytest.mark.parametrize("command", ["rank", "probe"])
+def test_a_model_that_was_trained_on_the_data_is_named(run, digits, tmp_path, caplog, command):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder, known in ((mine, digest(load_dataset(digits))), (other, "0")):
+        weights.save_pretrained(create_model("test_vit", num_classes=2), folder, license="mit")
+        (folder / "training.json").write_text(json.dumps({"data_digest": known, "seed": 0}))
+    words = (digits, "--models", f"{mine},{other},random:{mine}", "--budget", 20, "--method", "knn", "--no-cache")
+    _, out, _ = run(command, *words, "--json")
+    assert json.loads(out)["about"]["trained_on"] == {str(mine): 80}
+    (line,) = (record.getMessage() for record in caplog.records if "trained on" in record.getMessage())
+    assert line.startswith(f"{mine} was trained on 80 of the 80 images, as its training.json says, so it may look")
 
 
 @pytest.mark.parametrize("command", ["rank", "probe"])

@@ -396,6 +396,26 @@ class TestReport:
         shown = [undisturbed.of(model)["parc"].score for model in undisturbed.models]
         assert [float(dot.get_xdata()[0]) for dot in dots] == shown
 
+    def test_many_methods_stand_in_rows_of_four(self):
+        from parc.ranking.outcomes import RankedRow
+        from parc.ranking.report import figure
+
+        long = "knn:k=5,metric=euclidean,pca=None"
+        methods = [long, *"abcdefgh"]
+        rows = [RankedRow("run", method, 1.0, None, None, 1, 10**6, 1.0, 1.0, False) for method in methods]
+        drawn = figure(rows, "title")
+        drawn.draw_without_rendering()
+        assert [
+            len([axis for axis in drawn.axes if axis.get_subplotspec().rowspan.start == row]) for row in range(4)
+        ] == [4, 4, 2, 0]
+        assert drawn.get_size_inches().tolist() == pytest.approx([13.4, 7.6])  # at 150 dots an inch 2010 wide
+        shown = [axis.yaxis.get_tick_params()["labelleft"] for axis in drawn.axes]
+        assert shown == [True, *[False] * 3] * 2 + [True, False]  # each row names the models
+        title = drawn.axes[0].title.get_window_extent()
+        assert drawn.axes[0].get_title().replace("\n", " ") == long.replace(",", ", ")
+        assert title.width < drawn.axes[0].get_tightbbox().width
+        assert not title.overlaps(drawn.axes[1].title.get_window_extent())
+
     def test_equal_scores_share_a_rank_and_failed_rows_have_none(self):
         from parc.ranking.outcomes import Outcome, ranked_rows
         from parc.scoring import ScoreRow

@@ -280,7 +280,7 @@ def test_a_busy_machine_is_said(halve, plm, monkeypatch, seconds, said):
 def test_models_without_classes_and_random_weights_have_no_top1_and_a_note(halve, plm, tmp_path):
     Image.new("RGB", (40, 30), (200, 90, 120)).save(tmp_path / "a.png")
     Image.new("RGB", (40, 30), (20, 190, 120)).save(tmp_path / "b.png")
-    words = ("vit_tiny_patch16_224", "--size", 32, "--runs", 1, "--json", "--random", "--compare", "halve", "--images")
+    words = ("random:vit_tiny_patch16_224", "--size", 32, "--runs", 1, "--json", "--compare", "halve", "--images")
     code, out, err = plm(*words, tmp_path)
     plain, halved = json.loads(out)
     assert code == 0
@@ -288,6 +288,7 @@ def test_models_without_classes_and_random_weights_have_no_top1_and_a_note(halve
     assert -1 <= halved["lowest"] < halved["cosine"] < 1
     assert "on 2 images" in err
     assert "note: the weights are random" in err
+    assert err.startswith("random:vit_tiny_patch16_224, ")
 
 
 def test_token_counts_in_words():
@@ -301,6 +302,8 @@ def test_token_counts_in_words():
     ("words", "said"),
     [
         (["vit_tinny"], "no model 'vit_tinny'"),
+        (["random:vit_tinny"], "no model 'vit_tinny'"),
+        (["random:resnet10t", "--pretrained"], "model 'random:resnet10t' asks for random weights, and pretrained for"),
         (["resnet10t", "--transform", "halve:every"], "option 'every' is not of the form key=value"),
         (["resnet10t", "--transform", "halve"], "no block adapter"),
         (["resnet10t", "--transform", "halved"], "no transform 'halved'; did you mean 'halve'?"),

@@ -14,6 +14,7 @@ from PIL import Image
 import plm_core
 from plm_core import __version__, samples, shapes, weights
 from plm_core.cli import main
+from plm_core.cli.app import PluginCommands
 from plm_core.cli.table import show
 from plm_core.hookspecs import Command, Model
 from plm_core.registry import registry
@@ -83,6 +84,15 @@ def test_help_of_a_command(plm, command):
     assert (shown.code, shown.err) == (0, "")
     assert f"Usage: plm {command}" in shown.out
     assert registry().get(Command, command).help.rstrip(".") in " ".join(shown.out.replace("│", " ").split())
+
+
+def test_a_device_is_chosen_alike_in_every_command():
+    commands = {name: PluginCommands().resolve_command(None, [name])[1] for name in COMMANDS}
+    options = [(name, option) for name, command in commands.items() for option in command.params]
+    devices = {name: option for name, option in options if option.name == "device"}
+    assert {"bench", "evaluate", "predict", "probe", "rank", "train"} <= devices.keys()
+    assert {option.default for option in devices.values()} == {"auto"}
+    assert len({option.help for option in devices.values()}) == 1
 
 
 def test_retrain_looks_at_its_folder_first(plm, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from plm_core.training import Recipe, fit
 from plm_core.training.display import clock, display, short
 from plm_core.training.pace import Pace
 from plm_core.utils import progress
-from plm_core.utils.progress import interactive, showing, track
+from plm_core.utils.progress import interactive, new_bars, showing, track
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=1e-2, warmup_epochs=1)
 LINE = re.compile(
@@ -197,14 +197,41 @@ def test_the_pace_leaves_out_the_first_step_and_what_is_not_training():
     assert (pace.rate(), pace.left(5)) == (10 / 8, 40)
     now[0] = 10
     pace.step()
-    assert (pace.rate(), pace.left(5)) == (2, 10)
+    assert (pace.rate(), pace.left(5)) == (5, 10)
     now[0] = 30  # an evaluation counts for the time that is left, but not for the rate
     pace.skip()
     now[0] = 32
     pace.step()
-    assert pace.rate() == pytest.approx(30 / 12)
+    assert pace.rate() == 5
     assert pace.left(5) == 5 * 24 / 2
     assert pace.elapsed() == 32
+
+
+def test_the_time_that_is_left_follows_the_last_steps():
+    now = [0.0]
+    pace = Pace(batch_size=10, clock=lambda: now[0])
+    for seconds in [8.0] * 50 + [1.0] * 50:  # something else kept the machine busy at first
+        now[0] += seconds
+        pace.step()
+    assert (pace.rate(), pace.left(100)) == (10, 100)
+
+
+def test_bars_know_the_time_that_is_left_from_slow_batches_and_follow_the_last_ones():
+    now = [0.0]
+    bars = new_bars()
+    bars.get_time = lambda: now[0]
+    bars.add_task("images", total=100)
+    (task,) = bars.tasks
+
+    def advance(seconds):
+        now[0] += seconds
+        bars.advance(task.id)
+        return task.time_remaining
+
+    assert [advance(50), advance(40)] == [None, 98 * 40]
+    for _ in range(87):
+        advance(1)
+    assert [advance(20) for _ in range(10)][-1] == 20  # nothing of the batches that took a second
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 from timm.data import ImageNetInfo
 
 import plm_core
-from plm_core.prediction import evaluate, labelled_images, predict
+from plm_core.prediction import evaluate, labelled_data, predict
 from plm_core.prediction.evaluation import match_classes
+from plm_core.video import per_clip, read_clip
 
 MICRO = "hiera_micro_shapes"
 
@@ -27,7 +29,7 @@ def test_classes_are_matched_by_name_in_any_order_and_number(shapes, pictures):
     names = shapes.pretrained_cfg["label_names"]
     assert match_classes(shapes, names[::-1]) == list(range(len(names)))[::-1]
     assert match_classes(shapes, ["Star", "CIRCLE"]) == [names.index("star"), names.index("circle")]
-    result = evaluate(shapes, labelled_images(pictures), batch_size=4)
+    result = evaluate(shapes, labelled_data(pictures), batch_size=4)
     assert (result.images, result.num_classes) == (9, len(names))
     right = [found.classes[0].label == found.path.parent.name for found in predict(shapes, [pictures / "val"])]
     assert result.scores["top-1 %"] == pytest.approx(100 * sum(right) / 9)
@@ -60,8 +62,29 @@ def test_the_command_agrees_with_the_training(plm, pictures, tmp_path):
     score = json.loads((tmp_path / "run" / "training.json").read_text())["scores"]["val top-1 %"]
     result = plm("evaluate", tmp_path / "run", pictures, "--threads", 1)
     assert result.rows == [["top-1 %", f"{round(score, 4):g}"]]  # three classes have no top 5
-    assert "; the model has 3 classes" in result.err
+    assert result.err.endswith("; the model has 3 classes\n")
+    seen = plm("evaluate", tmp_path / "run", pictures / "train")
+    assert "note: the model was trained on 48 of these 48 images, as its training.json says" in seen.err
     assert plm("evaluate", MICRO, pictures, "--json").code == 0
+
+
+def test_a_video_model_sees_the_middle_of_each_video_as_after_its_training(plm, videos):
+    model = plm_core.create_model("hiera_micro_motions", pretrained=True).eval()
+    data, seen = labelled_data(videos), []
+    preprocess = per_clip(plm_core.transform_for(model))
+    model.register_forward_hook(lambda model, inputs, output: seen.append((*inputs, output)))
+    for stride in (None, 2):
+        seen.clear()
+        result = evaluate(model, data, batch_size=3, stride=stride)
+        x, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        clips = [preprocess(read_clip(path, frames=8, stride=stride or 1)) for path in data.items]
+        assert torch.equal(x, torch.stack(clips))
+        best = [model.pretrained_cfg["label_names"][number] for number in logits.argmax(1)]
+        right = sum(name == data.classes[label] for name, label in zip(best, data.labels, strict=True))
+        assert result.scores["top-1 %"] == 100 * right / 4
+        assert f"4 videos of 2 classes of {videos / 'val'}" in result.data
+    command = plm("evaluate", "hiera_micro_motions", videos, "--stride", 2, "--json")
+    assert json.loads(command.out)[0] == {"metric": "top-1 %", "score": result.scores["top-1 %"]}
 
 
 @pytest.mark.parametrize(
@@ -90,9 +113,14 @@ def test_errors_are_one_line(plm, pictures, videos, tmp_path):
     bad.write_bytes(bad.read_bytes()[:-30])
     for words, said in (
         ((MICRO, root), "1 of 9 images of"),
-        ((MICRO, videos), "holds videos; images are needed"),
+        ((MICRO, videos), "is for image-classification, but data "),
+        ((MICRO, pictures, "--stride", 2), "stride is for video-classification; model 'hiera_micro_shapes' is for"),
+        (
+            ("hiera_micro_detector", pictures),
+            "is for object-detection; accuracies are computed for image-classification",
+        ),
         (("hiera_micro_digits", pictures), "model 'hiera_micro_digits' has 10 classes (0, 1, 2, 3, ...); of the 3 of"),
-        (("hiera_micro_motions", pictures), "is for video-classification; accuracies are computed for image-class"),
+        (("hiera_micro_motions", pictures), "is for video-classification, but data "),
     ):
         result = plm("evaluate", *words)
         assert (result.code, result.err.count("\n")) == (2, 1)
@@ -102,4 +130,4 @@ def test_errors_are_one_line(plm, pictures, videos, tmp_path):
 
 def test_a_model_that_trains_is_refused(pictures):
     with pytest.raises(plm_core.InputError, match=r"in training mode: call model\.eval\(\) first"):
-        evaluate(plm_core.create_model(MICRO), labelled_images(pictures))
+        evaluate(plm_core.create_model(MICRO), labelled_data(pictures))

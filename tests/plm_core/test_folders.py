@@ -1,5 +1,6 @@
 """Which folders are splits, classes or neither, and which files a class has: never a copy, or an error says why."""
 
+import json
 import os
 from unicodedata import normalize
 
@@ -11,6 +12,7 @@ from plm_core.datasets import digest, load_dataset, load_splits
 from plm_core.datasets.layout import split_word
 from plm_core.errors import InputError
 from plm_core.prediction.files import find_files
+from plm_core.tools.folders import trained_on
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -21,6 +23,25 @@ def write(root, classes=CLASSES, count=2, shade=0):
         for i in range(count):
             Image.new("RGB", (2, 2), (shade, number, i)).save(root / name / f"{i}.png")
     return root
+
+
+def test_a_folder_tells_on_how_much_of_some_data_its_model_was_trained(tmp_path):
+    data = load_dataset(write(tmp_path / "data", count=10))
+    other = load_dataset(write(tmp_path / "other", classes=("ant", "bee", "cow"), count=10))
+    kept = load_splits(tmp_path / "data", seed=3).train
+    record = tmp_path / "training.json"
+    assert trained_on(tmp_path, data) == 0  # no record
+    for content, count in (
+        ({"data_digest": digest(data), "seed": 3}, 30),
+        ({"data_digest": digest(kept), "seed": 3}, 27),
+        ({"data_digest": digest(kept), "seed": 4}, 0),
+        ({"seed": 3}, 0),
+        ([], 0),
+    ):
+        record.write_text(json.dumps(content))
+        assert (trained_on(tmp_path, data), trained_on(tmp_path, other)) == (count, 0)
+    record.write_text("{")
+    assert trained_on(tmp_path, data) == 0
 
 
 @pytest.mark.parametrize(

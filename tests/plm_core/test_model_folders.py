@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
+from PIL import Image
 
 import plm_core
 from plm_core import InputError, PlmError, WeightsError, weights
 from plm_core.model_config import FORMAT
+from plm_core.models import input_of
 from plm_core.shapes import SHAPES
 
 MODEL = "test_vit"
@@ -73,6 +76,21 @@ def test_the_names_of_classes_that_a_new_head_no_longer_has_are_not_kept(tmp_pat
         plm_core.create_model(str(tmp_path / name)).pretrained_cfg.get("label_names") for name in ("shapes", "leaves")
     ]
     assert kept == [list(SHAPES), None]
+
+
+def test_a_network_that_takes_any_size_keeps_the_one_that_was_asked_for(tmp_path):
+    model = plm_core.create_model("test_resnet", img_size=(64, 96), num_classes=2)
+    assert input_of(model).size == (3, 64, 96)
+    weights.save_pretrained(model, tmp_path, license="mit")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["pretrained_cfg"]["input_size"], config["model_args"].get("img_size")) == ([3, 64, 96], None)
+    again = plm_core.create_model(tmp_path, pretrained=True)
+    assert plm_core.transform_for(again)(Image.new("L", (200, 200))).shape == (3, 64, 96)
+    assert input_of(plm_core.create_model(tmp_path, img_size=32)).size == (3, 32, 32)
+    assert input_of(plm_core.create_model("test_resnet")).size == (3, 160, 160)
+    for size in ("big", (0, 3), (1, 2, 3), -3):
+        with pytest.raises(InputError, match=re.escape(f"img_size {size!r} is not allowed: a whole number from 1, or")):
+            plm_core.create_model("test_resnet", img_size=size)
 
 
 def test_weights_that_were_cut_off_are_named(folder, tmp_path, one_line):

@@ -319,15 +319,24 @@ def test_checkpoints_steps_and_resuming(finetune, plm, pictures, tmp_path):
     }.items():
         assert said in plm(*words, "--out", parts, "--resume", *changed).err
     assert json.loads((parts / "training.json").read_text())["steps"] == 3
-    refused = plm(*words, "--out", parts)
-    assert "holds a model already: choose another folder, or resume to go on with it (--resume)" in refused.err
+    again = "has checkpoints of this training: go on with it (resume=True, or --resume), or choose another folder"
+    assert again in plm(*words, "--out", parts).err
     (parts / "config.json").unlink()  # as if the training were not finished
-    assert (
-        "of an earlier training: go on with it (resume=True, or --resume) or choose" in plm(*words, "--out", parts).err
-    )
+    assert again in plm(*words, "--out", parts).err
+    other = plm(*words, "--out", parts, "--set", "lr=0.5").err
+    assert "has checkpoints of another training, with lr 0.001 instead of 0.5: choose another folder" in other
     assert plm(*words, "--out", parts, "--resume").code == 0
     a, b = (load_file(out / "model.safetensors") for out in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_first_start_with_resume_says_that_there_was_nothing(plm, pictures, tmp_path, caplog):
+    words = ["train", "finetune", pictures, *ONE_STEP, "--out", tmp_path / "run", "--resume"]
+    assert plm(*words).code == 0
+    said = f"nothing to resume: {tmp_path / 'run'} has no checkpoint, so the training starts from the beginning"
+    assert said in caplog.text
+    (tmp_path / "run" / "training.json").unlink()
+    assert "training.json is missing, so the training in" in plm(*words[:-1]).err
 
 
 def test_ctrl_c_leaves_a_training_to_go_on_with(plm, pictures, tmp_path, spy):
@@ -390,11 +399,14 @@ def test_a_folder_in_use_or_without_its_record_is_refused_at_once(plm, pictures,
 def test_nothing_is_overwritten_and_the_data_stays_data(plm, pictures, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("precious")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     for name in ("cats", "dogs", "emus", "foxes"):
         (tmp_path / "data" / name).mkdir(parents=True)
     neither = "is neither empty nor the folder of a training: it holds cats, dogs, emus and 1 more; choose another"
     for out, said in {
         tmp_path / "mine": "has files that would be overwritten (README.md)",
+        tmp_path / "model": "holds a model already: choose another folder",
         tmp_path / "data": neither,
         pictures: "lies in the data",
         pictures / "train" / "run": "lies in the data",
@@ -444,6 +456,7 @@ def test_unreadable_images_stop_a_training_before_it_starts_or_are_left_out(plm,
     assert result.code == 0, result.err
     assert f"are left out: {bad.parent.name}/{bad.name} (" in caplog.text
     record = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert record["data_digest"][:12] in record["found"]
     assert record["found"].startswith(f"{count - 1} images of 3 classes, 1 unreadable ones left out (digest ")
     assert record["left_out"] == [f"{bad.parent.name}/{bad.name}"]
     assert "--skip-unreadable" in (tmp_path / "run" / "README.md").read_text()
@@ -493,6 +506,7 @@ def test_the_score_is_that_of_the_loaded_model(finetune, untrained, pictures):
         (["--model", MODEL, "--set", "batch_size=1.5"], "batch_size '1.5' is not allowed: int is expected, such as 64"),
         ([*ONE_STEP, "--set", "epochs=0"], "epochs 0 is not allowed: more than 0 is"),
         ([*ONE_STEP, "--precision", "fp64"], "precision 'fp64' is not allowed: 'fp32', 'bf16' or 'fp16' is"),
+        ([*ONE_STEP, "--device", "toaster"], "device 'toaster' cannot be used"),
         ([*ONE_STEP, "--preset", "deiT"], "preset 'deiT' is not allowed for recipe 'finetune': default, micro, deit,"),
         ([*ONE_STEP, "--model", "resnet81"], "no model 'resnet81'"),
         ([*ONE_STEP, "--model", "test_vit", "--random", "--model-kwargs", "depht=2"], "cannot create test_vit with"),

@@ -4,6 +4,8 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from transformers import TrainerCallback
 from plm_core import InputError, MissingDependency, shapes
 from plm_core.training import Recipe, finetuning, fit, parameter_groups, seeded
 from plm_core.training.checkpoints import run_folder
+from plm_core.training.checks import training_device
 from plm_core.training.curve import csv_text
 from plm_core.training.finetuning import FinetuneConfig, accuracy
 from plm_core.training.micro import FlipAndShift, large_shapes
@@ -495,6 +498,39 @@ def test_a_score_with_the_name_of_another_value_is_refused(name):
 def test_evaluate_every_must_be_positive():
     with pytest.raises(InputError, match="evaluate_every 0 is not allowed: more than 0 is"):
         trained(evaluate=Probe(), evaluate_every=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *((name, None) for name in ("cuda", "cuda:0", "cpu", "auto")),
+        ("mps", "cannot be trained on: auto, cpu and"),
+        ("cuda:1", "hide the others, as in CUDA_VISIBLE_DEVICES=1"),
+    ],
+)
+def test_a_training_runs_on_the_cpu_or_the_first_accelerator(monkeypatch, name, said):
+    there = {"auto": torch.device("cuda")}
+    monkeypatch.setattr("plm_core.utils.devices.pick_device", lambda name: there.get(name) or torch.device(name))
+    if said is None:
+        assert training_device(name).type == ("cpu" if name == "cpu" else "cuda")
+    else:
+        with pytest.raises(InputError, match=f"device '{name}' .*{said}"):
+            training_device(name)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_trainer_leaves_the_accelerator_to_others_if_asked_to(monkeypatch, device):
+    """Nothing may look at an accelerator that is not there, so the Trainer's settings are only looked at."""
+    from plm_core.training import arguments
+
+    asked = {}
+    monkeypatch.setattr(arguments, "training_device", torch.device)
+    monkeypatch.setattr(
+        arguments, "TrainingArguments", lambda **settings: asked.update(settings) or SimpleNamespace(n_gpu=0)
+    )
+    options = {"per_device_batch_size": None, "precision": "fp32", "fsdp": False, "device": device}
+    arguments.training_arguments(net(), RECIPE, Path("run"), **options)
+    assert asked["use_cpu"] is (device == "cpu")
 
 
 # --- reports -------------------------------------------------------------------------------------------------

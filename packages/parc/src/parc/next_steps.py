@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from plm_core.hookspecs import Model, Training
 from plm_core.registry import registry
+from plm_core.utils.arguments import RANDOM
 
 if TYPE_CHECKING:
     from parc.probing import Probing
@@ -43,7 +44,7 @@ def after_probing(dataset: str, probing: Probing) -> str | None:
 
 def _trained(models: Sequence[str]) -> list[str]:
     """Leave out models with random weights, since nothing is gained by a fine-tuning from these."""
-    return [model for model in models if not model.startswith("random:")]
+    return [model for model in models if not model.startswith(RANDOM)]
 
 
 def _options(about: Mapping[str, Any]) -> list[str]:

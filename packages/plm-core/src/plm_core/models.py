@@ -28,8 +28,9 @@ def create_model(name: str | Path, pretrained: bool = False, **kwargs: Any) -> n
             ``torchvision:resnet50.IMAGENET1K_V1`` for a model of torchvision. ``transformers:org/name[@revision]`` or
             ``transformers:path`` for a model of transformers.
         pretrained: Load weights. If the name has no tag, they are those of the default tag.
-        **kwargs: Keywords of timm: ``num_classes`` (0 for no classifier), ``in_chans``, ``img_size``,
-            ``features_only``... The other libraries take ``num_classes`` too, and keywords of their own.
+        **kwargs: Keywords of timm: ``num_classes`` (0 for no classifier), ``in_chans``, ``img_size`` (of a network that
+            takes any size, the size of its preprocessing), ``features_only``... The other libraries take
+            ``num_classes`` too, and keywords of their own.
 
     Raises:
         UnknownName: There is no such model or tag. The message gives similar names and the distribution that would

@@ -34,7 +34,7 @@ def plm_commands() -> list[Command]:
         ),
         Command(
             name="evaluate",
-            help="Compute the accuracy of a classifier on labelled images.",
+            help="Compute the accuracy of a classifier on labelled images or videos.",
             implementation="plm_core.cli.evaluate:evaluate",
         ),
         Command(

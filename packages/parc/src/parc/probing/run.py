@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from parc.interrupted import Interrupted
 from parc.probing.evaluation import Images, evaluate
@@ -15,6 +15,8 @@ from parc.probing.validation import Folds
 from parc.ranking.candidates import expand_patterns
 from parc.ranking.probes import draw_probes
 from parc.ranking.progress_bars import show_bars
+from parc.ranking.training_data import log_trained_on, trained_on
+from plm_core.datasets import Dataset
 from plm_core.datasets.splits import own_splits
 from plm_core.errors import InputError
 
@@ -91,13 +93,14 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
     """Judge models by a simple classifier on their frozen features; the core of `probe`, with the same errors."""
     candidates = expand_patterns(models, settings.pretrained)
     device = _check_device(settings)
-    images, size, source, left_out = _images(dataset, settings)
-    about = {
+    train, val = _data(dataset, settings)
+    images = _images(train, val, settings)
+    about: dict[str, Any] = {
         "dataset": str(dataset),
-        "source": source,
+        "source": train.source,
         "kind": images.train.kind,
         "images": len(images.train),
-        "of": size,
+        "of": len(train),
         "classes": len(images.train.classes),
         "images_per_class": len(images.train) * (1 - 1 / settings.folds) / len(set(images.train.labels.tolist())),
         "val_images": 0 if images.val is None else len(images.val),
@@ -107,7 +110,8 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
         "device": device,
         "dtype": settings.dtype,
         "skip_unreadable": settings.skip_unreadable,
-        "left_out": left_out,
+        "left_out": [*train.left_out, *(() if val is None else val.left_out)],
+        "trained_on": trained_on(candidates, train),
     }
     outcomes: list[Outcome] = []
     try:
@@ -119,27 +123,27 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
     except KeyboardInterrupt:
         left = len(candidates) - len(outcomes)
         raise Interrupted(Probing(probe_rows(outcomes, images.kinds), about), left) from None
+    log_trained_on(about["trained_on"], f"{len(train)} {train.kind}")
     return Probing(probe_rows(outcomes, images.kinds), about)
 
 
-def _images(dataset: str | Path, settings: ProbeSettings) -> tuple[Images, int, str, list[str]]:
-    """Return the images or videos to probe on.
-
-    Returns:
-        They, the number and the source of those that they were drawn from, and the names of those that were left out.
-    """
+def _data(dataset: str | Path, settings: ProbeSettings) -> tuple[Dataset, Dataset | None]:
+    """Return the images or videos to probe on, and those of the split to judge by, if there is one."""
     train, val = own_splits(dataset, settings.skip_unreadable)
     if train.labels.ndim > 1:
         raise InputError(
             f"dataset {str(dataset)!r} has several labels per image; a probe needs one class per image "
             "(plm rank takes several, by the methods parc and knn)"
         )
+    return train, val
+
+
+def _images(train: Dataset, val: Dataset | None, settings: ProbeSettings) -> Images:
+    """Draw the images or videos that the models are run on."""
     probe = draw_probes(train, settings.budget)[0]
     folds = Folds(probe.labels, probe.classes, settings.folds, settings.seed, probe.kind)
     shots = folds.shots(settings.shots)
-    val_probe = None if val is None else draw_probes(val, settings.budget)[0]
-    left_out = [*train.left_out, *(val.left_out if val is not None else ())]
-    return Images(probe, val_probe, folds, shots), len(train), train.source, left_out
+    return Images(probe, None if val is None else draw_probes(val, settings.budget)[0], folds, shots)
 
 
 def _check_device(settings: ProbeSettings) -> str:

@@ -9,6 +9,7 @@
     cache.py          features on disk
     evaluation.py     one model, from its weights to its scores
     outcomes.py       the scores of one model, and the rows that all outcomes make
+    training_data.py  models that were trained on the very data
     results.py        the ranking
     report.py         a ranking as a table and as a picture
     ray_backend.py    the same work on a Ray cluster

@@ -10,6 +10,7 @@ from typing import Any
 
 from parc.facts import TORCHVISION, facts_of
 from plm_core.errors import InputError, NoWeights, UnknownName
+from plm_core.utils.arguments import RANDOM
 from plm_core.utils.files import existing_folder
 from plm_core.utils.near_misses import miss
 from plm_core.utils.seeding import seeded_weights
@@ -17,7 +18,6 @@ from plm_core.utils.text import natural_key
 
 _log = logging.getLogger("parc")
 WILDCARDS = frozenset("*?[")
-RANDOM = "random:"
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def expand_patterns(patterns: Iterable[str], pretrained: bool = True) -> list[Ca
     """
     candidates: dict[tuple[str, bool], Candidate] = {}
     for pattern in patterns:
-        text, with_weights = pattern.strip(), pretrained
-        if text.startswith(RANDOM):
-            text, with_weights = text.removeprefix(RANDOM), False
+        text = pattern.strip()
+        with_weights = pretrained and not text.startswith(RANDOM)
+        text = text.removeprefix(RANDOM)
         if not text:
             raise InputError(f"models has {pattern!r}; a name or a pattern as 'resnet*' is allowed")
         for name in _names(text, with_weights):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from plm_core.utils.progress import interactive
+from plm_core.utils.progress import interactive, new_bars
 
 
 class ProgressBars:
@@ -52,8 +52,7 @@ def show_bars(models: int, images: int) -> Iterator[ProgressBars]:
     if not interactive():
         yield ProgressBars(models, images)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -61,5 +60,5 @@ def show_bars(models: int, images: int) -> Iterator[ProgressBars]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with new_bars(*columns) as progress:
         yield ProgressBars(models, images, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ from plm_core.utils.text import millions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PANELS = 4
+"""Largest number of panels of a picture that stand beside each other."""
+TITLE = 30
+"""Characters of a method that fit above its panel."""
 
 
 def table(rows: Sequence[RankedRow]) -> list[dict[str, Any]]:
@@ -61,7 +67,10 @@ def _problem(rows: Mapping[str, RankedRow]) -> str:
 
 
 def figure(rows: Sequence[RankedRow], title: str) -> Figure:
-    """Draw the scores of each method with their intervals, the best model on top, and the sizes of the models."""
+    """Draw the scores of each method with their intervals, the best model on top, and the sizes of the models.
+
+    The panels stand in rows of at most `PANELS`, which are about equally long.
+    """
     methods = list(dict.fromkeys(row.method for row in rows))
     models = {
         model: of_model
@@ -70,9 +79,12 @@ def figure(rows: Sequence[RankedRow], title: str) -> Figure:
     }
     sizes = [of_model[methods[0]].params / 1e6 for of_model in models.values()]
     panels = len(methods) + 1
-    size = (3 + 2.6 * panels, 1.6 + 0.3 * max(4, len(models)))
+    lines = math.ceil(panels / PANELS)
+    columns = math.ceil(panels / lines)
+    size = (3 + 2.6 * columns, 0.4 + lines * (1.2 + 0.3 * max(4, len(models))))
     picture = plots.figure("a picture", EXTRA, figsize=size, layout="constrained")
-    axes = picture.subplots(1, panels, sharey=True, squeeze=False)[0]
+    grid = picture.subplots(lines, columns, sharey=True, squeeze=False)
+    axes, spare = grid.flat[:panels], grid.flat[panels:]
     for method, axis in zip(methods, axes, strict=False):
         _draw_scores(axis, method, [of_model[method] for of_model in models.values()])
     axes[-1].barh(range(len(models)), sizes, color="0.75", height=0.6)
@@ -80,18 +92,22 @@ def figure(rows: Sequence[RankedRow], title: str) -> Figure:
     if sizes and min(sizes) > 0 and max(sizes) > 30 * min(sizes):
         axes[-1].set_xscale("log")
         plots.label_powers(axes[-1])
-    axes[0].set_yticks(range(len(models)), list(models), fontsize=8)
     axes[0].invert_yaxis()
+    for axis in grid[:, 0]:
+        axis.set_yticks(range(len(models)), list(models), fontsize=8)
     for axis in axes:
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
+    for axis in spare:
+        axis.remove()
     picture.suptitle(title, fontsize=10)
     return picture
 
 
 def _draw_scores(axis: Any, method: str, rows: Sequence[RankedRow]) -> None:
-    axis.set_title(method, fontsize=10)
+    in_words = method.replace(",", ", ")  # so that a long name is broken between its options
+    axis.set_title(textwrap.fill(in_words, TITLE, break_on_hyphens=False), fontsize=10)
     axis.set_xlabel("higher is better", fontsize=8)
     for place, row in enumerate(rows):
         if row.score is None:

@@ -22,6 +22,7 @@ from parc.ranking.progress_bars import show_bars
 from parc.ranking.ray_backend import evaluate_on_ray
 from parc.ranking.results import Ranking
 from parc.ranking.settings import Settings
+from parc.ranking.training_data import log_trained_on, trained_on
 from parc.scores.pca import parse_pca
 from parc.scores.reference import Reference
 from parc.scoring import Features
@@ -119,7 +120,7 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
     _check_methods(probes[0], settings)
     references = None if settings.reference is None else _reference_features(settings.reference, probes, settings)
     _warn_of_few_images(probes[0], settings)
-    about = {
+    about: dict[str, Any] = {
         "dataset": str(dataset),
         "source": data.source,
         "kind": data.kind,
@@ -134,6 +135,7 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
         "dtype": settings.dtype,
         "skip_unreadable": settings.skip_unreadable,
         "left_out": list(data.left_out),
+        "trained_on": trained_on(candidates, data),
     }
     outcomes: list[Outcome] = []
 
@@ -146,6 +148,7 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
     except KeyboardInterrupt:
         raise Interrupted(ranking(), len(candidates) - len(outcomes)) from None
     _log_notes(outcomes)
+    log_trained_on(about["trained_on"], f"{len(data)} {data.kind}")
     return ranking()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from parc.checks import whole_number
 from parc.facts import FACT_METHODS
 from plm_core.errors import InputError, UnknownName
+from plm_core.utils.arguments import DEVICE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Settings:
     pretrained: bool = True
     """False to give every model random weights."""
 
-    device: str = "auto"
+    device: str = DEVICE
     """``auto`` for an accelerator if there is one, or a device as torch names it: ``cpu``, ``cuda``, ``cuda:1``."""
 
     dtype: str = "fp32"

@@ -11,6 +11,7 @@ import typer
 
 from plm_core.cli.options import BatchSize, Device, Dtype, Json, Transforms
 from plm_core.cli.table import show
+from plm_core.utils.arguments import DEVICE, split_random
 
 if TYPE_CHECKING:
     from plm_core.tools.bench import Timing
@@ -20,7 +21,9 @@ BUSY = 0.3
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="Name of a model (see plm list --timm).")],
+    model: Annotated[
+        str, typer.Argument(help="Name of a model (see plm list --timm). The prefix random: stands for random weights.")
+    ],
     transform: Transforms = None,
     compare: Annotated[
         list[str] | None,
@@ -47,7 +50,7 @@ def bench(
     size: Annotated[
         int | None, typer.Option("--size", min=1, help="Side of the images in pixels (default: the model's own).")
     ] = None,
-    device: Device = "cpu",
+    device: Device = DEVICE,
     dtype: Dtype = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
     runs: Annotated[
@@ -67,12 +70,13 @@ def bench(
     from plm_core.tools.bench import compare as time_all
     from plm_core.tools.bench import prepare
 
+    name, pretrained = split_random(model, pretrained)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         weights = images is not None if pretrained is None else pretrained
         try:
-            net, x = prepare(model, batch_size, device, size, weights)
+            net, x = prepare(name, batch_size, device, size, weights)
         except (NoWeights, WeightsError) as e:
             if pretrained:
                 raise

@@ -1,6 +1,6 @@
 """Options that several commands share, so that each has one name and one help text everywhere.
 
-A command gives the default: ``device: Device = "cpu"``.
+A command gives the default, as in ``device: Device = DEVICE``, which is the same for all of them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,23 @@ Transforms = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="Device: cpu, cuda, cuda:1, mps, or auto for the accelerator if there is one.")
+    str,
+    typer.Option(
+        "--device", help="Device: cpu, cuda, cuda:1, mps, or auto for the accelerator if there is one, else cpu."
+    ),
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="Precision: fp32, bf16 or fp16 (the last two by autocast).")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or clips per batch.")]
 NumWorkers = Annotated[
     int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "--stride",
+        min=1,
+        help="For a video model: step between the frames of a clip; 4 takes every fourth (default: its own).",
+    ),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
 SkipUnreadable = Annotated[

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Threads, Transforms
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Stride, Threads, Transforms
 from plm_core.cli.table import show
+from plm_core.utils.arguments import DEVICE
 
 
 def predict(
@@ -28,18 +29,11 @@ def predict(
         float | None,
         typer.Option("--threshold", min=0, max=1, help="For a detector: lowest score of an object (default: 0.5)."),
     ] = None,
-    stride: Annotated[
-        int | None,
-        typer.Option(
-            "--stride",
-            min=1,
-            help="For a video model: step between the frames of a clip; 4 takes every fourth (default: its own).",
-        ),
-    ] = None,
+    stride: Stride = None,
     transform: Transforms = None,
     batch_size: BatchSize = 8,
     num_workers: NumWorkers = 0,
-    device: Device = "cpu",
+    device: Device = DEVICE,
     dtype: Dtype = "fp32",
     threads: Threads = None,
     out: Annotated[

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from plm_core.cli.options import Json, Seed, SkipUnreadable, Threads, Transforms
+from plm_core.cli.options import Device, Json, Seed, SkipUnreadable, Threads, Transforms
 from plm_core.cli.table import show
 from plm_core.errors import InputError, TrainingInterrupted
 from plm_core.hookspecs import Training
 from plm_core.registry import registry
+from plm_core.utils.arguments import DEVICE, RANDOM
 from plm_core.utils.references import resolve
 from plm_core.utils.text import literal
 
@@ -86,8 +87,16 @@ def train(
         int, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
     ] = 0,
     precision: Annotated[str, typer.Option("--precision", help="Precision: fp32, bf16 or fp16.")] = "fp32",
+    device: Device = DEVICE,
     fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the parameters over the devices.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue from the newest checkpoint in --out. If there is none, the training starts from the "
+            "beginning, so a job that is restarted may always have this option.",
+        ),
+    ] = False,
     save_steps: Annotated[int, typer.Option("--save-steps", min=1, help="Steps between checkpoints.")] = 1000,
     max_steps: Annotated[
         int | None,
@@ -141,6 +150,7 @@ def train(
                 resume=resume,
                 precision=precision,
                 fsdp=fsdp,
+                device=device,
                 max_steps=max_steps,
                 save_steps=save_steps,
                 per_device_batch_size=per_device_batch_size,
@@ -187,7 +197,7 @@ def _show_settings(recipe: Training, model: str | None, preset: str | None, as_j
         preset, why = list(rows[0])[1], "the first one"
     else:
         why = "as asked for" if preset else "that of most models" if name is None else f"that of {name}"
-    chosen, _ = choose_preset(recipe, (name or "").removeprefix("random:"), preset)
+    chosen, _ = choose_preset(recipe, (name or "").removeprefix(RANDOM), preset)
     show(_folded(rows, chosen))
     typer.echo(f"preset {chosen}, {why}; --preset and --model show another", err=True)
 

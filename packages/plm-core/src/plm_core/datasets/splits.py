@@ -17,6 +17,8 @@ from plm_core.datasets.layout import find_splits, is_saved, split_word
 from plm_core.datasets.loading import check_labels, read_dataset, read_folder
 from plm_core.errors import InputError
 
+HOLDOUT = 0.1
+"""Share of the items that is held out where a source has no split to judge by."""
 MAX_NAMES = 4
 """Number of classes that an error names."""
 
@@ -33,7 +35,9 @@ class Splits:
     """The second part in a word: ``test`` if it is a split of such a name, which some data have instead of ``val``."""
 
 
-def load_splits(source: str | Path, seed: int = 0, holdout: float = 0.1, skip_unreadable: bool | None = None) -> Splits:
+def load_splits(
+    source: str | Path, seed: int = 0, holdout: float = HOLDOUT, skip_unreadable: bool | None = None
+) -> Splits:
     """Read the names and labels of the images or videos to train on and of those to judge the training on.
 
     The source may have splits of its own: folders (see

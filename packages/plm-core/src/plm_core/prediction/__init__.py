@@ -12,7 +12,7 @@
 - ``files``: the files at paths and in folders.
 - ``labels``: the names of a model's classes.
 - ``classification``, ``clips``, ``detection``: the three tasks.
-- ``evaluation``: `evaluate`, the accuracy on labelled images.
+- ``evaluation``: `evaluate`, the accuracy on labelled images or videos.
 - ``results``: what comes out, as plain data.
 - ``masks``: masks as COCO's run lengths.
 - ``drawing``, ``timeline``: pictures with the objects of a detector, and of the classes of a video over time.
@@ -20,7 +20,7 @@
 """
 
 from plm_core.prediction.drawing import draw
-from plm_core.prediction.evaluation import Evaluation, evaluate, labelled_images
+from plm_core.prediction.evaluation import Evaluation, evaluate, labelled_data
 from plm_core.prediction.files import InputFile, find_files, select_files
 from plm_core.prediction.masks import Mask
 from plm_core.prediction.results import (
@@ -52,7 +52,7 @@ __all__ = [
     "draw",
     "evaluate",
     "find_files",
-    "labelled_images",
+    "labelled_data",
     "predict",
     "select_files",
     "task_of",

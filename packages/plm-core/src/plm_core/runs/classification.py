@@ -114,7 +114,7 @@ def _left_out(splits: Splits) -> list[str]:
 
 def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
     found = _found(splits)
-    job.facts["left_out"] = _left_out(splits)
+    job.facts.update(left_out=_left_out(splits), data_digest=digest(splits.train))
     begin(job, found)
     config: FinetuneConfig = job.config_for(len(splits.train))
     num_classes = len(splits.train.classes)

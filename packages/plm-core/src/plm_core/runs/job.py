@@ -15,8 +15,9 @@ from plm_core import weights
 from plm_core.errors import InputError, NoWeights, PlmError
 from plm_core.hookspecs import Input
 from plm_core.models import LIBRARIES, class_names, create_model
-from plm_core.training.checks import RATE, refused
+from plm_core.training.checks import RATE, refused, training_device
 from plm_core.transforms import apply_all
+from plm_core.utils.arguments import DEVICE
 from plm_core.utils.text import as_tuple, first_line
 from plm_core.weights.mapping import announce_rest
 
@@ -145,7 +146,7 @@ class Job:
             )
 
     def rebuild(self, state: Mapping[str, Tensor], **kwargs: Any) -> nn.Module:
-        """Return a new model with trained weights in eval mode, without transforms, on the accelerator if there is one.
+        """Return a new model with trained weights in eval mode, without transforms, on the device of the training.
 
         The model that was trained may be sharded, wrapped or transformed.
 
@@ -155,7 +156,7 @@ class Job:
         """
         model = self._build(False, kwargs)
         model.load_state_dict(state)
-        return model.eval().to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        return model.eval().to(training_device(self.options.get("device", DEVICE)))
 
     def _build(self, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module:
         library = self.model.partition(":")[0].lower()

@@ -21,7 +21,7 @@ COMPARED = (
 """What must not change when a training is resumed. The number of workers, for one, may."""
 
 
-OPTIONS = ("fsdp", "max_steps", "save_steps", "per_device_batch_size", "num_workers", "report_to")
+OPTIONS = ("device", "fsdp", "max_steps", "save_steps", "per_device_batch_size", "num_workers", "report_to")
 """Options that are recorded and may change when a training is resumed."""
 
 
@@ -80,6 +80,40 @@ def check_request(job: Job) -> None:
     Raises:
         InputError: It was not. The message names what differs. Or there are checkpoints, and no record of what for.
     """
+    if (before := _record(job)) and (different := _difference(before, job)):
+        name, was, is_now = different
+        raise InputError(
+            f"{name} {is_now!r} is not that of the training in {str(job.out)!r}, {was!r}: resume it as it began, or "
+            "choose another folder"
+        )
+
+
+def check_new(job: Job) -> None:
+    """Check that a training which is not resumed meets no checkpoints.
+
+    Raises:
+        InputError: There are some. The message says whether they are those of this training, which can go on.
+    """
+    if not any(job.out.glob("checkpoint-*")):
+        return
+    if different := _difference(_record(job), job):
+        name, was, is_now = different
+        raise InputError(
+            f"out {str(job.out)!r} has checkpoints of another training, with {name} {was!r} instead of {is_now!r}: "
+            "choose another folder"
+        )
+    raise InputError(
+        f"out {str(job.out)!r} has checkpoints of this training: go on with it (resume=True, or --resume), or choose "
+        "another folder"
+    )
+
+
+def _record(job: Job) -> dict[str, Any]:
+    """Return what the training in the folder of a job was asked for; empty if there is neither a record nor a training.
+
+    Raises:
+        InputError: There are checkpoints without a record.
+    """
     record = job.out / RECORD_FILE
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
@@ -91,7 +125,12 @@ def check_request(job: Job) -> None:
             raise InputError(
                 f"{record} {why}, so the training in {str(job.out)!r} cannot be resumed: choose another folder"
             ) from e
-        return
+        return {}
+    return before
+
+
+def _difference(before: Mapping[str, Any], job: Job) -> tuple[str, Any, Any] | None:
+    """Return the name and both values of the first thing that differs in what was asked for, or None."""
     now = json.loads(json.dumps(request_of(job), default=str))
     for name in COMPARED:
         if name not in before or name not in now:  # what was found is not known before the data is open
@@ -100,10 +139,8 @@ def check_request(job: Job) -> None:
         if name == "config" and isinstance(was, Mapping):
             name, was, is_now = _first_difference(was, is_now)
         if was != is_now:
-            raise InputError(
-                f"{name} {is_now!r} is not that of the training in {str(job.out)!r}, {was!r}: resume it as it began, "
-                "or choose another folder"
-            )
+            return name, was, is_now
+    return None
 
 
 def _first_difference(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> tuple[str, Any, Any]:

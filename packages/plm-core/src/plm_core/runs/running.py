@@ -15,15 +15,14 @@ from plm_core.hub import CONFIG_FILE, PUSHED, read_config
 from plm_core.registry import registry
 from plm_core.runs.folder import write_run
 from plm_core.runs.job import Job, Trained
-from plm_core.runs.request import check_request, write_request
+from plm_core.runs.request import check_new, check_request, write_request
 from plm_core.training.checkpoints import check_not_in_use
 from plm_core.training.loop import check_fit_options
 from plm_core.training.overrides import override
+from plm_core.utils.arguments import DEVICE, split_random
 from plm_core.utils.references import resolve
 from plm_core.utils.seeding import GENERATORS
 
-RANDOM = "random:"
-"""Prefix of the name of a model with random weights, as ``plm rank`` has it."""
 ALLOWED = (".*", "runs", "*.log", "*.out", "*.err")
 """What may be in the folder of a new training: hidden files, the folder of tensorboard, and logs."""
 _log = logging.getLogger(__name__)
@@ -47,6 +46,7 @@ def train(
     resume: bool = False,
     precision: str = "fp32",
     fsdp: bool = False,
+    device: str = DEVICE,
     max_steps: int | None = None,
     save_steps: int = 1000,
     per_device_batch_size: int | None = None,
@@ -80,9 +80,11 @@ def train(
             started from, or else "other").
         seed: Random seed.
         skip_unreadable: Whether to leave out images or videos that cannot be read, which are an error otherwise.
-        resume: Whether to continue from the newest checkpoint in ``out``.
+        resume: Whether to continue from the newest checkpoint in ``out``. If there is none, the training starts from
+            the beginning, and a warning says so.
         precision: "fp32", or "bf16" or "fp16" by autocast.
         fsdp: Whether to shard the parameters over the processes.
+        device: "auto" for the accelerator if there is one, else the CPU; "cpu", or the accelerator's name.
         max_steps: Stop after this many optimiser steps. The schedule stays that of the whole training.
         save_steps: Optimiser steps between checkpoints.
         per_device_batch_size: Samples per forward pass on one device.
@@ -105,6 +107,7 @@ def train(
         "resume": resume,
         "precision": precision,
         "fsdp": fsdp,
+        "device": device,
         "max_steps": max_steps,
         "save_steps": save_steps,
         "per_device_batch_size": per_device_batch_size,
@@ -115,12 +118,9 @@ def train(
     out = options["out"] = Path(out)
     _check_options(spec, {"pretrained": pretrained, "weights": weights, "transforms": transforms or None})
     name = model or spec.model
-    if name is not None and name.startswith(RANDOM):
-        if pretrained:
-            raise InputError(f"model {name!r} asks for random weights, and pretrained for others: choose one")
-        name, pretrained = name.removeprefix(RANDOM), False
     if name is None:
         raise InputError(f"recipe {recipe!r} needs a model: name one, such as {spec.micro!r} for a trial")
+    name, pretrained = split_random(name, pretrained)
     others = {other.data: f"recipe {other.name!r}" for other in reversed(registry().declared(Training))}
     check_kind(data, spec.data, f"recipe {recipe!r}", others)
     _check_out(out, Path(data), resume)
@@ -147,8 +147,7 @@ def train(
         options=options,
         notes=notes,
     )
-    if resume:
-        check_request(job)
+    (check_request if resume else check_new)(job)
     job.options["callbacks"] = (_reporter(job),)
     with GENERATORS:  # the recipe creates a model with random weights
         trained: Trained | None = resolve(spec.train)(job)
@@ -181,14 +180,10 @@ def _check_out(out: Path, data: Path, resume: bool) -> None:
     if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"out {str(out)!r} lies in the data {str(data)!r}, which would then hold it: choose another")
     check_not_in_use(out)
-    if resume and any(out.glob("checkpoint-*")):
+    if any(out.glob("checkpoint-*")):  # it belongs to a training, and `check_request` and `check_new` speak of those
         return
     if (out / CONFIG_FILE).exists() and not resume:
-        raise InputError(
-            f"out {str(out)!r} holds a model already: choose another folder, or resume to go on with it (--resume)"
-        )
-    if any(out.glob("checkpoint-*")):  # `fit` speaks of those
-        return
+        raise InputError(f"out {str(out)!r} holds a model already: choose another folder")
     if present := [name for name in PUSHED if (out / name).exists()]:
         raise InputError(f"out {str(out)!r} has files that would be overwritten ({', '.join(present)}): choose another")
     if others := _foreign(out):

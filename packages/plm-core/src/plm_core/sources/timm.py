@@ -58,6 +58,18 @@ def create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     raise InputError(f"model '{shown(name)}' has source '{shown(source)}'; {allowed} are allowed")
 
 
+def folder_of(name: str) -> Path | None:
+    """Return the model folder that a name stands for, or None if it stands for another model or for none."""
+    timm_bridge.register()
+    if ":" not in name or Path(name).is_absolute():
+        try:
+            name = _with_source(name)
+        except UnknownName:
+            return None
+    source, _, path = name.partition(":")
+    return existing_folder(path) if source.lower() == "local-dir" and path else None
+
+
 def _with_source(name: str) -> str:
     """Return a name with its source, if it has one: the path of a folder, or else a repository of the Hub.
 
@@ -113,15 +125,13 @@ def _create_by_timm(name: str, pretrained: bool, source: str, file: HubFile | No
 
     ``file`` is the first one that it reads of a repository. A config.json is checked before timm reads it.
     """
-    import timm
-
     try:
         with one_line(f"cannot get {source}", file):
             if file is not None and file.file == CONFIG_FILE:
                 fault = fault_of(download(file, kwargs.get("cache_dir")), name.partition(":")[2])
                 if fault:
                     raise WeightsError(f"cannot get {source}: {fault}")
-            return timm.create_model(name, pretrained=pretrained, **kwargs)
+            return _sized(name, pretrained, **kwargs)
     except PlmError:
         raise
     except Exception as e:
@@ -139,6 +149,34 @@ def _create_by_timm(name: str, pretrained: bool, source: str, file: HubFile | No
         if not (pretrained or ":" in name):
             raise
         raise WeightsError(f"cannot get {source}: its weights and its configuration make no model: {why}") from e
+
+
+def _sized(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Call timm.create_model, also with an ``img_size`` for a model that takes any size and has no such keyword.
+
+    That is most convolutional networks. The size is then that of the model's preprocessing.
+
+    Raises:
+        InputError: The size is none, or the model has a size that cannot be changed.
+    """
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except TypeError as e:
+        if kwargs.get("img_size") is None or "unexpected keyword argument 'img_size'" not in str(e):
+            raise
+    size = kwargs.pop("img_size")
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(f"img_size {size!r} is not allowed: a whole number from 1, or a height and a width, is")
+    model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    config = getattr(model, "pretrained_cfg", None)
+    if not config or config.get("fixed_input_size"):
+        raise InputError(f"img_size {size!r} is not for {name}: its size cannot be changed")
+    changed = {"input_size": (config["input_size"][0], *sides), "test_input_size": None, "pool_size": None}
+    model.pretrained_cfg = model.default_cfg = {**config, **changed}  # timm has both names
+    return model
 
 
 def _check_name(name: str) -> None:

@@ -28,6 +28,7 @@ from plm_core.registry import registry
 from plm_core.tools.agreement import Agreement, agreements
 from plm_core.tools.memory import memory_of, synchronize
 from plm_core.transforms import apply_all
+from plm_core.utils.arguments import DEVICE
 from plm_core.utils.devices import autocast, pick_device
 from plm_core.utils.progress import track
 from plm_core.utils.text import first_line
@@ -162,7 +163,7 @@ def interleaved(
 
 
 def prepare(
-    name: str, batch_size: int, device: str = "cpu", size: int | None = None, pretrained: bool = False
+    name: str, batch_size: int, device: str = DEVICE, size: int | None = None, pretrained: bool = False
 ) -> tuple[nn.Module, Tensor]:
     """Create a model in eval mode, and a batch of random images for it.
 

@@ -1,11 +1,14 @@
-"""The facts that a model folder tells about its model: its config and the record of its training."""
+"""What a model folder tells about its model: the facts of its config and the record of its training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from plm_core.datasets import Dataset, digest
+from plm_core.datasets.splits import HOLDOUT, hold_out
 from plm_core.errors import InputError
 from plm_core.hub import CONFIG_FILE, RECORD_FILE, read_config
 from plm_core.model_config import read_json
@@ -47,6 +50,31 @@ def folder_facts(name: str) -> dict[str, Any]:
         **{str(name): f"{score:.4g}" for name, score in _part(record, "scores").items() if isinstance(score, float)},
     }
     return {title: fact for title, fact in facts.items() if fact}
+
+
+def trained_on(folder: Path, data: Dataset) -> int:
+    """Return on how many of some images or videos the model of a folder was trained, as far as that can be known.
+
+    ``plm train`` records the digest of the names and the labels that it trained on. They are compared with all of the
+    data, and with what a training on them would not have held out.
+
+    Args:
+        folder: A model folder.
+        data: The images or videos.
+
+    Returns:
+        The number, or 0 if nothing is known.
+    """
+    record: Mapping[str, Any] = {}
+    with suppress(ValueError):
+        record = read_json(folder / RECORD_FILE)
+    known, seed = record.get("data_digest"), record.get("seed")
+    if not isinstance(known, str) or not isinstance(seed, int):
+        return 0
+    if digest(data) == known:
+        return len(data)
+    kept = data.take(hold_out(data.labels, seed, HOLDOUT)[0])
+    return len(kept) if digest(kept) == known else 0
 
 
 def _part(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:

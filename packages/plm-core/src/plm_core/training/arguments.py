@@ -13,6 +13,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from plm_core.errors import InputError, MissingDependency
+from plm_core.training.checks import training_device
 from plm_core.training.recipe import Recipe
 from plm_core.utils.requirements import installed
 
@@ -49,6 +50,7 @@ def training_arguments(
     per_device_batch_size: int | None,
     precision: str,
     fsdp: bool,
+    device: str,
     **options: Any,
 ) -> TrainingArguments:
     """Return the Trainer's settings.
@@ -60,10 +62,11 @@ def training_arguments(
         per_device_batch_size: See `plm_core.training.fit`.
         precision: See `plm_core.training.fit`.
         fsdp: See `plm_core.training.fit`.
+        device: See `plm_core.training.fit`.
         **options: Settings of TrainingArguments by their own names.
 
     Raises:
-        InputError: The batch size does not divide over the processes.
+        InputError: The batch size does not divide over the processes, or the device cannot be trained on.
     """
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -78,7 +81,7 @@ def training_arguments(
         fsdp=fsdp or None,
         fsdp_config=_units(model) if fsdp else None,
         ddp_find_unused_parameters=False,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=training_device(device).type == "cpu",
         **_shares(recipe, per_device_batch_size),
         **options,
     )

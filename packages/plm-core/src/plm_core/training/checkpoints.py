@@ -56,7 +56,7 @@ def checkpoint_to_resume(folder: Path, max_steps: int | None) -> Path | None:
             "cannot be resumed: choose another folder, or remove its checkpoints"
         )
     if newest is None and main_process():
-        _log.warning("%s has no checkpoint to resume: the training begins", folder)
+        _log.warning("nothing to resume: %s has no checkpoint, so the training starts from the beginning", folder)
     if newest is not None and max_steps is not None and _step(newest) >= max_steps:
         raise InputError(f"max_steps {max_steps} is not allowed: more than {_step(newest)}, the steps taken so far, is")
     return newest

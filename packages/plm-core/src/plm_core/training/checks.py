@@ -60,6 +60,28 @@ def check_options(annotated: Any, values: Mapping[str, Any], **ranges: Range) ->
             raise refused(name, values[name], allowed)
 
 
+def training_device(name: str) -> Any:
+    """Return the device that a training runs on: the CPU or the accelerator, of which the Trainer takes the first one.
+
+    Args:
+        name: ``auto`` for the accelerator if there is one, ``cpu``, or the accelerator's name.
+
+    Raises:
+        InputError: There is no such device, or it cannot be trained on.
+    """
+    from plm_core.utils.devices import pick_device  # torch is imported with it, which checks of settings do not need
+
+    device = pick_device(name)
+    if device.type not in ("cpu", pick_device("auto").type):
+        raise InputError(f"device {name!r} cannot be trained on: auto, cpu and the accelerator's name are allowed")
+    if device.index:
+        raise InputError(
+            f"device {name!r} is not the first of its kind, on which a training runs: hide the others, as in "
+            f"CUDA_VISIBLE_DEVICES={device.index}"
+        )
+    return device
+
+
 def refused(name: str, value: Any, allowed: str) -> InputError:
     """Return the error about a value that is not allowed."""
     return InputError(f"{name} {reprlib.repr(value)} is not allowed: {allowed} is")

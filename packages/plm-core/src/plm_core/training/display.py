@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from plm_core.training.history import EVALUATION, passed
 from plm_core.training.pace import Pace
 from plm_core.training.recipe import Recipe
-from plm_core.utils.progress import REFRESH, interactive, showing
+from plm_core.utils.progress import RECENT, REFRESH, interactive, showing
 
 
 @contextmanager
@@ -177,7 +177,7 @@ class _Bars(Progress):
     def __init__(self, console: Console) -> None:
         self.note = ""
         columns = (TextColumn("{task.description}", markup=False), BarColumn(None), MofNCompleteColumn(), _Left())
-        super().__init__(*columns, console=console, auto_refresh=False, expand=True)
+        super().__init__(*columns, console=console, auto_refresh=False, expand=True, speed_estimate_period=RECENT)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Return the bars and the line, which is cut at the edge of the terminal."""

@@ -17,12 +17,13 @@ from torch.utils.data import Dataset, default_collate
 
 from plm_core.errors import InputError, MissingDependency
 from plm_core.training.checkpoints import CheckpointWriter, checkpoint_to_resume, run_folder
-from plm_core.training.checks import AT_LEAST_0, AT_LEAST_1, MORE_THAN_0, SEED, check_options, refused
+from plm_core.training.checks import AT_LEAST_0, AT_LEAST_1, MORE_THAN_0, SEED, check_options, refused, training_device
 from plm_core.training.evaluation import Evaluate
 from plm_core.training.history import history
 from plm_core.training.interruption import catch_signals, interrupted
 from plm_core.training.recipe import Loss, Recipe
 from plm_core.training.seeding import Collate, Seeded
+from plm_core.utils.arguments import DEVICE
 from plm_core.utils.seeding import GENERATORS
 
 
@@ -62,6 +63,7 @@ def fit(
     max_steps: int | None = None,
     log_steps: int = 50,
     fsdp: bool = False,
+    device: str = DEVICE,
     evaluate: Evaluate | None = None,
     evaluate_every: float = 1.0,
     report_to: str | Sequence[str] = (),
@@ -84,8 +86,9 @@ def fit(
         recipe: The optimisation.
         out: Folder for checkpoints, written each ``save_steps`` and at the end. The last two are kept. None for no
             checkpoints. Only one training at a time can use it.
-        resume: Whether to continue from the newest checkpoint in ``out``, if there is one. A checkpoint in which a file
-            is missing or not as it was written is skipped, with a warning.
+        resume: Whether to continue from the newest checkpoint in ``out``. If there is none, the training starts from
+            the beginning, with a warning, so a job that is restarted may always ask for it. A checkpoint in which a
+            file is missing or not as it was written is skipped, with a warning.
         save_steps: Optimiser steps between checkpoints.
         seed: Random seed.
         collate: A function that makes a batch from a list of samples.
@@ -96,6 +99,7 @@ def fit(
         max_steps: Stop after this many optimiser steps. The schedule is still that of the whole training.
         log_steps: Steps between logged values. The end of each epoch is logged too.
         fsdp: Whether to shard the parameters over the processes (FSDP) instead of copying them (DDP).
+        device: "auto" for the accelerator if there is one, else the CPU; "cpu", or the accelerator's name.
         evaluate: A function ``evaluate(model)`` that returns named scores, such as {"val top-1 %": 83.1}, for the
             history. It is called with the model in eval mode and without gradients. The training goes on as if there
             had been no evaluation: modes and random generators are restored. Under torchrun every process calls it at
@@ -141,6 +145,7 @@ def fit(
         per_device_batch_size=per_device_batch_size,
         precision=precision,
         max_steps=max_steps,
+        device=device,
         log_steps=log_steps,
         evaluate_every=evaluate_every,
         report_to=report_to,
@@ -160,6 +165,7 @@ def fit(
             per_device_batch_size=per_device_batch_size,
             precision=precision,
             fsdp=fsdp,
+            device=device,
             seed=seed,
             data_seed=seed,
             save_strategy="no" if out is None else "steps",
@@ -231,6 +237,8 @@ def check_fit_options(**options: Any) -> None:
         log_steps=AT_LEAST_1,
         evaluate_every=MORE_THAN_0,
     )
+    if "device" in options:
+        training_device(options["device"])
 
 
 def _leave() -> None:

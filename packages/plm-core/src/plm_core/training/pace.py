@@ -26,21 +26,24 @@ class Pace:
     def begin(self) -> None:
         """Start the clock."""
         self.start = self.mark = self.clock()
-        self.first: float | None = None
         self.steps = 0
+        self.other = 0.0
         self.recent.clear()
 
     def step(self) -> None:
         """Note that a step has ended."""
+        if self.steps == 1:  # the first step is slower than the others, so it counts only until there are more
+            self.recent.clear()
         now = self.clock()
         self.recent.append(now - self.mark)
         self.mark = now
         self.steps += 1
-        self.first = self.first or now
 
     def skip(self) -> None:
         """Leave the time since the last step out of the rate, since it was spent on something else."""
-        self.mark = self.clock()
+        now = self.clock()
+        self.other += now - self.mark
+        self.mark = now
 
     def rate(self) -> float | None:
         """Return the samples per second over the last steps, or None before the first."""
@@ -48,15 +51,15 @@ class Pace:
         return self.batch_size * len(self.recent) / seconds if seconds else None
 
     def left(self, steps: int) -> float | None:
-        """Return the seconds that so many more steps will take, with all that happens between them.
+        """Return the seconds that so many more steps will take, or None before the first step.
 
-        The first step is slower than the others, so it counts only until there are more.
+        The steps are as fast as the last ones, so that the time follows a machine that becomes faster or slower. What
+        happens between steps is rarer, so it takes its share of all the time until now.
         """
-        now = self.clock()
-        if self.first is None:
+        if not self.recent:
             return None
-        seconds, done = (now - self.first, self.steps - 1) if self.steps > 1 else (now - self.start, 1)
-        return steps * seconds / done
+        between = self.other / max(self.steps - 1, 1)
+        return steps * (sum(self.recent) / len(self.recent) + between)
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""

@@ -11,12 +11,16 @@ from operator import length_hint
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 T = TypeVar("T")
 
 REFRESH = 0.1
 """Seconds between two drawings of bars that are not drawn by a thread of their own."""
+
+RECENT = 120.0
+"""Seconds over which bars measure the speed that the remaining time follows. Two batches must fit into it, also of a
+large model on a CPU."""
 
 _shown: list[Progress] = []
 
@@ -42,10 +46,20 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     if not interactive():
         yield from items
         return
-    from rich.console import Console
-    from rich.progress import track as rich_track
+    with new_bars() as bars:
+        yield from bars.track(items, total, description=description)
 
-    yield from rich_track(items, description=description, total=total, console=Console(stderr=True), transient=True)
+
+def new_bars(*columns: str | ProgressColumn) -> Progress:
+    """Return progress bars on stderr that vanish at the end. Their remaining time follows the recent speed.
+
+    Args:
+        *columns: Columns of rich; none for description, bar, percentage and remaining time.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=RECENT)
 
 
 @contextmanager
@@ -54,10 +68,7 @@ def progress_bar(description: str, total: float) -> Iterator[Callable[[float], N
     if not interactive():
         yield lambda amount: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with new_bars() as progress:
         task = progress.add_task(description, total=total)
         yield lambda amount: progress.advance(task, amount)
 
