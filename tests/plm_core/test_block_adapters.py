@@ -79,6 +79,8 @@ def call_of(model, x, index=1):
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
 def test_adapters_name_existing_objects(name):
+    if name.startswith("open_clip"):
+        pytest.importorskip("open_clip")
     for reference in filter(None, (*ADAPTERS[name].models, ADAPTERS[name].view, ADAPTERS[name].embed)):
         assert callable(resolve(reference))
 

@@ -48,6 +48,8 @@ def make_model(name, depth=3):
 
     The depth is that of a variant; the examples of block adapters have their own.
     """
+    if name.startswith("open_clip"):
+        pytest.importorskip("open_clip")
     if name in ADAPTERS:
         model, x = make(ADAPTERS[name])
         x = torch.cat([x, x[:1].flip(-1)])
