@@ -9,7 +9,7 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from plm_core.errors import InputError
+from plm_core.errors import InputError, NotSupported
 from plm_core.transforms import forget, record
 from tome.schedule import R
 
@@ -98,7 +98,12 @@ def apply(
     from tome import vit
 
     options: dict[str, Any] = {"prop_attn": prop_attn, "unmerge": unmerge, "positions": positions}
-    vit.apply(_module(model), r, flops=flops, tokens=tokens, **options)
+    try:
+        vit.apply(_module(model), r, flops=flops, tokens=tokens, **options)
+    except NotSupported as e:
+        if not _is_diffusion(model):
+            raise
+        raise NotSupported(f"{e}; for the diffusion model inside, give ratio in place of r, flops and tokens") from e
     record(model, NAME)
     return model
 
