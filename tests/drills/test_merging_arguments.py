@@ -42,7 +42,7 @@ def cases():
     model = timm.create_model("vit_tiny_patch16_224", **SIZE).eval()
     merged = tome.apply(timm.create_model("vit_tiny_patch16_224", **SIZE).eval(), r=2)
     pixels, traced = np.zeros((32, 32, 3), np.uint8), tome.trace(merged, IMAGE)
-    ours = {"r": 2, "prop_attn": True, "unmerge": False}
+    ours = {"r": 2, "prop_attn": True, "unmerge": False, "positions": "destination"}
     return model, [
         ("apply", tome.apply, {"model": model, **ours}),
         ("apply flops", tome.apply, {"model": model, "flops": 0.5}),

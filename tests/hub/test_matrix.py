@@ -69,7 +69,10 @@ TRANSFORM = """
 
 @pytest.fixture(scope="module")
 def installed():
-    return {row["family"]: row for row in compute()}
+    rows = {row["family"]: row for row in compute()}
+    if rows["open_clip-vit"]["blocks"] == "not installed":  # the one library that the test group does not install
+        del rows["open_clip-vit"]
+    return rows
 
 
 def test_no_installed_combination_is_broken(installed):

@@ -1,5 +1,6 @@
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import parc
 from parc import scoring
 from parc.catalog import parse_method
+from parc.scores import pairwise
 from parc.scores import pca as pca_module
 from parc.scores.inputs import features_of
 from parc.scores.linalg import compact
@@ -237,7 +239,9 @@ def test_tensors_on_an_accelerator_are_reduced_there(copied, name, d, pca):
     stays = pca == 8 or (pca is None and name in scoring.ROTATION_INVARIANT)
     assert (len(copied) == 0) is stays
     bank = {"m": Features(tensor, features.probs, features.features)}
+    copied.clear()
     (row,) = score_bank(bank, y, [name], pca=pca, bootstraps=3)
+    assert (len(copied) == 0) is stays
     (same,) = score_bank({"m": replace(bank["m"], features=features.features)}, y, [name], pca=pca, bootstraps=3)
     assert (row.score, row.low, row.high) == pytest.approx((same.score, same.low, same.high), rel=1e-5, abs=1e-5)
 
@@ -335,6 +339,41 @@ def test_bank_is_score_by_score():
         assert row.score == score(row.method, features.features, y, num_classes=4, **everything(features))
         assert (row.low, row.high, row.error) == (None, None, None)
         assert row.seconds > 0
+
+
+class Loading(Mapping):
+    """A bank that reads the features of a model, and its reference, when they are asked for."""
+
+    def __init__(self, banks):
+        self.banks = banks
+
+    def __getitem__(self, name):
+        seed = self.banks[name]
+        return Features(model(seed=seed)[0].features, reference_features=model(seed=seed + 7)[0].features)
+
+    def __iter__(self):
+        return iter(self.banks)
+
+    def __len__(self):
+        return len(self.banks)
+
+
+def test_a_bank_that_loads_its_references_does_not_mix_them_up():
+    """An array that is gone may leave its identity to the next one."""
+    y = model()[1]
+    bank = Loading({f"m{seed}": seed for seed in range(6)})
+    rows = score_bank(bank, y, ["dds"])
+    own = [score("dds", f.features, y, reference_features=f.reference_features) for f in bank.values()]
+    assert [row.score for row in rows] == own
+
+
+def test_dds_compares_its_reference_with_itself_once(monkeypatch):
+    real, calls = pairwise._dependence, []
+    monkeypatch.setattr(pairwise, "_dependence", lambda a, b: (calls.append(a is b), real(a, b))[1])
+    y, shared = model()[1], model()[0].reference_features
+    bank = {f"m{seed}": Features(model(seed=seed)[0].features, reference_features=shared) for seed in range(3)}
+    score_bank(bank, y, ["dds"])
+    assert sorted(calls) == [False] * 3 + [True] * 4  # each model with itself, and the reference once
 
 
 @pytest.mark.parametrize(("name", "piece"), [("rsa", "ranks"), ("dds", "unit_rows")])

@@ -16,7 +16,7 @@ from torch import nn
 from plm_core import MissingDependency, NotSupported, blocks
 from plm_core.adapters import timm as timm_adapters
 from plm_core.adapters import transformers as transformers_adapters
-from plm_core.adapters.common import kept_rows
+from plm_core.adapters.common import averaged_rows, inverse, kept_rows, rotate
 from plm_core.blocks import examples
 from plm_core.hookspecs import BlockAdapter
 from plm_core.registry import registry
@@ -79,6 +79,8 @@ def call_of(model, x, index=1):
 
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
 def test_adapters_name_existing_objects(name):
+    if name.startswith("open_clip"):
+        pytest.importorskip("open_clip")
     for reference in filter(None, (*ADAPTERS[name].models, ADAPTERS[name].view, ADAPTERS[name].embed)):
         assert callable(resolve(reference))
 
@@ -309,6 +311,60 @@ def test_keys_without_their_rotation_in_transformers():
     key, plain = (view.qkv(normed, **c)[1] for c in (context, {}))
     assert not torch.allclose(key, plain, atol=1e-2)
     torch.testing.assert_close(view.unrotate(key, **context), plain)
+
+
+AVERAGED = [*ROTARY, "rotary, attention of timm.layers", "transformers"]
+
+
+@pytest.mark.parametrize("variant", AVERAGED)
+def test_averaged_rotations(variant):
+    """A key at the mean of several places is the mean of that key at each of them, and can be taken back."""
+    name, options = TIMM.get(variant, ("", {}))
+    view, x, context, _ = call_of(timm_model(name, **options) if name else hf_model("DINOv3ViTModel"), IMAGE)
+    prefix = x.shape[1] - 16
+    patches = torch.tensor([[0, 1, 1, 0, 2, 2, 2, 2, 3, 3, 0, 4, 3, 5, 5, 4], [5, 4, 3, 2, 1, 0] * 2 + [0] * 4])
+    group = torch.cat([torch.arange(prefix).expand(2, -1), prefix + patches], 1)
+    size = torch.stack([row.bincount()[:, None] for row in group])
+    averaged = view.average(context, group, size)
+    few = view.normalize(x[:, : prefix + 6])
+    q, k, v = view.qkv(few, **averaged)
+    for b in range(2):
+        for token in range(prefix + 6):
+            members = (group[b] == token).nonzero().flatten().tolist()
+            places = [[*range(prefix), *[max(m, prefix)] * 6] for m in members]
+            at_each = [view.qkv(few[b : b + 1], **view.select(context, torch.tensor([p]))) for p in places]
+            for ours, which in ((q, 0), (k, 1), (v, 2)):
+                by_hand = torch.stack([pieces[which][0, :, token] for pieces in at_each]).mean(0)
+                torch.testing.assert_close(ours[b, :, token], by_hand)
+    first = view.select(context, torch.arange(prefix + 6).expand(2, -1))
+    plain = view.unrotate(view.qkv(few, **first)[1], **first)
+    torch.testing.assert_close(view.unrotate(k, **averaged), plain, atol=1e-4, rtol=1e-4)
+
+
+def test_places_that_cancel_leave_a_finite_key():
+    table = torch.tensor([[0.0, 1.0, 1.0, 0.0], [0.0, -1.0, -1.0, 0.0]])  # sines, then cosines
+    mean = averaged_rows(table, torch.tensor([[0, 1, 1]]), torch.tensor([[[1.0], [2.0]]]), prefix=1)
+    assert torch.equal(mean, torch.zeros(1, 1, 1, 4))
+    key = torch.rand(1, 1, 1, 2)
+    assert torch.equal(rotate(rotate(key, mean, half=True), inverse(mean, averaged=True), half=True), 0 * key)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_averaged_in_float32(dtype):
+    table = torch.rand(300, 8).to(dtype)
+    mean = averaged_rows(table, torch.zeros(1, 300, dtype=torch.long), torch.full((1, 1, 1), 300.0), prefix=0)
+    assert mean.dtype == dtype
+    assert torch.equal(mean[0, 0, 0], table.float().mean(0).to(dtype))
+
+
+def test_masks_are_refused_when_places_are_averaged():
+    view, _, context, _ = call_of(timm_model("eva02_tiny_patch14_224"), IMAGE)
+    group, size = torch.arange(17).expand(2, -1), torch.ones(2, 17, 1)
+    with pytest.raises(NotSupported, match="attention with attn_mask cannot be restricted"):
+        view.average({**context, "attn_mask": torch.zeros(17, 17)}, group, size)
+    view, _, context, _ = call_of(hf_model("DINOv3ViTModel", num_register_tokens=0), IMAGE)
+    with pytest.raises(NotSupported, match="attention with attention_mask cannot be restricted"):
+        view.average({**context, "attention_mask": torch.zeros(17, 17)}, group, size)
 
 
 def test_keys_that_are_not_rotated_stay():

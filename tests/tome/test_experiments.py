@@ -18,7 +18,7 @@ from tome.experiments.data import silhouettes
 from tome.experiments.models import rotary_vit
 from tome.experiments.pruning import class_attention, dropping
 from tome.experiments.report import plot_merging
-from tome.experiments.rotary import placing
+from tome.experiments.rotary import _mean_of_angles, placing
 from tome.experiments.studies import PLACES, RIVALS, STUDIES
 
 TINY = {"embed_dim": 16, "depth": 3, "num_heads": 2, "mlp_ratio": 2}
@@ -144,13 +144,12 @@ def test_merged_tokens_get_the_named_positions(eva):
         for i, sources in groups.items():
             expected = sources[0] if sources else ours.place[0, i]
             assert theirs.place[0, i] == expected
-        with placing(eva, 6, place="mean"):
-            merging = blocks.patched_by(eva.blocks[1])
-            state = blocks.state_of(eva.blocks[0](t, rope=rope))
-            actual = merging._averaged({"rope": rope}, state.place, state.group)["rope"][0, 0]
+        view = blocks.view(eva).blocks[1]
+        actual = _mean_of_angles(view, {"rope": rope}, ours.matching.group, ours.size)["rope"][0, 0]
         for i, sources in list(groups.items())[1:]:
-            members = [ours.place[0, i].item(), *sources]
-            torch.testing.assert_close(actual[i - 1], rope[torch.tensor(members) - 1].mean(0))
+            sin, cos = rope[torch.tensor([ours.place[0, i].item(), *sources]) - 1].mean(0).chunk(2)
+            angle = torch.atan2(sin, cos)
+            torch.testing.assert_close(actual[i - 1], torch.cat([angle.sin(), angle.cos()]))
 
 
 def test_silhouettes_are_bright_on_dark_and_whole():

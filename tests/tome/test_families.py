@@ -3,6 +3,8 @@
 import copy
 import functools
 import inspect
+import pickle
+from dataclasses import replace
 
 import pytest
 import timm
@@ -35,6 +37,7 @@ VARIANTS = {
     "EVA-02": ("eva02_tiny_patch14_224", {}),
     "Perception Encoder": ("vit_pe_core_tiny_patch16_384", {}),
     "spatial Perception Encoder": ("vit_pe_spatial_tiny_patch16_512", {}),
+    "rotary, of each head and block": ("vit_small_patch16_rope_mixed_224", {}),
     "BEiT v2": ("beitv2_base_patch16_224", {}),
 }
 
@@ -45,6 +48,8 @@ def make_model(name, depth=3):
 
     The depth is that of a variant; the examples of block adapters have their own.
     """
+    if name.startswith("open_clip"):
+        pytest.importorskip("open_clip")
     if name in ADAPTERS:
         model, x = make(ADAPTERS[name])
         x = torch.cat([x, x[:1].flip(-1)])
@@ -97,7 +102,22 @@ def attention(q, k, v, sizes, bias):
     return logits.softmax(-1) @ v
 
 
-def reference(model_view, calls, r, prop_attn=True):
+def pieces_at_mean_positions(view, normed, context, members, prefix):
+    """Return q, k, v and the keys without rotation: q and k are means over those at the place of each member."""
+    count = normed.shape[1]
+    places = range(prefix, sum(map(len, members)))
+    kept = torch.tensor([[*range(prefix), *[place] * (count - prefix)] for place in places])
+    selected = view.select(context, kept)  # every token at each of the places
+    q, k, v = view.qkv(normed.expand(len(places), -1, -1), **selected)
+    plain = view.unrotate(k, **selected)[0]
+    q, k = (
+        torch.stack([t[[max(m - prefix, 0) for m in group], :, i].mean(0) for i, group in enumerate(members)], 1)[None]
+        for t in (q, k)
+    )
+    return q, k, v[:1], plain
+
+
+def reference(model_view, calls, r, prop_attn=True, positions="destination"):
     """Return the tokens and sizes after the last block for each sample.
 
     Args:
@@ -105,27 +125,34 @@ def reference(model_view, calls, r, prop_attn=True):
         calls: The input x and the other arguments of each block's forward; only the first x is used.
         r: Tokens to merge away in every block.
         prop_attn: Whether sizes count in attention.
+        positions: The rotary position of merged tokens.
     """
     x0, _ = calls[0]
     answers = []
     for sample in range(len(x0)):
         x, sizes, places = x0[sample : sample + 1], [1.0] * x0.shape[1], list(range(x0.shape[1]))
+        members = [[i] for i in places]
         for view, (_, context) in zip(model_view.blocks, calls, strict=True):
             # the context is either shared by all samples or has the batch first
             mine = {k: v[sample : sample + 1] if of_batch(v, x0) else v for k, v in context.items()}
-            mine = view.select(mine, torch.tensor([places])) if len(places) < x0.shape[1] else mine
             normed = view.normalize(x)
-            q, k, v = view.qkv(normed, **mine)
+            if positions == "mean":
+                q, k, v, plain = pieces_at_mean_positions(view, normed, mine, members, model_view.tokens.prefix)
+            else:
+                mine = view.select(mine, torch.tensor([places])) if len(places) < x0.shape[1] else mine
+                q, k, v = view.qkv(normed, **mine)
+                plain = view.unrotate(k, **mine)[0]
             bias = view.bias(**mine)
             y = attention(
                 q[0], k[0], v[0], sizes if prop_attn else [1.0] * len(sizes), None if bias is None else bias[0]
             )
             x = view.residual(x, normed) + view.proj(y[None], normed)
-            groups = match(view.unrotate(k, **mine)[0].mean(0), r, model_view.tokens.prefix)
-            x, sizes, places = (
+            groups = match(plain.mean(0), r, model_view.tokens.prefix)
+            x, sizes, places, members = (
                 torch.stack([sum(sizes[i] * x[0, i] for i in g) / sum(sizes[i] for i in g) for g in groups])[None],
                 [sum(sizes[i] for i in g) for g in groups],
                 [places[g[0]] for g in groups],
+                [[m for i in g for m in members[i]] for g in groups],
             )
             x = view.mlp_residual(x)
         answers.append((x[0], sizes))
@@ -133,8 +160,8 @@ def reference(model_view, calls, r, prop_attn=True):
 
 
 def of_batch(value, x):
-    """Return whether a value of the context differs by sample. In these tests only the batch size is 3."""
-    return isinstance(value, torch.Tensor) and value.ndim > 2 and value.shape[0] == len(x)
+    """Return whether a value of the context differs by sample: tables of each head have three dimensions at most."""
+    return isinstance(value, torch.Tensor) and value.ndim > 3 and value.shape[0] == len(x)
 
 
 def record(model, inputs):
@@ -192,6 +219,83 @@ def test_merging_equals_the_slow_reference(name, prop_attn):
     assert torch.equal(tensor_of(model(x)), before)
 
 
+ROTARY = ["timm-eva", "DINOv3", "EVA-02", "rotary, of each head and block", "transformers-dinov3"]
+
+
+@pytest.mark.parametrize("name", ROTARY)
+@torch.no_grad()
+def test_mean_positions_equal_the_slow_reference(name):
+    model, x = copy.deepcopy(make_model(name))
+    before = tensor_of(model(x))
+    model_view, calls = record(model, x)
+    tokens, sizes = reference(model_view, calls, r=11, positions="mean")
+    last = []
+    hook = model_view.blocks[-1].block.register_forward_hook(lambda module, args, out: last.append(out))
+    for unmerge in (False, True):
+        tome.apply(model, r=11, positions="mean", unmerge=unmerge)
+        model(x)
+        if unmerge:  # every token has the value of its group
+            group = blocks.state_of(last[-1]).group
+            tokens = tokens.take_along_dim(group[..., None], 1)
+        else:
+            assert torch.equal(blocks.state_of(last[-1]).size.squeeze(-1), sizes)
+        torch.testing.assert_close(last[-1], tokens, atol=1e-9, rtol=1e-9)
+        tome.remove(model)
+    tome.apply(model, r=11, unmerge=False)
+    model(x)
+    hook.remove()
+    assert (last[-1][:, -1] - last[0][:, -1]).abs().max() > 1e-6  # the option makes a difference
+    tome.apply(tome.remove(model), r=0, positions="mean")
+    torch.testing.assert_close(tensor_of(model(x)), before, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["EVA-02", "transformers-dinov3"])
+def test_mean_positions_copy_pickle_and_train(name):
+    model, x = copy.deepcopy(make_model(name))
+    tome.apply(model, r=7, positions="mean")
+    expected = tensor_of(model(x))
+    assert tome.settings_of(model)["positions"] == "mean"
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(tensor_of(other(x)), expected)
+    expected.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("registers", r"changes nothing here: VisionTransformer adds positions to the tokens before its blocks"),
+        ("BEiT v2", r"is for rotary positions; Beit has relative position biases"),
+    ],
+)
+def test_mean_positions_are_refused_where_nothing_rotates(name, reason):
+    model, _ = make_model(name)
+    with pytest.raises(NotSupported, match=reason):
+        tome.apply(model, r=3, positions="mean")
+    assert not any(isinstance(module, blocks.Patched) for module in model.modules())
+
+
+def test_mean_positions_need_a_view_that_averages(monkeypatch):
+    model, _ = make_model("DINOv3")
+    honest = blocks.find(model)
+    without = [replace(view, average=None) for view in honest[""].blocks]
+    monkeypatch.setattr(blocks, "find", lambda model: {"": replace(honest[""], blocks=tuple(without))})
+    with pytest.raises(NotSupported, match="positions='mean': the block adapter of Eva cannot average positions"):
+        tome.apply(model, r=3, positions="mean")
+
+
+@torch.no_grad()
+def test_mean_positions_work_beside_a_model_without_rotations():
+    rotary, x = copy.deepcopy(make_model("DINOv3"))
+    expected = tome.apply(rotary, r=7, positions="mean")(x)
+    plain, _ = copy.deepcopy(make_model("registers"))
+    both = nn.ModuleList([tome.remove(rotary), plain])
+    plain_merged = tome.apply(plain, r=7)(x)
+    tome.apply(both if tome.remove(plain) is plain else None, r=7, positions="mean")
+    assert torch.equal(both[0](x), expected)
+    assert torch.equal(both[1](x), plain_merged)
+
+
 POOLS_PATCHES = {
     *("average pooling", "attention pooling", "DINOv3", "EVA-02", "BEiT v2", "timm-beit", "timm-eva"),
     *("Perception Encoder", "spatial Perception Encoder"),
@@ -210,14 +314,20 @@ def test_families_that_pool_their_patches_count_each_patch_once(name):
     assert torch.allclose(merged, once) == (name not in POOLS_PATCHES)
 
 
-@pytest.mark.parametrize("name", ["timm-eva", "DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit"])
-def test_families_compile_in_one_graph(name):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("timm-eva", {"positions": "mean"}),
+        *((name, {}) for name in ("DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit")),
+    ],
+)
+def test_families_compile_in_one_graph(name, options):
     if name.startswith("transformers-"):
         exports = torch.compile(lambda x: x + int(torch.compiler.is_exporting()), fullgraph=True, backend="eager")
         if exports(torch.zeros(1)):
             pytest.skip("the compiler of torch 2.9 says that it exports; then transformers passes a mask of all tokens")
     model, x = copy.deepcopy(make_model(name, depth=2))
-    tome.apply(model, r=7)
+    tome.apply(model, r=7, **options)
     with torch.no_grad():
         expected = tensor_of(model(x))
         torch._dynamo.reset()
@@ -226,17 +336,17 @@ def test_families_compile_in_one_graph(name):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "options"),
     [
-        "timm-eva",
-        "transformers-dinov3",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("torchvision-vit", "timm-beit")),
+        ("timm-eva", {}),
+        ("transformers-dinov3", {"positions": "mean"}),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in ("torchvision-vit", "timm-beit")),
     ],
 )
 @torch.no_grad()
-def test_families_export_with_a_dynamic_batch(name):
+def test_families_export_with_a_dynamic_batch(name, options):
     model, x = copy.deepcopy(make_model(name))
-    tome.apply(model, r=7)
+    tome.apply(model, r=7, **options)
     program = torch.export.export(model, (x[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
     torch.testing.assert_close(tensor_of(program(x)), tensor_of(model(x)))
 

@@ -429,9 +429,9 @@ def test_settings_can_be_saved_and_applied_again(vit, images, given, settings):
     with torch.no_grad():
         expected = tome.apply(vit, **given)(images)
         saved = json.loads(json.dumps(tome.settings_of(vit)))
-        assert saved == settings
+        assert saved == settings | {"positions": "destination"}
         assert torch.equal(tome.apply(tome.remove(vit), **saved)(images), expected)
-    assert tome.settings_of(vit) == settings
+    assert tome.settings_of(vit) == saved
     with pytest.raises(InputError, match="Token Merging is not applied"):
         tome.settings_of(tome.remove(vit))
 
@@ -590,6 +590,7 @@ BAD = {
     "diffusion": ({"r": 3, "ratio": 0.5}, "ratio: only for diffusion models"),
     "truth": ({"r": 3, "unmerge": "yes"}, "unmerge is 'yes'; it is None, True, False or 'last'"),
     "how": ({"r": 3, "prop_attn": "best"}, "prop_attn is 'best'"),
+    "place": ({"r": 3, "positions": "source"}, "positions is 'source'; it is 'destination' or 'mean'"),
 }
 
 

@@ -114,6 +114,9 @@ MISTAKES = {
     "positional pair": (((0.6, 0.4),), {}, r"write ratio=\(0\.6, 0\.4\)"),
     "r": ((8,), {}, "it takes ratio and the other arguments"),
     "flops": ((), {"flops": 0.5}, "it takes ratio and the other arguments"),
+    "prop_attn": ((), {"prop_attn": False}, "it takes ratio and the other arguments"),
+    "unmerge": ((), {"unmerge": True}, "it takes ratio and the other arguments"),
+    "positions": ((), {"positions": "mean"}, "it takes ratio and the other arguments"),
     "unknown": (
         (),
         {"ratoi": 0.5},
@@ -130,7 +133,8 @@ def test_mistakes_in_calls_of_tome_apply(args, options, message):
 
 def test_an_unknown_argument_for_a_transformer_gives_the_same_error():
     with pytest.raises(
-        InputError, match=r"foo: no argument of tome\.apply\. Its arguments are r, flops, tokens, prop_attn and un"
+        InputError,
+        match=r"foo: no argument of tome\.apply\. Its arguments are r, flops, tokens, prop_attn, unmerge and pos",
     ):
         tome.apply(torch.nn.Linear(1, 1), r=3, foo=1)
 

@@ -95,7 +95,7 @@ def score(
         method: A name from `methods`, with options where needed: ``"knn:k=5"``.
         features: [N, D] for N images: a NumPy array, a tensor on any device, or nested sequences. Features on a CUDA or
             XPU device stay there for an exact reduction by ``pca`` and for scores that a rotation does not change
-            (`ROTATION_INVARIANT`). Only their coordinates are copied.
+            (`ROTATION_INVARIANT`). Only their coordinates are copied. For all other scores they are copied whole.
         labels: Classes [N] (integers), multi-hot labels [N, C], or targets [N] or [N, T] (floats). Which kinds are
             possible depends on the score. A single column [N, 1] is the same as [N].
         probs: The model's probabilities of its own classes [N, S], for leep and nce.
@@ -183,7 +183,7 @@ def score_bank(
     parsed = {text: parse_method(text, pca) for text in texts}
     y = _labels(labels, None, num_classes)
     models = track(bank.items(), "scores", len(bank)) if len(bank) > 1 else bank.items()
-    references: dict[int, Reference] = {}
+    references: dict[int, tuple[Any, Reference]] = {}
     with HalfSamples(y, bootstraps, seed) as half_samples:
         rows = (
             _score_model(name, features, y, parsed, num_classes, half_samples, references) for name, features in models
@@ -223,7 +223,7 @@ def _score_model(
     methods: Mapping[str, Method],
     num_classes: int | None,
     half_samples: HalfSamples,
-    references: dict[int, Reference],
+    references: dict[int, tuple[Any, Reference]],
 ) -> list[ScoreRow]:
     try:
         model = _BankModel(features, labels, num_classes, references)
@@ -238,12 +238,14 @@ class _BankModel:
     """One model of a bank, with the work that its methods share: checks, reductions, rotations of wide features."""
 
     def __init__(
-        self, unchecked: Features, labels: Array, num_classes: int | None, references: dict[int, Reference]
+        self, unchecked: Features, labels: Array, num_classes: int | None, references: dict[int, tuple[Any, Reference]]
     ) -> None:
         self.labels, self.num_classes = labels, num_classes
         self.unchecked = unchecked  # probs and reference features are checked only for a method that needs them
-        self._references = references  # by the identity of the reference features, which models share
-        self._reductions: dict[int | str | None, tuple[Array, float]] = {}
+        # By the identity of the reference features, which models share. They are kept too, since Python gives the
+        # identity of an object that is gone to another one.
+        self._references = references
+        self._reductions: dict[tuple[int | str | None, bool], tuple[Array, float]] = {}
         self._rotations: dict[int | str | None, Array] = {}
 
     @cached_property
@@ -255,7 +257,7 @@ class _BankModel:
         """Return the score by a method and its interval."""
         try:
             check_kind(method.scorer, self.labels)
-            features, seconds = self._reduced(method.pca)
+            features, seconds = self._reduced(method)
             inputs = self._inputs(method)
             start = time.perf_counter()
             value = _call(method, features, self.labels, inputs)
@@ -266,22 +268,27 @@ class _BankModel:
         low, high = self._interval(method, value, features, inputs, half_samples)
         return ScoreRow(name, text, value, low, high, seconds)
 
-    def _reduced(self, pca: int | str | None) -> tuple[Array, float]:
-        """Return the features, reduced once, and the seconds that this took."""
-        if pca not in self._reductions:
+    def _reduced(self, method: Method) -> tuple[Array, float]:
+        """Return the features, reduced once, and the seconds that this took.
+
+        Features on an accelerator are rotated there for a method without a reduction to which a rotation is no change.
+        """
+        pca, on_device = method.pca, self.unchecked.features
+        rotates = pca is None and _sees_no_rotation(method) and on_accelerator(on_device)
+        if (pca, rotates) not in self._reductions:
             start = time.perf_counter()
-            reduced = reduced_on_device(self.unchecked.features, pca, clip=True)
+            reduced = coordinates(on_device) if rotates else reduced_on_device(on_device, pca, clip=True)
             if reduced is None or len(reduced) != len(self.labels):
                 reduced = reduce(self.features, clip_components(pca, self.features.shape[1]))
-            self._reductions[pca] = reduced, time.perf_counter() - start
-        return self._reductions[pca]
+            self._reductions[pca, rotates] = reduced, time.perf_counter() - start
+        return self._reductions[pca, rotates]
 
     def _reference(self) -> Reference:
         """Return the reference features, checked once for all models that share them."""
         features = self.unchecked.reference_features
         if id(features) not in self._references:
-            self._references[id(features)] = Reference(features, len(self.labels))
-        return self._references[id(features)]
+            self._references[id(features)] = features, Reference(features, len(self.labels))
+        return self._references[id(features)][1]
 
     def _inputs(self, method: Method) -> dict[str, Any]:
         """Return the inputs that the method needs besides features and labels, None for those that the model lacks."""

@@ -44,6 +44,11 @@ def fault_of(path: Path, place: str) -> str | None:
             return (
                 f"it holds a model of transformers ({shown(config['model_type'])}); create it as 'transformers:{place}'"
             )
+        if isinstance(config.get("_class_name"), str):
+            return (
+                f"it holds a model of diffusers ({shown(config['_class_name'])}); plm bench takes UNets of diffusers, "
+                f"as 'diffusers:{place}'"
+            )
         # the config.json of an original's own repository holds nothing but constructor keywords
         why = "its config.json is not timm's (no 'architecture')"
         return f"{why}; create the model by name and use plm_core.weights.load"

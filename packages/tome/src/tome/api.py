@@ -9,7 +9,7 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from plm_core.errors import InputError
+from plm_core.errors import InputError, NotSupported
 from plm_core.transforms import forget, record
 from tome.schedule import R
 
@@ -29,6 +29,7 @@ def apply(
     tokens: float | None = None,
     prop_attn: bool | Literal["mask", "channel"] = True,
     unmerge: bool | Literal["last"] | None = None,
+    positions: Literal["destination", "mean"] = "destination",
     **diffusion_options: Any,
 ) -> M:
     """Apply Token Merging to a model in place.
@@ -58,6 +59,10 @@ def apply(
             average counts each patch once, and so does an attention pooling. None is "last" for models that pool their
             patches (timm's avg, avgmax, max and map, SigLIP, DINOv2 and VideoMAE of transformers), and False for
             others. Backbones of transformers, which return maps, always return all tokens.
+        positions: The rotary position of a merged token: that of the token it merged into ("destination"), or the mean
+            of the rotations of all its patches ("mean"). With "mean" its logits are the means of those that it would
+            have at the places of its patches. Models without rotary positions refuse "mean": where positions are added
+            to the tokens before the blocks, merging averages them already.
         **diffusion_options: See `tome.diffusion.apply`.
 
     Returns:
@@ -80,7 +85,8 @@ def apply(
     if _is_diffusion(model, wrapped=r is flops is tokens is None):
         from tome import diffusion
 
-        if not r is flops is tokens is None or prop_attn is not True or unmerge is not None:
+        default = prop_attn is True and unmerge is None and positions == "destination"
+        if not (r is flops is tokens is None and default):
             share = isinstance(r, tuple | list) or (isinstance(r, Real) and not isinstance(r, Integral))
             hint = f"write ratio={r}" if share else "it takes ratio and the other arguments of tome.diffusion.apply"
             raise InputError(f"{name} is a diffusion model; {hint}")
@@ -91,7 +97,13 @@ def apply(
         raise InputError(f"{', '.join(diffusion_options)}: only for diffusion models; {name} is none")
     from tome import vit
 
-    vit.apply(_module(model), r, flops=flops, tokens=tokens, prop_attn=prop_attn, unmerge=unmerge)
+    options: dict[str, Any] = {"prop_attn": prop_attn, "unmerge": unmerge, "positions": positions}
+    try:
+        vit.apply(_module(model), r, flops=flops, tokens=tokens, **options)
+    except NotSupported as e:
+        if not _is_diffusion(model):
+            raise
+        raise NotSupported(f"{e}; for the diffusion model inside, give ratio in place of r, flops and tokens") from e
     record(model, NAME)
     return model
 
@@ -182,8 +194,8 @@ def settings_of(model: object) -> dict[str, Any]:
     They are not saved with the weights of a model. So write them beside its weights, for example as JSON.
 
     Returns:
-        For a vision transformer ``prop_attn``, ``unmerge`` and one of ``r``, ``flops`` and ``tokens``, in types that
-        JSON has. For a diffusion model all arguments of `tome.diffusion.apply`.
+        For a vision transformer ``prop_attn``, ``unmerge``, ``positions`` and one of ``r``, ``flops`` and ``tokens``,
+        in types that JSON has. For a diffusion model all arguments of `tome.diffusion.apply`.
 
     Raises:
         InputError: Token Merging is not applied, or it is applied to several vision transformers in different ways.
@@ -192,7 +204,7 @@ def settings_of(model: object) -> dict[str, Any]:
         >>> import timm, tome
         >>> settings = tome.settings_of(tome.apply(timm.create_model("test_vit"), r=8))
         >>> settings
-        {'r': 8, 'prop_attn': True, 'unmerge': False}
+        {'r': 8, 'prop_attn': True, 'unmerge': False, 'positions': 'destination'}
         >>> other = tome.apply(timm.create_model("test_vit"), **settings)
     """
     if _is_diffusion(model):
@@ -243,6 +255,6 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
         unknown = [name for name in options if name not in known]
         if unknown:
             raise InputError(
-                f"{', '.join(unknown)}: no argument of tome.apply. Its arguments are r, flops, tokens, prop_attn and "
-                f"unmerge; for diffusion models {', '.join(known)}"
+                f"{', '.join(unknown)}: no argument of tome.apply. Its arguments are r, flops, tokens, prop_attn, "
+                f"unmerge and positions; for diffusion models {', '.join(known)}"
             )

@@ -143,7 +143,7 @@ def dds(features: Array, labels: Array, *, reference_features: Array | None = No
     if len(x) < 4:
         raise InputError(f"features has {len(x)} images; dds needs at least 4")
     a, b = unit_rows(standardize(x.astype(np.float64))), r.unit_rows
-    return _alignment(_dependence(a, b), _dependence(a, a), _dependence(b, b))
+    return _alignment(_dependence(a, b), _dependence(a, a), r.once("dependence", lambda: _dependence(b, b)))
 
 
 def resampler(name: str, features: Array, labels: Array, **inputs: Any) -> Callable[[Array], float] | None:
@@ -165,7 +165,8 @@ def resampler(name: str, features: Array, labels: Array, **inputs: Any) -> Calla
         return None
     if name == "dds":
         reference = Reference(inputs["reference_features"])
-        return _dds_resampler(unit_rows(standardize(features.astype(np.float64))), reference.unit_rows)
+        similar = reference.once("similarities", lambda: _similarities(reference.unit_rows))
+        return _dds_resampler(_similarities(unit_rows(standardize(features.astype(np.float64)))), similar)
     matrix = whole_matrix(from_rows(correlated(features)), len(features))
     if name == "rsa":
         other = Reference(inputs["reference_features"]).distances
@@ -184,16 +185,19 @@ def _parc_resampler(matrix: Array, labels: Array, attribute: str) -> Callable[[A
     return score_of
 
 
-def _dds_resampler(x: Array, r: Array) -> Callable[[Array], float]:
-    similar = [a @ a.T for a in (x, r)]
-    for matrix in similar:
-        np.fill_diagonal(matrix, 0)
-
+def _dds_resampler(own: Array, other: Array) -> Callable[[Array], float]:
     def score_of(half: Array) -> float:
-        a, b = (_centred(matrix[np.ix_(half, half)]) for matrix in similar)
+        a, b = (_centred(matrix[np.ix_(half, half)]) for matrix in (own, other))
         return _alignment(float(np.vdot(a, b)), float(np.vdot(a, a)), float(np.vdot(b, b)))
 
     return score_of
+
+
+def _similarities(rows: Array) -> Array:
+    """Return the inner products of rows, [N, N], with zeros on the diagonal."""
+    similar: Array = rows @ rows.T
+    np.fill_diagonal(similar, 0)
+    return similar
 
 
 def _part(matrix: Array, half: Array) -> Distances:

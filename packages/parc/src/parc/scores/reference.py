@@ -57,29 +57,35 @@ class Reference(np.ndarray[Any, np.dtype[Any]]):
         if pca is None:
             return self
         try:
-            return self._once(("reduced", pca), lambda: Reference(reduce(np.asarray(self), pca)))
+            return self.once(("reduced", pca), lambda: Reference(reduce(np.asarray(self), pca)))
         except InputError as e:
             raise InputError(f"reference_features: {e}") from None
 
     @property
     def ranks(self) -> Array:
         """Ranks of the distances of all pairs, see `parc.scores.pairs.ranks`."""
-        return self._once("ranks", lambda: ranks(self._pairs(), len(self), "reference_features"))
+        return self.once("ranks", lambda: ranks(self._pairs(), len(self), "reference_features"))
 
     @property
     def distances(self) -> Array:
         """The whole matrix of distances, int32 [N, N]."""
-        return self._once("distances", lambda: whole_matrix(self._pairs(), len(self)))
+        return self.once("distances", lambda: whole_matrix(self._pairs(), len(self)))
 
     @property
     def unit_rows(self) -> Array:
         """The standardized features, scaled to rows of unit length, float64 [N, D']."""
-        return self._once("unit rows", lambda: unit_rows(standardize(np.asarray(self).astype(np.float64))))
+        return self.once("unit rows", lambda: unit_rows(standardize(np.asarray(self).astype(np.float64))))
 
     def _pairs(self) -> Distances:
         return from_rows(correlated(np.asarray(self)))
 
-    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """Return a result that depends on the reference alone, computed for the first caller.
+
+        Args:
+            key: The name of the result.
+            compute: The function that computes it.
+        """
         if key not in self._kept:
             self._kept[key] = compute()
         return self._kept[key]

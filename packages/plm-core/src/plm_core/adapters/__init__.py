@@ -1,1 +1,1 @@
-"""Block adapters for the model families of other libraries: timm, torchvision and transformers."""
+"""Block adapters for the model families of other libraries: timm, torchvision, transformers and open_clip."""

@@ -59,20 +59,25 @@ def refuse_masks(context: Mapping[str, Any], *names: str) -> None:
             raise NotSupported(f"attention with {name} cannot be restricted to the tokens that are kept")
 
 
-def rotate(x: Tensor, table: Tensor, half: bool, back: bool = False) -> Tensor:
+def rotate(x: Tensor, table: Tensor, half: bool) -> Tensor:
     """Rotate the patch tokens of q or k, which are the last ones. The prefix tokens have no position.
 
     Args:
         x: q or k, [B, H, N, D].
         table: Sines, then cosines; [P, 2 D], or anything that broadcasts to [B, H, P, 2 D].
         half: Whether channel d pairs with d + D / 2; otherwise 2 d pairs with 2 d + 1.
-        back: Rotate in the opposite direction.
     """
-    if back:
-        sin, cos = table.chunk(2, -1)
-        table = torch.cat([-sin, cos], -1)
     prefix = x.shape[2] - table.shape[-2]
     return torch.cat([x[:, :, :prefix], apply_rot_embed_cat(x[:, :, prefix:], table, half=half)], 2)
+
+
+def inverse(table: Tensor, averaged: bool) -> Tensor:
+    """Return the table that undoes `rotate` by a table. Pairs of an averaged one are shorter than one, or even zero."""
+    sin, cos = table.chunk(2, -1)
+    if averaged:
+        squared = (sin * sin + cos * cos).clamp(min=torch.finfo(table.dtype).tiny)
+        sin, cos = sin / squared, cos / squared
+    return torch.cat([-sin, cos], -1)
 
 
 def kept_rows(table: Tensor, kept: Tensor, prefix: int) -> Tensor:
@@ -85,3 +90,26 @@ def kept_rows(table: Tensor, kept: Tensor, prefix: int) -> Tensor:
     """
     table = with_dimensions(table).expand(kept.shape[0], -1, -1, -1)
     return take_rows(table, kept[:, prefix:] - prefix, dim=2)
+
+
+def averaged_rows(table: Tensor, group: Tensor, size: Tensor, prefix: int) -> Tensor:
+    """Average the rows of a table of all patches over the patches of each token.
+
+    For a rotary table this is exact: a token turned by the mean of several rows is the mean of the tokens turned by
+    each of them, so its logits are the means of their logits. A frequency at which the patches disagree fades. A mean
+    of angles would keep its full length instead, in a direction that none of them has, and is not unique.
+
+    Args:
+        table: [P, D], [H, P, D] or [B, H or 1, P, D].
+        group: The token that each of the N original tokens is part of, [B, N]. Prefix tokens come first in both, alone.
+        size: The number of original tokens in each token, [B, n, 1].
+        prefix: Number of prefix tokens, which have no row in the table.
+
+    Returns:
+        [B, H or 1, n - prefix, D], summed in float32 or better.
+    """
+    table = with_dimensions(table).expand(group.shape[0], -1, -1, -1)
+    index = (group[:, prefix:] - prefix)[:, None, :, None].expand_as(table)
+    count, precise = size.shape[1] - prefix, torch.promote_types(table.dtype, torch.float32)
+    total = table.new_zeros(*table.shape[:2], count, table.shape[3], dtype=precise)
+    return (total.scatter_add(2, index, table.to(precise)) / size[:, None, prefix:]).to(table.dtype)

@@ -1,4 +1,6 @@
-"""The declarations of block adapters for timm, torchvision and transformers. This module imports nothing heavy.
+"""The declarations of block adapters for timm, torchvision, transformers and open_clip.
+
+This module imports nothing heavy.
 
 Each declaration names the class that holds the blocks, by the module that defines it. `plm_core.blocks.find` reaches
 that class inside any model built around it. The examples are tiny and have about 64 patches.
@@ -18,11 +20,11 @@ Options = Mapping[str, Any]
 
 
 def block_adapters() -> list[BlockAdapter]:
-    """Return all block adapters for timm, torchvision and transformers.
+    """Return all block adapters for timm, torchvision, transformers and open_clip.
 
     For a family that cannot be supported, the view function raises NotSupported with the reason.
     """
-    return [*_timm(), *_torchvision(), *_transformers()]
+    return [*_timm(), *_torchvision(), *_transformers(), *_open_clip()]
 
 
 def _timm() -> list[BlockAdapter]:
@@ -208,4 +210,20 @@ def _transformers() -> list[BlockAdapter]:
             IMAGE,
             "hiera.modeling_hiera:HieraBackbone",
         ),
+    ]
+
+
+def _open_clip() -> list[BlockAdapter]:
+    tower: Options = {
+        "image_size": 64, "patch_size": 8, "width": 48, "layers": 2, "heads": 3, "mlp_ratio": 2.0, "output_dim": 32
+    }  # fmt: skip
+    return [
+        BlockAdapter(
+            name="open_clip-vit",
+            models=("open_clip.transformer:VisionTransformer",),
+            view="plm_core.adapters.open_clip:vision_transformer",
+            embed="plm_core.adapters.open_clip:embedding",
+            example=("open_clip.transformer:VisionTransformer", tower),
+            input_size=IMAGE,
+        )
     ]

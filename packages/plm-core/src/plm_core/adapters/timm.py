@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from plm_core.adapters.common import (
     additive,
+    averaged_rows,
     identity,
+    inverse,
     join_heads,
     kept_rows,
     no_view,
@@ -129,8 +131,8 @@ def _eva_block(block: Any, name: str) -> BlockView:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         return q, k, v
 
-    def unrotate(key: Tensor, rope: Tensor | None = None, **context: Any) -> Tensor:
-        return key if rope is None else rotate(key, rope, attn.rotate_half, back=True)
+    def unrotate(key: Tensor, rope: Tensor | None = None, averaged: bool = False, **context: Any) -> Tensor:
+        return key if rope is None else rotate(key, inverse(rope, averaged), attn.rotate_half)
 
     def proj(attended: Tensor, normed: Tensor) -> Tensor:
         y = _projected(attn, attended, normed)
@@ -143,6 +145,12 @@ def _eva_block(block: Any, name: str) -> BlockView:
     def select(context: Mapping[str, Any], kept: Tensor) -> Mapping[str, Any]:
         context, rope = _without_mask(context, kept), context.get("rope")
         return context if rope is None else {**context, "rope": kept_rows(rope, kept, attn.num_prefix_tokens)}
+
+    def average(context: Mapping[str, Any], group: Tensor, size: Tensor) -> Mapping[str, Any]:
+        context, rope = _without_mask(context, group), context.get("rope")
+        if rope is None:
+            return context
+        return {**context, "rope": averaged_rows(rope, group, size, attn.num_prefix_tokens), "averaged": True}
 
     return BlockView(
         block=block,
@@ -159,6 +167,7 @@ def _eva_block(block: Any, name: str) -> BlockView:
         hidden=(attn,),
         dropout=_dropout(attn),
         unrotate=unrotate,
+        average=average,
     )
 
 

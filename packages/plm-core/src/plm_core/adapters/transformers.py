@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from plm_core.adapters.common import (
     additive,
+    averaged_rows,
     identity,
+    inverse,
     join_heads,
     kept_rows,
     no_view,
@@ -166,8 +168,15 @@ def _block(layer: Any, name: str, names: Names, prefix: int) -> BlockView:
             q, k = rotate(q, table, half=True), rotate(k, table, half=True)
         return q, k, v
 
-    def unrotate(key: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None, **context: Any) -> Tensor:
-        return key if position_embeddings is None else rotate(key, _table(position_embeddings), half=True, back=True)
+    def unrotate(
+        key: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        averaged: bool = False,
+        **context: Any,
+    ) -> Tensor:
+        if position_embeddings is None:
+            return key
+        return rotate(key, inverse(_table(position_embeddings), averaged), half=True)
 
     def proj(attended: Tensor, normed: Tensor) -> Tensor:
         return drop_path(dropout(scale1(getattr(attn, names.proj)(join_heads(attended)))))
@@ -187,6 +196,7 @@ def _block(layer: Any, name: str, names: Names, prefix: int) -> BlockView:
         hidden=(attn,),
         dropout=getattr(attn, names.dropout) if layer.training else 0.0,
         unrotate=unrotate,
+        average=partial(_average, prefix),
     )
 
 
@@ -239,3 +249,12 @@ def _select(prefix: int, context: Mapping[str, Any], kept: Tensor) -> Mapping[st
     if tables is None:
         return context
     return {**context, "position_embeddings": tuple(kept_rows(table, kept, prefix) for table in tables)}
+
+
+def _average(prefix: int, context: Mapping[str, Any], group: Tensor, size: Tensor) -> Mapping[str, Any]:
+    refuse_masks(context, "attention_mask")
+    tables = context.get("position_embeddings")
+    if tables is None:
+        return context
+    means = tuple(averaged_rows(table, group, size, prefix) for table in tables)
+    return {**context, "position_embeddings": means, "averaged": True}

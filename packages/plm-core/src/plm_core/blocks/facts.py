@@ -133,7 +133,7 @@ def _patches(view: ModelView, run: Run) -> int | None:
         return None
     with torch.no_grad():
         maps = model.forward_intermediates(run.model.x, indices=1, intermediates_only=True)
-    return math.prod(maps[-1].shape[2:])
+    return math.prod(maps[-1].shape[2:]) if isinstance(maps, list | tuple) else None  # open_clip's come in a dict
 
 
 def check_positions(view: ModelView, run: Run) -> None:

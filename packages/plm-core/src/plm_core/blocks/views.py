@@ -96,7 +96,11 @@ class BlockView:
             selected, such as a mask.
         dropout: The rate of attention dropout, 0 in eval mode.
         unrotate: (k from ``qkv``, **context) -> k without its rotary position, so that it depends on the content of the
-            token only. k itself where nothing is rotated.
+            token only. k itself where nothing is rotated. It undoes rotations by averaged rows too, see ``average``.
+        average: (context, group [B, N], size [B, n, 1]) -> the context for n tokens, each of which stands for several
+            of the N, such as the mean of their rows of ``rope``. ``group`` holds the token that each of the N is part
+            of, and ``size`` the number of tokens in each. It raises NotSupported where ``select`` does. None if the
+            adapter does not offer it.
     """
 
     block: nn.Module
@@ -115,6 +119,7 @@ class BlockView:
     select: Callable[[Mapping[str, Any], Tensor], Mapping[str, Any]] = lambda context, kept: context
     dropout: float = 0.0
     unrotate: Callable[..., Tensor] = lambda key, **context: key
+    average: Callable[[Mapping[str, Any], Tensor, Tensor], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

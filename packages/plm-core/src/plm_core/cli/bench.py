@@ -22,7 +22,11 @@ BUSY = 0.3
 
 def bench(
     model: Annotated[
-        str, typer.Argument(help="Name of a model (see plm list --timm). The prefix random: stands for random weights.")
+        str,
+        typer.Argument(
+            help="Name of a model (see plm list --timm). The prefix random: stands for random weights. diffusers:PATH "
+            "and diffusers:org/name stand for a UNet of diffusers, whose images are latents."
+        ),
     ],
     transform: Transforms = None,
     compare: Annotated[
@@ -65,12 +69,14 @@ def bench(
     """Time a model with and without transforms, in turns within one run."""
     import torch
 
-    from plm_core.errors import NoWeights, WeightsError
+    from plm_core.errors import InputError, NoWeights, WeightsError
     from plm_core.tools.agreement import image_batches
     from plm_core.tools.bench import compare as time_all
-    from plm_core.tools.bench import prepare
+    from plm_core.tools.bench import is_denoiser, prepare
 
     name, pretrained = split_random(model, pretrained)
+    if images is not None and is_denoiser(name):
+        raise InputError("--images compares embeddings and classes, and a UNet of diffusers has neither")
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -78,7 +84,7 @@ def bench(
         try:
             net, x = prepare(name, batch_size, device, size, weights)
         except (NoWeights, WeightsError) as e:
-            if pretrained:
+            if pretrained or not weights:
                 raise
             raise type(e)(f"{e}; --random does without") from e
         stacks = [*([transform] if transform else []), *([one] for one in compare or [])]

@@ -25,6 +25,8 @@ from plm_core.errors import InputError, NotSupported, PlmError
 from plm_core.hookspecs import Model
 from plm_core.models import create_model
 from plm_core.registry import registry
+from plm_core.sources import diffusers
+from plm_core.sources.diffusers import Denoiser
 from plm_core.tools.agreement import Agreement, agreements
 from plm_core.tools.memory import memory_of, synchronize
 from plm_core.transforms import apply_all
@@ -168,10 +170,11 @@ def prepare(
     """Create a model in eval mode, and a batch of random images for it.
 
     Args:
-        name: See `plm_core.create_model`.
+        name: See `plm_core.create_model`. Or ``diffusers:org/name`` or ``diffusers:path`` for a UNet of diffusers, see
+            `plm_core.sources.diffusers.create`. Its images are latents, and its text is random.
         batch_size: Number of images, or of clips for a video model.
         device: Name of the device, see `plm_core.utils.devices.pick_device`.
-        size: Side of the images in pixels. None for the model's own.
+        size: Side of the images in pixels, or of latents. None for the model's own.
         pretrained: Load the trained weights, instead of random ones.
 
     Raises:
@@ -179,6 +182,9 @@ def prepare(
         PlmError: See `plm_core.create_model`.
     """
     where = pick_device(device)
+    if is_denoiser(name):
+        denoiser = Denoiser(diffusers.create(name[len(diffusers.PREFIX) :], pretrained), batch_size)
+        return denoiser.eval().to(where), denoiser.random_latents(batch_size, size).to(where)
     model: Any = create_model(name, pretrained=pretrained)
     channels, *sides = _input_size(model)
     if size is not None and [size] * len(sides) != sides:
@@ -189,6 +195,11 @@ def prepare(
     frames = declared.declaration.input.frames if declared else None
     shape = (batch_size, channels, *([frames] if frames else []), *sides)
     return model.eval().to(where), torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(where)
+
+
+def is_denoiser(name: str) -> bool:
+    """Return whether a name stands for a UNet of diffusers, which turns latents into noise and has no embedding."""
+    return name.lower().startswith(diffusers.PREFIX)
 
 
 def _input_size(model: Any) -> tuple[int, ...]:

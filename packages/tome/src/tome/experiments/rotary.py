@@ -17,7 +17,7 @@ from tome.matching import Matching
 from tome.vit.blocks import MergeState, MergingBlock
 from tome.vit.transform import install_plans, installed_plans
 
-Place = Literal["destination", "source", "mean", "unit mean", "random"]
+Place = Literal["destination", "source", "mean of angles", "random"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Placing(MergingBlock):
 
     place: Place = "destination"
     """The position of a merged token: that of the token the others merged into ("destination"); that of the most
-    similar token that merged into it ("source"); the average of the rotary table over the patches of the group
-    ("mean"), or that average with each pair of sine and cosine scaled back to the unit circle, which is a mean of
-    angles ("unit mean"); or that of any token ("random"), to see whether position matters at all."""
+    similar token that merged into it ("source"); the mean over its patches, with each pair of sine and cosine scaled
+    back to the unit circle ("mean of angles"); or that of any token ("random"), to see whether position matters at
+    all."""
     rotated_keys: bool = False
     """Match tokens by their keys after rotation, as attention uses them, instead of before."""
 
@@ -38,19 +38,12 @@ class Placing(MergingBlock):
         """Run the block as `MergingBlock` does, then give merged tokens the position that ``place`` names."""
         if self.rotated_keys:
             view = replace(view, unrotate=lambda key, **context: key)
-        if state is not None and state.group is not None:
-            view = replace(view, select=partial(self._averaged, group=state.group))
+        if self.place == "mean of angles":
+            view = replace(view, average=partial(_mean_of_angles, view))
         count = x.shape[1]
         x, new_state = super().__call__(view, x, state, unmerge, **context)
         matching = new_state.matching
-        if matching is None:
-            return x, new_state
-        if self.place in ("mean", "unit mean") and not unmerge:
-            group = matching.group
-            if state is not None and state.group is not None:
-                group = group.gather(1, state.group)
-            return x, replace(new_state, group=group)
-        if self.place in ("source", "random"):
+        if matching is not None and self.place in ("source", "random"):
             positions = self._positions(matching, count)
             place = positions if state is None or state.place is None else state.place.gather(1, positions)
             return x, replace(new_state, place=place)
@@ -67,23 +60,20 @@ class Placing(MergingBlock):
             other = torch.randint_like(matching.kept, self.prefix, count)
         return torch.where(first < r, other, matching.kept)
 
-    def _averaged(self, context: Mapping[str, Any], kept: Tensor, group: Tensor) -> Mapping[str, Any]:
-        """Return the context with the rotary table averaged over groups [B, N] of original tokens."""
-        rope: Tensor = context["rope"]
-        batch, left = kept.shape
-        index = (group[:, self.prefix :] - self.prefix)[..., None].expand(-1, -1, rope.shape[-1])
-        mean = rope.new_zeros(batch, left - self.prefix, rope.shape[-1])
-        mean = mean.scatter_reduce(1, index, rope.expand(batch, -1, -1), "mean", include_self=False)
-        if self.place == "unit mean":
-            sin, cos = mean.chunk(2, -1)
-            mean = mean / torch.hypot(sin, cos).clamp(min=1e-6).repeat(1, 1, 2)
-        return {**context, "rope": mean[:, None]}
+
+def _mean_of_angles(view: BlockView, context: Mapping[str, Any], group: Tensor, size: Tensor) -> Mapping[str, Any]:
+    """Average the context of a block as ``view.average`` does, and scale the pairs of sine and cosine to length one."""
+    assert view.average is not None  # the experiments' models are of timm, whose adapter has one
+    averaged = view.average(context, group, size)
+    sin, cos = averaged["rope"].chunk(2, -1)
+    length = torch.hypot(sin, cos).clamp(min=1e-6)
+    return {**averaged, "rope": torch.cat([sin / length, cos / length], -1)}
 
 
 @contextmanager
 def placing(model: nn.Module, r: int, place: Place = "destination", rotated_keys: bool = False) -> Iterator[nn.Module]:
     """Apply Token Merging with `Placing` blocks to a model, for the duration of a ``with`` block."""
-    with applied(model, r):
+    with applied(model, r, positions="mean" if place == "mean of angles" else "destination"):
         plans = installed_plans(model)
     options: dict[str, Any] = {"place": place, "rotated_keys": rotated_keys}
     install_plans([replace(plan, forward=Placing(**vars(plan.forward), **options)) for plan in plans])

@@ -46,8 +46,8 @@ RIVALS: Mapping[str, Method] = {
 PLACES: Mapping[str, Method] = {
     "destination": placing,
     "source": partial(placing, place="source"),
-    "mean of table rows": partial(placing, place="mean"),
-    "mean of angles": partial(placing, place="unit mean"),
+    "mean": partial(applied, positions="mean"),
+    "mean of angles": partial(placing, place="mean of angles"),
     "destination, matched by rotated keys": partial(placing, rotated_keys=True),
     "of any token (control)": partial(placing, place="random"),
 }

@@ -23,6 +23,8 @@ from tome.warning import warn_user
 
 Unmerge = bool | Literal["last"]
 """The blocks that return all tokens, each with the value of its group: none, all, or only the last one."""
+Positions = Literal["destination", "mean"]
+"""The rotary position of a merged token: that of the token it merged into, or the mean over its patches."""
 
 
 @lru_cache(maxsize=256)
@@ -51,7 +53,7 @@ class MergeState:
     place: Tensor | None = None
     """[B, n] int64, the original token whose position each token has; None before the first merging."""
     group: Tensor | None = None
-    """[B, N] int64, the token that each original token is part of; kept only for unmerging."""
+    """[B, N] int64, the token that each original token is part of; kept only for unmerging and for mean positions."""
     matching: Matching | None = None
     """The matching of the block that the tokens come from; None if that block merged nothing."""
 
@@ -70,6 +72,8 @@ class MergingBlock:
     prop_attn: bool | Literal["mask", "channel"]
     unmerge: Unmerge
     """The blocks that return all tokens. After one that does, the next block takes one token of each group again."""
+    positions: Positions
+    """The rotary position of a merged token. "mean" needs `plm_core.blocks.BlockView.average` in rotary blocks."""
     weights: int
     """Number of elements in the block's weight matrices."""
 
@@ -90,13 +94,19 @@ class MergingBlock:
         if state.place is not None:
             if which is True:
                 x = take_tokens(x, state.place)
-            context = dict(view.select(context, state.place))
+            context = self._context(view, context, state, state.place)
         x, metric = self._attend(view, x, state, context)
-        x, state = self._merge(x, metric, state, track=bool(which))
+        x, state = self._merge(x, metric, state, track=bool(which) or self.positions == "mean")
         x = view.mlp_residual(x)
         if (which is True or (which == "last" and self.index == self.depth - 1)) and state.group is not None:
             x = take_tokens(x, state.group)
         return x, state
+
+    def _context(self, view: BlockView, context: Mapping[str, Any], state: MergeState, place: Tensor) -> dict[str, Any]:
+        """Return the context for the tokens that are left, with the positions that they now have."""
+        if self.positions == "mean" and view.average is not None and not (state.group is None or state.size is None):
+            return dict(view.average(context, state.group, state.size))
+        return dict(view.select(context, place))
 
     def _attend(
         self, view: BlockView, x: Tensor, state: MergeState, context: Mapping[str, Any]

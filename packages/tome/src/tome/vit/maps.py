@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -34,7 +35,14 @@ class UnmergingProxy:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
-        return _proxy(getattr(self._module, name))
+        attribute = getattr(self._module, name)
+        if isinstance(attribute, MethodType) and attribute.__self__ is self._module and not self._is_model():
+            return MethodType(attribute.__func__, self)  # such as forward_intermediates of a part that holds the blocks
+        return _proxy(attribute)
+
+    def _is_model(self) -> bool:
+        """Return whether the module is the model itself, whose forward_intermediates calls its other methods."""
+        return isinstance(self._module, MapsMixin)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward of the module's class on the proxy."""

@@ -127,7 +127,7 @@ def _settings(forward: MergingBlock) -> dict[str, Any]:
     else:
         numbers = list(forward.schedule)
         work = {"r": numbers[0] if len(set(numbers)) == 1 else numbers}
-    return {**work, "prop_attn": forward.prop_attn, "unmerge": forward.unmerge}
+    return {**work, "prop_attn": forward.prop_attn, "unmerge": forward.unmerge, "positions": forward.positions}
 
 
 def _applied(model: nn.Module) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from plm_core import blocks
 from plm_core.blocks import BlockView, ModelView
 from plm_core.errors import InputError, NotSupported
 from tome.schedule import R, parse
-from tome.vit.blocks import MergingBlock, Unmerge, is_merging, merging_blocks
+from tome.vit.blocks import MergingBlock, Positions, Unmerge, is_merging, merging_blocks
 from tome.vit.maps import MapsMixin
 from tome.warning import warn_user
 
@@ -33,6 +34,7 @@ def apply(
     tokens: float | None = None,
     prop_attn: bool | Literal["mask", "channel"] = True,
     unmerge: Unmerge | None = None,
+    positions: Positions = "destination",
 ) -> None:
     """Apply Token Merging to a vision transformer in place; see `tome.apply` for the arguments.
 
@@ -46,10 +48,15 @@ def apply(
         raise InputError(f"prop_attn is {prop_attn!r}; it is True, False, 'mask' or 'channel'")
     if not isinstance(unmerge, bool | str | None) or unmerge not in (None, True, False, "last"):
         raise InputError(f"unmerge is {unmerge!r}; it is None, True, False or 'last'")
+    if not isinstance(positions, str) or positions not in ("destination", "mean"):
+        raise InputError(f"positions is {positions!r}; it is 'destination' or 'mean'")
     if unmerge is not True:
         _refuse_token_counts(model)
     plans: list[Plan] = []
-    for path, model_view in blocks.find(model).items():
+    views = blocks.find(model)
+    if positions == "mean":
+        _refuse_mean_positions(views)
+    for path, model_view in views.items():
         _refuse_windows(model_view, path)
         schedule = parse(r, flops, tokens, len(model_view.blocks))
         for index, view in enumerate(model_view.blocks):
@@ -63,6 +70,7 @@ def apply(
                 by_place=model_view.tokens.prefix > 0,
                 prop_attn=prop_attn,
                 unmerge=_unmerge(model_view, unmerge),
+                positions=positions,
                 weights=sum(p.numel() for p in view.block.parameters() if p.ndim == 2),
             )
             plans.append(Plan(model_view, view, forward))
@@ -127,9 +135,32 @@ def _refuse_token_counts(model: nn.Module) -> None:
             )
 
 
+def _refuse_mean_positions(views: Mapping[str, ModelView]) -> None:
+    """Refuse mean positions where they are impossible, and where they are there already."""
+    for path, model_view in views.items():
+        kind, name = model_view.tokens.positions, _name(model_view, path)
+        if kind == "bias":
+            raise NotSupported(
+                f"positions='mean' is for rotary positions; {name} has relative position biases, of which a merged "
+                "token keeps those of the token that it merged into"
+            )
+        if kind == "rotary" and any(view.average is None for view in model_view.blocks):
+            raise NotSupported(f"positions='mean': the block adapter of {name} cannot average positions")
+    if all(model_view.tokens.positions == "absolute" for model_view in views.values()):
+        names = ", ".join(_name(model_view, path) for path, model_view in views.items())
+        raise NotSupported(
+            f"positions='mean' is for rotary positions, and changes nothing here: {names} adds positions to the tokens "
+            "before its blocks, so a merged token has their mean already"
+        )
+
+
+def _name(model_view: ModelView, path: str) -> str:
+    return type(model_view.model).__name__ + (f" ({path})" if path else "")
+
+
 def _refuse_windows(model_view: ModelView, path: str) -> None:
     """Refuse a model whose blocks attend inside windows or pool neighbouring tokens."""
-    name = type(model_view.model).__name__ + (f" ({path})" if path else "")
+    name = _name(model_view, path)
     for view in model_view.blocks:
         if view.local:
             reason = "attends inside windows, which need every token in its place"
