@@ -132,3 +132,8 @@ def equal(a: Tensor, b: Tensor) -> bool:
     if a.is_meta or b.is_meta or not a.numel():
         return True
     return bool((a.double() - b.double()).abs().max() <= TOLERANCE * max(1.0, b.double().abs().max().item()))
+
+
+def is_training(model: nn.Module) -> bool:
+    """Return whether a part of the model may behave in another way at the next call."""
+    return any(part.training for part in model.modules())
