@@ -55,5 +55,6 @@ def reason_of(model: nn.Module) -> str:
 
 
 def _with_view() -> list[BlockAdapter]:
-    declared = registry().declared(BlockAdapter)
-    return [adapter for adapter in declared if not adapter.view.startswith("plm_core.adapters.windowed:")]
+    """Return the adapters whose blocks suit every transform: ours without windows. Those of others may pool."""
+    own = [adapter for adapter in registry().declared(BlockAdapter) if adapter.view.startswith("plm_core.adapters.")]
+    return [adapter for adapter in own if not adapter.view.startswith("plm_core.adapters.windowed:")]
