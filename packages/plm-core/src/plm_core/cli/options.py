@@ -25,6 +25,9 @@ NumWorkers = Annotated[
     int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
+Size = Annotated[
+    int | None, typer.Option("--size", min=1, help="Side of the images in pixels (default: the model's own).")
+]
 SkipUnreadable = Annotated[
     bool,
     typer.Option(
