@@ -11,7 +11,7 @@ import plm_core
 from hiera import blocks as hiera_blocks
 from hiera.configs import MICRO_DIGITS, MICRO_MOTIONS
 from hiera.tokens import reroll
-from plm_core import InputError, weights
+from plm_core import InputError, NotSupported, weights
 from plm_core.testing import check_blocks
 
 TINY = {"embed_dim": 8, "num_classes": 5}
@@ -390,6 +390,14 @@ def test_stems_of_other_channels_come_from_the_pretrained_one(name):
     )
     torch.testing.assert_close(grey, rgb.sum(1, keepdim=True))
     torch.testing.assert_close(four, rgb[:, [0, 1, 2, 0]] * 0.75)
+
+
+def test_trunks_of_detectors_are_refused_with_the_reason():
+    for model in (plm_core.create_model("hiera_micro_detector"), hiera.ViTDet(64, embed_dim=24, depth=1, num_heads=1)):
+        with pytest.raises(
+            NotSupported, match=r"no block adapter for hiera\..*, since it attends inside windows of its"
+        ):
+            check_blocks(model, [torch.rand(3, 64, 64)])
 
 
 @pytest.mark.parametrize("index", [0, -1])

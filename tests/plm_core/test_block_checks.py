@@ -215,6 +215,24 @@ def test_special_tokens_behind_the_patches(changed):
         check_blocks(Behind().eval(), IMAGE)
 
 
+def test_a_tower_inside_a_detector(changed):
+    """A detector takes a list of images, which may have several sizes."""
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = vit()
+
+        def forward(self, images):
+            return [{"scores": self.tower(torch.stack([image[:, :32, :32] for image in images]))}]
+
+    images = [torch.rand(3, 32, 40), torch.rand(3, 36, 32)]
+    check_blocks(Detector(), images)
+    changed(of_model=lambda view: replace(view, tokens=Tokens(class_tokens=2)))
+    with pytest.raises(AssertionError, match=r"the view has 2 special tokens .*, but blocks\.0 gets 17 tokens for 16"):
+        check_blocks(Detector(), images)
+
+
 # --- the form of a view -----------------------------------------------------------------------------------------
 
 FORMS = {

@@ -12,14 +12,14 @@ from plm_core.blocks.attribution import blame
 from plm_core.blocks.facts import check_block, check_heads, check_order, check_positions, check_tokens
 from plm_core.blocks.influence import check_answer, check_local, check_maps
 from plm_core.blocks.lookup import find
-from plm_core.blocks.recording import Call, equal, record
+from plm_core.blocks.recording import Call, Input, equal, record
 from plm_core.blocks.views import BlockView, ModelView, attend, attention_kwargs, run_block
 from plm_core.errors import NotSupported
 from plm_core.utils.references import class_paths
 from plm_core.utils.text import said
 
 
-def check_blocks(model: nn.Module, x: Tensor) -> None:
+def check_blocks(model: nn.Module, x: Input) -> None:
     """Check that an adapter shows a model as it is.
 
     The pieces of each block, put together, must give the block's own output, for all tokens and for a subset. All
@@ -31,7 +31,7 @@ def check_blocks(model: nn.Module, x: Tensor) -> None:
 
     Args:
         model: A model in eval mode that has an adapter, or that contains such a model.
-        x: An input of the model.
+        x: An input of the model: a batch, or a list of images for a detector.
 
     Raises:
         AssertionError: A block or a fact differs. The message names it, and the piece that differs where that can be

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core.blocks.recording import Call, Run, equal, is_training, record, steps_of
+from plm_core.blocks.recording import Call, Input, Run, equal, is_training, record, steps_of
 from plm_core.blocks.swapping import forward_class
 from plm_core.blocks.views import BlockView, ModelView, run_block
 
@@ -90,7 +90,7 @@ def _check_view_of(view: BlockView, x: Tensor, context: Mapping[str, Any]) -> No
         assert same, f"{view.name}: view_of shows pieces that are not those of the block that it is given"
 
 
-def check_tokens(view: ModelView, model: nn.Module, x: Tensor, run: Run) -> None:
+def check_tokens(view: ModelView, model: nn.Module, x: Input, run: Run) -> None:
     """Check the number of tokens that are not patches.
 
     They are the same for every image, and all others make up the grid of the model's feature maps.
@@ -100,14 +100,15 @@ def check_tokens(view: ModelView, model: nn.Module, x: Tensor, run: Run) -> None
     """
     first = view.blocks[0]
     tokens, prefix = run.blocks[first.block].x, view.tokens.prefix
-    if tokens.ndim != 3 or tokens.is_meta or not x.is_floating_point():
+    images = [x] if isinstance(x, Tensor) else x
+    if tokens.ndim != 3 or tokens.is_meta or not all(image.is_floating_point() for image in images):
         return
     number = tokens.shape[1]
     says = f"the view has {prefix} special tokens ({view.tokens})"
     patches = _patches(view, run)
     if patches is not None:
         assert number == prefix + patches, f"{says}, but {first.name} gets {number} tokens for {patches} patches"
-    other = record(model, view, 1 - x).blocks[first.block].x
+    other = record(model, view, 1 - x if isinstance(x, Tensor) else [1 - image for image in x]).blocks[first.block].x
     if other.shape != tokens.shape:
         return
     constant = (other == tokens).all(-1).all(0).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core.blocks.recording import Call, Run, equal, hooked, is_training, record
+from plm_core.blocks.recording import Call, Input, Run, equal, hooked, is_training, record
 from plm_core.blocks.views import BlockView, ModelView, run_block
 
 
@@ -48,7 +48,7 @@ def check_local(view: BlockView, call: Call) -> None:
         assert reached.all(), f"local of {view.name} is False, but its last token reaches only {share}"
 
 
-def check_answer(view: ModelView, model: nn.Module, x: Tensor, run: Run) -> None:
+def check_answer(view: ModelView, model: nn.Module, x: Input, run: Run) -> None:
     """Check what the answer of the model, one vector for each image, is made of.
 
     If it comes from the patches, ``pools_patches`` must say so. That may also be said of a model whose answer is made
@@ -84,7 +84,7 @@ def check_answer(view: ModelView, model: nn.Module, x: Tensor, run: Run) -> None
         )
 
 
-def check_maps(view: ModelView, model: nn.Module, x: Tensor, run: Run) -> None:
+def check_maps(view: ModelView, model: nn.Module, x: Input, run: Run) -> None:
     """Check whether the outputs of the model depend on the places of the patches, which is what ``returns_maps`` says.
 
     The patches that leave the last block change places for it. Outputs that are tokens themselves say nothing.
@@ -119,7 +119,7 @@ def _tells(view: ModelView, model: nn.Module, run: Run) -> bool:
 
 
 def _changes(
-    view: ModelView, model: nn.Module, x: Tensor, run: Run, change: Callable[..., Tensor]
+    view: ModelView, model: nn.Module, x: Input, run: Run, change: Callable[..., Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return each tensor in the output of the model, as it is and with a change of what its last block returns."""
     with hooked(view.blocks[-1].block, change, first=True):  # before hooks of transformers, which record hidden states

@@ -1,4 +1,4 @@
-"""Families of other libraries that have no block adapter, with the reason. Nothing is imported for it."""
+"""Families of other packages that have no block adapter, with the reason. Nothing is imported for it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         "transformers.models.segformer.modeling_segformer:SegformerModel",
     ),
     WINDOWS: (
+        "hiera.hieradet:HieraDet",
+        "hiera.vitdet:ViTDet",
         "timm.models.maxxvit:MaxxVit",
         "timm.models.vision_transformer_sam:VisionTransformerSAM",
         "torchvision.models.maxvit:MaxVit",
