@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -6,9 +8,11 @@ from timm.optim import param_groups_layer_decay
 
 import hiera
 import plm_core
+from hiera import blocks as hiera_blocks
 from hiera.configs import MICRO_DIGITS, MICRO_MOTIONS
 from hiera.tokens import reroll
-from plm_core import InputError, weights
+from plm_core import InputError, NotSupported, weights
+from plm_core.testing import check_blocks
 
 TINY = {"embed_dim": 8, "num_classes": 5}
 SMALL = {**MICRO_DIGITS, **TINY}
@@ -386,3 +390,24 @@ def test_stems_of_other_channels_come_from_the_pretrained_one(name):
     )
     torch.testing.assert_close(grey, rgb.sum(1, keepdim=True))
     torch.testing.assert_close(four, rgb[:, [0, 1, 2, 0]] * 0.75)
+
+
+def test_trunks_of_detectors_are_refused_with_the_reason():
+    for model in (plm_core.create_model("hiera_micro_detector"), hiera.ViTDet(64, embed_dim=24, depth=1, num_heads=1)):
+        with pytest.raises(
+            NotSupported, match=r"no block adapter for hiera\..*, since it attends inside windows of its"
+        ):
+            check_blocks(model, [torch.rand(3, 64, 64)])
+
+
+@pytest.mark.parametrize("index", [0, -1])
+def test_windows_that_a_view_does_not_tell_are_noticed(monkeypatch, index):
+    """The first blocks attend inside mask units, the last ones among all tokens."""
+    model = hiera.Hiera(**MICRO_DIGITS).eval()
+    image = torch.rand(1, 3, 32, 32)
+    check_blocks(model, image)
+    shown = list((view := hiera_blocks.view(model)).blocks)
+    wrong = shown[index] = replace(shown[index], local=not shown[index].local)
+    monkeypatch.setattr(hiera_blocks, "view", lambda model: replace(view, blocks=tuple(shown)))
+    with pytest.raises(AssertionError, match=rf"local of {wrong.name} is {wrong.local}, but its last token reaches"):
+        check_blocks(model, image)

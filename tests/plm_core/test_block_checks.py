@@ -62,6 +62,10 @@ OF_MODEL = {
         lambda view: replace(view, tokens=Tokens(class_tokens=2)),
         r"the view has 2 special tokens .*, but blocks\.0 gets 17 tokens for 16 patches",
     ),
+    "a class token as a register": (
+        lambda view: replace(view, tokens=Tokens(register_tokens=1)),
+        r"the view has 1 registers .*, but the answer of VisionTransformer comes from one of them and not from the",
+    ),
     "rotary": (
         lambda view: replace(view, tokens=Tokens(1, positions="rotary")),
         "positions are 'rotary', but unrotate of no block changes its keys",
@@ -104,6 +108,10 @@ OF_BLOCK = {
         r"blocks\.0: qkv returns \[2, 3, 17, 16\], \[2, 1, 17, 16\].*; all three need 3 heads",
     ),
     "pools": (lambda view: replace(view, pools=True), r"blocks\.0 returns 17 tokens for 17, but pools .* is True"),
+    "local": (
+        lambda view: replace(view, local=True),
+        r"local of blocks\.0 is True, but its last token reaches 17 of the 17 tokens that blocks\.0 returns",
+    ),
     "dropout": (lambda view: replace(view, dropout=0.5), r"blocks\.0: dropout is 0\.5; in eval mode it is 0"),
     "hidden": (
         lambda view: replace(view, hidden=()),
@@ -181,6 +189,16 @@ def test_maps_that_are_not_told(monkeypatch):
         check_blocks(backbone, IMAGE)
 
 
+def test_registers_that_the_answer_does_not_come_from(changed):
+    """The answer of a pooling over all tokens comes from the registers too, which makes no class token of them."""
+    check_blocks(vit(reg_tokens=2), IMAGE)
+    over_all = vit(class_token=False, reg_tokens=1, global_pool="avg", pool_include_prefix=True)
+    check_blocks(over_all, IMAGE)
+    changed(of_model=lambda view: replace(view, pools_patches=False))
+    with pytest.raises(AssertionError, match="pools_patches is False, but the answer of VisionTransformer depends on"):
+        check_blocks(over_all, IMAGE)
+
+
 def test_special_tokens_behind_the_patches(changed):
     class Behind(nn.Module):
         def __init__(self):
@@ -195,6 +213,24 @@ def test_special_tokens_behind_the_patches(changed):
     changed(of_model=lambda view: replace(view, tokens=Tokens(1)))
     with pytest.raises(AssertionError, match=r"token 16 of blocks\.0 is the same for every image but stands behind"):
         check_blocks(Behind().eval(), IMAGE)
+
+
+def test_a_tower_inside_a_detector(changed):
+    """A detector takes a list of images, which may have several sizes."""
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = vit()
+
+        def forward(self, images):
+            return [{"scores": self.tower(torch.stack([image[:, :32, :32] for image in images]))}]
+
+    images = [torch.rand(3, 32, 40), torch.rand(3, 36, 32)]
+    check_blocks(Detector(), images)
+    changed(of_model=lambda view: replace(view, tokens=Tokens(class_tokens=2)))
+    with pytest.raises(AssertionError, match=r"the view has 2 special tokens .*, but blocks\.0 gets 17 tokens for 16"):
+        check_blocks(Detector(), images)
 
 
 # --- the form of a view -----------------------------------------------------------------------------------------

@@ -59,6 +59,16 @@ def plm(monkeypatch, capsys):
     return run
 
 
+def test_a_home_in_the_words_is_expanded(plm, tmp_path, monkeypatch):
+    """A shell does not do it in quotes, nor after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    weights.save_pretrained(plm_core.create_model("test_vit"), tmp_path / "vit", "mit")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    result = plm("predict", "~/vit", "~/photo.png", "--out=~/a=1.csv", "--json")
+    assert (result.code, result.err) == (0, f"wrote {tmp_path / 'a=1.csv'}\n")
+    assert str(tmp_path / "photo.png") in (tmp_path / "a=1.csv").read_text()
+
+
 def assert_one_line(result, said):
     assert result.code == 2
     assert result.out == ""

@@ -196,6 +196,19 @@ def test_files_that_belong_together_are_all_old_or_all_new(tmp_path, monkeypatch
     ]
 
 
+@pytest.mark.parametrize("write", [lambda path: write_text(path, ""), files.make_folder])
+def test_a_home_that_is_not_expanded_is_refused(tmp_path, monkeypatch, write):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for path, full in (("~/a/b", tmp_path / "a" / "b"), ("~", tmp_path)):
+        with pytest.raises(FileError) as error:
+            write(path)
+        assert str(error.value) == f"path {path!r} begins with ~, which is not expanded here: write {str(full)!r}"
+    assert os.listdir(tmp_path) == []
+    write("~no-such-user")
+    assert os.listdir(tmp_path) == ["~no-such-user"]
+
+
 def test_text_is_utf8(tmp_path):
     write_text(tmp_path / "file.txt", "ü 漢")
     assert (tmp_path / "file.txt").read_bytes() == "ü 漢".encode()

@@ -12,6 +12,7 @@ from plm_core.testing.conformance import check_model
 
 CONFIG = {"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
 IMAGE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+SIZE_32 = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 DECLARED = Model(
     name="demo", family="demo", builder="a:b", params=1, input=Input(size=(3, 16, 16)), num_classes=3,
     classifier="head", out_indices=(0, 1)
@@ -21,8 +22,8 @@ DECLARED = Model(
 class Net(VisionTransformer):
     """A small model without a fault."""
 
-    def __init__(self):
-        super().__init__(**CONFIG)
+    def __init__(self, **options):
+        super().__init__(**CONFIG | options)
 
 
 class Features(nn.Module):
@@ -40,7 +41,7 @@ class Features(nn.Module):
 def check(monkeypatch):
     """Return a function that checks the interface of a model class."""
 
-    def run(cls):
+    def run(cls, image=IMAGE):
         def create(name, num_classes=3, in_chans=3, features_only=False):
             torch.manual_seed(0)
             model = cls()
@@ -55,8 +56,8 @@ def check(monkeypatch):
         model = create("demo").eval()
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.3)
-        interface.check_heads(DECLARED, model, IMAGE)
-        interface.check_features(DECLARED, model, IMAGE)
+        interface.check_heads(DECLARED, model, image)
+        interface.check_features(DECLARED, model, image)
 
     return run
 
@@ -131,6 +132,57 @@ class ClassesNotSaid(Net):
 class OneArgument(Net):
     def reset_classifier(self, num_classes):
         super().reset_classifier(num_classes)
+
+
+def windows(y):
+    """[B, 4, 4, C] -> [B, 4 windows, 4 patches, C]."""
+    return y.unflatten(1, (2, 2)).unflatten(3, (2, 2)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
+
+
+class Arranged(Net):
+    """A model whose maps are named after modules that return them in another form."""
+
+    arrange = staticmethod(lambda y: y)
+    scramble = staticmethod(lambda y: y)
+
+    def __init__(self):
+        super().__init__(img_size=32)
+        self.outs = nn.ModuleList([nn.Identity(), nn.Identity()])
+        self.feature_info = [info | {"module": f"outs.{i}"} for i, info in enumerate(self.feature_info)]
+        for i, block in enumerate(self.blocks):
+            block.register_forward_hook(lambda block, x, y, i=i: self.show(i, y))
+
+    def show(self, i, y):
+        self.outs[i](self.arrange(y[:, 1:].unflatten(1, (4, 4))))
+
+    def forward_intermediates(self, x, **options):
+        return on_maps(super().forward_intermediates(x, **options), self.scramble)
+
+
+FORMS = {
+    "[B, H, W, C]": lambda y: y,
+    "[B, H W, C]": lambda y: y.flatten(1, 2),
+    "windows": windows,
+    "windows in a row": lambda y: windows(y).flatten(1, 2),
+    "windows last, as in the original Hiera": lambda y: windows(y).transpose(1, 2).flatten(1, 2),
+}
+SCRAMBLES = {
+    "mirrored": lambda y: y.flip(3),
+    "transposed": lambda y: y.mT,
+    "shuffled": lambda y: y.flatten(2)[:, :, torch.randperm(16, generator=torch.Generator().manual_seed(0))].view_as(y),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_places_are_compared_in_every_form_of_output(check, form):
+    arranged = type("Arranged", (Arranged,), {"arrange": staticmethod(FORMS[form])})
+    check(arranged, SIZE_32)
+    for scramble in SCRAMBLES.values():
+        scrambled = type("Scrambled", (arranged,), {"scramble": staticmethod(scramble)})
+        with pytest.raises(
+            AssertionError, match=r"map 0 of forward_intermediates and what its module 'outs\.0' returns"
+        ):
+            check(scrambled, SIZE_32)
 
 
 WRONG = {

@@ -6,10 +6,11 @@ import re
 import shutil
 
 import pytest
+import timm
 from PIL import Image
 
 import plm_core
-from plm_core import InputError, PlmError, WeightsError, weights
+from plm_core import InputError, PlmError, WeightsError, model_config, weights
 from plm_core.model_config import FORMAT
 from plm_core.models import input_of
 from plm_core.shapes import SHAPES
@@ -138,6 +139,19 @@ def test_labels_must_fit_the_head(tmp_path):
         ({"pretrained_cfg": {"std": [0.5, 0, 1]}}, "has pretrained_cfg.std [0.5, 0, 1]; a list of numbers above 0"),
         ({"pretrained_cfg": {"input_size": [3, 8]}}, "has pretrained_cfg.input_size [3, 8]; [channels, height, width]"),
         ({"pretrained_cfg": {"interpolation": "cubic"}}, "has pretrained_cfg.interpolation 'cubic'; one of nearest, "),
+        (
+            {"pretrained_cfg": {"interpolation": "random"}},
+            "has pretrained_cfg.interpolation 'random'; one of nearest, ",
+        ),
+        (
+            {"pretrained_cfg": {"crop_pct": 87.5}},
+            "has pretrained_cfg.crop_pct 87.5; a number from 0.1 to 2 is expected",
+        ),
+        (
+            {"pretrained_cfg": {"test_crop_pct": 0.001}},
+            "has pretrained_cfg.test_crop_pct 0.001; a number from 0.1 to 2",
+        ),
+        ({"pretrained_cfg": {"pool_size": "7"}}, "has pretrained_cfg.pool_size '7'; [height, width] is expected"),
         ({"pretrained_cfg": {"state_dict": {}}}, "has pretrained_cfg.state_dict {}; no entry"),
         ({"input_size": [0, 8, 8]}, "has input_size [0, 8, 8]; [channels"),  # older files have these fields at the top
     ],
@@ -149,6 +163,16 @@ def test_a_config_that_cannot_be_used_says_why(changes, said, folder, tmp_path):
     assert said in str(error.value)
     assert str(broken) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_every_configuration_of_timm_is_allowed():
+    """It has crops of up to 1.15."""
+    cfgs = [timm.get_pretrained_cfg(name) for name in timm.list_models(pretrained=True)]
+    assert any(cfg.crop_pct > 1 for cfg in cfgs)
+    for cfg in cfgs:
+        rules = {name: rule for name, rule in model_config.WEIGHTS.items() if getattr(cfg, name, None) is not None}
+        values = json.loads(json.dumps({name: getattr(cfg, name) for name in rules}))
+        assert not [(cfg.tag, name) for name, (_, holds) in rules.items() if not holds(values[name])]
 
 
 @pytest.mark.parametrize(

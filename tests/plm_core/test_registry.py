@@ -199,8 +199,8 @@ def test_every_position_in_the_order_is_isolated(plm_registry, name):
         ),
         ("return [DemoModel(name='x', input=Input(mean=(0.5,)))]", "Input.mean is (0.5,); one number for each of 3"),
         ("return [DemoModel(name='x', input=Input(size=(1, 8, 8)))]", "one number for each of 1 channels"),
-        ("return [DemoModel(name='x', input=Input(crop_pct=87.5))]", "Input.crop_pct is 87.5; a share above 0 and at"),
-        ("return [DemoModel(name='x', input=Input(crop_pct=0))]", "Input.crop_pct is 0; a share above 0 and at"),
+        ("return [DemoModel(name='x', input=Input(crop_pct=87.5))]", "Input.crop_pct is 87.5; 0.1 to 2 is allowed"),
+        ("return [DemoModel(name='x', input=Input(crop_pct=0))]", "Input.crop_pct is 0; 0.1 to 2 is allowed"),
         (
             "return [DemoModel(name='x', input=Input(interpolation='cubic'))]",
             "'cubic'; one of nearest, bilinear, bicubic",

@@ -36,6 +36,24 @@ def test_report_is_self_contained(tmp_path):
     assert "FAILED" not in facts
 
 
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        ([72.824, 135.04, 3.3], ["73", "135", "3"]),
+        ([7.2824, 1.5, 0.0], ["7.28", "1.50", "0.00"]),
+        (["34.53 [31.25, 37.6]", "9 [8, 9.5]", ""], ["34.5 [31.2, 37.6]", "9.0 [8.0, 9.5]", ""]),
+        (["0.36 [0.3169, 0.3902]", "-0.2 [-3e-05, 0.1]"], ["0.360 [0.317, 0.390]", "-0.200 [-0.000, 0.100]"]),
+        (["3.15", "16.8"], ["3.1", "16.8"]),
+        ([145, 97], ["145", "97"]),
+        (["0.1.0", "1.0"], ["0.1.0", "1.0"]),
+        (["98.7 %", "9 %"], ["98.7 %", "9 %"]),
+        (["", None], ["", "None"]),
+    ],
+)
+def test_the_numbers_of_a_column_have_one_format(column, texts):
+    assert tour.one_format(column) == texts
+
+
 def test_path_that_cannot_be_written_is_said_before_the_first_stop(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setattr("plm_core.tools.tour.resolve", lambda reference: pytest.fail("a stop was run"))

@@ -22,6 +22,16 @@ ADAPTERS = {entry.declaration.name: entry.declaration for entry in registry().al
 WINDOWED = ("hiera", "timm-hiera", "timm-swin", "torchvision-swin", "transformers-hiera", "transformers-swin")
 FAMILIES = sorted(set(ADAPTERS) - set(WINDOWED))
 
+
+def test_a_refusal_names_families_that_work():
+    with pytest.raises(NotSupported) as refusal:
+        tome.apply(nn.Linear(1, 1), r=2)
+    named = str(refusal.value).rpartition(": ")[2].split(", ")
+    working = {a.example[1].get("model", a.example[0]) for name, a in ADAPTERS.items() if name in FAMILIES}
+    assert "vit_tiny_patch16_224" in named
+    assert set(named) <= working
+
+
 VIT = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5}
 VARIANTS = {
     "layer scale": ("vit_tiny_patch16_224", {"init_values": 0.1}),

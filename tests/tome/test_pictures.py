@@ -298,6 +298,9 @@ def test_plm_paint_tokens(plm, tmp_path):
     assert Image.open("groups.png").size[0] == 4 * 240 + 3 * 8
     _, out, _ = plm("photo.png", *words, "--tokens", 0.25, "--no-prop-attn")
     assert json.loads(out)[-1]["tokens"] == 37
+    _, out, _ = plm("photo.png", *words, "--size", 24)
+    assert json.loads(out)[0]["tokens"] == 6 * 6 + 1 - 8
+    assert Image.open("groups.png").size[0] == 4 * 240 + 3 * 8
 
 
 @pytest.mark.parametrize(
@@ -309,6 +312,11 @@ def test_plm_paint_tokens(plm, tmp_path):
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--r", "4", "--tokens", "0.5"], "give one of r"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--r", "many"], "r is 'many'"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--after", "7"], "the model has 6 blocks"),
+        (["photo.png", "--model", "tome_micro_shapes", "--random", "--size", "50"], "50 x 50 pixels into 144 patches"),
+        (
+            ["photo.png", "--model", "test_vit", "--random", "--size", "1"],
+            "cannot run on [1, 3, 1, 1]: Input height (1)",
+        ),
         (["photo.png", "--model", "hiera_micro_digits"], "Token Merging cannot work on Hiera"),
     ],
 )

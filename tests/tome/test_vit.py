@@ -15,7 +15,7 @@ import torch
 
 import plm_core
 import tome
-from plm_core import InputError, NotSupported, blocks
+from plm_core import InputError, NotSupported, blocks, weights
 from tome.schedule import Target
 from tome.vit.maps import UnmergingProxy
 from tome.vit.tracing import trace
@@ -151,9 +151,9 @@ def test_onnx(images, dynamo, tmp_path):
         shapes = {"x": {0: torch.export.Dim.DYNAMIC}}
         torch.onnx.export(model, (images,), path, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
     else:
-        torch.onnx.export(model, (images,), path, dynamo=False, **names)
+        torch.onnx.export(model, (images,), path, dynamo=False, dynamic_axes={"x": {0: "batch"}}, **names)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for x in (images.flip(0, -1), *([torch.cat([images, images[:1]])] if dynamo else [])):
+    for x in (images.flip(0, -1), torch.cat([images, images[:1]])):
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(session.run(["y"], {"x": x.numpy()})[0]), model(x))
 
@@ -434,6 +434,23 @@ def test_settings_can_be_saved_and_applied_again(vit, images, given, settings):
     assert tome.settings_of(vit) == saved
     with pytest.raises(InputError, match="Token Merging is not applied"):
         tome.settings_of(tome.remove(vit))
+
+
+def test_a_model_folder_holds_the_plain_model_and_this_is_said(tmp_path, caplog):
+    model = plm_core.create_model("test_vit").eval()
+    tome.apply(model, r=2)
+    weights.save_pretrained(model, tmp_path, "mit")
+    (line,) = caplog.messages
+    assert line == (
+        "the saved model is without the transform 'tome': after loading, plm_core.apply(model, 'tome', ...) with the "
+        "same options applies it again"
+    )
+    again = plm_core.create_model(tmp_path, pretrained=True).eval()
+    x = torch.rand(1, 3, 160, 160)
+    assert torch.equal(plm_core.apply(again, "tome", **tome.settings_of(model))(x), model(x))
+    caplog.clear()
+    weights.save_pretrained(tome.remove(model), tmp_path, "mit")
+    assert caplog.messages == []
 
 
 def test_settings_of_two_models_in_one_are_told_if_they_are_the_same(vit):

@@ -15,6 +15,7 @@ from plm_core import samples, shapes
 from plm_core.tools.tour import Tour
 from plm_core.training.finetuning import accuracy
 from plm_core.utils import plots
+from plm_core.utils.text import millions
 
 DIGITS_CODE = f'''import plm_core
 import torch
@@ -43,7 +44,8 @@ def digits(tour: Tour) -> None:
     confidence, predicted = model(torch.stack([preprocess(image) for image in images])).softmax(-1).max(-1)
     top1 = evaluate(model)[TOP1]
     tour.text(
-        f"{NAME} is a Hiera of {sum(p.numel() for p in model.parameters()):,} parameters, shipped as safetensors."
+        f"{NAME} is a Hiera of {millions(sum(p.numel() for p in model.parameters()))} parameters, shipped "
+        "as safetensors."
     )
     tour.code(DIGITS_CODE)
     errors = [i for i in range(len(labels)) if int(predicted[i]) != int(labels[i])]
@@ -175,7 +177,7 @@ def detection(tour: Tour) -> None:
     num_objects = sum(len(scene.objects) for scene in world)
     tour.text(
         f"{DETECTOR_NAME} is a Mask R-CNN on a HieraDet trunk, in torchvision's detection framework: "
-        f"{sum(p.numel() for p in model.parameters()):,} parameters in all."
+        f"{millions(sum(p.numel() for p in model.parameters()))} parameters in all."
     )
     tour.code(DETECTION_CODE)
     tour.figure(figure, f"Held-out scenes: {num_detections} detections score at least 0.5, for {num_objects} objects.")

@@ -11,7 +11,7 @@ from typing import Any
 from plm_core import hookspecs
 from plm_core.fields import Invalid
 from plm_core.hookspecs import BlockAdapter, Declaration, Input, Model, Pretrained, WeightLayout
-from plm_core.model_config import CROP_MODES, INTERPOLATIONS
+from plm_core.model_config import CROP_MODES, CROP_PCT, INTERPOLATIONS
 from plm_core.utils.annotations import check_fields
 from plm_core.utils.near_misses import miss
 from plm_core.utils.text import is_name
@@ -135,8 +135,8 @@ def _check_input(spec: Input) -> None:
             raise ValueError(f"Input.{name} is {values}; one number for each of {spec.size[0]} channels is expected")
     if not min(spec.std) > 0:
         raise ValueError(f"Input.std is {spec.std}; numbers above 0 are expected")
-    if not 0 < spec.crop_pct <= 1:
-        raise ValueError(f"Input.crop_pct is {spec.crop_pct}; a share above 0 and at most 1 is expected")
+    if not CROP_PCT[0] <= spec.crop_pct <= CROP_PCT[1]:
+        raise ValueError(f"Input.crop_pct is {spec.crop_pct}; {CROP_PCT[0]:g} to {CROP_PCT[1]:g} is allowed")
     _check_choice("Input.interpolation", spec.interpolation, INTERPOLATIONS)
     _check_choice("Input.crop_mode", spec.crop_mode, CROP_MODES)
 

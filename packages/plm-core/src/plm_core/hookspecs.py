@@ -63,10 +63,10 @@ class Input(Fields):
         size: (channels, height, width).
         mean: Mean of each channel by which images are normalized, for values between 0 and 1.
         std: Standard deviation of each channel, above 0.
-        interpolation: Pillow's filter for resizing: ``nearest``, ``bilinear``, ``bicubic``, ``box``, ``hamming``,
-            ``lanczos``, or ``random`` in trainings.
-        crop_pct: Share of the resized image that the crop keeps, above 0 and at most 1: 0.875 resizes to 256 pixels for
-            a crop of 224.
+        interpolation: Pillow's filter for resizing: ``nearest``, ``bilinear``, ``bicubic``, ``box``, ``hamming`` or
+            ``lanczos``.
+        crop_pct: Share of the resized image that the crop keeps, 0.1 to 2: 0.875 resizes to 256 pixels for a crop of
+            224. Above 1 the image is smaller than the crop, with a border around it.
         crop_mode: ``center``, ``squash``, ``border`` or ``corner``, as in timm.
         frames: Frames of a clip, for a model that takes video [B, C, frames, H, W]. None for images.
         stride: Step from one frame of a clip to the next that the model was trained with: 4 takes every fourth frame.

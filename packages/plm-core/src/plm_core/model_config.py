@@ -21,9 +21,12 @@ FORMAT = 1
 MAX_BYTES = 1 << 24
 MAX_NUMBER = 1_000_000
 """Largest number of classes, and largest size of a part of a model."""
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+"""Pillow's filters by the names of timm, whose ``random`` is for training only."""
 CROP_MODES = ("center", "squash", "border", "corner")
-"""What timm knows, as are the interpolations above."""
+"""What timm knows."""
+CROP_PCT = (0.1, 2.0)
+"""The least and the largest ``crop_pct``; timm has models with up to 1.15, whose image is smaller than their input."""
 Rule = tuple[str, Callable[[Any], bool]]
 """The expected value of a field in words, and whether a value is one."""
 
@@ -166,7 +169,8 @@ _FLAG: Rule = "true or false", lambda v: isinstance(v, bool)
 _LAYERS: Rule = "a name or a list of names", lambda v: is_printable(v) or _is_list(v, is_printable, ANY)
 _LABELS: Rule = "a list of names", lambda v: _is_list(v, is_printable, ANY) or _is_table(v, str.isdecimal)
 _INPUT: Rule = "[channels, height, width]", lambda v: _is_list(v, lambda n: _is_whole(n, 1, MAX_NUMBER), range(3, 4))
-_POSITIVE: Rule = "a number above 0", lambda v: _is_number(v, 1e-9, MAX_NUMBER)
+_CROP: Rule = f"a number from {CROP_PCT[0]:g} to {CROP_PCT[1]:g}", lambda v: _is_number(v, *CROP_PCT)
+_POOL: Rule = "[height, width]", lambda v: _is_list(v, lambda n: _is_whole(n, 1, MAX_NUMBER), range(2, 3))
 _NUMBERS: Rule = "a list of numbers", lambda v: _is_list(v, lambda n: _is_number(n, -1e9, 1e9), range(1, 1000))
 _SCALES: Rule = "a list of numbers above 0", lambda v: _is_list(v, lambda n: _is_number(n, 1e-9, 1e9), range(1, 1000))
 
@@ -184,9 +188,11 @@ WEIGHTS: Mapping[str, Rule] = {  # in pretrained_cfg, and in older files at the 
     "test_input_size": _INPUT,
     "min_input_size": _INPUT,
     "fixed_input_size": _FLAG,
+    "pool_size": _POOL,
+    "test_pool_size": _POOL,
     "interpolation": _is_one_of(*INTERPOLATIONS),
-    "crop_pct": _POSITIVE,
-    "test_crop_pct": _POSITIVE,
+    "crop_pct": _CROP,
+    "test_crop_pct": _CROP,
     "crop_mode": _is_one_of(*CROP_MODES),
     "mean": _NUMBERS,
     "std": _SCALES,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plm_core.cli.options import Json
+from plm_core.cli.options import Json, Size
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 from plm_core.utils.images import open_image
@@ -41,6 +41,7 @@ def paint_tokens(
     pretrained: Annotated[
         bool, typer.Option("--pretrained/--random", help="Use the trained weights, or random ones to try it out.")
     ] = True,
+    size: Size = None,
     scale: Annotated[int | None, typer.Option("--scale", min=1, help="Factor by which to enlarge the picture.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +64,8 @@ def paint_tokens(
     }
     if r is not None or not options:
         options["r"] = 8 if r is None else literal(r)
-    net = apply(create_model(model, pretrained=pretrained).eval(), "tome", **{"prop_attn": prop_attn} | options)
+    net = create_model(model, pretrained=pretrained, **({} if size is None else {"img_size": size})).eval()
+    net = apply(net, "tome", **{"prop_attn": prop_attn} | options)
     pixels, trace = run_and_trace(net, picture)
     painted = side_by_side(pixels, trace, after, scale=scale)
     with atomic_path(out) as part:

@@ -55,7 +55,7 @@ class Matching:
         else:
             index = places.view(-1, *[1] * (out.ndim - 1)).expand(-1, *out.shape[1:])
             out = out.scatter_reduce(0, index, added.flatten(0, 1), mode, include_self=True)
-        return out.unflatten(0, (batch, count))
+        return out.reshape(batch, count, *out.shape[1:])
 
     def average(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Average every group of x [B, T, C], weighted by size [B, T, 1].
@@ -76,7 +76,7 @@ class Matching:
         share = weight / sizes.index_select(0, places)
         change = (added.to(share.dtype) - out.index_select(0, places)) * share
         out = _add_rows(out, places, change.to(x.dtype))
-        return out.unflatten(0, (batch, count)), sizes.unflatten(0, (batch, count))
+        return out.reshape(batch, count, x.shape[2]), sizes.reshape(batch, count, 1)
 
     def unmerge(self, x: Tensor) -> Tensor:
         """Give every token of [B, T, *] the value of its group in x [B, T - r, *].
@@ -102,7 +102,9 @@ class Matching:
 
 def take_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Return ``x[b, index[b]]`` for each sample b: x [B, T, *], index [B, n] -> [B, n, *]."""
-    return x.flatten(0, 1).index_select(0, _flat_index(index, x.shape[1])).unflatten(0, index.shape)
+    rows = x.flatten(0, 1).index_select(0, _flat_index(index, x.shape[1]))
+    # torch's exporter to ONNX by tracing takes the batch size of unflatten for a constant
+    return rows.reshape(*index.shape, *rows.shape[1:])
 
 
 def _add_rows(out: Tensor, index: Tensor, rows: Tensor) -> Tensor:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from plm_core.errors import InputError
+from plm_core.blocks import original_class
+from plm_core.errors import InputError, PlmError
 from plm_core.models import transform_for
 from plm_core.utils.images import Channels
+from plm_core.utils.text import first_line
 from tome.vit.tracing import Trace, trace
 
 Picture = Image.Image | NDArray[Any]
@@ -154,13 +156,20 @@ def run_and_trace(
         The preprocessed image, uint8 [H, W, 3], and the trace of this batch of one.
 
     Raises:
-        InputError: Token Merging is not applied, or the model is in training mode.
+        InputError: Token Merging is not applied, the model is in training mode, or it cannot run on the image.
     """
     if model.training:
         raise InputError("model is in training mode: call model.eval() first")
     preprocess = preprocess or transform_for(model)
     x = preprocess(image)
-    traced = trace(model, x[None].to(next(model.parameters()).device))
+    try:
+        traced = trace(model, x[None].to(next(model.parameters()).device))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as e:  # as models fail on a size that does not fit
+        if isinstance(e, PlmError):
+            raise
+        raise InputError(
+            f"{original_class(model).__name__} cannot run on {list(x[None].shape)}: {first_line(e)}"
+        ) from e
     normalize = _normalize_of(preprocess)
     if normalize is not None:
         mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (normalize.mean, normalize.std))
@@ -371,6 +380,7 @@ def _patch(height: int, width: int, count: int) -> int:
     patch = max(1, math.isqrt(height * width // count))
     if height // patch * (width // patch) != count or height % patch or width % patch:
         raise InputError(
-            f"the model cuts {height} x {width} pixels into {count} patches, which are not square: use paint"
+            f"the model cuts {height} x {width} pixels into {count} patches, which are not square or leave a rest: use "
+            "a size that is a multiple of its patches, or paint"
         )
     return patch

@@ -16,6 +16,7 @@ from plm_core import samples, shapes
 from plm_core.tools.bench import interleaved
 from plm_core.tools.tour import Tour
 from plm_core.utils import plots
+from plm_core.utils.text import millions
 from tome.api import apply
 from tome.micro.shapes import NAME, SIZE, scenes
 from tome.pictures import contact_sheet, groups
@@ -43,10 +44,10 @@ def merging(tour: Tour) -> None:
     """Show which patches become one token, and what that does to speed and predictions."""
     model: Any = plm_core.create_model(NAME, pretrained=True).eval()
     tour.text(
-        f"{NAME} is a plain vision transformer of {sum(p.numel() for p in model.parameters()):,} parameters, trained "
-        "without merging. In each block, Token Merging turns the most similar pairs of tokens into one token each: "
-        "there are fewer tokens, and the weights stay the same. Patches that became one token are painted in their "
-        "mean colour, with a border around them."
+        f"{NAME} is a plain vision transformer of {millions(sum(p.numel() for p in model.parameters()))} parameters, "
+        "trained without merging. In each block, Token Merging turns the most similar pairs of tokens into one token "
+        "each: there are fewer tokens, and the weights stay the same. Patches that became one token are painted in "
+        "their mean colour, with a border around them."
     )
     tour.code(CODE)
     merged = apply(copy.deepcopy(model), SHOWN_R)
@@ -84,7 +85,7 @@ def _by_r(model: Any) -> list[dict[str, Any]]:
         {
             "r": r,
             "tokens left": trace(contender, held_out.x[:1]).tokens[-1],
-            "ms per image": round(1000 * statistics.median(seconds[str(r)]) / TIMED, 2),
+            "ms per image": 1000 * statistics.median(seconds[str(r)]) / TIMED,
             "same predictions": _percent(predictions[r] == predictions[0]),
             "correct": _percent(predictions[r] == held_out.y),
         }

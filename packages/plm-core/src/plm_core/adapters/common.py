@@ -32,7 +32,8 @@ def no_view(block: Any, attention: object, known: str) -> NotSupported:
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """[B, N, H * D] -> [B, H, N, D]."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    # torch's exporter to ONNX by tracing takes the batch size of unflatten for a constant
+    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:

@@ -215,7 +215,8 @@ def _fused(attn: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     else:
         bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
         qkv = attn.qkv(normed) + bias if attn.qkv_bias_separate else F.linear(normed, attn.qkv.weight, bias)
-    q, k, v = qkv.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    heads, width = attn.num_heads, qkv.shape[2] // (3 * attn.num_heads)
+    q, k, v = qkv.reshape(*qkv.shape[:2], 3, heads, width).permute(2, 0, 3, 1, 4)
     return q, k, v
 
 

@@ -12,8 +12,9 @@ replaces the attention, and Token Merging adds a step between the attention and 
 - ``changes``: refuse what a patch would leave out, such as hooks of the attention.
 - ``swapping``: change the class of a module, which patching builds on.
 - ``gathering``: take some rows of each sample, such as the kept tokens.
-- ``checking``: `check_blocks`, the check of an adapter, from ``facts`` (held to what the model does), ``attribution``
-  (which piece differs) and ``recording`` (what can be seen of a run).
+- ``checking``: `check_blocks`, the check of an adapter, from ``facts`` (held to what the model does), ``influence``
+  (the tokens that a token and the answer depend on), ``attribution`` (which piece differs) and ``recording`` (what can
+  be seen of a run).
 - ``examples``: a small model of each family, for trying the pieces.
 """
 

@@ -9,25 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from plm_core.blocks.attribution import blame
-from plm_core.blocks.facts import check_block, check_heads, check_maps, check_order, check_positions, check_tokens
+from plm_core.blocks.facts import check_block, check_heads, check_order, check_positions, check_tokens
+from plm_core.blocks.influence import check_answer, check_local, check_maps
 from plm_core.blocks.lookup import find
-from plm_core.blocks.recording import Call, equal, record
+from plm_core.blocks.recording import Call, Input, equal, record
 from plm_core.blocks.views import BlockView, ModelView, attend, attention_kwargs, run_block
 from plm_core.errors import NotSupported
 from plm_core.utils.references import class_paths
 from plm_core.utils.text import said
 
 
-def check_blocks(model: nn.Module, x: Tensor) -> None:
+def check_blocks(model: nn.Module, x: Input) -> None:
     """Check that an adapter shows a model as it is.
 
     The pieces of each block, put together, must give the block's own output, for all tokens and for a subset. All
-    blocks are shown, in their order. The special tokens, the positions, the heads and ``returns_maps`` are compared
-    with what the model does. On the meta device only shapes are compared.
+    blocks are shown, in their order. The special tokens, the positions, the heads, ``local``, ``returns_maps`` and
+    ``pools_patches`` are compared with what the model does. On the meta device only shapes are compared.
+
+    A class token that is called a register is noticed if the answer comes from it and not from the patches too. Class
+    tokens and distillation tokens are not told apart, nor are registers noticed that are called one of these.
 
     Args:
         model: A model in eval mode that has an adapter, or that contains such a model.
-        x: An input of the model.
+        x: An input of the model: a batch, or a list of images for a detector.
 
     Raises:
         AssertionError: A block or a fact differs. The message names it, and the piece that differs where that can be
@@ -47,8 +51,10 @@ def check_blocks(model: nn.Module, x: Tensor) -> None:
                 name = f"{path}.{b.name}" if path else b.name
                 _check_pieces(b, name, run.blocks[b.block])
                 check_block(b, run.blocks[b.block])
+                check_local(b, run.blocks[b.block])
             check_tokens(view, model, x, run)
             check_positions(view, run)
+            check_answer(view, model, x, run)
             check_maps(view, model, x, run)
             for b in view.blocks:
                 call = run.blocks[b.block]

@@ -1,16 +1,16 @@
-"""The facts of a model's view, held to what the model does: its tokens, positions, heads, blocks and outputs."""
+"""The facts of a model's view, held to what the model does: its tokens, positions, heads and blocks."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plm_core.blocks.recording import Call, Run, equal, hooked, record, steps_of
+from plm_core.blocks.recording import Call, Input, Run, equal, is_training, record, steps_of
 from plm_core.blocks.swapping import forward_class
 from plm_core.blocks.views import BlockView, ModelView, run_block
 
@@ -90,7 +90,7 @@ def _check_view_of(view: BlockView, x: Tensor, context: Mapping[str, Any]) -> No
         assert same, f"{view.name}: view_of shows pieces that are not those of the block that it is given"
 
 
-def check_tokens(view: ModelView, model: nn.Module, x: Tensor, run: Run) -> None:
+def check_tokens(view: ModelView, model: nn.Module, x: Input, run: Run) -> None:
     """Check the number of tokens that are not patches.
 
     They are the same for every image, and all others make up the grid of the model's feature maps.
@@ -100,14 +100,15 @@ def check_tokens(view: ModelView, model: nn.Module, x: Tensor, run: Run) -> None
     """
     first = view.blocks[0]
     tokens, prefix = run.blocks[first.block].x, view.tokens.prefix
-    if tokens.ndim != 3 or tokens.is_meta or not x.is_floating_point():
+    images = [x] if isinstance(x, Tensor) else x
+    if tokens.ndim != 3 or tokens.is_meta or not all(image.is_floating_point() for image in images):
         return
     number = tokens.shape[1]
     says = f"the view has {prefix} special tokens ({view.tokens})"
     patches = _patches(view, run)
     if patches is not None:
         assert number == prefix + patches, f"{says}, but {first.name} gets {number} tokens for {patches} patches"
-    other = record(model, view, 1 - x).blocks[first.block].x
+    other = record(model, view, 1 - x if isinstance(x, Tensor) else [1 - image for image in x]).blocks[first.block].x
     if other.shape != tokens.shape:
         return
     constant = (other == tokens).all(-1).all(0).tolist()
@@ -129,7 +130,7 @@ def _patches(view: ModelView, run: Run) -> int | None:
     model: Any = view.model
     if run.model is None or not hasattr(model, "forward_intermediates") or not isinstance(run.model.x, Tensor):
         return None
-    if any(b.pools for b in view.blocks) or _is_training(model):  # it may drop patches
+    if any(b.pools for b in view.blocks) or is_training(model):  # it may drop patches
         return None
     with torch.no_grad():
         maps = model.forward_intermediates(run.model.x, indices=1, intermediates_only=True)
@@ -185,52 +186,3 @@ def _has_own_bias(view: BlockView, call: Call) -> bool:
         return view.bias() is not None
     except (TypeError, ValueError, AttributeError):  # a piece that cannot do without its context
         return False
-
-
-def check_maps(view: ModelView, model: nn.Module, x: Tensor, run: Run) -> None:
-    """Check whether the outputs of the model depend on the places of the patches, which is what ``returns_maps`` says.
-
-    The patches that leave the last block change places for it. Outputs that are tokens themselves say nothing.
-
-    Raises:
-        AssertionError: The view says otherwise.
-    """
-    last, prefix = view.blocks[-1], view.tokens.prefix
-    tokens = run.blocks[last.block].y
-    if run.model is None or tokens.ndim != 3 or tokens.is_meta or _is_training(model):
-        return
-    if any(b.pools or b.local for b in view.blocks):
-        return
-
-    def shuffle(part: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], y: Tensor) -> Tensor:
-        return torch.cat([y[:, :prefix], y[:, prefix:].roll(1, 1)], 1)
-
-    with hooked(last.block, shuffle, first=True):  # before hooks of transformers, which record hidden states
-        shuffled = record(model, view, x)
-    assert shuffled.model is not None
-    number = tokens.shape[1]
-    pairs = zip(_tensors(run.model.y), _tensors(shuffled.model.y), strict=True)
-    told = [equal(a, b) for a, b in pairs if not (a.ndim == 3 and a.shape[1] in (number, number - prefix))]
-    if told:
-        depends = not all(told)
-        assert view.returns_maps == depends, (
-            f"returns_maps is {view.returns_maps}, but the outputs of {type(view.model).__name__} "
-            f"{'depend' if depends else 'do not depend'} on the places of the patches"
-        )
-
-
-def _is_training(model: nn.Module) -> bool:
-    """Return whether a part of the model may behave in another way at the next call."""
-    return any(part.training for part in model.modules())
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors in the output of a model."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, tuple | list):
-        for value in output:
-            yield from _tensors(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,10 @@ from plm_core.blocks.views import ModelView
 
 TOLERANCE = 1e-5
 """Largest difference between two outputs that should be equal, relative to the largest value above one."""
+
+
+Input = Tensor | Sequence[Tensor]
+"""An input of a model: a batch, or the images of a detector, which may differ in size."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Run:
     """The call of the model of the view; None if only its methods were called."""
 
 
-def record(model: nn.Module, view: ModelView, x: Tensor) -> Run:
+def record(model: nn.Module, view: ModelView, x: Input) -> Run:
     """Run a model and record the calls of its blocks."""
     run = Run()
     patterns = {_pattern(b.name) for b in view.blocks}
@@ -132,3 +136,8 @@ def equal(a: Tensor, b: Tensor) -> bool:
     if a.is_meta or b.is_meta or not a.numel():
         return True
     return bool((a.double() - b.double()).abs().max() <= TOLERANCE * max(1.0, b.double().abs().max().item()))
+
+
+def is_training(model: nn.Module) -> bool:
+    """Return whether a part of the model may behave in another way at the next call."""
+    return any(part.training for part in model.modules())

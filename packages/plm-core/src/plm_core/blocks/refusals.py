@@ -1,4 +1,4 @@
-"""Families of other libraries that have no block adapter, with the reason. Nothing is imported for it."""
+"""Families of other packages that have no block adapter, with the reason. Nothing is imported for it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         "transformers.models.segformer.modeling_segformer:SegformerModel",
     ),
     WINDOWS: (
+        "hiera.hieradet:HieraDet",
+        "hiera.vitdet:ViTDet",
         "timm.models.maxxvit:MaxxVit",
         "timm.models.vision_transformer_sam:VisionTransformerSAM",
         "torchvision.models.maxvit:MaxVit",
@@ -55,5 +57,6 @@ def reason_of(model: nn.Module) -> str:
 
 
 def _with_view() -> list[BlockAdapter]:
-    declared = registry().declared(BlockAdapter)
-    return [adapter for adapter in declared if not adapter.view.startswith("plm_core.adapters.windowed:")]
+    """Return the adapters whose blocks suit every transform: ours without windows. Those of others may pool."""
+    own = [adapter for adapter in registry().declared(BlockAdapter) if adapter.view.startswith("plm_core.adapters.")]
+    return [adapter for adapter in own if not adapter.view.startswith("plm_core.adapters.windowed:")]

@@ -118,6 +118,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="plm: %(message)s")
     # The options that set up shell completion are not plain flags (see plm_core.cli.light). They exist only when no
     # command is named, so that they slow down no command.
+    sys.argv[1:] = map(_expand_home, sys.argv[1:])
     names_command = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
     app = typer.Typer(
         cls=PluginCommands,
@@ -144,6 +145,12 @@ def main() -> None:
         if e.errno == errno.EPIPE:  # the reader, such as head, has seen enough
             sys.exit(1)
         _fail(FileError(f"cannot write to stdout: {e.strerror}"))
+
+
+def _expand_home(word: str) -> str:
+    """Expand ``~`` where a shell did not, that is in quotes and in ``--out=~/x``."""
+    option, equals, path = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{os.path.expanduser(path)}"
 
 
 def _fail(error: PlmError) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, Transforms
+from plm_core.cli.options import BatchSize, Device, Dtype, Json, Size, Transforms
 from plm_core.cli.table import show
 from plm_core.utils.arguments import DEVICE, split_random
 
@@ -51,9 +51,7 @@ def bench(
         typer.Option("--pretrained/--random", help="Weights of the model (default: random ones, unless --images)."),
     ] = None,
     batch_size: BatchSize = 64,
-    size: Annotated[
-        int | None, typer.Option("--size", min=1, help="Side of the images in pixels (default: the model's own).")
-    ] = None,
+    size: Size = None,
     device: Device = DEVICE,
     dtype: Dtype = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,

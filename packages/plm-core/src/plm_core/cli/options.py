@@ -36,6 +36,9 @@ Stride = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
+Size = Annotated[
+    int | None, typer.Option("--size", min=1, help="Side of the images in pixels (default: the model's own).")
+]
 SkipUnreadable = Annotated[
     bool,
     typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -115,12 +116,15 @@ def _check_modules(model: Any, x: Tensor) -> None:
 
 
 def _check_map(feature_map: Tensor, output: Tensor, what: str) -> None:
-    """Check that a map is what a module returns, whose patches may have an order of their own, such as by windows."""
-    if output.shape != feature_map.shape and _has_same_rows(feature_map, output):
-        return
+    """Check that a map is what a module returns, in the same places, or in those that windows give its patches."""
     expected = _as_map(output, feature_map)
-    assert expected is not None, f"{what} differ: {list(feature_map.shape)} and {list(output.shape)}"
-    same(feature_map, expected, what)
+    if expected is None or not _equal(expected, feature_map):
+        if _in_windows(feature_map, output):
+            return
+        assert expected is not None, (
+            f"{what} differ: {list(feature_map.shape)} and {list(output.shape)}, and the patches are not in windows"
+        )
+        same(feature_map, expected, what)
 
 
 def _as_map(output: Tensor, like: Tensor) -> Tensor | None:
@@ -128,25 +132,79 @@ def _as_map(output: Tensor, like: Tensor) -> Tensor | None:
 
     These are that of a map, [B, *grid, C], and tokens [B, N, C] whose last ones are the patches.
     """
-    if output.shape == like.shape:
-        return output
+    channels_first = [output] if output.shape == like.shape else []
     if output.ndim == like.ndim and output.movedim(-1, 1).shape == like.shape:
-        return output.movedim(-1, 1)
+        channels_last = output.movedim(-1, 1)
+        return next((m for m in channels_first if _equal(m, like)), channels_last)
+    if channels_first:
+        return output
     patches = math.prod(like.shape[2:])
     if output.ndim == 3 and output.shape[1] >= patches and output.shape[2] == like.shape[1]:
         return output[:, output.shape[1] - patches :].transpose(1, 2).reshape(like.shape)
     return None
 
 
-def _has_same_rows(feature_map: Tensor, output: Tensor) -> bool:
-    """Return whether a map [B, C, *grid] and an output [B, ..., C] have the same patches in any order."""
+def _in_windows(feature_map: Tensor, output: Tensor) -> bool:
+    """Return whether an output has the patches of a map [B, C, *grid] window by window.
+
+    It is [B, windows, patches of a window, C], or these tokens in a row, [B, N, C], where the windows may also come
+    last. All windows are boxes of one shape, stand in row-major order, and have the same order of patches inside, by
+    digits. On the meta device only the numbers are compared.
+    """
     ours, theirs = feature_map.flatten(2).transpose(1, 2), output.flatten(1, -2)
-    if ours.shape != theirs.shape:
+    if ours.shape != theirs.shape or output.ndim > 4:
         return False
     if ours.is_meta or theirs.is_meta:
         return True
-    ours, theirs = (t.take_along_dim(t[:, :, :1].argsort(1), 1) for t in (ours, theirs))
-    return torch.allclose(ours, theirs, atol=TOLERANCE)
+    places = ours[0, :, 0].argsort()[theirs[0, :, 0].argsort().argsort()]  # of each row of theirs among ours
+    if not _equal(ours[:, places], theirs):
+        return False
+    grid, number = feature_map.shape[2:], len(places)
+    if output.ndim == 4:
+        return _fill_boxes(places.view(output.shape[1], output.shape[2]), grid)
+    divisors = [n for n in range(2, number) if number % n == 0]
+    return any(_fill_boxes(order, grid) for n in divisors for order in (places.view(n, -1), places.view(-1, n).T))
+
+
+def _fill_boxes(windows: Tensor, grid: Sequence[int]) -> bool:
+    """Return whether the places in each row of ``windows``, [windows, patches], are a box of a grid, as they must be.
+
+    A box is one patch, or has two sides longer than that if the grid has: a row or a column of the grid is no window.
+    """
+    coordinates = torch.stack(torch.unravel_index(windows, tuple(grid)), -1)
+    corners = coordinates.amin(1)
+    inside = coordinates - corners[:, None]
+    sides = (inside.amax((0, 1)) + 1).tolist()
+    strides = torch.tensor([math.prod(grid[i + 1 :]) for i in range(len(grid))])
+    return (
+        bool((inside == inside[0]).all())
+        and math.prod(sides) == windows.shape[1]
+        and bool(((corners * strides).sum(-1).diff() > 0).all())
+        and (sides.count(1) == len(sides) or _wide(sides) >= min(2, _wide(grid)))
+        and _is_by_digits(inside[0], sides)
+    )
+
+
+def _wide(sides: Sequence[int]) -> int:
+    return sum(side > 1 for side in sides)
+
+
+def _is_by_digits(order: Tensor, sides: Sequence[int]) -> bool:
+    """Return whether coordinates, [patches, dimensions], are in an order by their digits in some base.
+
+    So are row-major order and that of `hiera.tokens`, while mirrored, transposed and random orders are not: the number
+    of a patch is a sum of one number for each of its coordinates, and a step along an earlier one is longer.
+    """
+    numbers = torch.zeros(*sides, dtype=torch.int64)
+    numbers[tuple(order.T)] = torch.arange(len(order))
+    axes = [numbers.movedim(i, -1).reshape(-1, side)[0] for i, side in enumerate(sides)]
+    steps = [int(axis[1]) for axis in axes if len(axis) > 1]
+    sums = torch.stack(torch.meshgrid(*axes, indexing="ij")).sum(0)
+    return bool((sums == numbers).all()) and steps == sorted(steps, reverse=True)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and (a.is_meta or b.is_meta or torch.allclose(a, b, atol=TOLERANCE))
 
 
 def same(a: Tensor, b: Tensor, what: str, exact: bool = False) -> None:

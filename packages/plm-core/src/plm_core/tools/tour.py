@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,7 +19,7 @@ from plm_core.utils.files import atomic_path
 from plm_core.utils.plots import require_matplotlib
 from plm_core.utils.progress import track
 from plm_core.utils.references import resolve
-from plm_core.utils.text import describe
+from plm_core.utils.text import describe, millions
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -30,6 +32,10 @@ pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .failed { color: #b00020; } footer { margin-top: 3rem; color: #57606f; }
 @media (max-width: 480px) { table { font-size: .75rem; } td, th { padding: .15rem .3rem; } }
 """
+
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+_NUMBERS = re.compile(rf"{_NUMBER.pattern}(?: \[{_NUMBER.pattern}, {_NUMBER.pattern}\])?")
 
 
 @dataclass
@@ -48,10 +54,12 @@ class Tour:
         self.parts.append(f"<pre>{html.escape(code)}</pre>")
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add a table of rows with equal keys."""
+        """Add a table of rows with equal keys. The numbers of a column get one format, see `one_format`."""
         head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
+        columns = [one_format([row[key] for row in rows]) for key in rows[0]]
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+            for cells in zip(*columns, strict=True)
         )
         self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
 
@@ -67,6 +75,22 @@ class Tour:
     def fact(self, what: str, value: str) -> None:
         """Add a line to the table on the terminal."""
         self.facts[what] = value
+
+
+def one_format(column: Sequence[Any]) -> list[str]:
+    """Return the cells of a column as texts, with the same number of decimals in all its numbers.
+
+    The largest number gets three digits, and whole numbers stay whole. Numbers are floats, and texts such as ``0.34``
+    or ``34.5 [31.2, 37.6]``. A column with a cell of another kind stays as it is.
+    """
+    texts = [str(cell) for cell in column]
+    filled = [text for text in texts if text]
+    numbers = [float(number) for text in filled for number in _NUMBER.findall(text)]
+    if not all(map(_NUMBERS.fullmatch, filled)) or all(isinstance(cell, int) for cell in column) or not numbers:
+        return texts
+    largest = max(map(abs, numbers))
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+    return [_NUMBER.sub(lambda number: f"{float(number[0]):.{decimals}f}", text) for text in texts]
 
 
 def run(out: Path) -> list[dict[str, str]]:
@@ -147,7 +171,7 @@ def installed(tour: Tour) -> None:
         [
             {
                 "model": m.name,
-                "parameters": f"{m.params:,}",
+                "parameters": millions(m.params),
                 "input": "x".join(map(str, m.input.shape)),
                 "weights": _weights(m),
             }

@@ -29,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     link, the file that it points to is written.
 
     Raises:
-        FileError: An OSError occurred, here or in the block, or ``path`` is not a regular file.
+        FileError: An OSError occurred, here or in the block, ``path`` is not a regular file, or it begins with ``~``.
     """
     with atomic_paths(path) as (part,):
         yield part
@@ -46,8 +46,9 @@ def atomic_paths(*paths: str | Path) -> Iterator[tuple[Path, ...]]:
         FileError: As `atomic_path` raises it. After an error in the block the old files are unchanged.
     """
     parts: list[Path] = []
+    wanted = [_refuse_home(path) for path in paths]
     try:
-        targets = [_target(Path(path)) for path in paths]
+        targets = [_target(path) for path in wanted]
         parts.extend(_new_part(target) for target in targets)  # those before an error are in the list
         modes = [stat.S_IMODE(part.stat().st_mode) for part in parts]
         yield tuple(parts)
@@ -67,6 +68,19 @@ def atomic_paths(*paths: str | Path) -> Iterator[tuple[Path, ...]]:
         for part in parts:
             with suppress(OSError):  # a disk that fails keeps the part, and the error above says why
                 part.unlink(missing_ok=True)
+
+
+def _refuse_home(path: str | Path) -> Path:
+    """Return the path of something to write, unless it begins with ``~``. Only shells and our commands expand that.
+
+    Raises:
+        FileError: It does. A folder of that name would be created here.
+    """
+    path = Path(path)
+    full = os.path.expanduser(path)
+    if full != str(path):
+        raise FileError(f"path {str(path)!r} begins with ~, which is not expanded here: write {full!r}")
+    return path
 
 
 def _target(path: Path) -> Path:
@@ -130,9 +144,9 @@ def make_folder(folder: str | Path) -> Path:
     """Create a folder if it is absent, and return its path. Long work calls this before it begins.
 
     Raises:
-        FileError: The folder cannot be created, or no file can be written into it.
+        FileError: The folder cannot be created, no file can be written into it, or its path begins with ``~``.
     """
-    folder = Path(folder)
+    folder = _refuse_home(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:

@@ -16,6 +16,7 @@ from plm_core.hookspecs import Model
 from plm_core.hub import CARD_FILE, CONFIG_FILE, MODEL_FILES, RECORD_FILE, WEIGHTS_FILE, read_config
 from plm_core.model_config import FORMAT
 from plm_core.registry import registry
+from plm_core.transforms import applied_to
 from plm_core.utils.arguments import check_type
 from plm_core.utils.files import atomic_paths
 from plm_core.weights.files import safetensors_path, store, write
@@ -76,7 +77,8 @@ def save_pretrained(
 
     Both ``timm.create_model("local-dir:FOLDER", pretrained=True)`` and, after `plm_core.hub.push`,
     ``timm.create_model("hf-hub:org/name", pretrained=True)`` read it back. A folder is complete when it has a config:
-    whenever the process is killed, the folder holds the model from before, this one, or no config.
+    whenever the process is killed, the folder holds the model from before, this one, or no config. It holds the model
+    without transforms, and a logged line names those that are applied.
 
     Args:
         model: A model from ``create_model``.
@@ -137,6 +139,7 @@ def save_pretrained(
         store(export(model), parts[0], {"layout": "native"})
         parts[1].write_text(_front_matter(license, task) + _card(name, card, task), encoding="utf-8")
         _write_config(model, parts[2], license, labels, facts)
+    _say_what_is_left_out(model)
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -158,6 +161,17 @@ def _check_replaceable(folder: Path) -> None:
         f"folder {str(folder)!r} has files that are not those of a model folder and would be overwritten "
         f"({', '.join(present)}): choose another"
     )
+
+
+def _say_what_is_left_out(model: nn.Module) -> None:
+    """Say which transforms are applied to a model, since a model folder holds the plain model."""
+    for name in dict.fromkeys(name for part in model.modules() for name in applied_to(part)):
+        _log.warning(
+            "the saved model is without the transform %r: after loading, plm_core.apply(model, %r, ...) with the same "
+            "options applies it again",
+            name,
+            name,
+        )
 
 
 def _license_of(start: Mapping[str, Any]) -> str:
