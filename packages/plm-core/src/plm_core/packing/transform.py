@@ -20,6 +20,8 @@ from plm_core.packing.layers import PackedLinear, State, has_changes, settle
 _log = logging.getLogger(__name__)
 STATE = "plm_packing"
 LEFT = "_plm_left_plain"
+KNOWN = ("torch.nn.modules.linear:Linear", "timm.layers.linear:Linear")
+"""The classes of linear layers whose forward is known; timm's differs from torch's only in TorchScript."""
 
 
 def apply(model: nn.Module, *, tune: bool = True, keep: bool = False, example: Tensor | None = None) -> None:
@@ -136,8 +138,9 @@ def _reason(layer: Any, holders: Counter[int], unused: set[nn.Module]) -> str:
         return "never called by the module that holds them"
     if is_parametrized(layer):
         return "parametrized"
-    if forward_class(layer) is not nn.Linear:
-        return f"of the class {type(layer).__name__}"
+    kind = forward_class(layer)
+    if f"{kind.__module__}:{kind.__name__}" not in KNOWN:
+        return f"of the class {kind.__module__}.{kind.__name__}"
     if has_changes(layer):
         return "with hooks or a forward of their own"
     weight = layer.weight
