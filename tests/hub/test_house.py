@@ -27,7 +27,7 @@ LAYERS = (
     ("sources",),
     ("models", "embedding"),
     ("blocks",),
-    ("adapters", "training"),
+    ("adapters", "packing", "training"),
     ("runs",),
     ("prediction", "tools"),
     ("cli", "testing"),

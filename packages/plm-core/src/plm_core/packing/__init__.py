@@ -1,0 +1,18 @@
+"""The transform ``packed``: linear layers as fast as the processor can compute them.
+
+torch multiplies float32 matrices on x86 by MKL, which leaves half of what AMD's processors can do. oneDNN, which torch
+ships too, does not, and it adds the bias and the activation on the way. Its layers keep their weights in a blocked
+order that suits the processor. `apply` measures which layers gain from it on the machine at hand and leaves the others
+as they are.
+
+- ``operators``: the product with a packed weight, and whether this torch has it.
+- ``parameters``: parameters of which the plain weight exists only while somebody uses it.
+- ``layers``: a linear layer that computes with its packed weight.
+- ``tuning``: measure which of the two ways is faster for a shape.
+- ``fusion``: activations that the linear layer before them can compute.
+- ``transform``: `apply`, `remove` and `report`.
+"""
+
+from plm_core.packing.transform import apply, remove, report
+
+__all__ = ["apply", "remove", "report"]

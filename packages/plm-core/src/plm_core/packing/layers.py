@@ -1,0 +1,176 @@
+"""A linear layer that computes with its packed weight where that is faster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from threading import RLock
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plm_core.blocks import Swapped, original_class
+from plm_core.errors import NotSupported
+from plm_core.packing.operators import ACTIVATIONS, multiply, pack, unpack
+from plm_core.packing.parameters import Parameters, version
+from plm_core.packing.tuning import bucket, is_faster
+
+_lock = RLock()
+
+
+@dataclass
+class State:
+    """The state of a packed layer.
+
+    Attributes:
+        tune: Whether the faster way is measured. Otherwise the packed way is taken.
+        keep: Whether the plain weight stays beside the packed one.
+        activation: The name of the activation that the layer computes, see `ACTIVATIONS`; empty for none.
+        ways: For each bucket of rows, whether the packed way is taken.
+        weight: The packed weight.
+        source: The plain weight that it was made of, if that is kept.
+        version: The number of changes of ``source`` then.
+    """
+
+    tune: bool
+    keep: bool
+    activation: str = ""
+    ways: dict[int, bool] = field(default_factory=dict)
+    weight: Tensor | None = None
+    source: Tensor | None = None
+    version: int = 0
+
+
+class PackedLinear(Swapped):
+    """A mixin for the class of a linear layer."""
+
+    plm_packing: State
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer, and the activation after it if the layer computes that: [..., D_in] -> [..., D_out].
+
+        Raises:
+            NotSupported: The layer is in training mode, or the input requires a gradient.
+        """
+        layer: Any = self
+        state: State = layer.plm_packing
+        if torch.onnx.is_in_onnx_export() or torch._C._get_tracing_state():
+            return _plain(layer, x)
+        if torch.compiler.is_compiling():
+            packed = state.weight is not None
+        else:
+            _refuse_gradients(layer, x)
+            packed = x.dtype is torch.float32 and _way(layer, state, x.numel() // max(x.shape[-1], 1))
+        weight = state.weight if packed else None
+        return _plain(layer, x) if weight is None else multiply(x, weight, layer.bias, state.activation)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Give copies and pickles the plain weight, which they pack again."""
+        new, classes, _ = super().__reduce_ex__(protocol)
+        layer: Any = self
+        fresh = replace(layer.plm_packing, ways={}, weight=None, source=None)
+        return new, classes, self.__dict__ | {"_parameters": layer._parameters.copy(), "plm_packing": fresh}
+
+
+def settle(layer: nn.Module) -> None:
+    """Make the plain weight the weight of a layer again, as before it was packed."""
+    with _lock:
+        layer.__dict__["_parameters"] = layer._parameters.copy()
+
+
+def _plain(layer: Any, x: Tensor) -> Tensor:
+    y: Tensor = original_class(layer).forward(layer, x)
+    activation = layer.plm_packing.activation
+    return ACTIVATIONS[activation](y) if activation else y
+
+
+def _refuse_gradients(layer: nn.Module, x: Tensor) -> None:
+    if layer.training:
+        raise NotSupported("a packed model computes no gradients: call model.eval(), or remove the transform 'packed'")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise NotSupported(
+            "a packed model computes no gradients: call it inside torch.inference_mode(), or remove the transform "
+            "'packed'"
+        )
+    if torch.is_autocast_enabled("cpu"):
+        raise NotSupported("a packed model computes in float32, not inside autocast: remove the transform 'packed'")
+
+
+def _way(layer: Any, state: State, rows: int) -> bool:
+    """Return whether the packed way is taken for a number of rows, after the weight is packed as it is now."""
+    if _is_new(layer, state):
+        with _lock:
+            if _is_new(layer, state):
+                _renew(layer, state)
+    size = bucket(rows)
+    way = state.ways.get(size)
+    if way is None:
+        with _lock:
+            way = state.ways[size] = _choose(layer, state, size)
+            _drop(layer, state)
+    return way
+
+
+def _is_new(layer: Any, state: State) -> bool:
+    """Return whether the weight is another one than that which was packed last, or was asked for since."""
+    parameters = layer._parameters
+    weight: Tensor | None = parameters.held() if isinstance(parameters, Parameters) else layer.weight
+    return weight is not None and (weight is not state.source or version(weight) != state.version)
+
+
+def _renew(layer: Any, state: State) -> None:
+    """Take the plain weight as it is now."""
+    weight = layer.weight
+    state.source, state.version = weight, version(weight)
+    if state.weight is None or not _equal(unpack(state.weight), weight):
+        state.weight, state.ways = None, {}
+    else:
+        _drop(layer, state)
+
+
+def _choose(layer: Any, state: State, size: int) -> bool:
+    """Choose the way for a bucket of rows."""
+    dense = layer.weight
+    if dense.device.type != "cpu" or dense.dtype is not torch.float32:
+        return False
+    known = state.weight
+    weight = pack(dense, size) if known is None else known
+    packed = not state.tune or _is_faster(layer, state, weight, dense, size)
+    if packed:
+        state.weight = weight
+    return packed
+
+
+def _is_faster(layer: Any, state: State, weight: Tensor, dense: Tensor, size: int) -> bool:
+    bias, activation = layer.bias, state.activation
+
+    def plain(x: Tensor) -> Tensor:
+        y = F.linear(x, dense, bias)
+        return ACTIVATIONS[activation](y) if activation else y
+
+    def packed(x: Tensor) -> Tensor:
+        return multiply(x, weight, bias, activation)
+
+    return is_faster(packed, plain, size, layer.in_features, layer.out_features, bias is not None, activation)
+
+
+def _drop(layer: Any, state: State) -> None:
+    """Drop the plain weight if every way so far takes the packed one."""
+    if state.keep or state.weight is None or not state.ways or not all(state.ways.values()):
+        return
+    parameters = layer._parameters
+    if not isinstance(parameters, Parameters):
+        parameters = layer.__dict__["_parameters"] = Parameters(parameters)
+    parameters.packed, state.source = state.weight, None
+    parameters.drop()
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.device == b.device and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+def has_changes(module: nn.Module) -> bool:
+    """Return whether a module has hooks, or a forward that is not its class's."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in module.__dict__

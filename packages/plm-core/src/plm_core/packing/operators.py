@@ -1,0 +1,99 @@
+"""The product of tokens and a packed weight, as an operator that torch.compile and torch.export see as one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plm_core.utils.text import first_line
+
+_ATTRIBUTES = MappingProxyType({"": ("none", ""), "relu": ("relu", ""), "silu": ("swish", "")})
+_ATTRIBUTES_OF_GELU = MappingProxyType({"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")})
+ACTIVATIONS: MappingProxyType[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "relu": F.relu,
+        "silu": F.silu,
+        "gelu": F.gelu,
+        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    }
+)
+"""The activations that a product can end with, by the name that `multiply` takes."""
+_KERNELS = {**_ATTRIBUTES, **_ATTRIBUTES_OF_GELU}
+
+# torch.compile cannot take oneDNN's own operator, whose weight it wants to be a constant. It takes this one as it is.
+_library = torch.library.Library("plm_core", "DEF")
+_library.define("packed_linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    attribute, algorithm = _KERNELS[activation]
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, attribute, [], algorithm)
+    return y
+
+
+def _shape(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+for key in ("CPU", "MkldnnCPU"):  # those of the input and of the weight
+    _library.impl("packed_linear", _multiply, key)
+torch.library.register_fake("plm_core::packed_linear", _shape)
+
+
+def pack(weight: Tensor, rows: int) -> Tensor:
+    """Return a weight [D_out, D_in] in oneDNN's blocked order, as an opaque tensor for `multiply`.
+
+    Args:
+        weight: A dense weight on the CPU.
+        rows: The number of rows of the inputs for which the order should suit best. Every other number is right, too.
+    """
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    return packed
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """Return the dense weight of which a packed one was made, bit for bit."""
+    return packed.to_dense()
+
+
+def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str = "") -> Tensor:
+    """Compute ``activation(x W^T + bias)``: [..., D_in] -> [..., D_out], of the dtype of ``packed``.
+
+    Args:
+        x: The input, on the CPU.
+        packed: The weight as `pack` returned it.
+        bias: [D_out], or None.
+        activation: A name of `ACTIVATIONS`, or an empty text for none.
+    """
+    y: Tensor = torch.ops.plm_core.packed_linear(x, packed, bias, activation)
+    return y
+
+
+@cache
+def missing() -> str:
+    """Return why this torch cannot multiply packed weights, or an empty text.
+
+    The operators are no documented part of torch. So they are looked for, and their answers are compared once.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return "this torch was built without oneDNN"
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((5, 40), (24, 40), (24,)))
+    try:
+        packed = pack(weight, 5)
+        if not torch.equal(unpack(packed), weight):
+            return "a weight that is packed and unpacked differs"
+        for activation in ("", *ACTIVATIONS):
+            expected = F.linear(x, weight, bias)
+            if activation:
+                expected = ACTIVATIONS[activation](expected)
+            if not torch.allclose(multiply(x, packed, bias, activation), expected, atol=1e-5, rtol=1e-5):
+                return f"the operator answers wrongly (activation: {activation or 'none'})"
+    except (AttributeError, RuntimeError, NotImplementedError) as e:
+        return f"this torch lacks the operators ({first_line(e)})"
+    return ""

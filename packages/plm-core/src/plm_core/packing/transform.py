@@ -1,0 +1,153 @@
+"""`apply`, `remove` and `report`."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from plm_core.blocks import forward_class, swap, swap_back
+from plm_core.errors import InputError, NotSupported
+from plm_core.packing import operators
+from plm_core.packing.fusion import Absorbed, pairs
+from plm_core.packing.layers import PackedLinear, State, has_changes, settle
+
+_log = logging.getLogger(__name__)
+STATE = "plm_packing"
+LEFT = "_plm_left_plain"
+KNOWN = ("torch.nn.modules.linear:Linear", "timm.layers.linear:Linear")
+"""The classes of linear layers whose forward is known; timm's differs from torch's only in TorchScript."""
+
+
+def apply(model: nn.Module, *, tune: bool = True, keep: bool = False, example: Tensor | None = None) -> None:
+    """Let the linear layers of a model compute by oneDNN with packed weights, on the CPU, in float32, for inference.
+
+    The answers are those of the model to about 1e-6. ``state_dict``, ``parameters`` and the rest of torch see the plain
+    weights, which are made of the packed ones when somebody asks for them.
+
+    Args:
+        model: The model, in eval mode.
+        tune: Whether each layer is timed both ways for each size of its inputs, rounded to a power of two, when it
+            first sees it. A layer that gains nothing stays as it is. Otherwise every layer is packed.
+        keep: Whether the plain weights stay in memory beside the packed ones.
+        example: An input of the model, with which it runs once, so that it is tuned. None lets the first call do this,
+            which a compiled or exported model needs before.
+
+    Raises:
+        NotSupported: The model is in training mode, on another device or of another dtype, or has no linear layer that
+            can be packed, or this torch lacks the operators.
+        InputError: An argument is of another type.
+    """
+    for name, value in (("tune", tune), ("keep", keep)):
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}; it is True or False")
+    if example is not None and not isinstance(example, Tensor):
+        raise InputError(f"example is a {type(example).__name__}; it is a tensor, an input of the model")
+    _refuse(model)
+    found = dict(_linear_layers(model))
+    left = Counter(reason for reason in found.values() if reason)
+    layers = [layer for layer, reason in found.items() if not reason]
+    if not layers:
+        raise NotSupported(f"{type(model).__name__} has no linear layer that can be packed{_listed(left)}")
+    for layer in layers:
+        layer.__dict__[STATE] = State(tune=tune, keep=keep)
+        swap(layer, PackedLinear)
+    for layer, activation, name in list(pairs(model)):
+        if isinstance(layer, PackedLinear):
+            layer.plm_packing.activation = name
+            swap(activation, Absorbed)
+    model.__dict__[LEFT] = dict(left)
+    if example is not None:
+        with torch.inference_mode():
+            model(example)
+        _log.info("%s", report(model))
+
+
+def remove(model: nn.Module) -> nn.Module:
+    """Restore the linear layers of a model, with the weights that they have now.
+
+    Raises:
+        InputError: No layer is packed.
+    """
+    packed = [module for module in model.modules() if isinstance(module, PackedLinear | Absorbed)]
+    if not packed:
+        raise InputError("no layer of the model is packed")
+    for module in packed:
+        if isinstance(module, PackedLinear):
+            settle(module)
+            module.__dict__.pop(STATE)
+        swap_back(module)
+    model.__dict__.pop(LEFT, None)
+    return model
+
+
+def report(model: nn.Module) -> str:
+    """Return in one line how many layers compute with packed weights, and how many do not and why."""
+    states = [module.plm_packing for module in model.modules() if isinstance(module, PackedLinear)]
+    if not states:
+        return "no layer is packed"
+    packed = sum(state.weight is not None for state in states)
+    fused = sum(bool(state.weight is not None and state.activation) for state in states)
+    left = Counter(model.__dict__.get(LEFT, {}))
+    left["faster as they are"] += sum(bool(state.ways) and state.weight is None for state in states)
+    left["not called yet"] += sum(not state.ways for state in states)
+    total = len(states) + sum(model.__dict__.get(LEFT, {}).values())
+    with_activation = f", {fused} of them with the activation after it" if fused else ""
+    return f"{packed} of {total} linear layers are packed{with_activation}{_listed(left)}"
+
+
+def _listed(left: Counter[str]) -> str:
+    reasons = [f"{count} {reason}" for reason, count in left.items() if count]
+    return f"; left as they are: {', '.join(reasons)}" if reasons else ""
+
+
+def _refuse(model: nn.Module) -> None:
+    why = operators.missing()
+    if why:
+        raise NotSupported(f"no layer can be packed: {why}")
+    if not isinstance(model, nn.Module):
+        raise NotSupported(f"a {type(model).__name__} is no torch.nn.Module: pack the models inside it")
+    if any(module.training for module in model.modules()):
+        raise NotSupported(
+            f"{type(model).__name__} is in training mode, and packed layers are for inference: call eval()"
+        )
+    others = Counter(f"{p.dtype} on {p.device.type}".removeprefix("torch.") for p in model.parameters())
+    if others and "float32 on cpu" not in others:
+        raise NotSupported(
+            f"{type(model).__name__} is {others.most_common(1)[0][0]}; layers can be packed in float32 on the CPU"
+        )
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield each linear layer, and why it cannot be packed; an empty text if it can."""
+    holders = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    readers = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # they read the weights and never call the layers
+    unused = {part for module in model.modules() if isinstance(module, readers) for part in module.modules()}
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            yield layer, _reason(layer, holders, unused)
+
+
+def _reason(layer: Any, holders: Counter[int], unused: set[nn.Module]) -> str:
+    if layer in unused:
+        return "never called by the module that holds them"
+    if is_parametrized(layer):
+        return "parametrized"
+    kind = forward_class(layer)
+    if f"{kind.__module__}:{kind.__name__}" not in KNOWN:
+        return f"of the class {kind.__module__}.{kind.__name__}"
+    if has_changes(layer):
+        return "with hooks or a forward of their own"
+    weight = layer.weight
+    if holders[id(weight)] > 1:
+        return "with a weight that another layer shares"
+    if weight.dtype is not torch.float32 or weight.device.type != "cpu" or weight.layout is not torch.strided:
+        return "of another dtype, device or layout"
+    if type(weight) is not nn.Parameter:
+        return f"with a {type(weight).__name__} as weight"
+    return ""

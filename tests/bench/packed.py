@@ -1,0 +1,74 @@
+"""Packed linear layers against timm, eager and compiled with frozen weights, in one run on the CPU.
+
+uv run python tests/bench/packed.py [--cases vit_b vit_s] [--rounds 9] [--threads 2] [--merge 8 13 16] [--compile]
+
+Ratios are those of the same round. The rate is that of the linear layers' multiplications over the whole time.
+"""
+
+import argparse
+import copy
+
+import timm
+import torch
+from side_by_side import compare, machine
+
+import hiera  # noqa: F401  (its models are known to timm then)
+import plm_core
+from plm_core import packing
+
+# model, batch size, goal for the packed model in shares of timm's time
+CASES = {
+    "vit_b": ("vit_base_patch16_224", 4, 0.52),
+    "vit_b_1": ("vit_base_patch16_224", 1, 0.52),
+    "vit_s": ("vit_small_patch16_224", 4, 0.52),
+    "vit_l": ("vit_large_patch16_224", 1, 0.52),
+    "pe_b": ("vit_pe_core_base_patch16_224", 4, 0.55),
+    "convnext_t": ("convnext_tiny", 2, 0.55),
+    "swin_t": ("swin_tiny_patch4_window7_224", 4, 0.55),
+    "mixer_b": ("mixer_b16_224", 4, 0.55),
+    "hiera_t": ("hiera_tiny_224", 4, 0.48),
+    "hiera_b": ("hiera_base_224", 1, 0.48),
+    "resnet50": ("resnet50", 4, 1.0),
+    "efficientnet_b0": ("efficientnet_b0", 4, 1.0),
+}
+OURS = {"hiera_tiny_224": "hiera_image_tiny_224", "hiera_base_224": "hiera_image_base_224"}
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument(
+        "--merge", type=int, nargs="*", default=[], help="Numbers r for Token Merging on packed layers."
+    )
+    parser.add_argument("--compile", action="store_true", help="Add timm compiled with frozen weights.")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch._inductor.config.freezing = args.compile
+    print(machine("torch", "timm", "tome"), f"{args.threads} threads")
+    for case in args.cases:
+        name, batch_size, goal = CASES[case]
+        torch.manual_seed(0)
+        plain = timm.create_model(name).eval()
+        for parameter in plain.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+        ours = timm.create_model(OURS[name]).eval() if name in OURS else copy.deepcopy(plain)
+        x = torch.rand(batch_size, 3, 224, 224)
+        models = {"packed": plm_core.apply(copy.deepcopy(ours), "packed", example=x)}
+        for r in args.merge:
+            merged = plm_core.apply(plm_core.apply(copy.deepcopy(ours), "packed"), "tome", r=r)
+            merged(x)
+            models[f"packed, r={r}"] = merged
+        if name in OURS:
+            models["ours, plain"] = ours
+        if args.compile:
+            models["timm, compiled"] = torch.compile(plain, mode="max-autotune-no-cudagraphs")
+        models["timm"] = plain
+        print(f"{case}: {packing.report(models['packed'])}; goal {goal}")
+        compare(f"{name}, batch size {batch_size}", {n: lambda m=m, x=x: m(x) for n, m in models.items()}, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
