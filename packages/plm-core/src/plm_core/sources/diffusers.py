@@ -106,7 +106,7 @@ def create(text: str, pretrained: bool = False) -> nn.Module:
         WeightsError: The model cannot be obtained, has no safetensors, or does not fit its configuration.
     """
     name = f"{PREFIX}{shown(text)}"
-    check_needs(f"model {name!r}", ["diffusers>=0.35"])
+    check_needs(f"model {name!r}", ["diffusers>=0.36"])
     folder = _folder(name, text, pretrained)
     try:
         config = read_json(folder / "config.json")
