@@ -252,6 +252,43 @@ def test_a_shared_activation_is_not_absorbed(model):
     assert "activation" not in packing.report(model)
 
 
+def test_a_layer_that_is_also_used_elsewhere_computes_no_activation(model):
+    model.add_module("again", nn.Sequential(nn.Linear(7, 24), model[0].fc1))
+    before = answer(model.eval())
+    assert_near(answer(apply(model)), before)
+    assert "activation" not in packing.report(model)
+
+
+def test_a_model_is_packed_once_by_either_way(model):
+    before = answer(model)
+    packing.apply(model, tune=False)
+    for again in (packing.apply, apply):
+        with pytest.raises(InputError, match=r"(is applied to this Sequential|are packed) already; remove"):
+            again(model)
+    assert_near(answer(model), before)
+    assert torch.equal(answer(packing.remove(model)), before)
+    assert torch.equal(answer(plm_core.remove(apply(model))), before)
+
+
+def test_an_example_that_does_not_fit_leaves_the_model_as_it_was(model):
+    before = answer(model)
+    with pytest.raises(RuntimeError):
+        apply(model, example=torch.rand(3, 5))
+    assert packing.report(model) == "no layer is packed"
+    assert torch.equal(answer(model), before)
+    apply(model)
+
+
+def test_tuning_leaves_the_random_numbers_of_the_user(model, monkeypatch):
+    monkeypatch.setattr(tuning, "_faster", {})
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    plm_core.apply(model, "packed", example=X)
+    assert tuning._faster
+    assert torch.equal(torch.rand(2), expected)
+
+
 def test_an_activation_with_hooks_is_not_absorbed(model):
     seen = []
     model[0].act.register_forward_hook(lambda module, args, out: seen.append(out))

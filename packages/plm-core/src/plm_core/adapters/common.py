@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import apply_rot_embed_cat
-from torch import Tensor
+from torch import Tensor, nn
 
 from plm_core.blocks import original_class, take_rows
 from plm_core.errors import NotSupported
@@ -39,6 +40,12 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """[B, H, N, D] -> [B, N, H * D]."""
     return x.transpose(1, 2).flatten(2)
+
+
+def in_projected(attn: nn.MultiheadAttention, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k and v [B, H, N, D] of torch's MultiheadAttention for tokens [B, N, C] that attend to themselves."""
+    q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+    return split_heads(q, attn.num_heads), split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plm_core.adapters.common import join_heads, no_view, refuse_masks, split_heads, with_dimensions
+from plm_core.adapters.common import in_projected, join_heads, no_view, refuse_masks, with_dimensions
 from plm_core.blocks import BlockView, ModelView, Tokens, forward_class
 from plm_core.errors import NotSupported
 
@@ -55,8 +54,7 @@ def _block(block: Any, name: str) -> BlockView:
     def qkv(normed: Tensor, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
         if context.get("k_x") is not None or context.get("v_x") is not None:
             raise NotSupported(f"{name} attends to other tokens than its own; such a block has no view")
-        q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
-        return split_heads(q, attn.num_heads), split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
+        return in_projected(attn, normed)
 
     return BlockView(
         block=block,

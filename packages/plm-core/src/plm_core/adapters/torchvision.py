@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
 
-from plm_core.adapters.common import join_heads, no_view, split_heads
+from plm_core.adapters.common import in_projected, join_heads, no_view
 from plm_core.blocks import BlockView, ModelView, Tokens, forward_class
 
 
@@ -31,8 +30,7 @@ def _block(block: Any, name: str) -> BlockView:
     attn = block.self_attention
 
     def qkv(normed: Tensor, **context: Any) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
-        return split_heads(q, attn.num_heads), split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
+        return in_projected(attn, normed)
 
     return BlockView(
         block=block,

@@ -1,7 +1,7 @@
 """The transform ``packed``: linear layers as fast as the processor can compute them.
 
-torch multiplies float32 matrices on x86 by MKL, which leaves half of what AMD's processors can do. oneDNN, which torch
-ships too, does not, and it adds the bias and the activation on the way. Its layers keep their weights in a blocked
+torch multiplies float32 matrices on x86 by MKL, which does not use all of AMD's processors. oneDNN, which torch
+ships too, does, and it adds the bias and the activation on the way. Its layers keep their weights in a blocked
 order that suits the processor. `apply` measures which layers gain from it on the machine at hand and leaves the others
 as they are.
 

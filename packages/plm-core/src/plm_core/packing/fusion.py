@@ -40,7 +40,7 @@ class Absorbed(Swapped):
 def pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str]]:
     """Yield the linear layers that can compute the activation after them: the layer, the activation, its name.
 
-    An activation that is used in several places is left out, and so is one in an MLP that has a forward of its own.
+    A layer or an activation that is used in several places is left out, and so is an MLP with a forward of its own.
     """
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for module in model.modules():
@@ -50,7 +50,7 @@ def pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str]]:
             continue
         parts = dict(module.named_modules())
         layer, activation = (parts.get(name) for name in names)
-        if layer is not None and activation is not None and uses[id(activation)] == 1:
+        if layer is not None and activation is not None and uses[id(activation)] == uses[id(layer)] == 1:
             name = _name_of(activation)
             if name:
                 yield layer, activation, name

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from plm_core import transforms
 from plm_core.blocks import forward_class, swap, swap_back
 from plm_core.errors import InputError, NotSupported
 from plm_core.packing import operators
@@ -18,6 +20,7 @@ from plm_core.packing.fusion import Absorbed, pairs
 from plm_core.packing.layers import PackedLinear, State, has_changes, settle
 
 _log = logging.getLogger(__name__)
+NAME = "packed"
 STATE = "plm_packing"
 LEFT = "_plm_left_plain"
 KNOWN = ("torch.nn.modules.linear:Linear", "timm.layers.linear:Linear")
@@ -41,7 +44,7 @@ def apply(model: nn.Module, *, tune: bool = True, keep: bool = False, example: T
     Raises:
         NotSupported: The model is in training mode, on another device or of another dtype, or has no linear layer that
             can be packed, or this torch lacks the operators.
-        InputError: An argument is of another type.
+        InputError: An argument is of another type, or layers of the model are packed already.
     """
     for name, value in (("tune", tune), ("keep", keep)):
         if not isinstance(value, bool):
@@ -49,23 +52,34 @@ def apply(model: nn.Module, *, tune: bool = True, keep: bool = False, example: T
     if example is not None and not isinstance(example, Tensor):
         raise InputError(f"example is a {type(example).__name__}; it is a tensor, an input of the model")
     _refuse(model)
+    if _packed(model):
+        raise InputError(f"layers of this {type(model).__name__} are packed already; remove the transform first")
     found = dict(_linear_layers(model))
     left = Counter(reason for reason in found.values() if reason)
     layers = [layer for layer, reason in found.items() if not reason]
     if not layers:
         raise NotSupported(f"{type(model).__name__} has no linear layer that can be packed{_listed(left)}")
+    _install(model, layers, State(tune=tune, keep=keep))
+    model.__dict__[LEFT] = dict(left)
+    transforms.record(model, NAME)
+    if example is not None:
+        try:
+            with torch.inference_mode():
+                model(example)
+        except BaseException:
+            remove(model)
+            raise
+        _log.info("%s", report(model))
+
+
+def _install(model: nn.Module, layers: list[nn.Module], state: State) -> None:
     for layer in layers:
-        layer.__dict__[STATE] = State(tune=tune, keep=keep)
+        layer.__dict__[STATE] = replace(state, ways={})
         swap(layer, PackedLinear)
     for layer, activation, name in list(pairs(model)):
         if isinstance(layer, PackedLinear):
             layer.plm_packing.activation = name
             swap(activation, Absorbed)
-    model.__dict__[LEFT] = dict(left)
-    if example is not None:
-        with torch.inference_mode():
-            model(example)
-        _log.info("%s", report(model))
 
 
 def remove(model: nn.Module) -> nn.Module:
@@ -74,7 +88,7 @@ def remove(model: nn.Module) -> nn.Module:
     Raises:
         InputError: No layer is packed.
     """
-    packed = [module for module in model.modules() if isinstance(module, PackedLinear | Absorbed)]
+    packed = _packed(model)
     if not packed:
         raise InputError("no layer of the model is packed")
     for module in packed:
@@ -83,6 +97,7 @@ def remove(model: nn.Module) -> nn.Module:
             module.__dict__.pop(STATE)
         swap_back(module)
     model.__dict__.pop(LEFT, None)
+    transforms.forget(model, NAME)
     return model
 
 
@@ -101,17 +116,21 @@ def report(model: nn.Module) -> str:
     return f"{packed} of {total} linear layers are packed{with_activation}{_listed(left)}"
 
 
+def _packed(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, PackedLinear | Absorbed)]
+
+
 def _listed(left: Counter[str]) -> str:
     reasons = [f"{count} {reason}" for reason, count in left.items() if count]
     return f"; left as they are: {', '.join(reasons)}" if reasons else ""
 
 
 def _refuse(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise NotSupported(f"a {type(model).__name__} is no torch.nn.Module: pack the models inside it")
     why = operators.missing()
     if why:
         raise NotSupported(f"no layer can be packed: {why}")
-    if not isinstance(model, nn.Module):
-        raise NotSupported(f"a {type(model).__name__} is no torch.nn.Module: pack the models inside it")
     if any(module.training for module in model.modules()):
         raise NotSupported(
             f"{type(model).__name__} is in training mode, and packed layers are for inference: call eval()"
