@@ -161,7 +161,7 @@ def test_only_what_is_needed_is_decoded_and_converted(mp4, clip, monkeypatch):
     decoded, converted = [], []
     monkeypatch.setattr(video_file, "_decoded", spy(video_file._decoded, decoded))
     picture = video_file._picture
-    monkeypatch.setattr(video_file, "_picture", lambda frame: (converted.append(0), picture(frame))[1])
+    monkeypatch.setattr(video_file, "_picture", lambda *frame: (converted.append(0), picture(*frame))[1])
     read = Video(mp4)
     assert decoded == []  # the length is known without decoding
     assert torch.equal(read.read([2, 50]), torch.from_numpy(clip[[2, 50]]))

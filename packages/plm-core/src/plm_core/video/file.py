@@ -129,7 +129,10 @@ class Video:
         return runs
 
     def _pictures(self, runs: Sequence[tuple[int | None, Sequence[int]]]) -> Iterator[tuple[int, Tensor]]:
+        from av.video.reformatter import VideoReformatter
+
         number_of = {time: number for number, time in enumerate(self._times)}
+        reformatter = VideoReformatter()  # making one for each frame takes longer than converting a small frame
         with _opened(self._file) as (container, stream):
             for jump, run in runs:
                 if jump is not None and not _sought(container, stream, jump):
@@ -137,7 +140,7 @@ class Video:
                 for count, frame in enumerate(_decoded(container, stream)):
                     number = number_of.get(frame.pts, -1) if number_of else count
                     if number in run:
-                        yield number, _picture(frame)
+                        yield number, _picture(frame, reformatter)
                     if number >= run[-1]:
                         break
 
@@ -237,7 +240,7 @@ def _sought(container: Any, stream: Any, time: int) -> bool:
     return True
 
 
-def _picture(frame: Any) -> Tensor:
-    pixels = frame.to_ndarray(format="rgb24")
+def _picture(frame: Any, reformatter: Any) -> Tensor:
+    pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
     turns = round(frame.rotation / 90)  # quarter turns, counterclockwise, as numpy counts them
     return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels)
