@@ -123,6 +123,16 @@ def _write_pictures(folder, split, each, classes):
             return
 
 
+@pytest.fixture(autouse=True)
+def few_curves(request):
+    """Leave the picture of a training empty, because it takes longer than most trainings, except in its own tests."""
+    curve = sys.modules.get("plm_core.training.curve")
+    with pytest.MonkeyPatch.context() as patch:
+        if curve and request.path.name not in ("test_curve.py", "test_readmes.py"):
+            patch.setattr(curve, "figure", lambda history, title: curve.plots.figure("", "", figsize=(1, 1)))
+        yield
+
+
 @pytest.fixture
 def forked():
     """Return a function (call, *args) that starts a call in a fork of this process, which has all imports already.

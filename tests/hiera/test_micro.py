@@ -3,7 +3,7 @@
 import pytest
 
 import plm_core
-from hiera.micro import abswin, digits, motions
+from hiera.micro import abswin, detector, digits, motions
 from plm_core import shapes, weights
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
@@ -32,7 +32,9 @@ def test_every_micro_model_has_a_bound():
     assert sorted(BOUNDS) == MICROS
 
 
-@pytest.mark.parametrize("name", MICROS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == detector.NAME else name for name in MICROS]
+)
 def test_score_on_held_out_data_is_the_declared_one(name):
     spec = declared(name)
     scores = resolve(spec.micro.evaluate)(plm_core.create_model(name, pretrained=True))
@@ -41,6 +43,12 @@ def test_score_on_held_out_data_is_the_declared_one(name):
     for key, value in scores.items():
         assert value >= least
         assert value == pytest.approx(spec.pretrained[0].metrics[key], abs=tolerance)
+
+
+def test_score_of_the_detector_on_a_fifth_of_the_held_out_data(monkeypatch):
+    monkeypatch.setattr(detector, "HELD_OUT", 100)
+    scores = detector.evaluate(plm_core.create_model(detector.NAME, pretrained=True))
+    assert scores == pytest.approx({detector.BOX: 0.881, detector.MASK: 0.863}, abs=0.02)
 
 
 @pytest.mark.parametrize("name", MICROS)

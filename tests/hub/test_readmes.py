@@ -30,7 +30,7 @@ def blocks(readme):
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_block_runs(readme, tmp_path, monkeypatch, capsys, hub_double, write_video, videos):
     monkeypatch.chdir(tmp_path)
-    fewer = {split: [part[:400] for part in plm_core.samples.digits(split)] for split in ("train", "heldout")}
+    fewer = {split: [part[:250] for part in plm_core.samples.digits(split)] for split in ("train", "heldout")}
     monkeypatch.setattr(plm_core.samples, "digits", fewer.get)  # in less time
     write_samples(tmp_path, write_video, videos)
     namespace = {"__name__": "readme"}

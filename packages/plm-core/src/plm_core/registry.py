@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
@@ -326,10 +327,17 @@ def _names(text: str) -> set[str]:
     return {part.strip() for part in text.split(",") if part.strip()}
 
 
+@cache
+def _own_version() -> str:
+    return metadata.version(CORE)
+
+
 def _version_conflict(requires: Iterable[str]) -> str:
     """Say which plm-core a distribution requires if this is another; empty if it fits. Read before any import."""
-    version = metadata.version(CORE)
+    version = _own_version()
     for line in requires:
+        if CORE not in canonicalize_name(line):
+            continue
         try:
             need = Requirement(line)
         except InvalidRequirement:

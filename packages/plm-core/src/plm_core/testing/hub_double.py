@@ -145,6 +145,7 @@ class HubDouble:
             "HF_TOKEN": self.token,
             "NO_PROXY": bypass,
             "no_proxy": bypass,
+            "SSL_CERT_DIR": str(home),  # no certificates: each client would read all of the machine's in vain
         }
         disabled = {f"HF_HUB_DISABLE_{what}": "1" for what in ("PROGRESS_BARS", "TELEMETRY", "UPDATE_CHECK", "XET")}
         set_environment(monkeypatch, dict.fromkeys([*inherited, "TRANSFORMERS_OFFLINE"]) | client | disabled)
