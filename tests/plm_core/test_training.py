@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -312,6 +313,13 @@ def test_killed_and_resumed_equals_an_undisturbed_run(reference, tmp_path, step)
     assert [entry["step"] for entry in result.history] == [entry["step"] for entry in reference[1].history]
     columns, expected = (csv_text(history).splitlines()[0] for history in (result.history, reference[1].history))
     assert columns == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-15", "checkpoint-16"}
+
+
+def test_a_kill_before_old_checkpoints_were_removed_leaves_no_third(tmp_path):
+    trained(out=tmp_path, save_steps=1)
+    shutil.copytree(tmp_path / "checkpoint-15", tmp_path / "checkpoint-14")
+    trained(out=tmp_path, save_steps=1, resume=True)  # has no step to take, so it writes no checkpoint
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-15", "checkpoint-16"}
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -76,8 +76,10 @@ class CheckpointWriter:
         self.folder = folder
         self.part = folder / ".checkpoint.part"
         self.last = resumed
-        if main_process():  # a killed training may have left it
+        if main_process():  # a killed training may have left a part, or more than two checkpoints
             self.discard()
+            older = [path for path in _checkpoints(folder) if resumed and _step(path) < _step(resumed)]
+            _remove(older[:-1])
 
     def seal(self) -> None:
         """Make the checkpoint in ``part`` one of the folder, and remove all but this one and the one before.
@@ -99,9 +101,7 @@ class CheckpointWriter:
             shutil.rmtree(sealed)
         part.rename(sealed)
         _sync(self.folder)
-        for old in _checkpoints(self.folder):
-            if old not in (sealed, self.last):
-                shutil.rmtree(old, ignore_errors=True)
+        _remove(path for path in _checkpoints(self.folder) if path not in (sealed, self.last))
         self.last = sealed
 
     def discard(self) -> None:
@@ -184,6 +184,11 @@ def _locked(out: Path) -> Iterator[None]:
 def _checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, whole or not, the newest last."""
     return sorted((path for path in folder.glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])), key=_step)
+
+
+def _remove(checkpoints: Iterable[Path]) -> None:
+    for checkpoint in checkpoints:
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _step(checkpoint: Path) -> int:
