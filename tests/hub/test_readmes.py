@@ -6,6 +6,7 @@ A text block is what the last python block before it prints.
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,8 @@ def run(line, monkeypatch):
     if line.startswith(ELSEWHERE) or command.startswith(SLOW):
         return
     assert command.startswith("plm "), f"'{line}': how is it tested?"
-    monkeypatch.setattr("sys.argv", shlex.split(command))
+    words = ["1" if word == "--runs" else following for word, following in pairwise(["", *shlex.split(command)])]
+    monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code in (0, None), f"'{line}' answers {exit_.value.code}"

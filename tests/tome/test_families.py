@@ -328,7 +328,8 @@ def test_families_that_pool_their_patches_count_each_patch_once(name):
     ("name", "options"),
     [
         ("timm-eva", {"positions": "mean"}),
-        *((name, {}) for name in ("DINOv3", "BEiT v2", "transformers-dinov2", "torchvision-vit")),
+        *((name, {}) for name in ("transformers-dinov2", "torchvision-vit")),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in ("DINOv3", "BEiT v2")),
     ],
 )
 def test_families_compile_in_one_graph(name, options):
