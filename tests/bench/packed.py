@@ -1,12 +1,13 @@
 """Packed linear layers against timm, eager and compiled with frozen weights, in one run on the CPU.
 
-uv run python tests/bench/packed.py [--cases vit_b vit_s] [--rounds 9] [--threads 2] [--merge 8 13 16] [--compile]
+uv run python tests/bench/packed.py [--cases vit_b vit_s] [--rounds 9] [--threads 2] [--merge 8 13] [--bf16] [--compile]
 
 Ratios are those of the same round. The rate is that of the linear layers' multiplications over the whole time.
 """
 
 import argparse
 import copy
+from collections.abc import Callable
 
 import timm
 import torch
@@ -34,6 +35,16 @@ CASES = {
 OURS = {"hiera_tiny_224": "hiera_image_tiny_224", "hiera_base_224": "hiera_image_base_224"}
 
 
+def autocast(model: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function that calls a model in bfloat16."""
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x)
+
+    return call
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -41,6 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--merge", type=int, nargs="*", default=[], help="Numbers r for Token Merging on packed layers."
     )
+    parser.add_argument("--bf16", action="store_true", help="Add bfloat16: packed, timm by autocast, and timm cast.")
     parser.add_argument("--compile", action="store_true", help="Add timm compiled with frozen weights.")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -63,6 +75,11 @@ def main() -> None:
             models[f"packed, r={r}"] = merged
         if name in OURS:
             models["ours, plain"] = ours
+        if args.bf16:
+            half = plm_core.apply(copy.deepcopy(ours), "packed", dtype="bf16")
+            models |= {"packed, bf16": autocast(half), "timm, autocast": autocast(plain)}
+            cast = copy.deepcopy(plain).bfloat16()
+            models["timm.bfloat16()"] = lambda x, cast=cast: cast(x.bfloat16())
         if args.compile:
             models["timm, compiled"] = torch.compile(plain, mode="max-autotune-no-cudagraphs")
         models["timm"] = plain

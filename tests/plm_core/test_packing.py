@@ -301,7 +301,10 @@ def test_gradients_are_refused(model):
     for call in (lambda: model(X.clone().requires_grad_()), lambda: model.train()(X)):
         with pytest.raises(NotSupported, match=r"^a packed model computes no gradients: "):
             call()
-    with torch.autocast("cpu"), pytest.raises(NotSupported, match="inside autocast"):
+    with (
+        torch.autocast("cpu"),
+        pytest.raises(NotSupported, match="packed in float32 cannot be called inside autocast w"),
+    ):
         model.eval()(X)
     with pytest.raises(NotSupported, match=r"^Sequential is in training mode"):
         apply(mlp().train())
@@ -320,6 +323,8 @@ def test_other_dtypes_are_refused_and_work_after_a_cast(dtype, model):
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
+        ({"dtype": "fp16"}, "dtype is 'fp16'; it is 'fp32' or 'bf16'"),
+        ({"dtype": torch.bfloat16}, "dtype is torch.bfloat16; it is"),
         ({"tune": 1}, "tune is 1; it is True or False"),
         ({"keep": None}, "keep is None"),
         ({"example": 3}, "example is a"),
@@ -336,9 +341,9 @@ def test_bad_options_are_one_line_and_change_nothing(options, fault, model):
 
 
 def test_a_torch_without_the_operators_is_refused(model, monkeypatch):
-    monkeypatch.setattr(operators, "missing", lambda: "this torch was built without oneDNN")
-    with pytest.raises(NotSupported, match="no layer can be packed: this torch was built without oneDNN"):
-        apply(model)
+    monkeypatch.setattr(operators, "missing", {torch.bfloat16: "this torch was built without oneDNN"}.get)
+    with pytest.raises(NotSupported, match="no layer can be packed in bfloat16: this torch was built without oneDNN"):
+        apply(model, dtype="bf16")
 
 
 def test_operators_that_answer_wrongly_are_noticed(monkeypatch):

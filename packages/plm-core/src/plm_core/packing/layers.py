@@ -26,6 +26,7 @@ class State:
     Attributes:
         tune: Whether the faster way is measured. Otherwise the packed way is taken.
         keep: Whether the plain weight stays beside the packed one.
+        dtype: The dtype of the packed weight, in which the layer computes: float32 or bfloat16.
         activation: The name of the activation that the layer computes, see `ACTIVATIONS`; empty for none.
         ways: For each bucket of rows, whether the packed way is taken.
         weight: The packed weight.
@@ -35,6 +36,7 @@ class State:
 
     tune: bool
     keep: bool
+    dtype: torch.dtype = torch.float32
     activation: str = ""
     ways: dict[int, bool] = field(default_factory=dict)
     weight: Tensor | None = None
@@ -50,8 +52,11 @@ class PackedLinear(Swapped):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer, and the activation after it if the layer computes that: [..., D_in] -> [..., D_out].
 
+        The output has the dtype of the input, or inside autocast that of the packed weight.
+
         Raises:
-            NotSupported: The layer is in training mode, or the input requires a gradient.
+            NotSupported: The layer is in training mode, or the input requires a gradient, or autocast is on with
+                another dtype than that of the packed weight.
         """
         layer: Any = self
         state: State = layer.plm_packing
@@ -60,10 +65,13 @@ class PackedLinear(Swapped):
         if torch.compiler.is_compiling():
             packed = state.weight is not None
         else:
-            _refuse_gradients(layer, x)
-            packed = x.dtype is torch.float32 and _way(layer, state, x.numel() // max(x.shape[-1], 1))
+            _refuse(layer, x)
+            packed = x.dtype in (torch.float32, state.dtype) and _way(layer, state, x.numel() // max(x.shape[-1], 1))
         weight = state.weight if packed else None
-        return _plain(layer, x) if weight is None else multiply(x, weight, layer.bias, state.activation)
+        if weight is None:
+            return _plain(layer, x)
+        y = _product(x, weight, layer.bias, state)
+        return y if torch.is_autocast_enabled("cpu") else y.to(x.dtype)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Give copies and pickles the plain weight, which they pack again."""
@@ -79,13 +87,21 @@ def settle(layer: nn.Module) -> None:
         layer.__dict__["_parameters"] = layer._parameters.copy()
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, state: State) -> Tensor:
+    bias = None if bias is None else bias.to(state.dtype)
+    return multiply(x.to(state.dtype), weight, bias, state.activation)
+
+
 def _plain(layer: Any, x: Tensor) -> Tensor:
+    if torch.is_autocast_enabled("cpu"):  # a layer that was found to be faster in its own dtype
+        with torch.autocast("cpu", enabled=False):
+            return _plain(layer, x.to(layer.weight.dtype))
     y: Tensor = original_class(layer).forward(layer, x)
     activation = layer.plm_packing.activation
     return ACTIVATIONS[activation](y) if activation else y
 
 
-def _refuse_gradients(layer: nn.Module, x: Tensor) -> None:
+def _refuse(layer: Any, x: Tensor) -> None:
     if layer.training:
         raise NotSupported("a packed model computes no gradients: call model.eval(), or remove the transform 'packed'")
     if x.requires_grad and torch.is_grad_enabled():
@@ -93,8 +109,12 @@ def _refuse_gradients(layer: nn.Module, x: Tensor) -> None:
             "a packed model computes no gradients: call it inside torch.inference_mode(), or remove the transform "
             "'packed'"
         )
-    if torch.is_autocast_enabled("cpu"):
-        raise NotSupported("a packed model computes in float32, not inside autocast: remove the transform 'packed'")
+    dtype = layer.plm_packing.dtype
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is not dtype:
+        raise NotSupported(
+            f"a model that is packed in {name_of(dtype)} cannot be called inside autocast with "
+            f"{name_of(torch.get_autocast_dtype('cpu'))}: apply 'packed' with dtype='bf16' for autocast with bfloat16"
+        )
 
 
 def _way(layer: Any, state: State, rows: int) -> bool:
@@ -123,7 +143,7 @@ def _renew(layer: Any, state: State) -> None:
     """Take the plain weight as it is now."""
     weight = layer.weight
     state.source, state.version = weight, version(weight)
-    if state.weight is None or not _equal(unpack(state.weight), weight):
+    if state.weight is None or not _equal(unpack(state.weight), weight.to(state.dtype)):
         state.weight, state.ways = None, {}
     else:
         _drop(layer, state)
@@ -135,7 +155,7 @@ def _choose(layer: Any, state: State, size: int) -> bool:
     if dense.device.type != "cpu" or dense.dtype is not torch.float32:
         return False
     known = state.weight
-    weight = pack(dense, size) if known is None else known
+    weight = pack(dense.to(state.dtype), size) if known is None else known
     packed = not state.tune or _is_faster(layer, state, weight, dense, size)
     if packed:
         state.weight = weight
@@ -150,9 +170,10 @@ def _is_faster(layer: Any, state: State, weight: Tensor, dense: Tensor, size: in
         return ACTIVATIONS[activation](y) if activation else y
 
     def packed(x: Tensor) -> Tensor:
-        return multiply(x, weight, bias, activation)
+        return _product(x, weight, bias, state)
 
-    return is_faster(packed, plain, size, layer.in_features, layer.out_features, bias is not None, activation)
+    kind = (layer.out_features, bias is not None, activation, state.dtype)
+    return is_faster(packed, plain, size, layer.in_features, *kind)
 
 
 def _drop(layer: Any, state: State) -> None:
@@ -168,6 +189,11 @@ def _drop(layer: Any, state: State) -> None:
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.device == b.device and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return the name of a dtype, such as bfloat16."""
+    return str(dtype).removeprefix("torch.")
 
 
 def has_changes(module: nn.Module) -> bool:

@@ -49,7 +49,7 @@ def pack(weight: Tensor, rows: int) -> Tensor:
     """Return a weight [D_out, D_in] in oneDNN's blocked order, as an opaque tensor for `multiply`.
 
     Args:
-        weight: A dense weight on the CPU.
+        weight: A dense weight on the CPU, float32 or bfloat16.
         rows: The number of rows of the inputs for which the order should suit best. Every other number is right, too.
     """
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
@@ -62,12 +62,12 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str = "") -> Tensor:
-    """Compute ``activation(x W^T + bias)``: [..., D_in] -> [..., D_out], of the dtype of ``packed``.
+    """Compute ``activation(x W^T + bias)``: [..., D_in] -> [..., D_out].
 
     Args:
-        x: The input, on the CPU.
+        x: The input, on the CPU, of the dtype of ``packed``.
         packed: The weight as `pack` returned it.
-        bias: [D_out], or None.
+        bias: [D_out] of the same dtype, or None.
         activation: A name of `ACTIVATIONS`, or an empty text for none.
     """
     y: Tensor = torch.ops.plm_core.packed_linear(x, packed, bias, activation)
@@ -75,24 +75,26 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str = "
 
 
 @cache
-def missing() -> str:
-    """Return why this torch cannot multiply packed weights, or an empty text.
+def missing(dtype: torch.dtype = torch.float32) -> str:
+    """Return why this torch cannot multiply packed weights of a dtype, or an empty text.
 
     The operators are no documented part of torch. So they are looked for, and their answers are compared once.
     """
     if not torch.backends.mkldnn.is_available():
         return "this torch was built without oneDNN"
     generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((5, 40), (24, 40), (24,)))
+    x, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((5, 40), (24, 40), (24,)))
+    tolerance = 1e-5 if dtype is torch.float32 else 0.1
     try:
         packed = pack(weight, 5)
         if not torch.equal(unpack(packed), weight):
             return "a weight that is packed and unpacked differs"
         for activation in ("", *ACTIVATIONS):
-            expected = F.linear(x, weight, bias)
+            expected = F.linear(x.float(), weight.float(), bias.float())
             if activation:
                 expected = ACTIVATIONS[activation](expected)
-            if not torch.allclose(multiply(x, packed, bias, activation), expected, atol=1e-5, rtol=1e-5):
+            answer = multiply(x, packed, bias, activation).float()
+            if not torch.allclose(answer, expected, atol=tolerance, rtol=1e-5):
                 return f"the operator answers wrongly (activation: {activation or 'none'})"
     except (AttributeError, RuntimeError, NotImplementedError) as e:
         return f"this torch lacks the operators ({first_line(e)})"

@@ -17,24 +17,31 @@ from plm_core.blocks import forward_class, swap, swap_back
 from plm_core.errors import InputError, NotSupported
 from plm_core.packing import operators
 from plm_core.packing.fusion import Absorbed, pairs
-from plm_core.packing.layers import PackedLinear, State, has_changes, settle
+from plm_core.packing.layers import PackedLinear, State, has_changes, name_of, settle
 
 _log = logging.getLogger(__name__)
 NAME = "packed"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STATE = "plm_packing"
 LEFT = "_plm_left_plain"
 KNOWN = ("torch.nn.modules.linear:Linear", "timm.layers.linear:Linear")
 """The classes of linear layers whose forward is known; timm's differs from torch's only in TorchScript."""
 
 
-def apply(model: nn.Module, *, tune: bool = True, keep: bool = False, example: Tensor | None = None) -> None:
-    """Let the linear layers of a model compute by oneDNN with packed weights, on the CPU, in float32, for inference.
+def apply(
+    model: nn.Module, *, dtype: str = "fp32", tune: bool = True, keep: bool = False, example: Tensor | None = None
+) -> None:
+    """Let the linear layers of a model compute by oneDNN with packed weights, on the CPU, for inference.
 
-    The answers are those of the model to about 1e-6. ``state_dict``, ``parameters`` and the rest of torch see the plain
-    weights, which are made of the packed ones when somebody asks for them.
+    In float32 the answers are those of the model to about 1e-6. ``state_dict``, ``parameters`` and the rest of torch
+    see the plain weights, which are made of the packed ones when somebody asks for them. In bfloat16 the plain weights
+    stay, since the packed ones have lost digits, so the model takes one and a half times the memory.
 
     Args:
-        model: The model, in eval mode.
+        model: The model, in eval mode, in float32.
+        dtype: In which the layers compute: "fp32" or "bf16". With "bf16", call the model inside
+            ``torch.autocast("cpu", torch.bfloat16)``, as any model in bfloat16. Outside, the layers compute in bfloat16
+            too, but return float32, so the model is slower and otherwise works in float32.
         tune: Whether each layer is timed both ways for each size of its inputs, rounded to a power of two, when it
             first sees it. A layer that gains nothing stays as it is. Otherwise every layer is packed.
         keep: Whether the plain weights stay in memory beside the packed ones.
@@ -44,14 +51,16 @@ def apply(model: nn.Module, *, tune: bool = True, keep: bool = False, example: T
     Raises:
         NotSupported: The model is in training mode, on another device or of another dtype, or has no linear layer that
             can be packed, or this torch lacks the operators.
-        InputError: An argument is of another type, or layers of the model are packed already.
+        InputError: An argument is not allowed, or layers of the model are packed already.
     """
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; it is {' or '.join(map(repr, DTYPES))}")
     for name, value in (("tune", tune), ("keep", keep)):
         if not isinstance(value, bool):
             raise InputError(f"{name} is {value!r}; it is True or False")
     if example is not None and not isinstance(example, Tensor):
         raise InputError(f"example is a {type(example).__name__}; it is a tensor, an input of the model")
-    _refuse(model)
+    _refuse(model, DTYPES[dtype])
     if _packed(model):
         raise InputError(f"layers of this {type(model).__name__} are packed already; remove the transform first")
     found = dict(_linear_layers(model))
@@ -59,7 +68,7 @@ def apply(model: nn.Module, *, tune: bool = True, keep: bool = False, example: T
     layers = [layer for layer, reason in found.items() if not reason]
     if not layers:
         raise NotSupported(f"{type(model).__name__} has no linear layer that can be packed{_listed(left)}")
-    _install(model, layers, State(tune=tune, keep=keep))
+    _install(model, layers, State(tune, keep or dtype != "fp32", DTYPES[dtype]))
     model.__dict__[LEFT] = dict(left)
     transforms.record(model, NAME)
     if example is not None:
@@ -112,8 +121,9 @@ def report(model: nn.Module) -> str:
     left["faster as they are"] += sum(bool(state.ways) and state.weight is None for state in states)
     left["not called yet"] += sum(not state.ways for state in states)
     total = len(states) + sum(model.__dict__.get(LEFT, {}).values())
+    dtype = "" if states[0].dtype is torch.float32 else f" in {name_of(states[0].dtype)}"
     with_activation = f", {fused} of them with the activation after it" if fused else ""
-    return f"{packed} of {total} linear layers are packed{with_activation}{_listed(left)}"
+    return f"{packed} of {total} linear layers are packed{dtype}{with_activation}{_listed(left)}"
 
 
 def _packed(model: nn.Module) -> list[nn.Module]:
@@ -125,12 +135,12 @@ def _listed(left: Counter[str]) -> str:
     return f"; left as they are: {', '.join(reasons)}" if reasons else ""
 
 
-def _refuse(model: nn.Module) -> None:
+def _refuse(model: nn.Module, dtype: torch.dtype) -> None:
     if not isinstance(model, nn.Module):
         raise NotSupported(f"a {type(model).__name__} is no torch.nn.Module: pack the models inside it")
-    why = operators.missing()
+    why = operators.missing(dtype)
     if why:
-        raise NotSupported(f"no layer can be packed: {why}")
+        raise NotSupported(f"no layer can be packed in {name_of(dtype)}: {why}")
     if any(module.training for module in model.modules()):
         raise NotSupported(
             f"{type(model).__name__} is in training mode, and packed layers are for inference: call eval()"
