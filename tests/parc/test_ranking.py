@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import parc
-from parc.ranking import Interrupted, Ranking, Settings, evaluation, rank, run
+from parc.ranking import Interrupted, RankedRow, Ranking, Settings, evaluation, rank, report, run
 from parc.ranking.probes import draw_probes
 from parc.writing import markdown_text
 from plm_core.datasets import load_dataset
@@ -335,7 +336,16 @@ class TestReport:
         best = rows[0]
         assert (best["model"], best["size"], best["mean rank"]) == ("hiera_micro_digits.sklearn_digits", "170k", "1")
         row = undisturbed.of(best["model"])["parc"]
-        assert best["parc"] == f"{row.score:.4g} [{row.low:.4g}, {row.high:.4g}]"
+        numbers = re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", best["parc"]).groups()
+        assert [float(number) for number in numbers] == pytest.approx([row.score, row.low, row.high], rel=1e-3)
+        assert {len(number.replace(".", "").lstrip("0")) for number in numbers} == {4}  # digits, zeros at the end, too
+
+    def test_scores_have_four_digits(self):
+        row = RankedRow("some_model", "parc", 0.36, None, None, 1, 1000, 0.1, 0.1, False)
+        (line,) = report.table([row])
+        assert line["parc"] == "0.3600"
+        (line,) = report.table([replace(row, score=1234.5, low=-70.0, high=2000.1)])
+        assert line["parc"] == "1234 [-70.00, 2000]"
 
     def test_files(self, undisturbed, tmp_path):
         for ending in ("csv", "json", "md", "png", "svg"):

@@ -311,6 +311,7 @@ def test_plm_paint_tokens(plm, tmp_path):
         (["photo.png", "--model", "x", "--out", "a.txt"], "--out 'a.txt' does not end in a picture format"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--r", "4", "--tokens", "0.5"], "give one of r"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--r", "many"], "r is 'many'"),
+        (["photo.png", "--model", "tome_micro_shapes", "--random", "--positions", "mean"], "rotary"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--after", "7"], "the model has 6 blocks"),
         (["photo.png", "--model", "tome_micro_shapes", "--random", "--size", "50"], "50 x 50 pixels into 144 patches"),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,13 @@ def paint_tokens(
     prop_attn: Annotated[
         bool, typer.Option("--prop-attn/--no-prop-attn", help="Let attention count a token once for each patch in it.")
     ] = True,
+    positions: Annotated[
+        Literal["destination", "mean"],
+        typer.Option(
+            "--positions",
+            help="Rotary position of a merged token: that of the token it merged into, or the mean over its patches.",
+        ),
+    ] = "destination",
     after: Annotated[
         list[int] | None,
         typer.Option("--after", help="Show the groups after this many blocks. May be repeated."),
@@ -65,7 +72,7 @@ def paint_tokens(
     if r is not None or not options:
         options["r"] = 8 if r is None else literal(r)
     net = create_model(model, pretrained=pretrained, **({} if size is None else {"img_size": size})).eval()
-    net = apply(net, "tome", **{"prop_attn": prop_attn} | options)
+    net = apply(net, "tome", prop_attn=prop_attn, positions=positions, **options)
     pixels, trace = run_and_trace(net, picture)
     painted = side_by_side(pixels, trace, after, scale=scale)
     with atomic_path(out) as part:

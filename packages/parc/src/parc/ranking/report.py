@@ -49,9 +49,8 @@ def _line(model: str, rows: Mapping[str, RankedRow]) -> dict[str, Any]:
 def _score(row: RankedRow) -> str | None:
     if row.score is None:
         return None
-    if row.low is None or row.high is None:
-        return f"{row.score:.4g}"
-    return f"{row.score:.4g} [{row.low:.4g}, {row.high:.4g}]"
+    score, *ends = (f"{x:#.4g}".rstrip(".") for x in (row.score, row.low, row.high) if x is not None)
+    return f"{score} [{', '.join(ends)}]" if len(ends) == 2 else score
 
 
 def _seconds(seconds: float) -> str:
