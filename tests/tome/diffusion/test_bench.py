@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from plm_core import InputError, NotSupported, WeightsError
 from plm_core.sources.diffusers import Denoiser, conditioning, create
@@ -15,6 +16,7 @@ from tome.diffusion.transform import merging_models
 
 from .tiny_models import ARCHITECTURES, UNET, attends
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 CLASSES = UNET | attends() | {"num_class_embeds": 3}
 
 
@@ -33,6 +35,25 @@ def test_a_folder_or_a_pipeline_is_a_unet_with_random_or_its_own_weights(folder)
         own = create(str(path), pretrained=True).state_dict()
         assert all(torch.equal(own[name], weight) for name, weight in trained.items())
     assert not torch.equal(create(str(folder)).state_dict()["conv_in.weight"], trained["conv_in.weight"])
+
+
+@pytest.mark.parametrize("at", ["", "unet/"])
+def test_a_repository_of_the_hub_is_a_unet_and_only_what_it_needs_is_downloaded(folder, hub_double, tmp_path, at):
+    files = {f"{at}{path.name}": path for path in (folder / "unet").iterdir()}
+    others = ("vae/config.json", f"vae/{WEIGHTS}", f"{at}{WEIGHTS.replace('.', '.fp16.')}", f"other/{at}{WEIGHTS}")
+    hub_double.add("org/model", files | dict.fromkeys(others, b"{}"))
+    create("org/model@main")
+    assert not any("safetensors" in request for request in hub_double.calls if "resolve" in request)
+    trained = ARCHITECTURES["SD"].build().state_dict()
+    own = create("org/model", pretrained=True).state_dict()
+    assert own.keys() == trained.keys()
+    assert torch.equal(own["conv_in.weight"], load_file(folder / "unet" / WEIGHTS)["conv_in.weight"])
+    assert not any(request.endswith(others) for request in hub_double.calls)
+    ARCHITECTURES["SD"].build().save_pretrained(tmp_path / "shards", max_shard_size="200KB")
+    hub_double.add("org/shards", {f"{at}{path.name}": path for path in (tmp_path / "shards").iterdir()})
+    assert create("org/shards", pretrained=True).state_dict().keys() == trained.keys()
+    with pytest.raises(WeightsError, match=r"^cannot get .*org/other"):
+        create("org/other")
 
 
 @pytest.mark.parametrize(

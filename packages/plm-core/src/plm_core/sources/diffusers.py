@@ -22,6 +22,10 @@ PREFIX = "diffusers:"
 UNET = "UNet2DConditionModel"
 FOLDERS = ("", "unet")
 """The folders in which a model is looked for: a folder of its own, or the one of a pipeline."""
+WEIGHTS = tuple(
+    f"diffusion_pytorch_model{end}" for end in (".safetensors", ".safetensors.index.json", "-*.safetensors")
+)
+"""The files of weights that diffusers reads. Beside them lie others, such as those in half precision."""
 TIMESTEP = 500
 TEXT = 77
 """Number of text tokens, that of CLIP's text towers."""
@@ -148,7 +152,7 @@ def _folder(name: str, text: str, pretrained: bool) -> Path:
     if root is None:
         if (repo := HubFile.parse(text)) is None:
             raise InputError(f"model {name!r} is neither a folder nor of the form 'org/name[@revision]'")
-        files = ("config.json", *(["*.safetensors", "*.safetensors.index.json"] if pretrained else []))
+        files = ("config.json", *(WEIGHTS if pretrained else ()))
         root = fetch_folder(repo, [str(Path(folder, file)) for folder in FOLDERS for file in files])
     for folder in FOLDERS:
         if (root / folder / "config.json").is_file():
