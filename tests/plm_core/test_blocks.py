@@ -156,6 +156,40 @@ def test_patches_stack_and_are_undone_in_order():
         assert "plm_patches" not in vars(block.block)
 
 
+def no_attention(view):
+    """Change a block so that each token sees itself only."""
+    return replace(view, attention=lambda q, k, v: v)
+
+
+def no_mlp(view):
+    return replace(view, mlp_residual=lambda x: x)
+
+
+def test_changes_of_pieces_stack_below_a_patch_and_are_undone_apart():
+    model = timm.create_model("vit_tiny_patch16_224", **SIZE).eval()
+    view, x = blocks.view(model).blocks[0], torch.rand(1, 5, 48)
+    block = view.block
+    with torch.no_grad():
+        before = block(x)
+        own = blocks.run_block(no_attention(view), x)
+        assert not torch.allclose(own, before)
+        blocks.alter(view, no_attention)
+        assert torch.equal(block(x), own)
+        blocks.patch(blocks.view(model).blocks[0], double)
+        blocks.alter(blocks.view(model).blocks[0], no_mlp)
+        both = 2 * blocks.run_block(no_mlp(no_attention(view)), x)
+        assert torch.equal(block(x), both)
+        assert (blocks.patched_by(block), blocks.altered_by(block)) == (double, no_mlp)
+        blocks.unpatch(block)
+        assert torch.equal(block(x), both / 2)
+        assert (blocks.patched_by(block), blocks.altered_by(block)) == (None, no_mlp)
+        blocks.unalter(block)
+        assert torch.equal(block(x), own)
+        blocks.unalter(block)
+        assert torch.equal(block(x), before)
+        assert "plm_patches" not in vars(block)
+
+
 @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3), (2, 4, 5, 3), (2, 1, 4, 5, 3)], ids=str)
 def test_rows_are_taken_from_each_sample(shape):
     x, index = torch.rand(shape), torch.tensor([[4, 0, 0], [1, 2, 3]])

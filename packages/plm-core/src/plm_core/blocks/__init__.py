@@ -8,7 +8,7 @@ replaces the attention, and Token Merging adds a step between the attention and 
 
 - ``views``: a block and a model as transforms see them.
 - ``lookup``: find the view of a model.
-- ``patching``: replace the forward of a block, and restore it.
+- ``patching``: replace the forward of a block or change its pieces, and undo it.
 - ``changes``: refuse what a patch would leave out, such as hooks of the attention.
 - ``swapping``: change the class of a module, which patching builds on.
 - ``gathering``: take some rows of each sample, such as the kept tokens.
@@ -20,18 +20,32 @@ replaces the attention, and Token Merging adds a step between the attention and 
 
 from plm_core.blocks.gathering import take_rows
 from plm_core.blocks.lookup import find, view
-from plm_core.blocks.patching import Forward, Patched, patch, patched_by, state_of, unpatch
+from plm_core.blocks.patching import (
+    Change,
+    Forward,
+    Patched,
+    alter,
+    altered_by,
+    patch,
+    patched_by,
+    state_of,
+    unalter,
+    unpatch,
+)
 from plm_core.blocks.swapping import Swapped, forward_class, original_class, swap, swap_back
 from plm_core.blocks.views import Attend, BlockView, ModelView, Tokens, attend, attention_kwargs, run_block
 
 __all__ = [
     "Attend",
     "BlockView",
+    "Change",
     "Forward",
     "ModelView",
     "Patched",
     "Swapped",
     "Tokens",
+    "alter",
+    "altered_by",
     "attend",
     "attention_kwargs",
     "find",
@@ -44,6 +58,7 @@ __all__ = [
     "swap",
     "swap_back",
     "take_rows",
+    "unalter",
     "unpatch",
     "view",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from plm_core.blocks.changes import refuse_exchanged, refuse_hidden
 from plm_core.blocks.swapping import Swapped, forward_class, original_class, swap, swap_back
-from plm_core.blocks.views import BlockView
+from plm_core.blocks.views import BlockView, run_block
 from plm_core.errors import NotSupported
 
 Forward = Callable[..., tuple[Tensor, Any]]
@@ -23,12 +23,19 @@ compiled graphs each have their own."""
 _STATE = "_plm_state"
 
 
+Change = Callable[[BlockView], BlockView]
+"""A change of the pieces of a block, such as another attention: view -> view."""
+
+
 @dataclass(frozen=True)
 class _Patch:
-    forward: Forward
+    """A forward, or a change of the pieces that the forward of another patch or the block's own is made of."""
+
     view_of: Callable[[nn.Module], BlockView]
     kinds: tuple[type[nn.Module], ...]
     """The classes of the modules that the pieces stand for, see `BlockView.hidden`."""
+    forward: Forward | None = None
+    change: Change | None = None
 
 
 class Patched(Swapped):
@@ -48,7 +55,10 @@ class Patched(Swapped):
         return y
 
     def forward(self, x: Tensor, *args: Any, state: Any = None, **context: Any) -> Tensor:
-        """Run the forward of the last patch, and attach the state that it returns to the tokens."""
+        """Run the last forward that `patch` gave, on the pieces as `alter` changed them.
+
+        The state that it returns is attached to the tokens.
+        """
         block: Any = self
         patches: tuple[_Patch, ...] | None = self.__dict__.get("plm_patches")
         if patches is None:  # accelerate keeps this method, too
@@ -57,14 +67,18 @@ class Patched(Swapped):
         context |= zip(self.context_names[: len(args)], args, strict=True)  # torch 2.9 compiles no strict=False
         if context.get("output_attentions"):  # transformers collects them from modules that a patch does not call
             raise NotSupported("output_attentions: a block that a transform has patched computes no attention weights")
-        y, state = patches[-1].forward(_view_now(patches[-1], block), x, state, **context)
+        view, replaced = _view_now(patches, block), patched_by(block)
+        if replaced is None:
+            return run_block(view, x, **context)
+        y, state = replaced(view, x, state, **context)
         if state is not None:
             setattr(y, _STATE, state)
         return y
 
 
-def _view_now(patch: _Patch, block: nn.Module) -> BlockView:
-    """Return the view of a block, unless the block is no longer built as when it was patched."""
+def _view_now(patches: tuple[_Patch, ...], block: nn.Module) -> BlockView:
+    """Return the view of a block with all changes, unless the block is no longer built as when it was patched."""
+    patch = patches[-1]
     try:
         view = patch.view_of(block)
     except AttributeError as e:
@@ -73,6 +87,8 @@ def _view_now(patch: _Patch, block: nn.Module) -> BlockView:
         ) from e
     refuse_exchanged(view, patch.kinds)
     refuse_hidden(view)
+    for change in (patch.change for patch in patches if patch.change):
+        view = change(view)
     return view
 
 
@@ -86,21 +102,52 @@ def patch(view: BlockView, forward: Forward) -> None:
 
     The class of the block changes, as with `swap`. To pickle the model, ``forward`` must be picklable.
     """
+    _add(view, forward=forward)
+
+
+def alter(view: BlockView, change: Change) -> None:
+    """Change the pieces of a block, which its own forward and that of a `patch` are made of; `unalter` undoes it.
+
+    Changes stack: each gets the view with those before. For the rest see `patch`.
+    """
+    _add(view, change=change)
+
+
+def _add(view: BlockView, **what: Any) -> None:
     block, kinds = view.block, tuple(map(forward_class, view.hidden))
-    block.__dict__["plm_patches"] = (*block.__dict__.get("plm_patches", ()), _Patch(forward, view.view_of, kinds))
+    block.__dict__["plm_patches"] = (*_patches(block), _Patch(view.view_of, kinds, **what))
     swap(block, Patched)
 
 
 def unpatch(block: nn.Module) -> None:
     """Undo the last `patch` of a block."""
-    patches = block.__dict__.pop("plm_patches")[:-1]
-    if patches:
-        block.__dict__["plm_patches"] = patches
-    else:
+    _drop(block, [patch.forward is not None for patch in _patches(block)])
+
+
+def unalter(block: nn.Module) -> None:
+    """Undo the last `alter` of a block."""
+    _drop(block, [patch.change is not None for patch in _patches(block)])
+
+
+def _drop(block: nn.Module, candidates: list[bool]) -> None:
+    """Drop the last of the patches that are candidates."""
+    last = len(candidates) - 1 - candidates[::-1].index(True)
+    patches = _patches(block)
+    block.__dict__["plm_patches"] = rest = (*patches[:last], *patches[last + 1 :])
+    if not rest:
+        block.__dict__.pop("plm_patches")
         swap_back(block)
 
 
 def patched_by(block: nn.Module) -> Forward | None:
-    """Return the forward of the last `patch` of a block; None for a block that is not patched."""
-    patches = block.__dict__.get("plm_patches")
-    return patches[-1].forward if patches else None
+    """Return the forward of the last `patch` of a block; None for a block that has its own."""
+    return next((patch.forward for patch in reversed(_patches(block)) if patch.forward), None)
+
+
+def altered_by(block: nn.Module) -> Change | None:
+    """Return the last change by `alter` of a block; None for a block that is not altered."""
+    return next((patch.change for patch in reversed(_patches(block)) if patch.change), None)
+
+
+def _patches(block: nn.Module) -> tuple[_Patch, ...]:
+    return block.__dict__.get("plm_patches", ())

@@ -16,7 +16,8 @@ from plm_core.errors import InputError
 
 Attend = Callable[..., Tensor]
 """An attention function: (q, k, v) -> attended, all [G, H, n, D]. It also gets ``bias=`` and ``dropout=`` from a block
-that has them, see `attend`."""
+that has them, see `attend`. One that a transform puts in place of `attend` also takes ``size=``, [G, n, 1]: how many
+tokens each token stands for, if another transform has merged some."""
 
 POSITIONS = ("absolute", "rotary", "bias")
 """The kinds of positions, see `Tokens`."""
@@ -51,6 +52,14 @@ class Tokens:
     def prefix(self) -> int:
         """The number of tokens that are not patches."""
         return self.class_tokens + self.distill_tokens + self.register_tokens
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Compute softmax attention with torch's fused kernel.
+
+    Inputs and output are [G, H, n, D]; the bias broadcasts to [G, H, n, n].
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ class BlockView:
             of the N, such as the mean of their rows of ``rope``. ``group`` holds the token that each of the N is part
             of, and ``size`` the number of tokens in each. It raises NotSupported where ``select`` does. None if the
             adapter does not offer it.
+        attention: The attention function. An adapter leaves it as it is; a transform may replace it, see `alter`.
     """
 
     block: nn.Module
@@ -120,6 +130,7 @@ class BlockView:
     dropout: float = 0.0
     unrotate: Callable[..., Tensor] = lambda key, **context: key
     average: Callable[[Mapping[str, Any], Tensor, Tensor], Mapping[str, Any]] | None = None
+    attention: Attend = attend
 
 
 @dataclass(frozen=True)
@@ -143,17 +154,9 @@ class ModelView:
     pools_patches: bool = False
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Compute softmax attention with torch's fused kernel.
-
-    Inputs and output are [G, H, n, D]; the bias broadcasts to [G, H, n, n].
-    """
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-
-
-def run_block(view: BlockView, x: Tensor, attention: Attend = attend, **context: Any) -> Tensor:
+def run_block(view: BlockView, x: Tensor, attention: Attend | None = None, **context: Any) -> Tensor:
     """Run a block from its pieces, optionally with another attention function."""
-    return view.mlp_residual(_attended(view, x, attention, context))
+    return view.mlp_residual(_attended(view, x, attention or view.attention, context))
 
 
 def _attended(view: BlockView, x: Tensor, attention: Attend, context: Mapping[str, Any]) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from plm_core.blocks import BlockView, patched_by
+from plm_core.blocks import BlockView, attend, attention_kwargs, patched_by
 from plm_core.errors import InputError
 from tome.matching import Matching, match, take_tokens
 from tome.schedule import Cost, Schedule, Target, reachable, solve
@@ -118,7 +118,12 @@ class MergingBlock:
         normed = view.normalize(x)
         q, k, v = view.qkv(normed, **context)
         size = state.size if self.prop_attn else None
-        y = view.proj(proportional(q, k, v, size, view.bias(**context), view.dropout, self.prop_attn), normed)
+        if view.attention is attend:
+            attended = proportional(q, k, v, size, view.bias(**context), view.dropout, self.prop_attn)
+        else:  # another transform's
+            sizes = {} if size is None else {"size": size}
+            attended = view.attention(q, k, v, **attention_kwargs(view, **context), **sizes)
+        y = view.proj(attended, normed)
         metric = view.unrotate(k, **context).mean(1) if state.r[self.index] > 0 else None
         return view.residual(x, normed) + y, metric
 
