@@ -54,6 +54,14 @@ tome.apply(model, r=13)
 assert tome.trace(model, x).tokens[-1] == 197 - 12 * 13, "tokens are not merged"
 assert torch.equal(tome.remove(model)(x), before), "not undone"
 """,
+    "hydra-attn": """
+import hydra_attn, torch
+q, k, v = torch.rand(3, 1, 9, 8)
+terms = torch.nn.functional.normalize(k, dim=-1) * v
+expected = torch.nn.functional.normalize(q, dim=-1) * terms.sum(1, keepdim=True)
+assert torch.allclose(hydra_attn.hydra(q, k, v), expected, atol=1e-6)
+assert hydra_attn.HydraAttention(8, 2)(q).shape == q.shape
+""",
     "parc": """
 import numpy, parc
 labels = numpy.arange(100) % 4
