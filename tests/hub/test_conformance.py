@@ -1,11 +1,13 @@
 """Registration is the test plan: every model that a plug-in declares passes the conformance check."""
 
 import pytest
+import timm
+import torch
 
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
 from plm_core.testing import check_model
-from plm_core.testing.conformance import BIG, check_size
+from plm_core.testing.conformance import BIG, check_features, check_size, check_strict_loading
 
 MODELS = sorted(registry().declared(Model), key=lambda model: (model.params > BIG, -len(model.config), model.params))
 
@@ -25,14 +27,26 @@ def shows_nothing_new(model):
 
 WHOLE = [model.name for model in MODELS if not shows_nothing_new(model)]
 OTHERS = [model.name for model in MODELS if shows_nothing_new(model)]
+LARGE = [model.name for model in MODELS if model.params > BIG and model.name in WHOLE]
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(m.name, marks=pytest.mark.slow) if m.name in OTHERS + LARGE else m.name for m in MODELS]
+)
 def test_registered_model(name):
     check_model(name)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_architecture_has_the_interface_and_loads_strictly(name):
+    spec = registry().get(Model, name)
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+        check_features(spec, model, torch.rand(2, *spec.input.shape))
+        check_strict_loading(spec, model)
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *LARGE])
 def test_another_size_of_an_architecture(name):
     check_size(name)
 

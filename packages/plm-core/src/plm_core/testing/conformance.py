@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from plm_core import weights
+from plm_core.blocks import altered_by
 from plm_core.blocks.checking import check_blocks
 from plm_core.errors import MissingDependency, NotSupported, WeightsError
 from plm_core.hookspecs import BlockAdapter, Model
@@ -71,7 +72,8 @@ def check_model(name: str) -> None:
             _run(check_features, spec, model, x)
         _run(check_strict_loading, spec, model)
         _run(check_layouts, model)
-        if registry().for_class(BlockAdapter, model):
+        own = not any(map(altered_by, model.modules()))  # else the pieces are those of a transform, too
+        if own and registry().for_class(BlockAdapter, model):
             _run(check_blocks, model, x)
     # outside of the device context, with which safetensors and the compiler of torch 2.9 have trouble
     if device != "meta":
@@ -162,14 +164,14 @@ def check_detections(model: nn.Module, x: Tensor) -> None:
 
 def check_strict_loading(spec: Model, model: nn.Module) -> None:
     """Check that a state dict loads only if no tensor is missing, left over or misshapen, also with another head."""
-    state = dict(model.state_dict())
+    state = {key: value if not value.is_meta else _zeros(value.shape) for key, value in model.state_dict().items()}
     head = {f"{layer}.{part}" for layer in as_tuple(spec.classifier) for part in ("weight", "bias")}
     body = [key for key in state if key not in head]
     victim = body[len(body) // 2]
     broken = {
         "missing": {k: v for k, v in state.items() if k != victim},
-        "left over": state | {"not.of.this.model": torch.zeros(1)},
-        "misshapen": state | {victim: torch.zeros(*state[victim].shape, 2)},
+        "left over": state | {"not.of.this.model": _zeros((1,))},
+        "misshapen": state | {victim: _zeros((*state[victim].shape, 2))},
     }
     adapted: list[dict[str, Any]] = [{"num_classes": 7}, {"in_chans": spec.input.size[0] + 1}, {"features_only": True}]
     if spec.task == "object-detection":
@@ -189,9 +191,18 @@ def check_strict_loading(spec: Model, model: nn.Module) -> None:
             raise AssertionError(f"weights with a tensor {what} were loaded with {options}")
 
 
+def _zeros(shape: Sequence[int]) -> Tensor:
+    """Return zeros that have values but take no memory, for a model on the meta device, too."""
+    return torch.zeros((), device="cpu").expand(*shape)
+
+
 def _load(spec: Model, state: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
     cfg = {"state_dict": dict(state), "num_classes": spec.num_classes, "source": None, "hf_hub_id": None, "file": None}
-    build(spec, pretrained=True, pretrained_cfg_overlay=cfg, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", ".*copying from a non-meta parameter"
+        )  # a model on the meta device keeps none
+        build(spec, pretrained=True, pretrained_cfg_overlay=cfg, **options)
 
 
 def check_layouts(model: Any) -> None:
