@@ -175,9 +175,10 @@ def test_changes_of_pieces_stack_below_a_patch_and_are_undone_apart():
         assert not torch.allclose(own, before)
         blocks.alter(view, no_attention)
         assert torch.equal(block(x), own)
+        assert torch.equal(blocks.run_block(blocks.view(model).blocks[0], x), own)  # the view is that of what it is now
         blocks.patch(blocks.view(model).blocks[0], double)
         blocks.alter(blocks.view(model).blocks[0], no_mlp)
-        both = 2 * blocks.run_block(no_mlp(no_attention(view)), x)
+        both = 2 * blocks.run_block(no_mlp(no_attention(view)), x)  # each change is made once
         assert torch.equal(block(x), both)
         assert (blocks.patched_by(block), blocks.altered_by(block)) == (double, no_mlp)
         blocks.unpatch(block)

@@ -122,6 +122,13 @@ def apply(
         InputError: An argument is not allowed, or Hydra is applied already.
         UnknownName: There is no such kernel.
     """
+    install(model, layers, order, kernel, rotate)
+    transforms.record(model, NAME)
+    return model
+
+
+def install(model: nn.Module, layers: Layers, order: str, kernel: str, rotate: bool = True) -> None:
+    """Do what `apply` does, without a note that a transform is applied to the model."""
     if kernel not in KERNELS:
         raise UnknownName(miss("kernel", kernel, KERNELS))
     if order not in ORDERS:
@@ -133,8 +140,6 @@ def apply(
     chosen = [view for model_view in blocks.find(model).values() for view in _chosen(model_view, layers, order)]
     for view in chosen:
         blocks.alter(view, Change(kernel, rotate))
-    transforms.record(model, NAME)
-    return model
 
 
 def remove(model: M) -> M:

@@ -211,12 +211,8 @@ def _norm(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _sum(terms: Tensor, scales: Tensor | None, causal: bool) -> Tensor:
     """Sum terms [B, T, D], each times its scale [B, T, 1], over the tokens, or over those up to each token."""
-    if causal:
-        return (terms if scales is None else terms * scales).cumsum(1)
-    if scales is None:
-        return terms.sum(1, keepdim=True)
-    with torch.autocast(terms.device.type, enabled=False):  # which would multiply in half precision
-        return scales.transpose(1, 2) @ terms
+    scaled = terms if scales is None else terms * scales  # no product of matrices, which autocast would round
+    return scaled.cumsum(1) if causal else scaled.sum(1, keepdim=True)
 
 
 def _softmax(k: Tensor, v: Tensor, counts: Tensor | None, causal: bool) -> Context:

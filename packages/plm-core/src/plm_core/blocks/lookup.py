@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from plm_core.blocks.changes import refuse_changes
+from plm_core.blocks.patching import altered
 from plm_core.blocks.refusals import reason_of
 from plm_core.blocks.views import BlockView, ModelView
 from plm_core.errors import NotSupported, PlmError, PluginError
@@ -15,7 +18,7 @@ from plm_core.utils.text import describe
 
 
 def view(model: nn.Module) -> ModelView:
-    """Return the view of a model, made by the adapter that is declared for its class.
+    """Return the view of a model, made by the adapter that is declared for its class, with what `alter` changed.
 
     Raises:
         NotSupported: No adapter is declared for the class, the adapter refuses this instance and gives the reason, or
@@ -31,7 +34,7 @@ def view(model: nn.Module) -> ModelView:
             raise NotSupported(f"block {path}.{compiled[0]} is compiled already: apply transforms first, then compile")
     model_view = _made(adapters[0], model)
     refuse_changes(model_view)
-    return model_view
+    return replace(model_view, blocks=tuple(map(altered, model_view.blocks)))
 
 
 def _made(adapter: BlockAdapter, model: nn.Module) -> ModelView:

@@ -87,9 +87,7 @@ def _view_now(patches: tuple[_Patch, ...], block: nn.Module) -> BlockView:
         ) from e
     refuse_exchanged(view, patch.kinds)
     refuse_hidden(view)
-    for change in (patch.change for patch in patches if patch.change):
-        view = change(view)
-    return view
+    return altered(view)
 
 
 def state_of(x: Tensor) -> Any:
@@ -111,6 +109,13 @@ def alter(view: BlockView, change: Change) -> None:
     Changes stack: each gets the view with those before. For the rest see `patch`.
     """
     _add(view, change=change)
+
+
+def altered(view: BlockView) -> BlockView:
+    """Return the view of a block with the changes that `alter` made to it."""
+    for change in (patch.change for patch in _patches(view.block) if patch.change):
+        view = change(view)
+    return view
 
 
 def _add(view: BlockView, **what: Any) -> None:
