@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hydra_attn.attention import KERNELS, Context, Kernel, gather, hydra, read, step
     from hydra_attn.heads import linear_attention
     from hydra_attn.layer import HydraAttention
+    from hydra_attn.scores import patch_scores
 
     __version__: str
 
@@ -32,6 +33,7 @@ _LAZY = {
     "gather": "hydra_attn.attention",
     "hydra": "hydra_attn.attention",
     "linear_attention": "hydra_attn.heads",
+    "patch_scores": "hydra_attn.scores",
     "read": "hydra_attn.attention",
     "remove": "hydra_attn.api",
     "step": "hydra_attn.attention",
@@ -47,6 +49,7 @@ __all__ = [
     "gather",
     "hydra",
     "linear_attention",
+    "patch_scores",
     "read",
     "remove",
     "step",
