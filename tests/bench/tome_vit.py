@@ -2,20 +2,29 @@
 
 uv run python tests/bench/tome_vit.py [--models base large] [--how mask channel] [--rounds 9] [--threads 2]
 uv run python tests/bench/tome_vit.py --models large_512 huge_518 --device cuda --dtype bfloat16 [--compile]
+uv run python tests/bench/tome_vit.py --models base_busy --threads 2 --busy
+
+With --busy, another process computes on one of the cores all the time (Linux), as on a machine that is shared.
 """
 
 import argparse
 import copy
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import timm
 import torch
 from side_by_side import compare, machine
 
 import tome
+from plm_core.testing import count_regions
 
 # model, image size, batch size, and for each r the goal: its speed relative to the unpatched model
 CASES = {
     "base": ("vit_base_patch16_224", 224, 4, {0: 0.99, 8: 1.35, 13: 1.70, 16: 2.0, (16, -1): 2.5}),
+    "base_busy": ("vit_base_patch16_224", 224, 4, {8: 1.2, 13: 1.5, 16: 1.7}),
     "large": ("vit_large_patch16_384", 384, 1, {23: 1.95}),
     "large_512": ("vit_large_patch16_224", 512, 32, {0: 0.99, 40: 2.0}),
     "huge_518": ("vit_huge_patch14_224", 518, 32, {0: 0.99, 40: 2.0}),
@@ -36,6 +45,33 @@ def linears(model, x):
     return lambda: [layer(x) for layer, x in calls]
 
 
+@contextmanager
+def neighbour(busy):
+    """Let another process compute on the last core, if asked to."""
+    if not busy:
+        yield
+        return
+    core = max(os.sched_getaffinity(0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"]
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def print_regions(models, x):
+    """Print how many parallel regions each model opens, which is what waits for a busy neighbour."""
+    counts = {}
+    for name, model in models.items():
+        with count_regions() as regions:
+            model(x)
+        counts[name] = regions.total
+    print("parallel regions:", ", ".join(f"{name}: {count}" for name, count in counts.items()))
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -45,6 +81,7 @@ def main() -> None:
         "--linears", action="store_true", help="Time only the linear layers, which merging cannot beat."
     )
     parser.add_argument("--compile", action="store_true", help="Compile all models.")
+    parser.add_argument("--busy", action="store_true", help="Let another process compute on one core meanwhile.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=9)
@@ -73,7 +110,10 @@ def main() -> None:
             }
             contenders["unpatched linears"] = linears(plain, x)
         print("goals:", ", ".join(f"r={r}: {1 / goal:.3f}x of the time" for r, goal in goals.items()))
-        compare(f"{name}, {size} px, batch size {batch_size}", contenders, rounds=args.rounds)
+        if args.busy:
+            print_regions(models, x)
+        with neighbour(args.busy):
+            compare(f"{name}, {size} px, batch size {batch_size}", contenders, rounds=args.rounds)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ matching.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -20,6 +20,9 @@ Merge = Callable[..., Tensor]
 group."""
 Unmerge = Callable[[Tensor], Tensor]
 """[B, T - r, *] -> [B, T, *]: every token gets the value of its group."""
+
+GRAIN_SIZE = 32768
+"""torch computes so many elements on one thread."""
 
 MODES = ("mean", "sum", "amax", "amin", "prod")
 
@@ -48,7 +51,7 @@ class Matching:
             raise InputError(f"mode {mode!r} is none of {', '.join(MODES)}")
         out, added = take_tokens(x, self.kept), take_tokens(x, self.merged)
         batch, count = self.kept.shape
-        places = _flat_index(self.into, count)
+        places = _offset(self.into, count).flatten()
         out = out.flatten(0, 1)
         if mode == "sum":
             out = _add_rows(out, places, added.flatten(0, 1))
@@ -68,15 +71,22 @@ class Matching:
         """
         self._check(x)
         batch, count = self.kept.shape
-        places = _flat_index(self.into, count)
-        out, sizes, added, weight = (
-            take_tokens(tensor, index).flatten(0, 1) for index in (self.kept, self.merged) for tensor in (x, size)
-        )
-        sizes = _add_rows(sizes, places, weight)
+        sample = torch.arange(batch, device=x.device).unsqueeze(1)
+        # one gather: first the tokens that are kept, of all samples, then those that merge, then what they merge into
+        tokens = torch.cat([self.kept, self.merged, self.kept.gather(1, self.into)], 1) + x.shape[1] * sample
+        rest = self.merged.shape[1]
+        index = torch.cat([part.flatten() for part in tokens.split([count, rest, rest], 1)])
+        places = (self.into + count * sample).flatten()
+        numbers = [batch * count, batch * rest, batch * rest]
+        out = x.flatten(0, 1).index_select(0, index)
+        _, added, target = out.split(numbers)
+        sizes, weight, _ = size.flatten(0, 1).index_select(0, index).split(numbers)
+        sizes = _add_rows(sizes.clone(), places, weight)
         share = weight / sizes.index_select(0, places)
-        change = (added.to(share.dtype) - out.index_select(0, places)) * share
-        out = _add_rows(out, places, change.to(x.dtype))
-        return out.reshape(batch, count, x.shape[2]), sizes.reshape(batch, count, 1)
+        for into, old, new, part in _parts(places, target, added, share):
+            change = (old - new.to(part.dtype)) * part
+            out = _add_rows(out, into, change.to(x.dtype), -1)
+        return out.narrow(0, 0, numbers[0]).reshape(batch, count, -1), sizes.reshape(batch, count, 1)
 
     def unmerge(self, x: Tensor) -> Tensor:
         """Give every token of [B, T, *] the value of its group in x [B, T - r, *].
@@ -102,21 +112,39 @@ class Matching:
 
 def take_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Return ``x[b, index[b]]`` for each sample b: x [B, T, *], index [B, n] -> [B, n, *]."""
-    rows = x.flatten(0, 1).index_select(0, _flat_index(index, x.shape[1]))
+    rows = x.flatten(0, 1).index_select(0, _offset(index, x.shape[1]).flatten())
     # torch's exporter to ONNX by tracing takes the batch size of unflatten for a constant
     return rows.reshape(*index.shape, *rows.shape[1:])
 
 
-def _add_rows(out: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """Add rows [n, *] to those of ``out`` that the indices [n] name, in place; several may go to the same one."""
+def _add_rows(out: Tensor, index: Tensor, rows: Tensor, sign: int = 1) -> Tensor:
+    """Add rows [n, *] to those of ``out`` that the indices [n] name, in place; several may go to the same one.
+
+    With a sign of -1, torch adds rows on the CPU one by one, which suits the few of a matching. With 1 it sorts them
+    first, in five parallel regions.
+    """
     if torch.onnx.is_in_onnx_export():  # the tracing exporter writes index_add without the sum of repeated indices
-        return out.scatter_add(0, index.view(-1, *[1] * (out.ndim - 1)).expand_as(rows), rows)
-    return out.index_add_(0, index, rows)
+        return out.scatter_add(0, index.view(-1, *[1] * (out.ndim - 1)).expand_as(rows), sign * rows)
+    return out.index_add_(0, index, rows, alpha=sign)
 
 
-def _flat_index(index: Tensor, count: int) -> Tensor:
-    """Turn indices [B, n] into the ``count`` rows of each sample into indices [B * n] into the rows of all samples."""
-    return (index + count * torch.arange(index.shape[0], device=index.device)[:, None]).flatten()
+def _parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Cut the rows of tensors on the CPU into up to four parts, each so small that torch computes it on one thread.
+
+    So operations on them open no parallel region, see `plm_core.testing.parallel`. Larger tensors stay whole, and so do
+    those of compiled and traced models.
+    """
+    rows, elements = tensors[0].shape[0], max(tensor.numel() for tensor in tensors)
+    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling() or type(elements) is not int:
+        return [tensors]
+    if not GRAIN_SIZE < elements <= 4 * GRAIN_SIZE:
+        return [tensors]
+    return zip(*(tensor.split(max(1, rows * GRAIN_SIZE // elements)) for tensor in tensors), strict=True)
+
+
+def _offset(index: Tensor, count: int) -> Tensor:
+    """Turn indices [B, n] into the ``count`` rows of each sample into indices [B, n] into the rows of all samples."""
+    return index + torch.arange(0, index.shape[0] * count, count, device=index.device)[:, None]
 
 
 def bipartite_soft_matching(
@@ -186,8 +214,7 @@ def bipartite(metric: Tensor, r: int, leading: tuple[int, int], protected: tuple
         scores[:, : protected[0]] = -torch.inf
     if protected[1]:
         scores[:, :, : protected[1]] = -torch.inf
-    best, partner = scores.max(-1)
-    order = best.argsort(-1, descending=True)
+    order = _greatest(scores).argsort(-1, descending=True)
     merged, left = order[:, :r], order[:, r:]
     if by_place:
         left = left.sort(-1).values
@@ -197,7 +224,14 @@ def bipartite(metric: Tensor, r: int, leading: tuple[int, int], protected: tuple
     if a:
         front = torch.stack([2 * left[:, :b], odd[:, :b]], 2).flatten(1)
         kept = [front, 2 * left[:, b:a], *kept]
-    return Matching(torch.cat(kept, 1), 2 * merged, partner.gather(1, merged) + left.shape[1])
+    partner = scores.gather(1, merged.unsqueeze(2).expand(-1, -1, scores.shape[2])).argmax(-1)
+    return Matching(torch.cat(kept, 1), 2 * merged, partner + left.shape[1])
+
+
+def _greatest(scores: Tensor) -> Tensor:
+    """[B, n, m] -> [B, n], the maxima."""
+    parts = [part.amax(-1) for (part,) in _parts(scores.flatten(0, 1))]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(scores.shape[:2])
 
 
 @torch.no_grad()
@@ -299,7 +333,7 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     """
     precise = torch.promote_types(a.dtype, torch.float32)
     tensor_cores = a.is_cuda and torch.version.hip is None and a.dtype != precise
-    with _no_autocast(a.device.type):
+    with no_autocast(a.device.type):
         a, b = (x.to(precise) / x.to(precise).norm(dim=-1, keepdim=True) for x in (a, b))
         if tensor_cores:
             return torch.bmm(a.half(), b.half().transpose(-2, -1), out_dtype=torch.float32)
@@ -341,5 +375,8 @@ def _check_tokens(x: Tensor, batch: int, count: int) -> None:
         raise InputError(f"x is {actual}; this matching is for tokens [{batch}, {count}, ...]")
 
 
-def _no_autocast(device: str) -> AbstractContextManager[object]:
-    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
+def no_autocast(device: str) -> AbstractContextManager[object]:
+    """Switch autocast off for a type of device."""
+    if device == "meta" or not torch.is_autocast_enabled(device):  # torch.autocast takes as long as small tensors do
+        return nullcontext()
+    return torch.autocast(device, enabled=False)

@@ -9,6 +9,7 @@
 - ``goldens``: read the outputs of original implementations, to compare ours with.
 - ``hub_double``: a double of the Hugging Face Hub.
 - ``hub_client``: settings of its client `huggingface_hub`.
+- ``parallel``: `count_regions` counts the parallel regions of torch, each of which waits for a busy neighbour.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "check_blocks",
     "check_model",
     "check_run_folder",
+    "count_regions",
     "goldens_in",
     "offline",
     "write_distribution",
@@ -37,6 +39,10 @@ def __getattr__(name: str) -> Any:
         from plm_core.testing import conformance
 
         return getattr(conformance, name)
+    if name == "count_regions":
+        from plm_core.testing.parallel import count_regions
+
+        return count_regions
     if name == "check_run_folder":
         from plm_core.testing.run_folders import check_run_folder
 

@@ -18,7 +18,7 @@ from plm_core.blocks import BlockView, attend, attention_kwargs, patched_by
 from plm_core.errors import InputError
 from tome.matching import Matching, match, take_tokens
 from tome.schedule import Cost, Schedule, Target, reachable, solve
-from tome.vit.attention import proportional
+from tome.vit.attention import mean_over_heads, proportional
 from tome.warning import warn_user
 
 Unmerge = bool | Literal["last"]
@@ -124,7 +124,7 @@ class MergingBlock:
             sizes = {} if size is None else {"size": size}
             attended = view.attention(q, k, v, **attention_kwargs(view, **context), **sizes)
         y = view.proj(attended, normed)
-        metric = view.unrotate(k, **context).mean(1) if state.r[self.index] > 0 else None
+        metric = mean_over_heads(view.unrotate(k, **context)) if state.r[self.index] > 0 else None
         return view.residual(x, normed) + y, metric
 
     def _first_state(self, x: Tensor) -> MergeState:
