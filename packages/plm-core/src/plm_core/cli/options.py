@@ -23,6 +23,14 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="Precision: fp32, bf16 or fp16 (the last two by autocast).")]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="On the CPU in fp32: let each linear layer compute by oneDNN if it measures as faster (the transform "
+        "packed). The answers differ by rounding only.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or clips per batch.")]
 NumWorkers = Annotated[
     int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")
