@@ -13,7 +13,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Transforms = Annotated[
     list[str] | None,
     typer.Option(
-        "--transform", help="A transform to apply: NAME or NAME:option=value,... such as tome:r=13. May be repeated."
+        "--transform",
+        help="A transform to apply: NAME or NAME:option=value,... such as tome:r=13. May be repeated, "
+        "which stacks them.",
     ),
 ]
 Device = Annotated[
