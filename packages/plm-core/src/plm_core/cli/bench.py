@@ -16,9 +16,6 @@ from plm_core.utils.arguments import DEVICE, split_random
 if TYPE_CHECKING:
     from plm_core.tools.bench import Timing
 
-BUSY = 0.3
-"""The share of the median time between the quartiles from which on a machine is called busy."""
-
 
 def bench(
     model: Annotated[
@@ -117,7 +114,7 @@ def _notes(timings: Sequence[Timing], random: bool) -> Iterator[str]:
         if timing.packed:
             yield f"{timing.name}: {timing.packed}"
     low, high = plain.between
-    if high - low > BUSY * plain.milliseconds:
+    if plain.busy:
         yield (
             f"half of the batches of the plain model took {low:.3g} to {high:.3g} ms, so something else keeps the "
             "machine busy: trust the speed-ups more than the speeds, or repeat with more --runs"

@@ -37,6 +37,8 @@ from plm_core.utils.text import first_line
 
 TOGETHER = 5
 """Number of runs that are queued on an accelerator between two synchronisations."""
+BUSY = 0.3
+"""The share of the median time between the quartiles from which on a machine is called busy."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Timing:
     """How many linear layers the transform ``packed`` has packed, in words; empty without it."""
     agreement: Agreement | None = None
     """How alike its answers are to the first contender's on real images, if there were any."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether its times lie so far apart that something else must keep the machine busy."""
+        low, high = self.between
+        return high - low > BUSY * self.milliseconds
 
 
 def compare(
