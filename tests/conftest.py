@@ -233,3 +233,16 @@ def objects(tmp_path_factory):
     coco.write_coco(coco.ShapesDetection("train", size=96, count=8), folder / "train")
     coco.write_coco(coco.ShapesDetection("heldout", size=96, count=4), folder / "val")
     return folder
+
+
+@pytest.fixture
+def all_layers_gain(monkeypatch):
+    """Let every layer be packed that can be, whatever is faster on this machine; return the products with them."""
+    from plm_core.packing import layers, tuning
+
+    products = []
+    multiply = layers.multiply
+    monkeypatch.setattr(tuning, "_faster", {})
+    monkeypatch.setattr(tuning, "_measure", lambda packed, plain, x: True)
+    monkeypatch.setattr(layers, "multiply", lambda *given: products.append(given) or multiply(*given))
+    return products

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from pathlib import Path
 
 
 def compare(title: str, contenders: Mapping[str, Callable[[], object]], rounds: int = 15, warmup: int = 2) -> None:
@@ -40,9 +41,17 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def processor() -> str:
+    """Return the model of the processor, whose vendor decides what instructions MKL uses."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
 def machine(*distributions: str) -> str:
     """One line about where the numbers come from."""
     torch = sys.modules.get("torch")
-    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else platform.machine()
+    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else processor()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in distributions)
     return f"{device}, Python {platform.python_version()}, {versions}"

@@ -30,13 +30,13 @@ LAYERS = (
     ("adapters", "packing", "training"),
     ("runs",),
     ("prediction", "tools"),
-    ("cli", "testing"),
+    ("cli", "testing", "tour"),
     ("plugin",),
 )
 # Where each kind of declaration has its code, in every package.
 PLACES = {
     "Command": ("implementation", r"(plm_core\.cli\.\w+|{package}\.cli)"),
-    "TourStop": ("run", r"(plm_core\.tools\.tour|{package}\.tour)"),
+    "TourStop": ("run", r"{package}\.tour"),
     "WeightLayout": ("rules", r"{package}\.layouts"),
     "BlockAdapter": ("view", r"(plm_core\.adapters\.\w+|{package}\.blocks)"),
     "Training": ("train", r"(plm_core\.runs\.classification|{package}\.(recipes\.\w+|finetuning))"),

@@ -4,6 +4,7 @@ import pytest
 
 from plm_core.blocks import checking, views
 from plm_core.hookspecs import BlockAdapter
+from plm_core.packing import operators
 from plm_core.registry import registry
 from plm_core.tools import matrix
 from plm_core.tools.matrix import compute, fold, with_notes
@@ -22,6 +23,8 @@ TRANSFORM = """
             Transform(name="quits", apply="acme:quit", remove="acme:forget"),
             Transform(name="half-refused", apply="acme:halve_and_refuse", remove="acme:forget"),
             Transform(name="global-only", apply="acme:refuse_local", remove="acme:forget"),
+            Transform(name="jealous", apply="acme:refuse_halved", remove="acme:forget"),
+            Transform(name="shift", apply="acme:shift", remove="acme:unshift"),
         ]
 
     @hookimpl
@@ -38,6 +41,7 @@ TRANSFORM = """
     def restore(model):
         for hook in model.halved:
             hook.remove()
+        del model.halved
 
     def forget(model):
         pass
@@ -45,6 +49,18 @@ TRANSFORM = """
     def refuse_local(model):
         if any(b.local for b in view(model).blocks):
             raise NotSupported("attention is local")
+
+    def refuse_halved(model):
+        if hasattr(model, "halved"):
+            raise NotSupported("it was halved")
+
+    def shift(model):
+        step = lambda m, a, out: out + torch.arange(out.shape[-1])
+        model.shifted = [b.block.register_forward_hook(step) for b in view(model).blocks]
+
+    def unshift(model):
+        for hook in model.shifted:
+            hook.remove()
 
     def quit(model):
         raise SystemExit(1)
@@ -92,9 +108,11 @@ def test_scorers_work_on_every_family(installed):
 
 
 @pytest.fixture
-def rows(plm_registry):
+def rows(plm_registry, monkeypatch):
     package = {"name": "acme", "modules": {"acme.py": TRANSFORM}, "entry_points": {"acme": "acme"}}
     assert plm_registry(package).statuses[1].healthy
+    adapters = [a for a in registry().declared(BlockAdapter) if a.name in ("hiera", "timm-vit")]
+    monkeypatch.setattr(matrix.registry(), "declared", lambda kind: adapters)
     return {row["family"]: row for row in compute()}
 
 
@@ -111,6 +129,22 @@ def test_verdicts_are_earned(rows):
         assert row["transform half-refused"].startswith("ERROR: RuntimeError: after it was refused the model answers")
     assert rows["hiera"]["transform global-only"] == "no: attention is local"
     assert rows["timm-vit"]["transform global-only"] == "yes"
+
+
+def test_pairs_of_transforms_are_tried_in_both_orders(rows):
+    row = rows["timm-vit"]
+    assert row["transform jealous"] == row["transform shift"] == row["transforms jealous + shift"] == "yes"
+    assert row["transforms halve + shift"] == "yes, and the order matters"
+    assert row["transforms halve + jealous"] == "no: after halve: it was halved"
+    assert row["transforms forgetful + halve"] == row["transform forgetful"]
+    assert rows["hiera"]["transforms global-only + halve"] == "no: attention is local"
+
+
+@pytest.mark.skipif(bool(operators.missing()), reason=operators.missing())
+def test_packed_works_on_every_family_and_with_token_merging_wherever_that_does(installed):
+    assert {row["transform packed"] for row in installed.values()} == {"yes"}
+    assert all(row["transforms packed + tome"] == row["transform tome"] for row in installed.values())
+    assert sum(row["transforms packed + tome"] == "yes" for row in installed.values()) >= 14
 
 
 def test_families_are_described_by_their_views(installed):

@@ -285,9 +285,9 @@ def test_every_option_reaches_its_setting(run, digits, monkeypatch, tmp_path):
     monkeypatch.setattr(ranking, "rank_models", spy)
     monkeypatch.setattr(probing, "probe_models", spy)
     shared = {"budget": 31, "pretrained": False, "device": "cuda:3", "dtype": "bf16", "batch_size": 5, "num_workers": 7}
-    shared |= {"cache": False, "skip_unreadable": True}
+    shared |= {"cache": False, "skip_unreadable": True, "fast": True}
     words = ["--budget", 31, "--random", "--device", "cuda:3", "--dtype", "bf16", "--batch-size", 5, "--num-workers", 7]
-    words += ["--no-cache", "--skip-unreadable", "--models", "a,b", "--models", "c"]
+    words += ["--no-cache", "--skip-unreadable", "--fast", "--models", "a,b", "--models", "c"]
     csv = tmp_path / "results.csv"
     run("rank", digits, *words, "--runs", 3, "--pca", "compat:9", "--bootstraps", 4, "--reference", "r",
         "--imagenet-csv", csv, "--method", "rsa,knn:k=3", "--ray", "auto")  # fmt: skip

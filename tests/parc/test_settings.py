@@ -43,7 +43,7 @@ def test_every_keyword_reaches_its_setting(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "rank_models", lambda *given: given)
     monkeypatch.setattr(prober, "probe_models", lambda *given: given)
     shared = {"budget": 31, "pretrained": False, "device": "cuda:3", "dtype": "bf16", "batch_size": 5, "num_workers": 7}
-    shared |= {"cache": False, "skip_unreadable": True}
+    shared |= {"cache": False, "skip_unreadable": True, "fast": True}
     own = {"methods": ("rsa",), "runs": 3, "pca": 9, "bootstraps": 4, "reference": "r", "ray": "auto"}
     own["imagenet_csv"] = tmp_path / "results.csv"
     assert run.rank("data", "m", **shared, **own) == ("data", ["m"], Settings(**shared, **own))

@@ -12,9 +12,10 @@ from torch import nn
 import plm_core
 from plm_core import InputError
 from plm_core.cli.bench import short_counts
+from plm_core.packing import operators
 from plm_core.tools import bench
 from plm_core.tools.memory import memory_of
-from plm_core.transforms import apply_all
+from plm_core.transforms import apply_all, split_stack
 
 IMAGE = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
@@ -47,6 +48,7 @@ def halve(plm_registry):
 
 @pytest.fixture
 def vit():
+    torch.manual_seed(0)
     return plm_core.create_model("vit_tiny_patch16_224", **TINY).eval()
 
 
@@ -266,6 +268,32 @@ def test_plm_bench_compares_on_images(halve, plm, tmp_path):
     assert "does not exist" in err
 
 
+@pytest.mark.skipif(bool(operators.missing()), reason=operators.missing())
+def test_plm_bench_stacks_packed_and_another_transform_in_either_order(plm, all_layers_gain, tmp_path):
+    Image.fromarray(plm_core.shapes.Images("heldout", size=48, count=1)[0].image).save(tmp_path / "a.png")
+    words = ("tome_micro_shapes", "--batch-size", 2, "--runs", 1, "--threads", 1, "--images", tmp_path, "--json")
+    words += ("--compare", "packed", "--compare", "tome:r=24", "--compare", "packed+tome:r=24")
+    code, out, err = plm(*words, "--transform", "tome:r=24", "--transform", "packed")
+    assert code == 0
+    rows = {row["model"]: row for row in json.loads(out)}
+    assert list(rows) == ["unchanged", "tome:r=24 packed", "packed", "tome:r=24", "packed tome:r=24"]
+    merged = rows["tome:r=24"]
+    assert rows["packed"]["lowest"] == 1
+    assert merged["lowest"] < 1
+    for name in list(rows)[1::3]:
+        assert rows[name]["tokens after each block"] == merged["tokens after each block"]
+        assert rows[name]["lowest"] == pytest.approx(merged["lowest"], abs=1e-4)
+        assert f"note: {name}: 25 of 25 linear layers are packed, 6 of them with the activation after it\n" in err
+    assert "note: tome:r=24: " not in err
+
+
+def test_stacks_are_split_at_plus_signs_before_names():
+    assert split_stack("packed:tune=False+tome:r=(8, -1),x=1e+3+a_b") == [
+        "packed:tune=False", "tome:r=(8, -1),x=1e+3", "a_b"
+    ]  # fmt: skip
+    assert split_stack("packed") == ["packed"]
+
+
 @pytest.mark.parametrize(("seconds", "said"), [([1, 1, 1.2, 1.25], False), ([1, 1, 1.2, 1.9], True)])
 def test_a_busy_machine_is_said(halve, plm, monkeypatch, seconds, said):
     monkeypatch.setattr(bench, "interleaved", lambda calls, runs, device: dict.fromkeys(calls, seconds))
@@ -307,6 +335,13 @@ def test_token_counts_in_words():
         (["resnet10t", "--transform", "halve:every"], "option 'every' is not of the form key=value"),
         (["resnet10t", "--transform", "halve"], "no block adapter"),
         (["resnet10t", "--transform", "halved"], "no transform 'halved'; did you mean 'halve'?"),
+        (["resnet10t", "--compare", "packed+halved"], "no transform 'halved'; did you mean 'halve'?"),
+        (["resnet10t", "--compare", "packed+"], "transform 'packed+' is not of the form name"),
+        (["resnet10t", "--compare", "packed+packed"], "transform 'packed' is applied to this ResNet already"),
+        (
+            ["resnet10t", "--compare", "packed", "--dtype", "bf16", "--batch-size", 1],
+            "packed in float32 cannot be called inside autocast with bfloat16: apply 'packed' with dtype='bf16'",
+        ),
         (["resnet10t", "--dtype", "int8"], "dtype 'int8' is not allowed"),
         (["resnet10t", "--device", "toaster"], "device 'toaster' cannot be used"),
     ],

@@ -16,7 +16,7 @@ from plm_core import __version__, samples, shapes, weights
 from plm_core.cli import main
 from plm_core.cli.app import PluginCommands
 from plm_core.cli.table import show
-from plm_core.hookspecs import Command, Model
+from plm_core.hookspecs import BlockAdapter, Command, Model
 from plm_core.registry import registry
 from plm_core.utils import near_misses
 
@@ -543,12 +543,18 @@ def refuses(model):
 """
 
 
-def test_matrix(plm, plm_registry):
+def test_matrix(plm, plm_registry, monkeypatch):
     plm_registry({"name": "mx", "modules": {"matrix_plugin.py": TRANSFORMS}, "entry_points": {"mx": "matrix_plugin"}})
+    families = [one for one in registry().declared(BlockAdapter) if one.name in ("hiera", "timm-vit")]
+    monkeypatch.setattr(registry(), "declared", lambda kind: families)
     rows = {row["family"]: row for row in plm("matrix", "--json").data}
     assert {"hiera", "timm-vit"} <= set(rows)
-    installed = ("transform tome", "transform packed", "scorer ")
-    ours = {column: cell for column, cell in rows["hiera"].items() if not column.startswith(installed)}
+    kinds, names = ("transform", "merger", "scorer"), {"idle", "refuses", "+"}
+    ours = {
+        column: cell
+        for column, cell in rows["hiera"].items()
+        if not column.startswith(kinds) or names.issuperset(column.split()[1:])
+    }
     assert ours | {"local": 0} == {
         "family": "hiera",
         "example": MICRO,
@@ -558,6 +564,7 @@ def test_matrix(plm, plm_registry):
         "positions": "absolute",
         "transform idle": "yes",
         "transform refuses": r"no: not\nthis one",
+        "transforms idle + refuses": r"no: not\nthis one",
     }
     assert rows["hiera"]["local"] > 0
 

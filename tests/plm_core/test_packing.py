@@ -15,10 +15,13 @@ from torch.nn.utils import parametrizations
 
 import plm_core
 from plm_core import packing, weights
+from plm_core.blocks.examples import make, tensor_of
 from plm_core.errors import InputError, NotSupported
+from plm_core.hookspecs import BlockAdapter
 from plm_core.packing import operators, tuning
 from plm_core.packing.layers import PackedLinear
 from plm_core.packing.parameters import Parameters
+from plm_core.registry import registry
 
 pytestmark = pytest.mark.skipif(bool(operators.missing()), reason=operators.missing())
 apply = partial(plm_core.apply, name="packed", tune=False)
@@ -520,6 +523,23 @@ def test_every_family_of_timm(name):
     after = plm_core.remove(model)(x)
     assert torch.allclose(after, before, rtol=1e-5)
     assert torch.equal(after, before) or name.startswith("twins")  # a copy of it differs by where its weights lie, too
+
+
+OTHERS = [a for a in registry().declared(BlockAdapter) if not a.name.startswith(("timm", "open_clip"))]
+
+
+@pytest.mark.parametrize("adapter", OTHERS, ids=lambda adapter: adapter.name)
+@torch.inference_mode()
+def test_every_family_of_other_libraries(adapter):
+    torch.manual_seed(0)
+    model, x = make(adapter)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    before = tensor_of(model(x))
+    apply(model)
+    assert_near(tensor_of(model(x)), before)
+    assert not packing.report(model).startswith("0 of")
+    assert torch.equal(tensor_of(plm_core.remove(model)(x)), before)
 
 
 def test_the_parameters_of_a_layer_are_a_dict():

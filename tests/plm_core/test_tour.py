@@ -22,12 +22,14 @@ BAD_STOP = """
 """
 
 
-def test_report_is_self_contained(tmp_path):
+def test_report_is_self_contained(tmp_path, monkeypatch):
+    monkeypatch.setattr("plm_core.tour.PACKED_MODEL", "test_vit")  # in less time
     rows = tour.run(tmp_path / "out" / "report.html")
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') >= 2
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
-    for word in ("What is installed", "hiera_micro_digits", "more are declared", "held-out"):
+    packed = "linear layers are packed"
+    for word in ("What is installed", "hiera_micro_digits", "more are declared", "held-out", packed):
         assert word in page
     assert page.index("<img ") < page.index("<table")  # the first thing is a picture
     assert "hiera_image_huge_224" not in page  # nor is it a list of models that cannot be tried without a download

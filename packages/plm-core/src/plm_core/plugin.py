@@ -102,5 +102,8 @@ def plm_trainings() -> list[Training]:
 
 @hookimpl
 def plm_tour_stops() -> list[TourStop]:
-    """Return the last stop, which shows what is installed."""
-    return [TourStop(name="installed", title="What is installed", run="plm_core.tools.tour:installed", order=900)]
+    """Return the stop of the transform ``packed``, and the last stop, which shows what is installed."""
+    return [
+        TourStop(name="packed", title="The same layers, multiplied faster", run="plm_core.tour:packed", order=50),
+        TourStop(name="installed", title="What is installed", run="plm_core.tour:installed", order=900),
+    ]

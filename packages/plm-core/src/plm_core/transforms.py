@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -144,6 +145,14 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     if not is_name(name):
         raise InputError(f"transform {text!r} is not of the form name or name:key=value,...")
     return name, options
+
+
+def split_stack(text: str) -> list[str]:
+    """Split the value of ``--compare`` into transforms: ``packed+tome:r=13`` -> ``["packed", "tome:r=13"]``.
+
+    A plus sign ends a transform if a letter follows it, so ``tome:flops=5e+1`` is one.
+    """
+    return re.split(r"\+(?=[^\W\d])", text)
 
 
 def apply_all(model: M, texts: Iterable[str]) -> M:

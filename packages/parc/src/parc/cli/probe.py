@@ -27,7 +27,7 @@ from parc.cli.shared import (
 from parc.next_steps import after_probing
 from parc.probing.settings import ProbeSettings
 from plm_core.cli.light import LightCommand
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Seed, SkipUnreadable, Threads
+from plm_core.cli.options import BatchSize, Device, Dtype, Fast, Json, NumWorkers, Seed, SkipUnreadable, Threads
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 
@@ -68,6 +68,7 @@ def _command(
     pretrained: Pretrained = True,
     device: Device = ProbeSettings.device,
     dtype: Dtype = ProbeSettings.dtype,
+    fast: Fast = ProbeSettings.fast,
     batch_size: BatchSize = ProbeSettings.batch_size,
     num_workers: NumWorkers = None,
     threads: Threads = None,
@@ -92,6 +93,7 @@ def _command(
         pretrained=pretrained,
         device=device,
         dtype=dtype,
+        fast=fast,
         batch_size=batch_size,
         num_workers=num_workers,
         cache=cache,

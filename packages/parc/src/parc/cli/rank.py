@@ -28,7 +28,7 @@ from parc.cli.shared import (
 from parc.next_steps import after_ranking
 from parc.ranking.settings import Settings
 from plm_core.cli.light import LightCommand
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, SkipUnreadable, Threads
+from plm_core.cli.options import BatchSize, Device, Dtype, Fast, Json, NumWorkers, SkipUnreadable, Threads
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 
@@ -92,6 +92,7 @@ def _command(
     pretrained: Pretrained = True,
     device: Device = Settings.device,
     dtype: Dtype = Settings.dtype,
+    fast: Fast = Settings.fast,
     batch_size: BatchSize = Settings.batch_size,
     num_workers: NumWorkers = None,
     ray: Annotated[
@@ -128,6 +129,7 @@ def _command(
         pretrained=pretrained,
         device=device,
         dtype=dtype,
+        fast=fast,
         batch_size=batch_size,
         num_workers=num_workers,
         ray=ray,

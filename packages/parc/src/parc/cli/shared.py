@@ -27,7 +27,9 @@ Data = Annotated[
 Pretrained = Annotated[
     bool, typer.Option("--pretrained/--random", help="Use trained weights, or random ones for a first look.")
 ]
-Cached = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc.")]
+Cached = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep features in $PLM_CACHE/parc, the same with and without --fast.")
+]
 KeepGoing = Annotated[
     bool,
     typer.Option(
@@ -100,7 +102,8 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 def where(about: Mapping[str, Any], rows: Iterable[Any]) -> str:
     """Say which device the models run on, and that features are from the cache if some are."""
     cached = "; (cached): the features of an earlier run, and the time that they took then"
-    return f"on {about['device']}" + cached * any(row.cached for row in rows)
+    fast = ", fast" * bool(about.get("fast"))
+    return f"on {about['device']}{fast}" + cached * any(row.cached for row in rows)
 
 
 def end(result: Any, done: str, keep_going: bool) -> None:

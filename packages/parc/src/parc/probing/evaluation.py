@@ -79,7 +79,8 @@ def evaluate(
 def _evaluate(candidate: Candidate, images: Images, settings: ProbeSettings, advance: Callable[[int], None]) -> Outcome:
     model = make_model(candidate)
     params = facts_of(model, candidate.name).params
-    entries = cached_features(candidate, model, images.probes, settings.extraction(), advance)
+    notes: list[str] = []
+    entries = cached_features(candidate, model, images.probes, settings.extraction(), advance, notes.append)
     del model
     start = time.perf_counter()
     with warnings.catch_warnings():
@@ -93,6 +94,7 @@ def _evaluate(candidate: Candidate, images: Images, settings: ProbeSettings, adv
         extract_seconds=sum(entry.seconds for entry in entries),
         fit_seconds=time.perf_counter() - start,
         cached=all(entry.cached for entry in entries),
+        notes=tuple(notes),
     )
 
 

@@ -24,6 +24,8 @@ class Outcome:
     fit_seconds: float = 0.0
     cached: bool = False
     error: str = ""
+    notes: tuple[str, ...] = ()
+    """Why the setting ``fast`` changes nothing."""
 
 
 @dataclass(frozen=True)

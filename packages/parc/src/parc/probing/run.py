@@ -13,6 +13,7 @@ from parc.probing.results import Probing
 from parc.probing.settings import ProbeSettings
 from parc.probing.validation import Folds
 from parc.ranking.candidates import expand_patterns
+from parc.ranking.notes import log_notes
 from parc.ranking.probes import draw_probes
 from parc.ranking.progress_bars import show_bars
 from parc.ranking.training_data import log_trained_on, trained_on
@@ -33,6 +34,7 @@ def probe(
     pretrained: bool = True,
     device: str = ProbeSettings.device,
     dtype: str = ProbeSettings.dtype,
+    fast: bool = ProbeSettings.fast,
     batch_size: int = ProbeSettings.batch_size,
     num_workers: int | None = None,
     cache: bool = True,
@@ -63,6 +65,7 @@ def probe(
         pretrained: False for random weights.
         device: ``auto``, ``cpu``, ``cuda`` ...
         dtype: ``fp32``, ``bf16`` or ``fp16``.
+        fast: Whether linear layers compute by oneDNN where that measures as faster, on the CPU in fp32.
         batch_size: Number of images in a batch.
         num_workers: Number of processes that decode images.
         cache: Whether to use the cache of features.
@@ -81,6 +84,7 @@ def probe(
         pretrained=pretrained,
         device=device,
         dtype=dtype,
+        fast=fast,
         batch_size=batch_size,
         num_workers=num_workers,
         cache=cache,
@@ -109,6 +113,7 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
         "seed": settings.seed,
         "device": device,
         "dtype": settings.dtype,
+        "fast": settings.fast,
         "skip_unreadable": settings.skip_unreadable,
         "left_out": [*train.left_out, *(() if val is None else val.left_out)],
         "trained_on": trained_on(candidates, train),
@@ -123,6 +128,7 @@ def probe_models(dataset: str | Path, models: Sequence[str], settings: ProbeSett
     except KeyboardInterrupt:
         left = len(candidates) - len(outcomes)
         raise Interrupted(Probing(probe_rows(outcomes, images.kinds), about), left) from None
+    log_notes((outcome.model, note) for outcome in outcomes for note in outcome.notes)
     log_trained_on(about["trained_on"], f"{len(train)} {train.kind}")
     return Probing(probe_rows(outcomes, images.kinds), about)
 
@@ -148,8 +154,11 @@ def _images(train: Dataset, val: Dataset | None, settings: ProbeSettings) -> Ima
 
 def _check_device(settings: ProbeSettings) -> str:
     """Return the device that the models run on. Otherwise every model would report the same error."""
+    from plm_core.packing import check_fast
     from plm_core.utils.devices import autocast, pick_device
 
     device = pick_device(settings.device)
     autocast(device, settings.dtype)
+    if settings.fast:
+        check_fast(device, settings.dtype)
     return str(device)

@@ -47,6 +47,9 @@ class ProbeSettings:
     dtype: str = Settings.dtype
     """``fp32``, or ``bf16`` and ``fp16`` by autocast."""
 
+    fast: bool = Settings.fast
+    """Whether linear layers compute by oneDNN where that measures as faster, as for a ranking."""
+
     batch_size: int = Settings.batch_size
     """Number of images in a batch."""
 
@@ -81,6 +84,7 @@ class ProbeSettings:
             pretrained=self.pretrained,
             device=self.device,
             dtype=self.dtype,
+            fast=self.fast,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             cache=self.cache,

@@ -68,8 +68,9 @@ def _evaluate(
     }
     entries: list[CacheEntry] = []
     caught: list[warnings.WarningMessage] = []
+    notes: list[str] = []
     if model is not None:
-        entries = cached_features(candidate, model, probes, settings, advance)
+        entries = cached_features(candidate, model, probes, settings, advance, notes.append)
         del model  # frees its memory before the scores need some
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -83,7 +84,7 @@ def _evaluate(
         scores,
         seconds=sum(entry.seconds for entry in entries),
         cached=bool(entries) and all(entry.cached for entry in entries),
-        notes=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+        notes=tuple(dict.fromkeys([*notes, *(str(warning.message) for warning in caught)])),
     )
 
 
@@ -110,15 +111,31 @@ def cached_features(
     probes: Sequence[Probe],
     settings: Settings,
     advance: Callable[[int], None] = lambda images: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[CacheEntry]:
-    """Return the features of a model on every probe, from the cache or from a forward pass."""
+    """Return the features of a model on every probe, from the cache or from a forward pass.
+
+    Args:
+        candidate: The name of the model.
+        model: The model. The setting ``fast`` changes it.
+        probes: The images or videos.
+        settings: The settings of the ranking.
+        advance: Called with a number of images or videos when so many are done.
+        note: Called with a sentence about the model that the user should know.
+    """
     from parc.ranking.extraction import extract, preprocess_digest, weights_digest
+    from plm_core.packing import check_fast, make_fast
+    from plm_core.utils.devices import pick_device
 
     cache = Cache(enabled=settings.cache)
     weights, preprocess = "", ""
     if cache.enabled:
         weights, preprocess = weights_digest(model), preprocess_digest(model, settings.dtype, probes[0].kind)
     head = has_trained_head(model, candidate)
+    if settings.fast:
+        check_fast(pick_device(settings.device), settings.dtype)
+        if why := make_fast(model):
+            note(why)
     entries = []
     for probe in probes:
         key = Key(weights, preprocess, probe.digest, probe.run)

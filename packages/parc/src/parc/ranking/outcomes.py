@@ -25,7 +25,7 @@ class Outcome:
     error: str = ""
     """The reason why there are no scores."""
     notes: tuple[str, ...] = ()
-    """The warnings of the scores."""
+    """The warnings of the scores, and why the setting ``fast`` changes nothing."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from parc.facts import imagenet_top1, read_imagenet_csv, says_something
 from parc.interrupted import Interrupted
 from parc.ranking.candidates import Candidate, expand_patterns, make_model
 from parc.ranking.evaluation import cached_features, evaluate, score_rows
+from parc.ranking.notes import log_notes
 from parc.ranking.outcomes import Outcome, ranked_rows
 from parc.ranking.probes import Probe, draw_probes
 from parc.ranking.progress_bars import show_bars
@@ -46,6 +47,7 @@ def rank(
     pretrained: bool = True,
     device: str = Settings.device,
     dtype: str = Settings.dtype,
+    fast: bool = Settings.fast,
     batch_size: int = Settings.batch_size,
     num_workers: int | None = None,
     ray: str | None = None,
@@ -80,6 +82,7 @@ def rank(
         pretrained: False for random weights.
         device: ``auto``, ``cpu``, ``cuda`` ...
         dtype: ``fp32``, ``bf16`` or ``fp16``.
+        fast: Whether linear layers compute by oneDNN where that measures as faster, on the CPU in fp32.
         batch_size: Number of images in a batch.
         num_workers: Number of processes that decode images.
         ray: Address of a Ray cluster, or ``local``.
@@ -101,6 +104,7 @@ def rank(
         pretrained=pretrained,
         device=device,
         dtype=dtype,
+        fast=fast,
         batch_size=batch_size,
         num_workers=num_workers,
         ray=ray,
@@ -133,6 +137,7 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
         "bootstraps": settings.bootstraps,
         "device": device,
         "dtype": settings.dtype,
+        "fast": settings.fast,
         "skip_unreadable": settings.skip_unreadable,
         "left_out": list(data.left_out),
         "trained_on": trained_on(candidates, data),
@@ -147,7 +152,7 @@ def rank_models(dataset: str | Path, models: Sequence[str], settings: Settings) 
             outcomes.extend(source)
     except KeyboardInterrupt:
         raise Interrupted(ranking(), len(candidates) - len(outcomes)) from None
-    _log_notes(outcomes)
+    log_notes((outcome.model, note) for outcome in outcomes for note in outcome.notes)
     log_trained_on(about["trained_on"], f"{len(data)} {data.kind}")
     return ranking()
 
@@ -158,6 +163,7 @@ def _check_surroundings(settings: Settings) -> str:
     Returns:
         The device that the models run on.
     """
+    from plm_core.packing import check_fast
     from plm_core.utils.devices import autocast, pick_device
 
     if settings.imagenet_csv is not None:
@@ -166,6 +172,8 @@ def _check_surroundings(settings: Settings) -> str:
         return f"{settings.device} of each Ray worker"
     device = pick_device(settings.device)
     autocast(device, settings.dtype)
+    if settings.fast:
+        check_fast(device, settings.dtype)
     return str(device)
 
 
@@ -227,14 +235,3 @@ def _outcomes(
             outcome = evaluate(candidate, probes, settings, references, bars.advance)
             bars.end()
             yield outcome
-
-
-def _log_notes(outcomes: Sequence[Outcome]) -> None:
-    """Log each warning of the scores once, with the first model that it concerns."""
-    models: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        for note in outcome.notes:
-            models.setdefault(note, []).append(outcome.model)
-    for note, concerned in models.items():
-        more = f" and {len(concerned) - 1} more" if len(concerned) > 1 else ""
-        _log.warning("%s (%s%s)", note, concerned[0], more)

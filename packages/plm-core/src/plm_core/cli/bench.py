@@ -16,9 +16,6 @@ from plm_core.utils.arguments import DEVICE, split_random
 if TYPE_CHECKING:
     from plm_core.tools.bench import Timing
 
-BUSY = 0.3
-"""The share of the median time between the quartiles from which on a machine is called busy."""
-
 
 def bench(
     model: Annotated[
@@ -33,8 +30,8 @@ def bench(
         list[str] | None,
         typer.Option(
             "--compare",
-            help="A transform to time on its own against the plain model, written as for --transform, whose transforms "
-            "are stacked. May be repeated.",
+            help="A transform to time on its own against the plain model, written as for --transform, or a stack of "
+            "them, as in packed+tome:r=13. May be repeated.",
         ),
     ] = None,
     images: Annotated[
@@ -71,6 +68,7 @@ def bench(
     from plm_core.tools.agreement import image_batches
     from plm_core.tools.bench import compare as time_all
     from plm_core.tools.bench import is_denoiser, prepare
+    from plm_core.transforms import split_stack
 
     name, pretrained = split_random(model, pretrained)
     if images is not None and is_denoiser(name):
@@ -85,7 +83,7 @@ def bench(
             if pretrained or not weights:
                 raise
             raise type(e)(f"{e}; --random does without") from e
-        stacks = [*([transform] if transform else []), *([one] for one in compare or [])]
+        stacks = [*([transform] if transform else []), *map(split_stack, compare or [])]
         batches = image_batches(net, images, batch_size) if images else ()
         timings = time_all(net, stacks, x, runs, dtype, compiled, batches)
         used = torch.get_num_threads()
@@ -112,8 +110,11 @@ def _images(timings: Sequence[Timing]) -> int:
 def _notes(timings: Sequence[Timing], random: bool) -> Iterator[str]:
     """Yield what makes the numbers less certain than they look."""
     plain = timings[0]
+    for timing in timings:
+        if timing.packed:
+            yield f"{timing.name}: {timing.packed}"
     low, high = plain.between
-    if high - low > BUSY * plain.milliseconds:
+    if plain.busy:
         yield (
             f"half of the batches of the plain model took {low:.3g} to {high:.3g} ms, so something else keeps the "
             "machine busy: trust the speed-ups more than the speeds, or repeat with more --runs"

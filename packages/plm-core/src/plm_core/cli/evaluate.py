@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, SkipUnreadable, Stride, Threads, Transforms
+from plm_core.cli.notes import say_packed
+from plm_core.cli.options import (
+    BatchSize,
+    Device,
+    Dtype,
+    Fast,
+    Json,
+    NumWorkers,
+    SkipUnreadable,
+    Stride,
+    Threads,
+    Transforms,
+)
 from plm_core.cli.table import show
 from plm_core.utils.arguments import DEVICE
 
@@ -28,6 +40,7 @@ def evaluate(
     num_workers: NumWorkers = 0,
     device: Device = DEVICE,
     dtype: Dtype = "fp32",
+    fast: Fast = False,
     threads: Threads = None,
     skip_unreadable: SkipUnreadable = False,
     as_json: Json = False,
@@ -36,18 +49,22 @@ def evaluate(
 
     Classes are matched by their names.
     """
-    from plm_core import prediction
+    from plm_core import packing, prediction
     from plm_core.sources.timm import folder_of
     from plm_core.tools.folders import trained_on
     from plm_core.utils.devices import cpu_threads, pick_device
 
+    where = pick_device(device)
+    if fast:
+        packing.check_fast(where, dtype)
     items = prediction.labelled_data(data, skip_unreadable)  # before the model, so that bad data fail at once
     with cpu_threads(threads):
-        net = prediction.trained_model(model, transform or [], pick_device(device))
+        net = prediction.trained_model(model, transform or [], where, fast=fast)
         result = prediction.evaluate(
             net, items, batch_size=batch_size, num_workers=num_workers or 0, dtype=dtype, stride=stride
         )
     show([{"metric": name, "score": round(score, 4)} for name, score in result.scores.items()], as_json)
+    say_packed(net, fast)
     typer.echo(f"{result.data}; the model has {result.num_classes} classes", err=True)
     folder = folder_of(model)
     if folder and (count := trained_on(folder, items)):

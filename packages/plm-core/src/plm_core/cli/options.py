@@ -13,7 +13,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Transforms = Annotated[
     list[str] | None,
     typer.Option(
-        "--transform", help="A transform to apply: NAME or NAME:option=value,... such as tome:r=13. May be repeated."
+        "--transform",
+        help="A transform to apply: NAME or NAME:option=value,... such as tome:r=13. May be repeated, "
+        "which stacks them.",
     ),
 ]
 Device = Annotated[
@@ -23,6 +25,14 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="Precision: fp32, bf16 or fp16 (the last two by autocast).")]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="On the CPU in fp32: let each linear layer compute by oneDNN if it measures as faster (the transform "
+        "packed). The answers differ by rounding only.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or clips per batch.")]
 NumWorkers = Annotated[
     int | None, typer.Option("--num-workers", min=0, help="Processes per device that load and decode the data.")

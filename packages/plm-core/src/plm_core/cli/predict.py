@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from plm_core.cli.options import BatchSize, Device, Dtype, Json, NumWorkers, Stride, Threads, Transforms
+from plm_core.cli.notes import say_packed
+from plm_core.cli.options import BatchSize, Device, Dtype, Fast, Json, NumWorkers, Stride, Threads, Transforms
 from plm_core.cli.table import show
 from plm_core.utils.arguments import DEVICE
 
@@ -35,6 +36,7 @@ def predict(
     num_workers: NumWorkers = 0,
     device: Device = DEVICE,
     dtype: Dtype = "fp32",
+    fast: Fast = False,
     threads: Threads = None,
     out: Annotated[
         list[Path] | None,
@@ -47,7 +49,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict the classes of images or videos, or the objects in images."""
-    from plm_core import prediction
+    from plm_core import packing, prediction
     from plm_core.prediction.outputs import Outputs, check_outputs
     from plm_core.prediction.tables import json_of, short_rows
     from plm_core.utils.devices import cpu_threads, pick_device
@@ -55,7 +57,10 @@ def predict(
 
     found = prediction.find_files(paths)  # before the model, so that a bad path fails at once
     check_outputs(out or [])
-    net = prediction.trained_model(model, transform or [], pick_device(device))
+    where = pick_device(device)
+    if fast:
+        packing.check_fast(where, dtype)
+    net = prediction.trained_model(model, transform or [], where, fast=fast)
     task = prediction.task_of(net)
     kind = prediction.KINDS[task]
     files = prediction.select_files(found, kind, model)
@@ -82,6 +87,7 @@ def predict(
         for result in results:
             outputs.add(result)
     outputs.close()
+    say_packed(net, fast)
     show(json_of(outputs.results) if as_json else short_rows(outputs.results), as_json)
     for path in out or []:
         typer.echo(f"wrote {path.resolve()}", err=True)

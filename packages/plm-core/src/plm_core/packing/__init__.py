@@ -11,8 +11,10 @@ as they are.
 - ``tuning``: measure which of the two ways is faster for a shape.
 - ``fusion``: activations that the linear layer before them can compute.
 - ``transform``: `apply`, `remove` and `report`.
+- ``fast``: the option ``fast`` of commands and functions that load models.
 """
 
-from plm_core.packing.transform import apply, remove, report
+from plm_core.packing.fast import check_fast, make_fast
+from plm_core.packing.transform import NAME, apply, remove, report
 
-__all__ = ["apply", "remove", "report"]
+__all__ = ["NAME", "apply", "check_fast", "make_fast", "remove", "report"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -12,11 +13,14 @@ from torch import nn
 from plm_core.errors import InputError, NotSupported, WeightsError
 from plm_core.hookspecs import Model
 from plm_core.models import create_model
+from plm_core.packing import check_fast, make_fast
 from plm_core.prediction.files import Kind
 from plm_core.registry import registry
 from plm_core.sources import torchvision, transformers
 from plm_core.transforms import apply_all
 from plm_core.utils.text import shown
+
+_log = logging.getLogger(__name__)
 
 
 class Task(StrEnum):
@@ -86,25 +90,34 @@ def _known_task(model: nn.Module) -> str:
     return entry.declaration.task if entry else Task.IMAGES
 
 
-def trained_model(name: str, transforms: Iterable[str] = (), device: torch.device | str = "cpu") -> nn.Module:
+def trained_model(
+    name: str, transforms: Iterable[str] = (), device: torch.device | str = "cpu", *, fast: bool = False
+) -> nn.Module:
     """Create a model with its weights in eval mode, ready to predict.
 
     Args:
         name: As for `plm_core.create_model`.
         transforms: Transforms to apply, as `plm_core.transforms.parse` reads them.
         device: Device of the model.
+        fast: Whether to apply the transform ``packed`` too, on the CPU. A warning says so if it changes nothing.
 
     Raises:
         NotSupported: The model predicts nothing, or its weights have no trained classes.
         WeightsError: The weights are not finite.
+        InputError: ``fast`` is for the CPU, and the device is another one.
         PlmError: The model or a transform cannot be had; see `plm_core.create_model` and `plm_core.apply`.
     """
+    if fast:
+        check_fast(device)
     model = create_model(name, pretrained=True).eval()
     task_of(model)
     if config_of(model).get("num_classes") == 0:  # the model has classes, but only newly initialised ones
         raise NotSupported(f"the weights of model {name!r} have no trained classes: {HEADLESS}")
     _check_finite(name, model)
-    return apply_all(model, transforms).to(device)
+    model = apply_all(model, transforms).to(device)
+    if fast and (why := make_fast(model)):
+        _log.warning(why)
+    return model
 
 
 def _check_finite(name: str, model: nn.Module) -> None:

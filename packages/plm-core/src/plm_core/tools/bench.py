@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plm_core import blocks
+from plm_core import blocks, packing
 from plm_core.errors import InputError, NotSupported, PlmError
 from plm_core.hookspecs import Model
 from plm_core.models import create_model
@@ -29,7 +29,7 @@ from plm_core.sources import diffusers
 from plm_core.sources.diffusers import Denoiser
 from plm_core.tools.agreement import Agreement, agreements
 from plm_core.tools.memory import memory_of, synchronize
-from plm_core.transforms import apply_all
+from plm_core.transforms import applied_to, apply_all
 from plm_core.utils.arguments import DEVICE
 from plm_core.utils.devices import autocast, pick_device
 from plm_core.utils.progress import track
@@ -37,6 +37,8 @@ from plm_core.utils.text import first_line
 
 TOGETHER = 5
 """Number of runs that are queued on an accelerator between two synchronisations."""
+BUSY = 0.3
+"""The share of the median time between the quartiles from which on a machine is called busy."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,16 @@ class Timing:
     """Peak memory in bytes, see `memory_of`. None where it cannot be measured."""
     tokens: tuple[int, ...] | None
     """Number of tokens after each block. None for a model whose blocks are not known."""
+    packed: str = ""
+    """How many linear layers the transform ``packed`` has packed, in words; empty without it."""
     agreement: Agreement | None = None
     """How alike its answers are to the first contender's on real images, if there were any."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether its times lie so far apart that something else must keep the machine busy."""
+        low, high = self.between
+        return high - low > BUSY * self.milliseconds
 
 
 def compare(
@@ -114,6 +124,7 @@ def compare(
             spread=_quartiles(ratios[name]),
             memory=memory[name],
             tokens=tokens[name],
+            packed=packing.report(contenders[name]) if packing.NAME in applied_to(contenders[name]) else "",
             agreement=agreement.get(name),
         )
         for name, times in seconds.items()

@@ -1,10 +1,13 @@
 """The composition matrix: every transform, merger and scorer is tried on an example of every model family.
 
+Each two transforms that work alone are tried together too, in both orders.
+
 A cell is ``yes`` only after the pieces that the block adapter shows made up the blocks again (`check_blocks`) and the
 combination ran: the transformed model gave finite outputs of the original shape, and exactly the original outputs once
-the transform was removed. A scorer gives a finite score to the embedding of the example, which needs no view of the
-blocks, so windowed families have one too. ``no: ...`` is a `NotSupported` with its reason, ``not installed: ...`` is a
-missing library, and ``ERROR: ...`` is any other error, which is a bug of the adapter, transform, merger or scorer.
+the transform was removed. ``yes, and the order matters`` is a pair of transforms that answers differently in the two
+orders. A scorer gives a finite score to the embedding of the example, which needs no view of the blocks, so windowed
+families have one too. ``no: ...`` is a `NotSupported` with its reason, ``not installed: ...`` is a missing library, and
+``ERROR: ...`` is any other error, which is a bug of the adapter, transform, merger or scorer.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,8 @@ from plm_core.utils.text import describe
 
 VERDICTS = ("no", "not installed", "ERROR")
 """The words with which a cell begins that gives a reason."""
+TOLERANCE = 1e-4
+"""Answers that differ by at most this share of the largest one differ by rounding."""
 
 
 def compute() -> list[dict[str, Any]]:
@@ -42,7 +48,14 @@ def compute() -> list[dict[str, Any]]:
         row: dict[str, Any] = {"family": adapter.name} | _facts(adapter)
         wrong = row["blocks"] if str(row["blocks"]).startswith("ERROR") else ""
         for name, transform in registry().all(Transform).items():
-            row[f"transform {name}"] = wrong or _cell(_try_transform, adapter, transform.declaration)
+            row[f"transform {name}"] = wrong or _cell(_try_transforms, adapter, (transform.declaration,))
+        for pair in combinations(registry().all(Transform).values(), 2):
+            first, second = (one.declaration for one in pair)
+            alone = [row[f"transform {one.name}"] for one in (first, second)]
+            refused = next((cell for cell in alone if cell != "yes"), "")
+            row[f"transforms {first.name} + {second.name}"] = refused or _cell(
+                _try_transforms, adapter, (first, second)
+            )
         for name, merger in registry().all(Merger).items():
             row[f"merger {name}"] = wrong or _cell(_try_merger, adapter, merger.declaration)
         features = cache(partial(_features, adapter))
@@ -107,21 +120,34 @@ def _facts(adapter: BlockAdapter) -> dict[str, Any]:
     }
 
 
-def _try_transform(adapter: BlockAdapter, transform: Transform) -> None:
+def _try_transforms(adapter: BlockAdapter, together: tuple[Transform, ...]) -> str:
+    """Apply transforms to the example of a family, in every order, and return the cell."""
     model, x = make(adapter)
     before = tensor_of(model(x))
-    try:
-        transforms.apply(model, transform.name, **transform.example)
-    except NotSupported:
-        _check_same(tensor_of(model(x)), before, "after it was refused")
-        raise
+    first, *others = (_transformed(model, x, order, before) for order in permutations(together))
+    tolerance = TOLERANCE * first.abs().max().item()
+    alike = all(torch.allclose(other, first, rtol=0, atol=tolerance) for other in others)
+    return "yes" if alike else "yes, and the order matters"
+
+
+def _transformed(model: Any, x: Any, order: tuple[Transform, ...], before: Tensor) -> Tensor:
+    """Return what a model answers with transforms, after a check that without them it answers as before."""
+    for transform in order:
+        try:
+            transforms.apply(model, transform.name, **transform.example)
+        except NotSupported as e:
+            applied = transforms.applied_to(model)
+            transforms.remove(model)
+            _check_same(tensor_of(model(x)), before, "after it was refused")
+            raise NotSupported(f"after {applied[-1]}: {e}" if applied else str(e)) from e
     during = tensor_of(model(x))
-    transforms.remove(model, transform.name)
+    transforms.remove(model)
     if during.shape != before.shape:
         raise RuntimeError(f"transformed output is {list(during.shape)}, the model's is {list(before.shape)}")
     if not during.isfinite().all():
         raise RuntimeError("transformed output is not finite")
     _check_same(tensor_of(model(x)), before, "after remove()")
+    return during
 
 
 def _check_same(now: Tensor, before: Tensor, when: str) -> None:
@@ -129,12 +155,13 @@ def _check_same(now: Tensor, before: Tensor, when: str) -> None:
         raise RuntimeError(f"{when} the model answers differently")
 
 
-def _try_merger(adapter: BlockAdapter, merger: Merger) -> None:
+def _try_merger(adapter: BlockAdapter, merger: Merger) -> str:
     model, x = make(adapter)
     merged = tensor_of(resolve(merger.merge)([model, make(adapter)[0]])(x))
     own = tensor_of(model(x))
     if merged.shape != own.shape:
         raise RuntimeError(f"merged output is {list(merged.shape)}, the model's is {list(own.shape)}")
+    return "yes"
 
 
 def _features(adapter: BlockAdapter) -> NDArray[np.float32]:
@@ -142,7 +169,7 @@ def _features(adapter: BlockAdapter) -> NDArray[np.float32]:
     return torch.cat([embed(model, x), embed(model, x.flip(0) * 0.5)]).numpy()
 
 
-def _try_scorer(features_of: Callable[[], NDArray[np.float32]], scorer: Scorer) -> None:
+def _try_scorer(features_of: Callable[[], NDArray[np.float32]], scorer: Scorer) -> str:
     features = features_of()
     inputs = {"probs": np.full((len(features), 2), 0.5), "reference_features": features, "num_classes": 2}
     options = {name: inputs[name] for name in scorer.needs}
@@ -151,12 +178,13 @@ def _try_scorer(features_of: Callable[[], NDArray[np.float32]], scorer: Scorer) 
         score = float(resolve(scorer.score)(features, np.array([0, 1, 1, 0]), **options))
     if not math.isfinite(score):
         raise RuntimeError(f"score is {score}")
+    return "yes"
 
 
 @torch.inference_mode()
-def _cell(attempt: Callable[[Any, Any], None], subject: Any, piece: Any) -> str:
+def _cell(attempt: Callable[[Any, Any], str], subject: Any, piece: Any) -> str:
     try:
-        attempt(subject, piece)
+        return attempt(subject, piece)
     except NotSupported as e:
         return f"no: {e}"
     except MissingDependency as e:
@@ -165,4 +193,3 @@ def _cell(attempt: Callable[[Any, Any], None], subject: Any, piece: Any) -> str:
         raise
     except BaseException as e:  # the matrix reports errors instead of raising them
         return f"ERROR: {describe(e)}"
-    return "yes"

@@ -13,13 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from plm_core.hookspecs import Model, TourStop
+from plm_core.hookspecs import TourStop
 from plm_core.registry import registry
 from plm_core.utils.files import atomic_path
 from plm_core.utils.plots import require_matplotlib
 from plm_core.utils.progress import track
 from plm_core.utils.references import resolve
-from plm_core.utils.text import describe, millions
+from plm_core.utils.text import describe
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -144,43 +144,3 @@ def _page(sections: Sequence[str]) -> str:
         sections="\n".join(sections),
         version=html.escape(", ".join(f"{name} {version(name)}" for name in ("plm-core", "torch", "timm"))),
     )
-
-
-def installed(tour: Tour) -> None:
-    """Show the installed plug-ins and the models that they ship with weights; this is the last stop."""
-    tour.text("The installed plug-ins, and what each declares.")
-    tour.table(
-        [
-            {
-                "plug-in": s.name,
-                "version": s.version,
-                "state": s.state,
-                "declares": s.declares or "; ".join(s.errors),
-            }
-            for s in registry().statuses
-        ]
-    )
-    models = sorted(registry().declared(Model), key=lambda m: (m.family, m.params))
-    shipped = [m for m in models if any(p.repo is None for p in m.pretrained)]
-    tour.text(
-        f"The models whose weights are shipped, so that they work without a download. {len(models) - len(shipped)} "
-        "more are declared, most of them with weights on the Hugging Face Hub: plm list shows all. timm.create_model "
-        "creates each of them by name."
-    )
-    tour.table(
-        [
-            {
-                "model": m.name,
-                "parameters": millions(m.params),
-                "input": "x".join(map(str, m.input.shape)),
-                "weights": _weights(m),
-            }
-            for m in shipped
-        ]
-    )
-    tour.fact("plug-ins", str(sum(s.state == "loaded" for s in registry().statuses)))
-    tour.fact("models", str(len(models)))
-
-
-def _weights(model: Model) -> str:
-    return ", ".join(f".{p.tag} ({p.license}{'' if p.repo else ', shipped'})" for p in model.pretrained)
