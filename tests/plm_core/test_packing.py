@@ -10,8 +10,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations
+from torchvision.models.vision_transformer import MLPBlock
 
 import plm_core
 from plm_core import packing, weights
@@ -246,6 +248,28 @@ def test_tied_weights_and_layers_that_are_never_called_are_left():
     assert [isinstance(layer, PackedLinear) for layer in layers[:3]] == [False, False, True]
     assert "2 with a weight that another layer shares" in packing.report(layers)
     assert "1 never called by the module that holds them" in packing.report(layers)
+
+
+@pytest.mark.parametrize(
+    "mlp",
+    [lambda: torchvision.ops.MLP(24, [40, 24]), lambda: MLPBlock(24, 40, 0.0)],
+    ids=["torchvision's MLP", "that of its ViT"],
+)
+def test_the_activation_in_an_mlp_without_a_forward_of_its_own_is_absorbed(mlp):
+    model = mlp().eval()
+    before = answer(model)
+    apply(model, example=X)
+    assert packing.report(model) == "2 of 2 linear layers are packed, 1 of them with the activation after it"
+    assert_near(answer(model), before)
+    assert torch.equal(answer(plm_core.remove(model)), before)
+
+
+def test_a_norm_between_a_layer_and_its_activation_is_kept():
+    model = torchvision.ops.MLP(24, [40, 24], norm_layer=nn.LayerNorm).eval()
+    before = answer(model)
+    apply(model, example=X)
+    assert "with the activation" not in packing.report(model)
+    assert_near(answer(model), before)
 
 
 def test_a_shared_activation_is_not_absorbed(model):

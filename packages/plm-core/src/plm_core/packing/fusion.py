@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from plm_core.blocks import Swapped, forward_class
+from plm_core.blocks import Swapped, forward_class, original_class
 from plm_core.packing.layers import has_changes
 from plm_core.packing.operators import ACTIVATIONS
 
@@ -44,8 +44,7 @@ def pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str]]:
     """
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for module in model.modules():
-        kind = forward_class(module)
-        names = _KNOWN.get(f"{kind.__module__}:{kind.__qualname__}", ())
+        names = next(filter(None, map(_KNOWN.get, _kinds(module))), ())
         if not names or "forward" in module.__dict__:
             continue
         parts = dict(module.named_modules())
@@ -54,6 +53,14 @@ def pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, str]]:
             name = _name_of(activation)
             if name:
                 yield layer, activation, name
+
+
+def _kinds(module: nn.Module) -> Iterator[str]:
+    """Yield the names of the class of a module and of its bases, up to the one that defines its forward."""
+    for kind in original_class(module).__mro__:
+        yield f"{kind.__module__}:{kind.__qualname__}"
+        if kind is forward_class(module):
+            return
 
 
 @torch.no_grad()
