@@ -98,8 +98,8 @@ def test_miss_does_not_name_a_provider_that_is_installed():
 
 
 def test_miss_looks_at_the_kind():
-    assert "would provide" in miss("transform", "hydra", [])
-    assert "would provide" not in miss("model", "hydra", [])
+    assert "would provide" in miss("merger", "zipit", [])
+    assert "would provide" not in miss("model", "zipit", [])
 
 
 @pytest.mark.parametrize(("kind", "pattern", "provider"), PROVIDERS)

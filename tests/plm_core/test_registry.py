@@ -14,7 +14,7 @@ import pytest
 
 from plm_core import __version__
 from plm_core.errors import DuplicateName, PluginError, UnknownName
-from plm_core.hookspecs import BlockAdapter, Command, Model, Transform
+from plm_core.hookspecs import BlockAdapter, Command, Merger, Model
 from plm_core.registry import Registry, using
 from plm_core.registry import registry as current_registry
 from plm_core.testing.distributions import write_distribution
@@ -564,7 +564,7 @@ def test_switches_come_from_the_environment(monkeypatch):
     [
         (Model, "hiera_micro_digit", "no model 'hiera_micro_digit'; did you mean 'hiera_micro_digits'"),
         (Model, "pe_core_b16_224", "no model 'pe_core_b16_224'; pe-encoder would provide it and is not installed"),
-        (Transform, "hydra", "no transform 'hydra'; hydra-attn would provide it and is not installed"),
+        (Merger, "zipit", "no merger 'zipit'; zipit would provide it and is not installed"),
         (Command, "dokter", "no command 'dokter'; did you mean 'doctor'?"),
         (Command, "frobnicate", "no command 'frobnicate'; acme would provide it"),
         (Command, "zzz", "no command 'zzz'; there are: bench, convert, doctor, "),

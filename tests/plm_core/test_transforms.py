@@ -125,7 +125,6 @@ def test_two_models_do_not_share_what_is_applied(model):
         ("lost", PluginError, "module 'demo_ops' has no attribute 'lost'"),
         ("absent", MissingDependency, "needs the module 'no_such_module', which is not installed"),
         ("pluss", UnknownName, "no transform 'pluss'; did you mean 'plus'?"),
-        ("hydra", UnknownName, "hydra-attn would provide it and is not installed"),
         ("times", InputError, "transform 'times': missing a required"),
     ],
 )

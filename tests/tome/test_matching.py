@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import tome
 from plm_core import InputError
+from tome import matching
 from tome.matching import MODES, Matching
 from tome.matching import match as matching_of
 
@@ -188,6 +189,22 @@ def test_gradients_flow_through_merging(mode):
     merge, unmerge = tome.bipartite_soft_matching(metric, 4, class_token=True)
     assert torch.autograd.gradcheck(lambda x: unmerge(merge(x, mode=mode)), x)
     assert torch.autograd.gradcheck(lambda x: tome.merge_wavg(merge, x)[0], x)
+
+
+@pytest.mark.parametrize("grain_size", [10, 40])  # the rows that merge have 2 x 4 x 3 elements
+def test_averages_in_parts_are_those_in_one_piece_and_gradients_flow(grain_size, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    metric, x = torch.randn(2, 9, 4, generator=g), torch.rand(2, 9, 3, generator=g).double()
+    size = torch.rand(2, 9, 1, generator=g).double() + 1
+    found = matching_of(metric, 4, 1, True)
+    expected = found.average(x, size)
+    monkeypatch.setattr(matching, "GRAIN_SIZE", grain_size)
+    again = matching_of(metric, 4, 1, True)
+    for name in ("kept", "merged", "into"):
+        assert torch.equal(getattr(again, name), getattr(found, name))
+    for one, other in zip(again.average(x, size), expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.autograd.gradcheck(lambda x, size: again.average(x, size), (x.requires_grad_(), size.requires_grad_()))
 
 
 def test_matching_takes_no_gradient():

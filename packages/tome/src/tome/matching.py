@@ -132,12 +132,13 @@ def _parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """Cut the rows of tensors on the CPU into up to four parts, each so small that torch computes it on one thread.
 
     So operations on them open no parallel region, see `plm_core.testing.parallel`. Larger tensors stay whole, and so do
-    those of compiled and traced models.
+    those of compiled and traced models, and those that need gradients, which torch refuses for several views of what is
+    changed in place.
     """
     rows, elements = tensors[0].shape[0], max(tensor.numel() for tensor in tensors)
     if tensors[0].device.type != "cpu" or torch.compiler.is_compiling() or type(elements) is not int:
         return [tensors]
-    if not GRAIN_SIZE < elements <= 4 * GRAIN_SIZE:
+    if not GRAIN_SIZE < elements <= 4 * GRAIN_SIZE or any(tensor.requires_grad for tensor in tensors):
         return [tensors]
     return zip(*(tensor.split(max(1, rows * GRAIN_SIZE // elements)) for tensor in tensors), strict=True)
 
