@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hydra_attn.arguments import check_queries, check_tokens
 from plm_core.errors import InputError, UnknownName
+from plm_core.utils.devices import no_autocast
 from plm_core.utils.near_misses import miss
 
 EPS = 1e-12
@@ -139,9 +140,7 @@ def read(q: Tensor, context: Context, kernel: str = "cosine") -> Tensor:
     """Answer queries from a context of the same kernel: [B, T, D] -> [B, T, D]."""
     phi = _kernel(kernel)
     y = phi.query(q.to(context.value.dtype)) * context.value
-    if phi.unit:
-        y = y / _norm(q, y.dtype)
-    return y.to(q.dtype)
+    return (y / _norm(q, y.dtype) if phi.unit else y).to(q.dtype)
 
 
 def step(
@@ -171,8 +170,7 @@ def step(
     if q.shape[1] != k.shape[1]:
         raise InputError(f"q has {q.shape[1]} tokens and k has {k.shape[1]}; causal attention needs as many of each")
     contexts = _joined(before, _contexts(k, v, kernel, mask, weights, causal=True))
-    log_mass = contexts.log_mass
-    last = Context(contexts.value[:, -1:], None if log_mass is None else log_mass[:, -1:])
+    last = Context(*(part if part is None else part[:, -1:] for part in contexts))  # type: ignore[arg-type]
     return read(q, contexts, kernel), last
 
 
@@ -211,8 +209,12 @@ def _norm(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _sum(terms: Tensor, scales: Tensor | None, causal: bool) -> Tensor:
     """Sum terms [B, T, D], each times its scale [B, T, 1], over the tokens, or over those up to each token."""
-    scaled = terms if scales is None else terms * scales  # no product of matrices, which autocast would round
-    return scaled.cumsum(1) if causal else scaled.sum(1, keepdim=True)
+    if causal:
+        return (terms if scales is None else terms * scales).cumsum(1)
+    if scales is None:
+        return terms.sum(1, keepdim=True)
+    with no_autocast(terms.device.type):  # which would round
+        return scales.transpose(1, 2) @ terms
 
 
 def _softmax(k: Tensor, v: Tensor, counts: Tensor | None, causal: bool) -> Context:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hydra_attn.arguments import check_queries, check_tokens
 from plm_core.errors import InputError
+from plm_core.utils.devices import no_autocast
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
@@ -35,6 +36,6 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     dtype = torch.promote_types(q.dtype, torch.float32)
     heads = (x.to(dtype).unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
     queries, keys, values = heads
-    with torch.autocast(q.device.type, enabled=False):  # which would sum in half precision
+    with no_autocast(q.device.type):  # which would sum in half precision
         y = F.normalize(queries, dim=-1) @ (F.normalize(keys, dim=-1).transpose(-1, -2) @ values)
     return y.transpose(1, 2).flatten(2).to(q.dtype)

@@ -7,13 +7,13 @@ matching.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from plm_core.errors import InputError
+from plm_core.utils.devices import no_autocast
 
 Merge = Callable[..., Tensor]
 """(x [B, T, *], mode="mean") -> [B, T - r, *], where mode is mean, sum, amax, amin or prod over the tokens of a
@@ -374,10 +374,3 @@ def _check_tokens(x: Tensor, batch: int, count: int) -> None:
     if not isinstance(x, Tensor) or x.shape[:2] != (batch, count):
         actual = f"{list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise InputError(f"x is {actual}; this matching is for tokens [{batch}, {count}, ...]")
-
-
-def no_autocast(device: str) -> AbstractContextManager[object]:
-    """Switch autocast off for a type of device."""
-    if device == "meta" or not torch.is_autocast_enabled(device):  # torch.autocast takes as long as small tensors do
-        return nullcontext()
-    return torch.autocast(device, enabled=False)

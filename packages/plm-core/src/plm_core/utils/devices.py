@@ -54,3 +54,10 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
         raise InputError(f"dtype {dtype!r} is not allowed: {', '.join(DTYPES)} are")
     kind = DTYPES[dtype]
     return nullcontext() if kind is None else torch.autocast(device.type, kind)
+
+
+def no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Return the context in which autocast is off for a type of device, such as "cpu"."""
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):  # entering autocast takes its time
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tome.matching import GRAIN_SIZE, no_autocast
+from plm_core.utils.devices import no_autocast
+from tome.matching import GRAIN_SIZE
 
 
 def proportional(
