@@ -77,7 +77,6 @@ def test_goldens_of_fewer_heads():
     for heads in config["heads"]:
         expected = tensors[f"outputs.cos_heads_{heads}"]
         torch.testing.assert_close(linear_attention(q, k, v, heads), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(linear_attention(q, k, v, 1)[..., :1] * 0, q[..., :1] * 0)
     torch.testing.assert_close(hydra(q, k, v), tensors["outputs.hydra"], rtol=1e-5, atol=1e-6)
 
 
