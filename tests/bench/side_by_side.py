@@ -11,10 +11,16 @@ from importlib import metadata
 from pathlib import Path
 
 
-def compare(title: str, contenders: Mapping[str, Callable[[], object]], rounds: int = 15, warmup: int = 2) -> None:
-    """Run the contenders in turn, ``rounds`` times each, and print median, minimum and ratio of medians to the last.
+def compare(
+    title: str, contenders: Mapping[str, Callable[[], object]], rounds: int = 15, warmup: int = 2
+) -> dict[str, float]:
+    """Run the contenders in turn, ``rounds`` times each, and print median, minimum and ratios to the last.
 
-    The last contender is the peer. Interleaving spreads whatever else the machine does over all of them.
+    The last contender is the peer. Interleaving spreads whatever else the machine does over all of them. The
+    paired ratio is the median of those of each round, with their lower and upper quartile.
+
+    Returns:
+        The median of each contender in seconds.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(warmup + rounds):
@@ -29,9 +35,15 @@ def compare(title: str, contenders: Mapping[str, Callable[[], object]], rounds: 
     base = statistics.median(times[peer])
     for name, seen in times.items():
         median = statistics.median(seen)
-        paired = statistics.median(a / b for a, b in zip(seen, times[peer], strict=True))
-        ratio = "" if name == peer else f"  {median / base:.3f}x (paired rounds {paired:.3f}x) of {peer}"
+        low, paired, high = _quartiles([a / b for a, b in zip(seen, times[peer], strict=True)])
+        spread = f"(paired rounds {paired:.3f}x, {low:.3f} to {high:.3f})"
+        ratio = "" if name == peer else f"  {median / base:.3f}x {spread} of {peer}"
         print(f"{title:<28} {name:<16} median {median * 1e3:9.1f} ms  min {min(seen) * 1e3:9.1f} ms{ratio}", flush=True)
+    return {name: statistics.median(seen) for name, seen in times.items()}
+
+
+def _quartiles(values: list[float]) -> list[float]:
+    return statistics.quantiles(values, method="inclusive") if len(values) > 1 else values * 3
 
 
 def _synchronize() -> None:

@@ -88,6 +88,20 @@ def test_a_layer_that_is_faster_in_float32_stays_so_inside_autocast(model, monke
     assert "3 faster as they are" in packing.report(model)
 
 
+def test_layers_are_timed_in_the_dtypes_in_which_they_would_compute(model, monkeypatch):
+    dtypes = []
+
+    def measure(packed, plain, x):
+        dtypes.append((packed(x).dtype, plain(x).dtype))
+        return True
+
+    monkeypatch.setattr(tuning, "_measure", measure)
+    monkeypatch.setattr(tuning, "_faster", {})
+    plm_core.apply(model, "packed", dtype="bf16")
+    answer(model)
+    assert dtypes == [(torch.bfloat16, torch.float32)] * 3
+
+
 def test_another_autocast_is_refused(model):
     apply(model)
     with (

@@ -10,6 +10,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from plm_core.utils.devices import no_autocast
+
 ROUNDS = 7
 GAIN = 0.9
 """The packed way is taken if it takes at most this share of the time of the plain one."""
@@ -41,7 +43,7 @@ def is_faster(
     key = (rows, width, torch.get_num_threads(), *key)
     with _lock:  # measurements at the same time would disturb one another
         if key not in _faster:
-            with torch.inference_mode():
+            with torch.inference_mode(), no_autocast("cpu"):  # in which neither way computes
                 x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))  # not the user's numbers
                 _faster[key] = _measure(packed, plain, x)
         return _faster[key]
