@@ -88,7 +88,8 @@ def main() -> None:
         "--merge", type=steps, nargs="*", default=[], help="Numbers r for Token Merging on packed layers."
     )
     parser.add_argument("--bf16", action="store_true", help="Add bfloat16: packed, timm by autocast, and timm cast.")
-    parser.add_argument("--compile", action="store_true", help="Add timm compiled with frozen weights and tuned.")
+    parser.add_argument("--compile", action="store_true", help="Add timm compiled with frozen weights.")
+    parser.add_argument("--tune", action="store_true", help="Add timm compiled with max-autotune, and packed compiled.")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import hydra_attn
-from hydra_attn import KERNELS, gather, hydra, linear_attention, read, step
+from hydra_attn import KERNELS, chunks, gather, hydra, linear_attention, read, step
 from plm_core.errors import InputError, UnknownName
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -202,6 +202,22 @@ class Largest(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         self.sizes = [*getattr(self, "sizes", []), *(x.numel() for x in tree_leaves(result) if torch.is_tensor(x))]
         return result
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_chunks_of_long_sequences_give_the_same(kernel, monkeypatch):
+    q, k, v = tokens(3, 2, 700, 3)
+    counts = {"mask": tokens(2, 700, seed=2) > 0, "weights": tokens(2, 700, seed=5).abs()}
+    whole = [hydra(q, k, v, kernel, **options) for options in ({}, counts)]
+    monkeypatch.setattr(chunks, "ELEMENTS", 1)
+    with Largest() as largest:
+        parts = [hydra(q, k, v, kernel, **options) for options in ({}, counts)]
+    for part, one in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, one, atol=1e-5, rtol=1e-5)
+    made = [size for size in largest.sizes if size > 256 * 2 * 3]
+    assert made == [q.numel()] * 2  # the outputs, and no intermediate result
+    leaf = k.clone().requires_grad_()  # where gradients are taken there is one chunk
+    assert torch.equal(hydra(q, leaf, v, kernel, **counts), whole[1])
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -7,7 +7,7 @@ from torch import Tensor
 from plm_core.errors import InputError
 
 
-def check_queries(q: Tensor, k: Tensor) -> None:
+def check_queries(q: Tensor, k: Tensor, causal: bool = False) -> None:
     """Check that queries and keys belong together.
 
     Raises:
@@ -15,6 +15,8 @@ def check_queries(q: Tensor, k: Tensor) -> None:
     """
     if q.ndim != 3 or k.ndim != 3 or (q.shape[0], q.shape[2]) != (k.shape[0], k.shape[2]):
         raise InputError(f"q is {list(q.shape)} and k is {list(k.shape)}; both are [B, T, D] of the same B and D")
+    if causal and q.shape[1] != k.shape[1]:
+        raise InputError(f"q has {q.shape[1]} tokens and k has {k.shape[1]}; causal attention needs as many of each")
     _check_alike("q", q, k)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from hydra_attn.arguments import check_queries, check_tokens
+from hydra_attn.chunks import chunks, in_chunks
 from plm_core.errors import InputError, UnknownName
 from plm_core.utils.devices import no_autocast
 from plm_core.utils.near_misses import miss
@@ -125,20 +127,19 @@ def gather(
 ) -> Context:
     """Return the context of a sequence, or of its next chunk and those before.
 
-    Args:
-        k: [B, T, D], see `hydra` for this and the other arguments.
-        v: [B, T, D].
-        kernel: A name of `KERNELS`.
-        mask: [B, T].
-        weights: [B, T].
-        before: The context of the chunks before.
+    The arguments are those of `hydra`, and ``before``, the context of the chunks before.
     """
-    return _joined(before, _contexts(k, v, kernel, mask, weights, causal=False))
+    check_tokens(k, v, mask, weights)
+    parts = (_contexts(*chunk, kernel, causal=False) for chunk in chunks(k, v, mask, weights))
+    return reduce(_joined, parts, before)  # type: ignore[return-value]
 
 
 def read(q: Tensor, context: Context, kernel: str = "cosine") -> Tensor:
     """Answer queries from a context of the same kernel: [B, T, D] -> [B, T, D]."""
-    phi = _kernel(kernel)
+    return in_chunks(lambda q: _read(q, context, _kernel(kernel)), q, context.value)
+
+
+def _read(q: Tensor, context: Context, phi: Kernel) -> Tensor:
     y = phi.query(q.to(context.value.dtype)) * context.value
     return (y / _norm(q, y.dtype) if phi.unit else y).to(q.dtype)
 
@@ -154,30 +155,21 @@ def step(
 ) -> tuple[Tensor, Context]:
     """Answer the queries of the next chunk of a causal sequence, each from the tokens up to its own.
 
-    Args:
-        q: [B, T, D], as many as keys; see `hydra` for this and the other arguments.
-        k: [B, T, D].
-        v: [B, T, D].
-        kernel: A name of `KERNELS`.
-        mask: [B, T].
-        weights: [B, T].
-        before: The context of the chunks before.
+    The arguments are those of `gather`, and ``q``, as many queries as keys.
 
     Returns:
         [B, T, D], and the context of all tokens so far.
     """
-    check_queries(q, k)
-    if q.shape[1] != k.shape[1]:
-        raise InputError(f"q has {q.shape[1]} tokens and k has {k.shape[1]}; causal attention needs as many of each")
-    contexts = _joined(before, _contexts(k, v, kernel, mask, weights, causal=True))
+    check_queries(q, k, causal=True)
+    check_tokens(k, v, mask, weights)
+    contexts = _joined(before, _contexts(k, v, mask, weights, kernel, causal=True))
     last = Context(*(part if part is None else part[:, -1:] for part in contexts))  # type: ignore[arg-type]
-    return read(q, contexts, kernel), last
+    return _read(q, contexts, _kernel(kernel)), last
 
 
-def _contexts(k: Tensor, v: Tensor, kernel: str, mask: Tensor | None, weights: Tensor | None, causal: bool) -> Context:
+def _contexts(k: Tensor, v: Tensor, mask: Tensor | None, weights: Tensor | None, kernel: str, causal: bool) -> Context:
     """Return the context of all tokens, or of those up to each token with T in place of 1 in its shapes."""
     phi = _kernel(kernel)
-    check_tokens(k, v, mask, weights)
     dtype = torch.promote_types(k.dtype, torch.float32)
     counts = _counts(mask, weights, dtype)
     k, v = k.to(dtype), v.to(dtype)
