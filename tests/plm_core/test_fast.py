@@ -21,7 +21,10 @@ def test_predictions_come_from_packed_layers_and_are_the_same(plm, pictures, all
     assert not all_layers_gain
     fast = plm("predict", MICRO, pictures / "val", "--fast")
     assert fast.code == 0
-    assert "fast: 18 of 18 linear layers are packed, 4 of them with the activation after it\n" in fast.err
+    assert (
+        "fast: 18 of 18 linear layers and 1 of 1 convolutions are packed, 4 of them with the activation after it\n"
+        in fast.err
+    )
     assert len(all_layers_gain) == 2 * 18  # batches of 8 and of 1
     assert fast.out == plain.out
     assert "fast" not in plain.err
@@ -32,7 +35,7 @@ def test_an_accuracy_comes_from_packed_layers(plm, pictures, all_layers_gain):
     plain = plm("evaluate", MICRO, pictures)
     assert not all_layers_gain
     fast = plm("evaluate", MICRO, pictures, "--fast")
-    assert "fast: 18 of 18 linear layers are packed" in fast.err
+    assert "fast: 18 of 18 linear layers and 1 of 1 convolutions are packed" in fast.err
     assert len(all_layers_gain) == 18
     assert fast.out == plain.out
 
@@ -61,7 +64,9 @@ def test_another_device_or_precision_is_refused_before_the_model_is_loaded(comma
 
 
 def test_a_model_without_such_layers_runs_as_it_is(caplog, monkeypatch, plm, pictures):
-    assert make_fast(torch.nn.ReLU().eval()) == ("fast changes nothing: ReLU has no linear layer that can be packed")
+    assert make_fast(torch.nn.ReLU().eval()) == (
+        "fast changes nothing: ReLU has no linear layer or convolution that can be packed"
+    )
     monkeypatch.setattr(operators, "missing", lambda *dtype: "this torch was built without oneDNN")
     result = plm("predict", MICRO, pictures / "val", "--fast")
     assert result.code == 0

@@ -78,7 +78,7 @@ def test_the_activation_is_computed_too_and_weights_stay_what_they_were(model):
 
 def test_a_layer_that_is_faster_in_float32_stays_so_inside_autocast(model, monkeypatch):
     monkeypatch.setattr(tuning, "_faster", {})
-    monkeypatch.setattr(tuning, "_measure", lambda packed, plain, x: False)
+    monkeypatch.setattr(tuning, "_share", lambda packed, plain, x: 1.0)
     expected = answer(model, autocast=False)
     plm_core.apply(model, "packed", dtype="bf16")
     for x in (X, X.bfloat16()):
@@ -93,9 +93,9 @@ def test_layers_are_timed_in_the_dtypes_in_which_they_would_compute(model, monke
 
     def measure(packed, plain, x):
         dtypes.append((packed(x).dtype, plain(x).dtype))
-        return True
+        return 0.5
 
-    monkeypatch.setattr(tuning, "_measure", measure)
+    monkeypatch.setattr(tuning, "_share", measure)
     monkeypatch.setattr(tuning, "_faster", {})
     plm_core.apply(model, "packed", dtype="bf16")
     answer(model)

@@ -28,7 +28,7 @@ def test_report_is_self_contained(tmp_path, monkeypatch):
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') >= 2
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
-    packed = "linear layers are packed"
+    packed = "convolutions are packed"
     for word in ("What is installed", "hiera_micro_digits", "more are declared", "held-out", packed):
         assert word in page
     assert page.index("<img ") < page.index("<table")  # the first thing is a picture

@@ -33,7 +33,8 @@ def stop(monkeypatch):
 @pytest.mark.parametrize(("speedup", "gains"), [(1.9, True), (1.01, False)])
 def test_packed_layers_and_what_they_gain(speedup, gains, stop, all_layers_gain):
     page, facts = stop(speedup)
-    assert "The transform reports: 25 of 25 linear layers are packed, 6 of them with the activation after it." in page
+    packed = "25 of 25 linear layers and 1 of 1 convolutions are packed, 6 of them with the activation after it"
+    assert f"The transform reports: {packed}." in page
     assert ("Packed, the model is 1.90 times as fast on this machine" in page) == gains
     assert (NOTHING in page) != gains
     assert facts["packed layers"] == "25 of 25"
@@ -52,9 +53,9 @@ def test_on_a_busy_machine_no_gain_is_claimed(stop, all_layers_gain):
 
 def test_a_machine_that_gains_nothing_says_so(stop, monkeypatch):
     monkeypatch.setattr(tuning, "_faster", {})
-    monkeypatch.setattr(tuning, "_measure", lambda packed, plain, x: False)
+    monkeypatch.setattr(tuning, "_share", lambda packed, plain, x: 1.1)
     page, facts = stop(1.2)  # noise
-    assert "0 of 25 linear layers are packed; left as they are: 25 faster as they are" in page
+    assert "0 of 25 linear layers and 0 of 1 convolutions are packed; left as they are: 26 faster as they are" in page
     assert page.endswith(f"<p>{NOTHING}MKL is as fast as oneDNN on it, so every layer stays as it was.</p>")
     assert facts["packed layers"] == "0 of 25"
     monkeypatch.setattr(operators, "missing", lambda *dtype: "this torch was built without oneDNN")

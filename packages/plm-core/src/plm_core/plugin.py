@@ -65,7 +65,7 @@ def plm_commands() -> list[Command]:
 
 @hookimpl
 def plm_transforms() -> list[Transform]:
-    """Return the transform that makes linear layers faster on the CPU."""
+    """Return the transform that makes linear layers and convolutions faster on the CPU."""
     return [
         Transform(
             name="packed",

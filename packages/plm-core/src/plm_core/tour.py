@@ -1,4 +1,4 @@
-"""The stops of plm-core on ``plm tour``: linear layers that are packed, and what is installed."""
+"""The stops of plm-core on ``plm tour``: layers that are packed, and what is installed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(packing.report(model))"""
 
 @torch.inference_mode()
 def packed(tour: Tour) -> None:
-    """Pack the linear layers of a small model of timm, and measure what this machine gains by it."""
+    """Pack the layers of a small model of timm, and measure what this machine gains by it."""
     model = plm_core.create_model(PACKED_MODEL).eval()
     size = timm.data.resolve_model_data_config(model)["input_size"]
     images = torch.rand(BATCH_SIZE, *size, generator=torch.Generator().manual_seed(0))

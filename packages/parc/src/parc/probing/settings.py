@@ -48,7 +48,7 @@ class ProbeSettings:
     """``fp32``, or ``bf16`` and ``fp16`` by autocast."""
 
     fast: bool = Settings.fast
-    """Whether linear layers compute by oneDNN where that measures as faster, as for a ranking."""
+    """Whether layers compute with packed weights where that measures as faster, as for a ranking."""
 
     batch_size: int = Settings.batch_size
     """Number of images in a batch."""

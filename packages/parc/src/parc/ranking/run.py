@@ -82,7 +82,7 @@ def rank(
         pretrained: False for random weights.
         device: ``auto``, ``cpu``, ``cuda`` ...
         dtype: ``fp32``, ``bf16`` or ``fp16``.
-        fast: Whether linear layers compute by oneDNN where that measures as faster, on the CPU in fp32.
+        fast: Whether layers compute with packed weights where that measures as faster, on the CPU in fp32.
         batch_size: Number of images in a batch.
         num_workers: Number of processes that decode images.
         ray: Address of a Ray cluster, or ``local``.

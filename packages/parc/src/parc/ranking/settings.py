@@ -58,7 +58,7 @@ class Settings:
     """``fp32``, or ``bf16`` and ``fp16`` by autocast."""
 
     fast: bool = False
-    """Whether linear layers compute by oneDNN where that measures as faster, on the CPU in fp32; see
+    """Whether layers compute with packed weights where that measures as faster, on the CPU in fp32; see
     `plm_core.packing.apply`. A model without such layers runs as it is. Features differ by rounding only (about 1e-6 of
     the largest, as for another number of threads), so fast and plain runs share the cache."""
 

@@ -29,8 +29,8 @@ Fast = Annotated[
     bool,
     typer.Option(
         "--fast",
-        help="On the CPU in fp32: let each linear layer compute by oneDNN if it measures as faster (the transform "
-        "packed). The answers differ by rounding only.",
+        help="On the CPU in fp32: let each layer compute by oneDNN with packed weights if that measures as faster (the "
+        "transform packed). The answers differ by rounding only.",
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or clips per batch.")]

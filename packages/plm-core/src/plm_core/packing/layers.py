@@ -1,4 +1,4 @@
-"""A linear layer that computes with its packed weight where that is faster."""
+"""A layer that computes with its packed weight where that is faster: what all kinds share, and the linear layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plm_core.blocks import Swapped, original_class
 from plm_core.errors import NotSupported
 from plm_core.packing.operators import ACTIVATIONS, multiply, pack, unpack
 from plm_core.packing.parameters import Parameters, version
-from plm_core.packing.tuning import bucket, is_faster
+from plm_core.packing.tuning import Example, bucket, is_faster
 
 _lock = RLock()
 
@@ -28,7 +28,7 @@ class State:
         keep: Whether the plain weight stays beside the packed one.
         dtype: The dtype of the packed weight, in which the layer computes: float32 or bfloat16.
         activation: The name of the activation that the layer computes, see `ACTIVATIONS`; empty for none.
-        ways: For each bucket of rows, whether the packed way is taken.
+        ways: For each example of an input, whether the packed way is taken.
         weight: The packed weight.
         source: The plain weight that it was made of, if that is kept.
         version: The number of changes of ``source`` then.
@@ -38,19 +38,35 @@ class State:
     keep: bool
     dtype: torch.dtype = torch.float32
     activation: str = ""
-    ways: dict[int, bool] = field(default_factory=dict)
+    ways: dict[Example, bool] = field(default_factory=dict)
     weight: Tensor | None = None
     source: Tensor | None = None
     version: int = 0
 
 
-class PackedLinear(Swapped):
-    """A mixin for the class of a linear layer."""
+class Packed(Swapped):
+    """A mixin for the class of a layer. What follows for a kind of layer are the methods that raise."""
 
     plm_packing: State
 
+    def plm_example(self, x: Tensor) -> Example | None:
+        """Return the input that stands for ``x`` when the ways are measured; None if ``x`` is not of the kind."""
+        raise NotImplementedError
+
+    def plm_pack(self, weight: Tensor, example: Example) -> Tensor:
+        """Return a packed weight that suits such inputs best."""
+        raise NotImplementedError
+
+    def plm_plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the layer with a plain weight."""
+        raise NotImplementedError
+
+    def plm_multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the layer with a packed weight, and the activation after it if the layer computes that."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the layer, and the activation after it if the layer computes that: [..., D_in] -> [..., D_out].
+        """Compute the layer, and the activation after it if the layer computes that.
 
         The output has the dtype of the input, or inside autocast that of the packed weight.
 
@@ -66,11 +82,11 @@ class PackedLinear(Swapped):
             packed = state.weight is not None
         else:
             _refuse(layer, x)
-            packed = x.dtype in (torch.float32, state.dtype) and _way(layer, state, x.numel() // max(x.shape[-1], 1))
+            packed = x.dtype in (torch.float32, state.dtype) and _way(layer, state, x)
         weight = state.weight if packed else None
         if weight is None:
             return _plain(layer, x)
-        y = _product(x, weight, layer.bias, state)
+        y = _product(layer, x, weight, state)
         return y if torch.is_autocast_enabled("cpu") else y.to(x.dtype)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -81,15 +97,37 @@ class PackedLinear(Swapped):
         return new, classes, self.__dict__ | {"_parameters": layer._parameters.copy(), "plm_packing": fresh}
 
 
+class PackedLinear(Packed):
+    """A mixin for the class of a linear layer: [..., D_in] -> [..., D_out]."""
+
+    def plm_example(self, x: Tensor) -> Example | None:
+        """Return as many rows as the bucket of those of ``x`` says."""
+        width = x.shape[-1] if x.ndim else 0
+        return Example((bucket(x.numel() // max(width, 1)), width))
+
+    def plm_pack(self, weight: Tensor, example: Example) -> Tensor:
+        """Return a packed weight."""
+        return pack(weight, example.shape[0])
+
+    def plm_plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the layer with a plain weight."""
+        return F.linear(x, weight, bias)
+
+    def plm_multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the layer with a packed weight."""
+        return multiply(x, weight, bias, self.plm_packing.activation)
+
+
 def settle(layer: nn.Module) -> None:
     """Make the plain weight the weight of a layer again, as before it was packed."""
     with _lock:
         layer.__dict__["_parameters"] = layer._parameters.copy()
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, state: State) -> Tensor:
-    bias = None if bias is None else bias.to(state.dtype)
-    return multiply(x.to(state.dtype), weight, bias, state.activation)
+def _product(layer: Any, x: Tensor, weight: Tensor, state: State) -> Tensor:
+    bias = None if layer.bias is None else layer.bias.to(state.dtype)
+    y: Tensor = layer.plm_multiply(x.to(state.dtype), weight, bias)
+    return y
 
 
 def _plain(layer: Any, x: Tensor) -> Tensor:
@@ -117,17 +155,19 @@ def _refuse(layer: Any, x: Tensor) -> None:
         )
 
 
-def _way(layer: Any, state: State, rows: int) -> bool:
-    """Return whether the packed way is taken for a number of rows, after the weight is packed as it is now."""
+def _way(layer: Any, state: State, x: Tensor) -> bool:
+    """Return whether the packed way is taken for an input, after the weight is packed as it is now."""
     if _is_new(layer, state):
         with _lock:
             if _is_new(layer, state):
                 _renew(layer, state)
-    size = bucket(rows)
-    way = state.ways.get(size)
+    example = layer.plm_example(x)
+    if example is None:
+        return False
+    way = state.ways.get(example)
     if way is None:
         with _lock:
-            way = state.ways[size] = _choose(layer, state, size)
+            way = state.ways[example] = _choose(layer, state, example)
             _drop(layer, state)
     return way
 
@@ -149,31 +189,31 @@ def _renew(layer: Any, state: State) -> None:
         _drop(layer, state)
 
 
-def _choose(layer: Any, state: State, size: int) -> bool:
-    """Choose the way for a bucket of rows."""
+def _choose(layer: Any, state: State, example: Example) -> bool:
+    """Choose the way for inputs that an example stands for."""
     dense = layer.weight
     if dense.device.type != "cpu" or dense.dtype is not torch.float32:
         return False
     known = state.weight
-    weight = pack(dense.to(state.dtype), size) if known is None else known
-    packed = not state.tune or _is_faster(layer, state, weight, dense, size)
+    weight = layer.plm_pack(dense.to(state.dtype), example) if known is None else known
+    packed = not state.tune or _is_faster(layer, state, weight, dense, example)
     if packed:
         state.weight = weight
     return packed
 
 
-def _is_faster(layer: Any, state: State, weight: Tensor, dense: Tensor, size: int) -> bool:
+def _is_faster(layer: Any, state: State, weight: Tensor, dense: Tensor, example: Example) -> bool:
     bias, activation = layer.bias, state.activation
 
     def plain(x: Tensor) -> Tensor:
-        y = F.linear(x, dense, bias)
+        y: Tensor = layer.plm_plain(x, dense, bias)
         return ACTIVATIONS[activation](y) if activation else y
 
     def packed(x: Tensor) -> Tensor:
-        return _product(x, weight, bias, state)
+        return _product(layer, x, weight, state)
 
-    kind = (layer.out_features, bias is not None, activation, state.dtype)
-    return is_faster(packed, plain, size, layer.in_features, *kind)
+    kind = (layer.extra_repr(), bias is not None, activation, state.dtype)
+    return is_faster(packed, plain, example, *kind)
 
 
 def _drop(layer: Any, state: State) -> None:

@@ -14,7 +14,7 @@ WEIGHT = "weight"
 
 
 class Parameters(dict[str, Any]):
-    """The dict of parameters of a linear layer, without its plain weight as long as nobody asks for it.
+    """The dict of parameters of a layer, without its plain weight as long as nobody asks for it.
 
     torch reads parameters from this dict for ``state_dict``, ``parameters``, ``to`` and ``load_state_dict``. Then the
     weight is made again of the packed one, and stays until `drop`. A weight that was given to somebody is remembered,

@@ -16,26 +16,35 @@ from plm_core import transforms
 from plm_core.blocks import forward_class, swap, swap_back
 from plm_core.errors import InputError, NotSupported
 from plm_core.packing import operators
+from plm_core.packing.convolutions import PackedConv2d, is_plain
 from plm_core.packing.fusion import Absorbed, pairs
-from plm_core.packing.layers import PackedLinear, State, has_changes, name_of, settle
+from plm_core.packing.layers import Packed, PackedLinear, State, has_changes, name_of, settle
 
 _log = logging.getLogger(__name__)
 NAME = "packed"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STATE = "plm_packing"
 LEFT = "_plm_left_plain"
-KNOWN = ("torch.nn.modules.linear:Linear", "timm.layers.linear:Linear")
-"""The classes of linear layers whose forward is known; timm's differs from torch's only in TorchScript."""
+LINEAR, CONVOLUTION = "linear layers", "convolutions"
+KINDS: dict[str, tuple[type[nn.Module], type[Packed], tuple[str, ...]]] = {
+    LINEAR: (nn.Linear, PackedLinear, ("torch.nn.modules.linear:Linear", "timm.layers.linear:Linear")),
+    CONVOLUTION: (nn.Conv2d, PackedConv2d, ("torch.nn.modules.conv:Conv2d",)),
+}
+"""For each kind of layers their class, the mixin, and the classes whose forward is known.
+
+timm's linear layer differs from torch's only in TorchScript.
+"""
 
 
 def apply(
     model: nn.Module, *, dtype: str = "fp32", tune: bool = True, keep: bool = False, example: Tensor | None = None
 ) -> None:
-    """Let the linear layers of a model compute by oneDNN with packed weights, on the CPU, for inference.
+    """Let the layers of a model compute by oneDNN with packed weights, on the CPU, for inference.
 
-    In float32 the answers are those of the model to about 1e-6. ``state_dict``, ``parameters`` and the rest of torch
-    see the plain weights, which are made of the packed ones when somebody asks for them. In bfloat16 the plain weights
-    stay, since the packed ones have lost digits, so the model takes one and a half times the memory.
+    These are linear layers, and in float32 convolutions of images, whose outputs then have their channels last in
+    memory. In float32 the answers are those of the model to about 1e-6. ``state_dict``, ``parameters`` and the rest of
+    torch see the plain weights, which are made of the packed ones when somebody asks for them. In bfloat16 the plain
+    weights stay, since the packed ones have lost digits, so the model takes one and a half times the memory.
 
     Args:
         model: The model, in eval mode, in float32.
@@ -49,8 +58,8 @@ def apply(
             which a compiled or exported model needs before.
 
     Raises:
-        NotSupported: The model is in training mode, on another device or of another dtype, or has no linear layer that
-            can be packed, or this torch lacks the operators.
+        NotSupported: The model is in training mode, on another device or of another dtype, or has no layer that can be
+            packed, or this torch lacks the operators.
         InputError: An argument is not allowed, or layers of the model are packed already.
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
@@ -63,13 +72,15 @@ def apply(
     _refuse(model, DTYPES[dtype])
     if _packed(model):
         raise InputError(f"layers of this {type(model).__name__} are packed already; remove the transform first")
-    found = dict(_linear_layers(model))
-    left = Counter(reason for reason in found.values() if reason)
-    layers = [layer for layer, reason in found.items() if not reason]
-    if not layers:
-        raise NotSupported(f"{type(model).__name__} has no linear layer that can be packed{_listed(left)}")
-    _install(model, layers, State(tune, keep or dtype != "fp32", DTYPES[dtype]))
-    model.__dict__[LEFT] = dict(left)
+    kinds = KINDS if dtype == "fp32" else {LINEAR: KINDS[LINEAR]}
+    found = {kind: dict(_layers(model, *rest)) for kind, rest in kinds.items()}
+    left = {kind: Counter(filter(None, layers.values())) for kind, layers in found.items()}
+    chosen = {layer: kinds[kind][1] for kind, layers in found.items() for layer, why in layers.items() if not why}
+    if not chosen:
+        what = " or ".join(kind.removesuffix("s") for kind in kinds)
+        raise NotSupported(f"{type(model).__name__} has no {what} that can be packed{_listed(_sum(left))}")
+    _install(model, chosen, State(tune, keep or dtype != "fp32", DTYPES[dtype]))
+    model.__dict__[LEFT] = left
     transforms.record(model, NAME)
     if example is not None:
         try:
@@ -81,10 +92,10 @@ def apply(
         _log.info("%s", report(model))
 
 
-def _install(model: nn.Module, layers: list[nn.Module], state: State) -> None:
-    for layer in layers:
+def _install(model: nn.Module, layers: dict[nn.Module, type[Packed]], state: State) -> None:
+    for layer, mixin in layers.items():
         layer.__dict__[STATE] = replace(state, ways={})
-        swap(layer, PackedLinear)
+        swap(layer, mixin)
     for layer, activation, name in list(pairs(model)):
         if isinstance(layer, PackedLinear):
             layer.plm_packing.activation = name
@@ -92,7 +103,7 @@ def _install(model: nn.Module, layers: list[nn.Module], state: State) -> None:
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Restore the linear layers of a model, with the weights that they have now.
+    """Restore the layers of a model, with the weights that they have now.
 
     Raises:
         InputError: No layer is packed.
@@ -101,7 +112,7 @@ def remove(model: nn.Module) -> nn.Module:
     if not packed:
         raise InputError("no layer of the model is packed")
     for module in packed:
-        if isinstance(module, PackedLinear):
+        if isinstance(module, Packed):
             settle(module)
             module.__dict__.pop(STATE)
         swap_back(module)
@@ -112,22 +123,32 @@ def remove(model: nn.Module) -> nn.Module:
 
 def report(model: nn.Module) -> str:
     """Return in one line how many layers compute with packed weights, and how many do not and why."""
-    states = [module.plm_packing for module in model.modules() if isinstance(module, PackedLinear)]
-    if not states:
+    packed = [module for module in model.modules() if isinstance(module, Packed)]
+    if not packed:
         return "no layer is packed"
-    packed = sum(state.weight is not None for state in states)
-    fused = sum(bool(state.weight is not None and state.activation) for state in states)
-    left = Counter(model.__dict__.get(LEFT, {}))
+    states = [module.plm_packing for module in packed]
+    before: dict[str, Counter[str]] = model.__dict__.get(LEFT, {})
+    counts = []
+    for kind, (base, *_) in KINDS.items():
+        of_kind = [module.plm_packing for module in packed if isinstance(module, base)]
+        total = len(of_kind) + sum(before.get(kind, {}).values())
+        if total:
+            counts.append(f"{sum(state.weight is not None for state in of_kind)} of {total} {kind}")
+    left = _sum(before)
     left["faster as they are"] += sum(bool(state.ways) and state.weight is None for state in states)
     left["not called yet"] += sum(not state.ways for state in states)
-    total = len(states) + sum(model.__dict__.get(LEFT, {}).values())
     dtype = "" if states[0].dtype is torch.float32 else f" in {name_of(states[0].dtype)}"
+    fused = sum(bool(state.weight is not None and state.activation) for state in states)
     with_activation = f", {fused} of them with the activation after it" if fused else ""
-    return f"{packed} of {total} linear layers are packed{dtype}{with_activation}{_listed(left)}"
+    return f"{' and '.join(counts)} are packed{dtype}{with_activation}{_listed(left)}"
 
 
 def _packed(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, PackedLinear | Absorbed)]
+    return [module for module in model.modules() if isinstance(module, Packed | Absorbed)]
+
+
+def _sum(left: dict[str, Counter[str]]) -> Counter[str]:
+    return sum(left.values(), Counter())
 
 
 def _listed(left: Counter[str]) -> str:
@@ -152,26 +173,30 @@ def _refuse(model: nn.Module, dtype: torch.dtype) -> None:
         )
 
 
-def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield each linear layer, and why it cannot be packed; an empty text if it can."""
+def _layers(
+    model: nn.Module, base: type[nn.Module], mixin: type[Packed], known: tuple[str, ...]
+) -> Iterator[tuple[nn.Module, str]]:
+    """Yield each layer of a class, and why it cannot be packed; an empty text if it can."""
     holders = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     readers = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # they read the weights and never call the layers
     unused = {part for module in model.modules() if isinstance(module, readers) for part in module.modules()}
     for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            yield layer, _reason(layer, holders, unused)
+        if isinstance(layer, base):
+            yield layer, _reason(layer, known, holders, unused)
 
 
-def _reason(layer: Any, holders: Counter[int], unused: set[nn.Module]) -> str:
+def _reason(layer: Any, known: tuple[str, ...], holders: Counter[int], unused: set[nn.Module]) -> str:
     if layer in unused:
         return "never called by the module that holds them"
     if is_parametrized(layer):
         return "parametrized"
     kind = forward_class(layer)
-    if f"{kind.__module__}:{kind.__name__}" not in KNOWN:
+    if f"{kind.__module__}:{kind.__name__}" not in known:
         return f"of the class {kind.__module__}.{kind.__name__}"
     if has_changes(layer):
         return "with hooks or a forward of their own"
+    if isinstance(layer, nn.Conv2d) and not is_plain(layer):
+        return "with another padding than zeros"
     weight = layer.weight
     if holders[id(weight)] > 1:
         return "with a weight that another layer shares"

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from threading import Lock
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from plm_core.utils.devices import no_autocast
 
 ROUNDS = 7
 GAIN = 0.9
-"""The packed way is taken if it takes at most this share of the time of the plain one."""
+"""The share of the time for which a weight is packed, as a rule."""
 MOST_ROWS = 1024
 """More rows are not measured: the shares of the time stay the same."""
 
@@ -22,38 +23,58 @@ _lock = Lock()
 _faster: dict[tuple[object, ...], bool] = {}
 
 
-def bucket(rows: int) -> int:
+class Example(NamedTuple):
+    """An input that stands for many when ways are measured.
+
+    Attributes:
+        shape: Its shape.
+        most: The packed way is taken if it takes at most this share of the time of the plain one.
+    """
+
+    shape: tuple[int, ...]
+    most: float = GAIN
+
+
+def bucket(rows: int, most: int = MOST_ROWS) -> int:
     """Return the power of two that stands for a number of rows, so that few shapes are measured."""
-    return 1 << max(min(rows, MOST_ROWS) - 1, 0).bit_length()
+    return 1 << max(min(rows, most) - 1, 0).bit_length()
 
 
 def is_faster(
-    packed: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor], rows: int, width: int, *key: object
+    packed: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor], example: Example, *key: object
 ) -> bool:
-    """Return whether ``packed`` is faster than ``plain`` on inputs of a bucket of rows.
+    """Return whether ``packed`` is faster than ``plain`` on an example of the inputs.
 
     Args:
-        packed: [rows, width] -> anything.
+        packed: A way to compute a layer.
         plain: Another way to the same.
-        rows: A value of `bucket`.
-        width: The number of channels of the inputs.
+        example: The input.
         *key: What else decides, such as the number of outputs. The answer of one measurement holds for all that are
             alike, and for the number of threads that torch has.
     """
-    key = (rows, width, torch.get_num_threads(), *key)
+    key = (example, torch.get_num_threads(), *key)
     with _lock:  # measurements at the same time would disturb one another
         if key not in _faster:
             with torch.inference_mode(), no_autocast("cpu"):  # in which neither way computes
-                x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))  # not the user's numbers
-                _faster[key] = _measure(packed, plain, x)
+                x = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))  # not the user's numbers
+                _faster[key] = _share(packed, plain, x) <= example.most
         return _faster[key]
 
 
-def _measure(packed: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor], x: Tensor) -> bool:
-    """Compare paired times, of which a busy neighbour on the machine disturbs some and not most."""
-    for way in (packed, plain):
-        way(x)  # the first call of a shape prepares kernels
-    return statistics.median(_time(packed, x) / _time(plain, x) for _ in range(ROUNDS)) <= GAIN
+def _share(packed: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Return the share of the time of the plain way that the packed one takes.
+
+    Times are paired, of which a busy neighbour on the machine disturbs some and not most.
+    """
+    ordered = _ordered(x)
+    for way, own in ((packed, ordered), (plain, x)):
+        way(own)  # the first call of a shape prepares kernels
+    return statistics.median(_time(packed, ordered) / _time(plain, x) for _ in range(ROUNDS))
+
+
+def _ordered(x: Tensor) -> Tensor:
+    """Return an input as the packed way gets it from packed layers before it: images with their channels last."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _time(way: Callable[[Tensor], Tensor], x: Tensor) -> float:

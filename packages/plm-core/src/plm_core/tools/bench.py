@@ -61,7 +61,7 @@ class Timing:
     tokens: tuple[int, ...] | None
     """Number of tokens after each block. None for a model whose blocks are not known."""
     packed: str = ""
-    """How many linear layers the transform ``packed`` has packed, in words; empty without it."""
+    """How many layers the transform ``packed`` has packed, in words; empty without it."""
     agreement: Agreement | None = None
     """How alike its answers are to the first contender's on real images, if there were any."""
 
