@@ -17,8 +17,8 @@ from plm_core.hookspecs import Input
 from plm_core.models import input_of, transform_for
 from plm_core.runs.job import Job, Trained
 from plm_core.runs.request import begin
+from plm_core.training import Recipe, TrainResult
 from plm_core.training.finetuning import FinetuneConfig, accuracy, finetune, finetune_transform
-from plm_core.training.recipe import Recipe
 from plm_core.transforms import apply_all, remove
 
 EVAL_BATCH = 64
@@ -62,8 +62,13 @@ OpenSplit = Callable[[str, Callable[[Any], Any], Input], Dataset[Any]]
 """A function (split "train" or "val", preprocessing of an image, input of the model) -> a dataset of (input, class)."""
 
 
-def train_classifier(job: Job) -> Trained | None:
-    """Train a classifier of images, and score it on the held-out images."""
+def train_classifier(job: Job, finetune: Callable[..., TrainResult] = finetune) -> Trained | None:
+    """Train a classifier of images, and score it on the held-out images.
+
+    Args:
+        job: What was asked for.
+        finetune: The training, with the arguments of `plm_core.training.finetuning.finetune`.
+    """
     splits = load_splits(job.data, seed=job.seed, skip_unreadable=job.skip_unreadable)
     if splits.train.labels.ndim > 1:
         raise InputError(f"data {job.data!r} has several labels for an image; recipe {job.recipe!r} takes one")
@@ -73,7 +78,7 @@ def train_classifier(job: Job) -> Trained | None:
             raise InputError(f"model {job.model!r} takes clips; recipe {job.recipe!r} trains on images")
         return Pictures(getattr(splits, split), preprocess)
 
-    return _train(job, splits, open_split)
+    return _train(job, splits, open_split, finetune)
 
 
 def train_video_classifier(job: Job) -> Trained | None:
@@ -95,7 +100,7 @@ def train_video_classifier(job: Job) -> Trained | None:
         sampling = job.config if isinstance(job.config, ClipSettings) else ClipSettings()
         return open_clips(getattr(splits, split), spec, sampling, per_clip(preprocess), split == "train")
 
-    return _train(job, splits, open_split)
+    return _train(job, splits, open_split, finetune)
 
 
 def _found(splits: Splits) -> str:
@@ -112,7 +117,7 @@ def _left_out(splits: Splits) -> list[str]:
     return list(dict.fromkeys([*splits.train.left_out, *splits.val.left_out]))
 
 
-def _train(job: Job, splits: Splits, open_split: OpenSplit) -> Trained | None:
+def _train(job: Job, splits: Splits, open_split: OpenSplit, finetune: Callable[..., TrainResult]) -> Trained | None:
     found = _found(splits)
     job.facts.update(left_out=_left_out(splits), data_digest=digest(splits.train))
     begin(job, found)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from plm_core import weights
 from plm_core.errors import InputError, NoWeights, PlmError
 from plm_core.hookspecs import Input
+from plm_core.hub import CONFIG_FILE, read_config
 from plm_core.models import LIBRARIES, class_names, create_model
 from plm_core.training.checks import RATE, refused, training_device
 from plm_core.transforms import apply_all
@@ -226,3 +227,11 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return what the names of the tensors of a model's classifier begin with, by timm's configuration."""
     config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     return tuple(f"{name}." for name in as_tuple(config.get("classifier")))
+
+
+def architecture_of(model: str) -> str:
+    """Return the name of a model's architecture: without source and tag, and that of a model folder from its config."""
+    path = Path(model.removeprefix("local-dir:"))
+    if (path / CONFIG_FILE).is_file():
+        return str(read_config(path).get("architecture", ""))
+    return model.rpartition("/")[2].rpartition(":")[2].partition("@")[0].partition(".")[0]

@@ -11,10 +11,10 @@ from typing import Any
 from plm_core.datasets import check_kind
 from plm_core.errors import FileError, InputError, MissingDependency
 from plm_core.hookspecs import Training
-from plm_core.hub import CONFIG_FILE, PUSHED, read_config
+from plm_core.hub import CONFIG_FILE, PUSHED
 from plm_core.registry import registry
 from plm_core.runs.folder import write_run
-from plm_core.runs.job import Job, Trained
+from plm_core.runs.job import Job, Trained, architecture_of
 from plm_core.runs.request import check_new, check_request, write_request
 from plm_core.training.checkpoints import check_not_in_use
 from plm_core.training.loop import check_fit_options
@@ -218,7 +218,7 @@ def choose_preset(spec: Training, model: str, preset: str | None) -> tuple[str, 
     """
     configs: Mapping[str, Any] = resolve(spec.configs)
     if preset is None:
-        architecture = _architecture(model)
+        architecture = architecture_of(model)
         preset = next((name for pattern, name in spec.presets.items() if fnmatchcase(architecture, pattern)), None)
         if preset is None:
             raise InputError(
@@ -227,11 +227,3 @@ def choose_preset(spec: Training, model: str, preset: str | None) -> tuple[str, 
     if preset not in configs:
         raise InputError(f"preset {preset!r} is not allowed for recipe {spec.name!r}: {', '.join(configs)} are")
     return preset, configs[preset]
-
-
-def _architecture(model: str) -> str:
-    """Return the name by which a model's presets are found: without its source and tag, from the config of a folder."""
-    path = Path(model.removeprefix("local-dir:"))
-    if (path / CONFIG_FILE).is_file():
-        return str(read_config(path).get("architecture", ""))
-    return model.rpartition("/")[2].rpartition(":")[2].partition("@")[0].partition(".")[0]
