@@ -12,9 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 import tome
 from plm_core import blocks
+from plm_core.training.micro import silhouettes
 from tome.experiments import merging, studies
 from tome.experiments.__main__ import main
-from tome.experiments.data import silhouettes
 from tome.experiments.models import rotary_vit
 from tome.experiments.pruning import class_attention, dropping
 from tome.experiments.report import plot_merging

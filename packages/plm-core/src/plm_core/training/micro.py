@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -88,6 +90,30 @@ def large_shapes(split: str, size: int, count: int) -> tuple[Tensor, Tensor]:
         images[i] = torch.from_numpy(scene.image).permute(2, 0, 1)
         labels[i] = shapes.SHAPES.index(scene.objects[0].shape)
     return images, labels
+
+
+@cache
+def silhouettes(split: Literal["train", "heldout"], count: int) -> InMemory:
+    """Return the silhouettes of large shapes: float [1, 32, 32] from -1 to 1, and the numbers of the shapes.
+
+    A pixel's value is its distance from the background colour. Images are cut out around the shape. Training images
+    are shifted at random by up to two pixels.
+    """
+    images, labels = large_shapes(split, 48, count)
+    coloured = images / 127.5 - 1
+    distance = (coloured - coloured[:, :, :1, :1]).abs().amax(1)  # the corner is background
+    distance = F.pad(distance / distance.amax((1, 2), keepdim=True), (16,) * 4)
+    x = distance.new_empty(count, 1, 32, 32)
+    for i, image in enumerate(distance):
+        top, left = (int(places.float().mul(2).mean()) // 2 - 16 for places in (image > 0.5).nonzero(as_tuple=True))
+        x[i, 0] = image[top : top + 32, left : left + 32]
+    return InMemory(2 * x - 1, labels, shift if split == "train" else None)
+
+
+def shift(x: Tensor) -> Tensor:
+    """Shift an image [C, H, W] at random by up to two pixels; what moves in is -1."""
+    top, left = torch.randint(0, 5, (2,)).tolist()
+    return F.pad(x, (2,) * 4, value=-1.0)[:, top : top + x.shape[1], left : left + x.shape[2]]
 
 
 def save_micro(model: nn.Module, kind: str, name: str, out: Path, task: str, what: str, facts: dict[str, Any]) -> None:

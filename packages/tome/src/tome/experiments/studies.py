@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from plm_core import blocks, weights
 from plm_core.training import seeded
 from plm_core.training.finetuning import accuracy, finetune
-from plm_core.training.micro import InMemory
+from plm_core.training.micro import InMemory, silhouettes
 from plm_core.utils.files import write_text
 from tome.api import applied
-from tome.experiments.data import Split, digits, silhouettes
+from tome.experiments.data import Split, digits
 from tome.experiments.models import plain_vit, rotary_vit
 from tome.experiments.pruning import class_attention, dropping, random_importance
 from tome.experiments.rotary import placing
