@@ -55,12 +55,14 @@ assert tome.trace(model, x).tokens[-1] == 197 - 12 * 13, "tokens are not merged"
 assert torch.equal(tome.remove(model)(x), before), "not undone"
 """,
     "hydra-attn": """
-import hydra_attn, torch
+import hydra_attn, plm_core, torch
 q, k, v = torch.rand(3, 1, 9, 8)
 terms = torch.nn.functional.normalize(k, dim=-1) * v
 expected = torch.nn.functional.normalize(q, dim=-1) * terms.sum(1, keepdim=True)
 assert torch.allclose(hydra_attn.hydra(q, k, v), expected, atol=1e-6)
 assert hydra_attn.HydraAttention(8, 2)(q).shape == q.shape
+model = plm_core.create_model("hydra_micro_shapes", pretrained=True).eval()
+assert hydra_attn.patch_scores(model, torch.rand(1, 3, 48, 48)).shape == (1, 144)
 """,
     "parc": """
 import numpy, parc
