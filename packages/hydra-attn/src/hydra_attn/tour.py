@@ -11,8 +11,9 @@ import plm_core
 from hydra_attn import scaling
 from hydra_attn.micro.shapes import NAME, SIZE
 from hydra_attn.pictures import attention
-from plm_core import shapes
+from plm_core.shapes import SHAPES
 from plm_core.tools.tour import Tour
+from plm_core.training.micro import large_shapes
 from plm_core.utils import plots
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 TOKENS = (256, 512, 1024, 2048)
 DIM, NUM_HEADS = 192, 3  # a ViT-tiny's
 ROUNDS = 4
-SCENES = 3
+SCENES = 4
 
 CODE = f'''import hydra_attn
 from hydra_attn import pictures
@@ -50,15 +51,18 @@ def stop(tour: Tour) -> None:
     tour.code(CODE)
     model: Any = plm_core.create_model(NAME, pretrained=True).eval()
     pictures, captions = [], []
-    for scene in shapes.Images("heldout", size=SIZE, count=SCENES):
-        picture, shown = attention(model, Image.fromarray(scene.image))
+    for scene, label in zip(*large_shapes("heldout", SIZE, SCENES), strict=True):
+        picture, shown = attention(model, Image.fromarray(scene.movedim(0, -1).numpy()))
         pictures.append(picture)
-        captions.append(f"{shapes.SHAPES[shown['class']]}, {shown['probability']:.0%}")
-    tour.figure(_figure(pictures, captions), "Held-out scenes, and what the class token takes from each patch.")
+        captions.append(f"a {SHAPES[label]}: {SHAPES[shown['class']]} {shown['probability']:.0%}")
+    tour.figure(
+        _figure(pictures, captions),
+        "Held-out scenes and what the class token takes from each patch, with the shape and the prediction above.",
+    )
 
 
 def _figure(pictures: list[Image.Image], captions: list[str]) -> Figure:
-    figure = plots.figure("the tour", "plm-core[tour]", figsize=(3.4 * len(pictures), 2.0), layout="constrained")
+    figure = plots.figure("the tour", "plm-core[tour]", figsize=(2.6 * len(pictures), 1.6), layout="constrained")
     for ax, picture, caption in zip(figure.subplots(1, len(pictures)), pictures, captions, strict=True):
         ax.imshow(np.asarray(picture), interpolation="nearest")
         ax.set_title(caption, fontsize=9)
