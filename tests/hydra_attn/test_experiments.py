@@ -66,7 +66,12 @@ def test_linear_attention_of_the_heads_of_a_study():
 def test_the_command_continues_where_it_was(tmp_path, monkeypatch, capsys):
     command.main(["accuracy", "heads", "--out", str(tmp_path), "--seeds", "0"])
     rows = json.loads((tmp_path / "accuracy.json").read_text())
-    assert [(row["layers"], row["way"]) for row in rows] == [(0, "from scratch"), (2, "from scratch"), (2, "distilled")]
+    assert [(row["layers"], row["way"]) for row in rows] == [
+        (0, "from scratch"),
+        (0, "three times as long"),
+        (2, "from scratch"),
+        (2, "distilled"),
+    ]
     of_heads = json.loads((tmp_path / "heads.json").read_text())
     assert [(row["way"], row["heads"]) for row in of_heads] == [
         ("softmax", 3),

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from plm_core.packing.layers import Packed
 from plm_core.packing.operators import convolve, pack_convolution
-from plm_core.packing.tuning import Example
+from plm_core.packing.tuning import Example, bucket
 
 MOST = 1.0
 """The share of the time for which a weight is packed. A layer that gains nothing still keeps the order for the next."""
+MOST_IMAGES = 8
+"""More images are not measured: the shares of the time stay the same."""
 MOST_SIZES = 16
 """Further sizes of images are computed as the last one that was measured."""
 
@@ -25,13 +27,14 @@ class PackedConv2d(Packed):
     """A mixin for the class of a convolution of images: [B, C_in, H, W] -> [B, C_out, H', W'], channels last."""
 
     def plm_example(self, x: Tensor) -> Example | None:
-        """Return one image of the size of ``x``; None for an input without a batch, or an empty one.
+        """Return a batch of the size of ``x``; None for an input without a batch, or an empty one.
 
-        A packed weight suits one size best, so each size is measured, up to `MOST_SIZES`.
+        A packed weight suits one size best, and with several threads a batch of one other than more. So each size is
+        measured, up to `MOST_SIZES`, with batch sizes that are powers of two.
         """
         if x.ndim != 4 or not x.numel():
             return None
-        example, ways = Example((1, *x.shape[1:]), MOST), self.plm_packing.ways
+        example, ways = Example((bucket(x.shape[0], MOST_IMAGES), *x.shape[1:]), MOST), self.plm_packing.ways
         return example if example in ways or len(ways) < MOST_SIZES else next(reversed(ways))
 
     def plm_pack(self, weight: Tensor, example: Example) -> Tensor:
