@@ -68,7 +68,7 @@ def test_the_command_continues_where_it_was(tmp_path, monkeypatch, capsys):
     rows = json.loads((tmp_path / "accuracy.json").read_text())
     assert [(row["layers"], row["way"]) for row in rows] == [
         (0, "from scratch"),
-        (0, "three times as long"),
+        (0, "twice as long"),
         (2, "from scratch"),
         (2, "distilled"),
     ]

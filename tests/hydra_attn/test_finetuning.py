@@ -113,7 +113,7 @@ def test_the_papers_recipe():
 @pytest.mark.parametrize("name", [*PRESETS, *DISTILL_PRESETS])
 def test_hydra_is_an_argument_of_models_that_take_it_and_a_transform_of_others(name, monkeypatch):
     config = {**PRESETS, **DISTILL_PRESETS}[name]
-    monkeypatch.setattr(finetuning, "train_classifier", lambda job, **options: job)
+    monkeypatch.setattr(finetuning, "train_classifier", lambda job, *training: job)
     asked = {"recipe": "r", "data": "x", "out": Path("y"), "preset": "w", "config": config}
     for run in (finetuning.run_finetune, finetuning.run_distill):
         job = run(Job(model="hydra_vit_tiny_patch16_224", model_kwargs={"drop_rate": 0.1}, **asked))

@@ -49,7 +49,7 @@ def run(monkeypatch, capsys):
 def test_a_table(run, digits, tmp_path):
     picture, table = tmp_path / "r.png", tmp_path / "r.csv"
     code, out, err = run(
-        "rank", digits, "--models", "*_micro_shapes,random:test_vit", "--models", "hiera_micro_digits", "--method",
+        "rank", digits, "--models", "*a_micro_shapes,random:test_vit", "--models", "hiera_micro_digits", "--method",
         "parc,knn:k=3,metric=cosine", "--method", "params", "--out", table, "--plot", picture,
     )  # fmt: skip
     assert code == 0

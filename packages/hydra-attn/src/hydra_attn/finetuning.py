@@ -201,14 +201,14 @@ def run_distill(job: Job) -> Trained | None:
     """
 
     def imitate(model: nn.Module, data: Any, config: DistillConfig, num_classes: int, **options: Any) -> TrainResult:
-        if config.logits and list(data.classes) not in class_names(model):
+        if config.logits and job.pretrained and list(data.classes) not in class_names(model):
             raise InputError(
                 f"model {job.model!r} is no classifier of the classes of data {job.data!r}, so there is nothing to "
                 "imitate: finetune it on them first, and name the folder of that run"
             )
         return distill(model, data, config, num_classes, **options)
 
-    return train_classifier(_with_hydra(job), finetune=imitate)
+    return train_classifier(_with_hydra(job), imitate)
 
 
 def _with_hydra(job: Job) -> Job:

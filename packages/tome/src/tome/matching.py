@@ -338,7 +338,23 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
         a, b = (x.to(precise) / x.to(precise).norm(dim=-1, keepdim=True) for x in (a, b))
         if tensor_cores:
             return torch.bmm(a.half(), b.half().transpose(-2, -1), out_dtype=torch.float32)
+        return _product(a, b)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply [B, n, C] and [B, m, C] to [B, n, m].
+
+    On AMD's processors MKL opens two parallel regions for a single product, and one for several. So the product of one
+    image is computed in halves, with the same result.
+    """
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if traced or a.device.type != "cpu" or a.shape[0] != 1 or a.shape[1] * b.shape[1] % 2:
         return a @ b.transpose(-2, -1)
+    if a.shape[1] % 2 == 0:
+        halves = torch.bmm(a.unflatten(1, (2, -1))[0], b.transpose(-2, -1).expand(2, -1, -1))
+        return halves.flatten(0, 1)[None]
+    halves = torch.bmm(a.expand(2, -1, -1), b.unflatten(1, (2, -1))[0].transpose(-2, -1))
+    return halves.transpose(0, 1).flatten(1)[None]
 
 
 def check_metric(metric: Tensor, r: int, name: str = "r") -> None:

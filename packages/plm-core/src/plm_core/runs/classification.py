@@ -62,12 +62,12 @@ OpenSplit = Callable[[str, Callable[[Any], Any], Input], Dataset[Any]]
 """A function (split "train" or "val", preprocessing of an image, input of the model) -> a dataset of (input, class)."""
 
 
-def train_classifier(job: Job, finetune: Callable[..., TrainResult] = finetune) -> Trained | None:
+def train_classifier(job: Job, training: Callable[..., TrainResult] | None = None) -> Trained | None:
     """Train a classifier of images, and score it on the held-out images.
 
     Args:
         job: What was asked for.
-        finetune: The training, with the arguments of `plm_core.training.finetuning.finetune`.
+        training: A training with the arguments of `plm_core.training.finetuning.finetune`; None for that.
     """
     splits = load_splits(job.data, seed=job.seed, skip_unreadable=job.skip_unreadable)
     if splits.train.labels.ndim > 1:
@@ -78,7 +78,7 @@ def train_classifier(job: Job, finetune: Callable[..., TrainResult] = finetune) 
             raise InputError(f"model {job.model!r} takes clips; recipe {job.recipe!r} trains on images")
         return Pictures(getattr(splits, split), preprocess)
 
-    return _train(job, splits, open_split, finetune)
+    return _train(job, splits, open_split, training or finetune)
 
 
 def train_video_classifier(job: Job) -> Trained | None:
@@ -117,7 +117,7 @@ def _left_out(splits: Splits) -> list[str]:
     return list(dict.fromkeys([*splits.train.left_out, *splits.val.left_out]))
 
 
-def _train(job: Job, splits: Splits, open_split: OpenSplit, finetune: Callable[..., TrainResult]) -> Trained | None:
+def _train(job: Job, splits: Splits, open_split: OpenSplit, training: Callable[..., TrainResult]) -> Trained | None:
     found = _found(splits)
     job.facts.update(left_out=_left_out(splits), data_digest=digest(splits.train))
     begin(job, found)
@@ -138,7 +138,7 @@ def _train(job: Job, splits: Splits, open_split: OpenSplit, finetune: Callable[.
     def score(model: nn.Module, name: str = merged) -> dict[str, float]:
         return {name: accuracy(model, val, batch_size=EVAL_BATCH, num_workers=job.num_workers)}
 
-    result = finetune(model, train, config, num_classes, evaluate=score, **job.options)
+    result = training(model, train, config, num_classes, evaluate=score, **job.options)
     if not result.main:
         return None
     model = job.rebuild(result.state, num_classes=num_classes)
