@@ -3,11 +3,12 @@
 uv run python tests/bench/parc_extraction.py [--models resnet18 vit_tiny_patch16_224] [--images 128] [--rounds 5]
 
 Both read the same JPEG files, with the model's own preprocessing, the same batch size and the same number of workers.
-"parc and cache" is all that `parc rank` does for a model besides scoring: it hashes the weights and writes the cache
-too.
+"parc, fast" is with packed weights, as by `--fast`. "parc and cache" is all that `parc rank` does for a model besides
+scoring: it hashes the weights and writes the cache too.
 """
 
 import argparse
+import copy
 import logging
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ from parc.ranking.probes import Probe, draw_probes
 from parc.ranking.settings import Settings
 from plm_core import samples
 from plm_core.datasets import load_dataset
+from plm_core.packing import make_fast
 
 GOAL = 1 / 0.95
 
@@ -85,6 +87,10 @@ def main() -> None:
                 "parc and cache": lambda m=model: whole(m, probe, cache, settings),
                 "bare timm": lambda m=model: bare(m, Path(images), settings, device),
             }
+            if device.type == "cpu":
+                fast = copy.deepcopy(model)
+                make_fast(fast)
+                contenders = {"parc, fast": lambda m=fast: extract(m, probe, settings, head=True)} | contenders
             compare(f"{name}, {args.images} images", contenders, rounds=args.rounds, warmup=1)
 
 

@@ -57,6 +57,9 @@ def plot(rows: Sequence[Row]) -> Figure:
     ax.plot([row["tokens"] for row in rows], [1 / row["ratio"] for row in rows], "o-", color=COLOURS[HYDRA])
     ax.axhline(1, color=COLOURS[SOFTMAX], linewidth=1)
     ax.set(xlabel="tokens", ylabel="times as fast as the softmax", xscale="log", ylim=(0, None))
+    tokens = [row["tokens"] for row in rows]
+    ax.set_xticks(tokens, map(str, tokens))
+    ax.minorticks_off()
     ax.set_title("ViT-B/16, all layers", fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     return figure
