@@ -9,8 +9,7 @@ import typer
 
 from plm_core.cli.options import Json, Size
 from plm_core.cli.table import show
-from plm_core.errors import InputError
-from plm_core.utils.images import open_image
+from plm_core.utils.images import open_image, picture_format
 
 
 def paint_hydra(
@@ -37,11 +36,7 @@ def paint_hydra(
     as_json: Json = False,
 ) -> None:
     """Paint which patches of an image speak for a class in the last Hydra layer."""
-    from PIL import Image
-
-    file_format = Image.registered_extensions().get(out.suffix.lower())
-    if file_format not in Image.SAVE:
-        raise InputError(f"--out {str(out)!r} does not end in a picture format such as .png")
+    file_format = picture_format(out)
     picture = open_image(image)  # before the model is made, so that a wrong path fails at once
 
     from hydra_attn.pictures import attention

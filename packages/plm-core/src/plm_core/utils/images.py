@@ -59,6 +59,18 @@ def open_image(path: str | Path) -> Image.Image:
         raise InputError(f"image {str(path)!r} cannot be read: {e}") from e
 
 
+def picture_format(out: Path) -> str:
+    """Return the format in which a command writes a picture, by the ending of its option ``--out``.
+
+    Raises:
+        InputError: The ending is none that pictures can be written in.
+    """
+    name = Image.registered_extensions().get(out.suffix.lower())
+    if name not in Image.SAVE:
+        raise InputError(f"--out {str(out)!r} does not end in a picture format such as .png")
+    return str(name)
+
+
 def decode_image(contents: bytes | NDArray[np.uint8]) -> Image.Image:
     """Return an encoded image or pixels as `plain` returns it, and upright.
 
