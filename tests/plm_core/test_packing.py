@@ -353,6 +353,7 @@ def test_other_dtypes_are_refused_and_work_after_a_cast(dtype, model):
         ({"dtype": "fp16"}, "dtype is 'fp16'; it is 'fp32' or 'bf16'"),
         ({"dtype": torch.bfloat16}, "dtype is torch.bfloat16; it is"),
         ({"tune": 1}, "tune is 1; it is True or False"),
+        ({"convolutions": "no"}, "convolutions is 'no'; it is True or False"),
         ({"keep": None}, "keep is None"),
         ({"example": 3}, "example is a"),
     ],

@@ -87,10 +87,13 @@ def test_others_are_left_alone(layer, reason):
     assert_near(answer(model), before)
 
 
-def test_bfloat16_leaves_convolutions_as_they_are():
+@pytest.mark.parametrize(
+    ("options", "words"), [({"dtype": "bf16"}, " in bfloat16"), ({"convolutions": False}, "")], ids=str
+)
+def test_convolutions_that_are_left_out(options, words):
     model = nn.Sequential(nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
-    plm_core.apply(model, "packed", dtype="bf16", tune=False, example=X)
-    assert packing.report(model) == "1 of 1 linear layers are packed in bfloat16"
+    apply(model, example=X, **options)
+    assert packing.report(model) == f"1 of 1 linear layers are packed{words}"
     assert type(model[0]) is nn.Conv2d
 
 

@@ -37,22 +37,31 @@ timm's linear layer differs from torch's only in TorchScript.
 
 
 def apply(
-    model: nn.Module, *, dtype: str = "fp32", tune: bool = True, keep: bool = False, example: Tensor | None = None
+    model: nn.Module,
+    *,
+    dtype: str = "fp32",
+    convolutions: bool = True,
+    tune: bool = True,
+    keep: bool = False,
+    example: Tensor | None = None,
 ) -> None:
     """Let the layers of a model compute by oneDNN with packed weights, on the CPU, for inference.
 
-    These are linear layers, and in float32 convolutions of images, whose outputs then have their channels last in
-    memory. In float32 the answers are those of the model to about 1e-6. ``state_dict``, ``parameters`` and the rest of
-    torch see the plain weights, which are made of the packed ones when somebody asks for them. In bfloat16 the plain
-    weights stay, since the packed ones have lost digits, so the model takes one and a half times the memory.
+    These are linear layers, and in float32 convolutions of images. In float32 the answers are those of the model to
+    about 1e-6. ``state_dict``, ``parameters`` and the rest of torch see the plain weights, which are made of the packed
+    ones when somebody asks for them. In bfloat16 the plain weights stay, since the packed ones have lost digits, so the
+    model takes one and a half times the memory.
 
     Args:
         model: The model, in eval mode, in float32.
         dtype: In which the layers compute: "fp32" or "bf16". With "bf16", call the model inside
             ``torch.autocast("cpu", torch.bfloat16)``, as any model in bfloat16. Outside, the layers compute in bfloat16
             too, but return float32, so the model is slower and otherwise works in float32.
-        tune: Whether each layer is timed both ways for each size of its inputs, rounded to a power of two, when it
-            first sees it. A layer that gains nothing stays as it is. Otherwise every layer is packed.
+        convolutions: Whether convolutions are packed, too. Their outputs then have their channels last in memory, as
+            after ``model.to(memory_format=torch.channels_last)``. A model that reads them with ``view`` fails, and has
+            to leave them out.
+        tune: Whether each layer is timed both ways for each size of its inputs when it first sees it. A layer that
+            gains nothing stays as it is. Otherwise every layer is packed.
         keep: Whether the plain weights stay in memory beside the packed ones.
         example: An input of the model, with which it runs once, so that it is tuned. None lets the first call do this,
             which a compiled or exported model needs before.
@@ -64,7 +73,7 @@ def apply(
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; it is {' or '.join(map(repr, DTYPES))}")
-    for name, value in (("tune", tune), ("keep", keep)):
+    for name, value in (("convolutions", convolutions), ("tune", tune), ("keep", keep)):
         if not isinstance(value, bool):
             raise InputError(f"{name} is {value!r}; it is True or False")
     if example is not None and not isinstance(example, Tensor):
@@ -72,7 +81,7 @@ def apply(
     _refuse(model, DTYPES[dtype])
     if _packed(model):
         raise InputError(f"layers of this {type(model).__name__} are packed already; remove the transform first")
-    kinds = KINDS if dtype == "fp32" else {LINEAR: KINDS[LINEAR]}
+    kinds = KINDS if dtype == "fp32" and convolutions else {LINEAR: KINDS[LINEAR]}
     found = {kind: dict(_layers(model, *rest)) for kind, rest in kinds.items()}
     left = {kind: Counter(filter(None, layers.values())) for kind, layers in found.items()}
     chosen = {layer: kinds[kind][1] for kind, layers in found.items() for layer, why in layers.items() if not why}
