@@ -113,21 +113,49 @@ def test_the_papers_recipe():
 @pytest.mark.parametrize("name", [*PRESETS, *DISTILL_PRESETS])
 def test_hydra_is_an_argument_of_models_that_take_it_and_a_transform_of_others(name, monkeypatch):
     config = {**PRESETS, **DISTILL_PRESETS}[name]
-    monkeypatch.setattr(finetuning, "train_classifier", lambda job, *training: job)
-    asked = {"recipe": "r", "data": "x", "out": Path("y"), "preset": "w", "config": config}
+    jobs = []
+    monkeypatch.setattr(finetuning, "train_classifier", lambda job, *training: jobs.append(job))
+    asked = {"recipe": "r", "data": "x", "out": Path("y"), "preset": "w", "config": config, "pretrained": False}
     for run in (finetuning.run_finetune, finetuning.run_distill):
-        job = run(Job(model="hydra_vit_tiny_patch16_224", model_kwargs={"drop_rate": 0.1}, **asked))
-        assert job.transforms == ()
-        assert job.model_kwargs == {
+        run(Job(model="hydra_vit_tiny_patch16_224", model_kwargs={"drop_rate": 0.1}, **asked))
+        run(Job(model="vit_tiny_patch16_224", transforms=("a",), **asked))
+        own, other = jobs[-2:]
+        assert own.transforms == ()
+        assert own.model_kwargs == {
             "drop_rate": 0.1,
             "hydra_layers": config.layers,
             "hydra_order": "backward",
             "hydra_kernel": "cosine",
         }
-        job = run(Job(model="vit_tiny_patch16_224", transforms=("a",), **asked))
-        first, text = job.transforms
+        first, text = other.transforms
         assert first == "a"
         assert parse(text) == ("hydra", {"layers": config.layers, "order": "backward", "kernel": "cosine"})
+        with pytest.raises(InputError, match="model_kwargs has hydra_order, which follows from the setting order"):
+            run(Job(model=NAME, model_kwargs={"hydra_order": "forward"}, **asked))
+
+
+def test_an_error_leaves_hydra_where_it_was():
+    model = hydra_attn.apply(vit(), 3)
+    for function, presets in ((finetune, PRESETS), (distill, DISTILL_PRESETS)):
+        with pytest.raises(InputError, match="layers is 99; a number from 1 to 4"):
+            function(model, DATA, replace(presets["micro"], layers=99), 5)
+        with pytest.raises(InputError, match="config is a dict; it is a "):
+            function(model, DATA, {}, 5)
+    with pytest.raises(InputError, match="config is a HydraConfig; it is a DistillConfig"):
+        distill(model, DATA, PRESETS["micro"], 5)
+    assert changed(model) == [1, 2, 3]
+
+
+def test_the_card_of_another_model_says_how_hydra_is_applied(pictures, tmp_path):
+    options = {"seed": 0, "max_steps": 1, "settings": {"epochs": 1, "batch_size": 8, "layers": 1}, "preset": "micro"}
+    train("hydra-finetune", pictures, tmp_path / "run", model="test_vit", pretrained=False, **options)
+    card = " ".join((tmp_path / "run" / "README.md").read_text().split())
+    assert "plm_core.apply(model, 'hydra', layers=1, order='backward', kernel='cosine')" in card
+
+
+def test_a_teacher_with_hydra_is_refused(pictures, tmp_path):
+    with pytest.raises(InputError, match="has Hydra already, so there is no softmax to imitate"):
+        train("hydra-distill", pictures, tmp_path / "run", model=NAME)
 
 
 @pytest.fixture(scope="module")
@@ -167,5 +195,7 @@ def test_a_run_of_distillation_leaves_a_model_that_has_hydra(folder, tmp_path):
 def test_a_teacher_of_other_classes_is_refused(folder, tmp_path):
     for name in shapes.SHAPES:
         shutil.copytree(folder / name, tmp_path / "data" / f"a {name}")
+    options = {"settings": {"epochs": 1}, "max_steps": 1}
+    train("finetune", folder, tmp_path / "softmax", model=NAME, model_kwargs={"hydra_layers": 0}, **options)
     with pytest.raises(InputError, match=r"is no classifier of the classes of data .*: finetune it on them first"):
-        train("hydra-distill", tmp_path / "data", tmp_path / "run", model=NAME, settings={"epochs": 1})
+        train("hydra-distill", tmp_path / "data", tmp_path / "run", model=str(tmp_path / "softmax"))

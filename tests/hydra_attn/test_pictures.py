@@ -48,8 +48,10 @@ def test_a_picture_shows_the_class_that_is_predicted_or_asked_for(model):
     assert shown_other["class"] != shown["class"]
     assert np.asarray(other)[:, :240].tobytes() == np.asarray(picture)[:, :240].tobytes()  # the image
     assert not np.array_equal(other, picture)
-    with pytest.raises(InputError, match="number is 8; a class from 0 to 7 is expected"):
+    with pytest.raises(InputError, match="number of the class is 8; it is from 0 to 7"):
         pictures.attention(model, image, number=8)
+    with pytest.raises(InputError, match="image is a str; it is a PIL image"):
+        pictures.attention(model, "image.png")
 
 
 def test_the_command(plm, tmp_path):
@@ -62,7 +64,8 @@ def test_the_command(plm, tmp_path):
     options = ("--model", "test_vit", "--random", "--layers", "1", "--out", out)
     plm("paint-hydra", tmp_path / "image.png", *options)
     for wrong, message in (
-        ({"model": "test_vit"}, "Hydra is not applied to this model"),
+        ({"model": "test_vit"}, "model 'test_vit' has no Hydra: say with --layers in which blocks"),
+        ({"model": NAME, "layers": "2"}, f"model '{NAME}' has Hydra already: leave out --layers"),
         ({"out": tmp_path / "x.txt"}, "does not end in a picture format"),
         ({"layers": "9"}, "layers is 9; a number from 1 to 6"),
     ):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hydra_attn
+import plm_core
 from hydra_attn.api import altered_blocks
 from plm_core.errors import InputError, NotSupported
 
@@ -59,7 +60,7 @@ def test_a_patch_without_a_value_has_no_score(kernel):
 
 
 def test_what_has_no_scores():
-    with pytest.raises(InputError, match=r"^Hydra is not applied to this model"):
+    with pytest.raises(InputError, match=r"^Hydra is not applied to this VisionTransformer"):
         hydra_attn.patch_scores(small(), X)
     with pytest.raises(InputError, match=r"^model is in training mode"):
         hydra_attn.patch_scores(hydra_attn.apply(small()).train(), X)
@@ -70,3 +71,32 @@ def test_what_has_no_scores():
         hydra_attn.patch_scores(model, X)
     assert len(altered_blocks(model)) == 2
     assert model(X).shape == (2, 17, 24)
+    with pytest.raises(NotSupported, match=r"^VisionTransformer returns no logits"):
+        hydra_attn.patch_scores(hydra_attn.apply(small(num_classes=0)), X)
+    with pytest.raises(NotSupported, match=r"^the logits of VisionTransformer do not depend on its class token"):
+        hydra_attn.patch_scores(hydra_attn.apply(small(global_pool="avg")), X)
+    for name, options in (("packed", {"tune": False}), ("tome", {"r": 1})):
+        if name == "tome":
+            pytest.importorskip("tome")
+        other = plm_core.apply(hydra_attn.apply(small()), name, **options)
+        with pytest.raises(NotSupported, match=rf"^'{name}' is applied to the model, too"):
+            hydra_attn.patch_scores(other, X)
+
+
+@pytest.mark.parametrize(
+    ("x", "classes", "message"),
+    [
+        (X[0], None, r"^x is \[3, 32, 32\]; it is a tensor \[B, C, H, W\]"),
+        (X.numpy(), None, r"^x is a ndarray"),
+        (X, [1, 2], r"^classes is a list; it is an int64 tensor with a class for each image, \[2\]"),
+        (X, torch.tensor([1]), r"^classes is torch.int64 \[1\]"),
+        (X, torch.tensor([1.0, 2.0]), r"^classes is torch.float32 \[2\]"),
+        (X, torch.tensor([1, 5]), r"^classes has \[1, 5\]; numbers from 0 to 4 are allowed"),
+        (X, torch.tensor([-1, 0]), r"^classes has \[-1, 0\]"),
+    ],
+)
+def test_arguments_that_are_not_allowed(x, classes, message):
+    with pytest.raises(InputError, match=message):
+        hydra_attn.patch_scores(hydra_attn.apply(small()), x, classes)
+    with pytest.raises(InputError, match=r"^model is a str; it is a torch.nn.Module"):
+        hydra_attn.patch_scores("vit", X)

@@ -10,6 +10,7 @@ from torch import nn
 
 import plm_core
 from plm_core import packing
+from plm_core.errors import NotSupported
 from plm_core.packing import convolutions, operators, tuning
 
 pytestmark = pytest.mark.skipif(bool(operators.missing()), reason=operators.missing())
@@ -70,10 +71,13 @@ def test_answers_are_the_same_and_come_back_bit_for_bit(options, channels_last):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (partial(convolution, out_channels=4, kernel_size=3, padding="same"), "with another padding than zeros"),
+        (
+            partial(convolution, out_channels=4, kernel_size=3, padding="same"),
+            "with a padding that is no number of zeros",
+        ),
         (
             partial(convolution, out_channels=4, kernel_size=3, padding=1, padding_mode="reflect"),
-            "with another padding than zeros",
+            "with a padding that is no number of zeros",
         ),
         (lambda: timm.layers.StdConv2d(8, 4, 3).eval(), "of the class timm.layers.std_conv.StdConv2d"),
     ],
@@ -95,6 +99,30 @@ def test_convolutions_that_are_left_out(options, words):
     apply(model, example=X, **options)
     assert packing.report(model) == f"1 of 1 linear layers are packed{words}"
     assert type(model[0]) is nn.Conv2d
+
+
+def test_an_input_of_other_channels_gets_the_error_of_torch():
+    layer = apply(convolution(**GEOMETRIES["one pixel"]), example=X)
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 8 channels, but got 3 channels"):
+        answer(layer, torch.rand(1, 3, 5, 5))
+
+
+def test_a_padding_that_changes_later_counts():
+    layer = apply(convolution(**GEOMETRIES["depthwise"]), example=X)
+    layer.padding = "same"
+    expected = convolution(**GEOMETRIES["depthwise"] | {"padding": "same"})
+    assert torch.equal(answer(layer), answer(expected))
+
+
+def test_a_model_that_views_an_output_is_refused_with_the_way_out():
+    class Views(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).view(len(x), -1)
+
+    model = Views(convolution(**GEOMETRIES["plain"])).eval()
+    with pytest.raises(NotSupported, match=r"reads the output of a convolution with view.*: pass convolutions=False"):
+        apply(model, example=X)
+    assert packing.report(model) == "no layer is packed"
 
 
 def test_few_shapes_are_measured_and_what_is_not_faster_stays_plain(monkeypatch):

@@ -129,17 +129,23 @@ def apply(
 
 def install(model: nn.Module, layers: Layers, order: str, kernel: str, rotate: bool = True) -> None:
     """Do what `apply` does, without a note that a transform is applied to the model."""
+    if altered_blocks(model):
+        raise InputError("Hydra is applied to this model already; remove it first")
+    for view in chosen_views(model, layers, order, kernel, rotate):
+        blocks.alter(view, Change(kernel, rotate))
+
+
+def chosen_views(model: nn.Module, layers: Layers, order: str, kernel: str, rotate: bool = True) -> list[BlockView]:
+    """Return the views of the blocks that `apply` changes, after a check of its arguments."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; it is a torch.nn.Module")
     if kernel not in KERNELS:
         raise UnknownName(miss("kernel", kernel, KERNELS))
     if order not in ORDERS:
         raise InputError(f"order is {order!r}; it is {', '.join(map(repr, ORDERS))}")
     if not isinstance(rotate, bool):
         raise InputError(f"rotate is {rotate!r}; it is True or False")
-    if altered_blocks(model):
-        raise InputError("Hydra is applied to this model already; remove it first")
-    chosen = [view for model_view in blocks.find(model).values() for view in _chosen(model_view, layers, order)]
-    for view in chosen:
-        blocks.alter(view, Change(kernel, rotate))
+    return [view for model_view in blocks.find(model).values() for view in _chosen(model_view, layers, order)]
 
 
 def remove(model: M) -> M:

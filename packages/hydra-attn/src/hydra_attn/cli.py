@@ -9,6 +9,7 @@ import typer
 
 from plm_core.cli.options import Json, Size
 from plm_core.cli.table import show
+from plm_core.errors import InputError
 from plm_core.utils.images import open_image, picture_format
 
 
@@ -39,6 +40,7 @@ def paint_hydra(
     file_format = picture_format(out)
     picture = open_image(image)  # before the model is made, so that a wrong path fails at once
 
+    from hydra_attn.api import altered_blocks
     from hydra_attn.pictures import attention
     from plm_core.models import class_names, create_model
     from plm_core.transforms import apply
@@ -46,6 +48,11 @@ def paint_hydra(
     from plm_core.utils.text import literal
 
     net = create_model(model, pretrained=pretrained, **({} if size is None else {"img_size": size})).eval()
+    has = bool(altered_blocks(net))
+    if layers is None and not has:
+        raise InputError(f"model {model!r} has no Hydra: say with --layers in which blocks it replaces the softmax")
+    if layers is not None and has:
+        raise InputError(f"model {model!r} has Hydra already: leave out --layers")
     if layers is not None:
         net = apply(net, "hydra", layers=literal(layers))
     painted, shown = attention(net, picture, number)

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hydra_attn.api import NAME, ORDERS, altered_blocks, apply, remove
+from hydra_attn.api import NAME, ORDERS, altered_blocks, apply, chosen_views, remove
 from hydra_attn.attention import KERNELS
 from hydra_attn.plugin import FAMILY
 from plm_core.errors import InputError
 from plm_core.hookspecs import Model
-from plm_core.models import class_names
+from plm_core.models import class_names, create_model
 from plm_core.registry import registry
 from plm_core.runs import Job, Trained
 from plm_core.runs.classification import train_classifier
@@ -33,6 +33,7 @@ from plm_core.training import Recipe, TrainResult, fit
 from plm_core.training.checks import AT_LEAST_0, MORE_THAN_0, check_config
 from plm_core.training.finetuning import FinetuneConfig, mixer
 from plm_core.training.finetuning import finetune as plain_finetune
+from plm_core.transforms import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,7 @@ def finetune(
     Raises:
         NotSupported: The model cannot have Hydra. The model is unchanged.
     """
+    _check_config(config, HydraConfig)
     _renew(model, config)
     return plain_finetune(model, data, config, num_classes, **options)
 
@@ -161,6 +163,7 @@ def distill(
     Raises:
         NotSupported: The model cannot have Hydra. The model is unchanged.
     """
+    _check_config(config, DistillConfig)
     teacher = copy.deepcopy(model)
     if altered_blocks(teacher):
         remove(teacher)
@@ -190,15 +193,23 @@ def distill(
 
 def run_finetune(job: Job) -> Trained | None:
     """Train a classifier of images with Hydra, as ``plm train hydra-finetune`` does."""
-    return train_classifier(_with_hydra(job))
+    return _noted(train_classifier(_with_hydra(job)), job)
 
 
 def run_distill(job: Job) -> Trained | None:
     """Train a pretrained classifier of images to do without the softmax, as ``plm train hydra-distill`` does.
 
     Raises:
-        InputError: The pretrained classifier is for other classes than the data, so there is nothing to imitate.
+        InputError: The pretrained classifier is for other classes than the data, or has Hydra already, so there is
+            nothing to imitate.
     """
+    with torch.device("meta"):
+        start = create_model(job.model, **job.model_kwargs)
+    if job.pretrained and altered_blocks(start):
+        raise InputError(
+            f"model {job.model!r} has Hydra already, so there is no softmax to imitate: name a model that was trained "
+            "with the softmax, such as one of hydra_layers=0"
+        )
 
     def imitate(model: nn.Module, data: Any, config: DistillConfig, num_classes: int, **options: Any) -> TrainResult:
         if config.logits and job.pretrained and list(data.classes) not in class_names(model):
@@ -208,21 +219,42 @@ def run_distill(job: Job) -> Trained | None:
             )
         return distill(model, data, config, num_classes, **options)
 
-    return train_classifier(_with_hydra(job), imitate)
+    return _noted(train_classifier(_with_hydra(job), imitate), job)
 
 
 def _with_hydra(job: Job) -> Job:
     """Return the job of a model that has Hydra by its config: in its own arguments if there are any, else applied."""
     config = job.config
     options = {"layers": config.layers, "order": config.order, "kernel": config.kernel}
+    given = sorted(name for name in job.model_kwargs if name.removeprefix("hydra_") in options)
     entry = registry().all(Model).get(architecture_of(job.model))
     if entry is not None and entry.declaration.family == FAMILY:
+        if given:
+            setting = given[0].removeprefix("hydra_")
+            raise InputError(f"model_kwargs has {given[0]}, which follows from the setting {setting}; leave it out")
         return replace(job, model_kwargs={**job.model_kwargs, **{f"hydra_{key}": x for key, x in options.items()}})
     text = ",".join(f"{key}={value}" for key, value in options.items())
     return replace(job, transforms=(*job.transforms, f"{NAME}:{text}"))
 
 
+def _noted(trained: Trained | None, job: Job) -> Trained | None:
+    """Say in the card of a model that cannot hold Hydra itself how it is applied."""
+    transform = next((text for text in _with_hydra(job).transforms if text.startswith(f"{NAME}:")), None)
+    if trained is None or transform is None:
+        return trained
+    name, options = parse(transform)
+    words = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in options.items())])
+    note = f"These weights were trained with Hydra and need it: `plm_core.apply(model, {words})` after loading."
+    return replace(trained, notes={**trained.notes, "Hydra Attention": note})
+
+
+def _check_config(config: object, kind: type[HydraConfig]) -> None:
+    if not isinstance(config, kind):
+        raise InputError(f"config is a {type(config).__name__}; it is a {kind.__name__}")
+
+
 def _renew(model: nn.Module, config: HydraConfig) -> None:
+    chosen_views(model, config.layers, config.order, config.kernel)  # an error comes before anything is changed
     if altered_blocks(model):
         remove(model)
     apply(model, config.layers, config.order, config.kernel)  # type: ignore[arg-type]

@@ -63,12 +63,15 @@ def attention(model: nn.Module, image: Image.Image, number: int | None = None) -
         InputError: Hydra is not applied, the model is in training mode, or there is no such class.
         NotSupported: The model has no class token, or its patches are not of one size.
     """
+    if not isinstance(image, Image.Image):
+        raise InputError(f"image is a {type(image).__name__}; it is a PIL image")
     spec = input_of(model)
     x = transform_for(model)(image)[None].to(next(model.parameters()).device)
     with torch.inference_mode():
         probabilities = model(x)[0].float().softmax(-1)
-    if number is not None and not 0 <= number < len(probabilities):
-        raise InputError(f"number is {number!r}; a class from 0 to {len(probabilities) - 1} is expected")
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if number is not None and not (whole and 0 <= number < len(probabilities)):
+        raise InputError(f"number of the class is {number!r}; it is from 0 to {len(probabilities) - 1}")
     chosen = int(probabilities.argmax()) if number is None else number
     scores = patch_scores(model, x, torch.tensor([chosen], device=x.device))[0]
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))

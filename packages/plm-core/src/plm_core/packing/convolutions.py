@@ -32,8 +32,9 @@ class PackedConv2d(Packed):
         A packed weight suits one size best, and with several threads a batch of one other than more. So each size is
         measured, up to `MOST_SIZES`, with batch sizes that are powers of two.
         """
-        if x.ndim != 4 or not x.numel():
-            return None
+        layer: Any = self
+        if x.ndim != 4 or not x.numel() or x.shape[1] != layer.in_channels or not is_plain(layer):
+            return None  # the plain way knows what to say
         example, ways = Example((bucket(x.shape[0], MOST_IMAGES), *x.shape[1:]), MOST), self.plm_packing.ways
         return example if example in ways or len(ways) < MOST_SIZES else next(reversed(ways))
 

@@ -95,8 +95,13 @@ def apply(
         try:
             with torch.inference_mode():
                 model(example)
-        except BaseException:
+        except BaseException as e:
             remove(model)
+            if isinstance(e, RuntimeError) and "view size is not compatible" in str(e):
+                raise NotSupported(
+                    f"{type(model).__name__} reads the output of a convolution with view, which needs its channels "
+                    "first in memory: pass convolutions=False"
+                ) from e
             raise
         _log.info("%s", report(model))
 
@@ -205,7 +210,7 @@ def _reason(layer: Any, known: tuple[str, ...], holders: Counter[int], unused: s
     if has_changes(layer):
         return "with hooks or a forward of their own"
     if isinstance(layer, nn.Conv2d) and not is_plain(layer):
-        return "with another padding than zeros"
+        return "with a padding that is no number of zeros"
     weight = layer.weight
     if holders[id(weight)] > 1:
         return "with a weight that another layer shares"
