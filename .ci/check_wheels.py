@@ -64,6 +64,13 @@ assert hydra_attn.HydraAttention(8, 2)(q).shape == q.shape
 model = plm_core.create_model("hydra_micro_shapes", pretrained=True).eval()
 assert hydra_attn.patch_scores(model, torch.rand(1, 3, 48, 48)).shape == (1, 144)
 """,
+    "pe-encoder": """
+import pe_encoder, timm, torch
+model = timm.create_model("pe_core_t16_384", layers=2).eval()
+image = torch.rand(1, 3, 64, 96)
+assert model(image).shape == (1, 512), "no embedding"
+assert model.forward_features(image, layer_idx=0.5).shape == (1, 1 + 4 * 6, 192), "no tokens of a layer"
+""",
     "parc": """
 import numpy, parc
 labels = numpy.arange(100) % 4

@@ -86,10 +86,10 @@ def test_miss(kind, name, known, line):
 
 
 def test_miss_names_the_provider_and_what_is_near():
-    line = miss("model", "pe_core_b14_224", ["pe_core_b16_224"])
+    line = miss("model", "gazelle_vitb15", ["gazelle_vitb14"])
     assert line == (
-        "no model 'pe_core_b14_224'; pe-encoder would provide it and is not installed "
-        "(see 'Install' in the repository's README); did you mean 'pe_core_b16_224'?"
+        "no model 'gazelle_vitb15'; gazelle would provide it and is not installed "
+        "(see 'Install' in the repository's README); did you mean 'gazelle_vitb14'?"
     )
 
 

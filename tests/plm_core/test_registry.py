@@ -563,7 +563,7 @@ def test_switches_come_from_the_environment(monkeypatch):
     ("kind", "name", "said"),
     [
         (Model, "hiera_micro_digit", "no model 'hiera_micro_digit'; did you mean 'hiera_micro_digits'"),
-        (Model, "pe_core_b16_224", "no model 'pe_core_b16_224'; pe-encoder would provide it and is not installed"),
+        (Model, "gazelle_vitb14", "no model 'gazelle_vitb14'; gazelle would provide it and is not installed"),
         (Merger, "zipit", "no merger 'zipit'; zipit would provide it and is not installed"),
         (Command, "dokter", "no command 'dokter'; did you mean 'doctor'?"),
         (Command, "frobnicate", "no command 'frobnicate'; acme would provide it"),

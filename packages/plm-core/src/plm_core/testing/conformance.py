@@ -18,7 +18,7 @@ from plm_core.errors import MissingDependency, NotSupported, WeightsError
 from plm_core.hookspecs import BlockAdapter, Model
 from plm_core.models import create_model, list_models
 from plm_core.registry import registry
-from plm_core.testing.interface import check_features, check_heads, same
+from plm_core.testing.interface import check_features, check_heads, same, width_of
 from plm_core.timm_bridge.build import build
 from plm_core.tools.health import code_faults, weights_faults
 from plm_core.utils.text import as_tuple, said
@@ -35,6 +35,10 @@ INTERFACE = (
     "num_features",
 )
 """The attributes of timm's interface that a model must have."""
+ENCODERS = ("encode_image", "encode_text", "context_length", "vocab_size", "num_features")
+"""The attributes of a model that embeds images and texts in one space."""
+LACKING_HEADS = ("object-detection", "zero-shot-image-classification")
+"""The tasks of models that have another interface than timm's."""
 
 
 def check_model(name: str) -> None:
@@ -46,7 +50,8 @@ def check_model(name: str) -> None:
     read back; the block adapter; ``torch.compile(fullgraph=True)``; and ``torch.export`` with a dynamic batch. A model
     of more than five million parameters is built on the meta device. For an object detector, which has torchvision's
     interface, the checks cover the facts, the loading, also with other classes, and, unless it is that large, the model
-    folder and the form of the detections.
+    folder and the form of the detections. For a model that embeds images and texts in one space
+    (``zero-shot-image-classification``), they cover its embeddings in place of heads and features.
 
     Args:
         name: Name of a model in the registry.
@@ -64,9 +69,13 @@ def check_model(name: str) -> None:
         torch.manual_seed(0)
         model = create_model(name).eval()
         x = torch.rand(2, *spec.input.shape)
+        inputs: tuple[Tensor, ...] = (x,)
         if spec.task == "object-detection":
             if device != "meta":  # what is found depends on the values
                 _run(check_detections, model, x)
+        elif spec.task == "zero-shot-image-classification":
+            inputs = (x, _texts(model))
+            _run(check_encoders, model, *inputs)
         else:
             _run(check_heads, spec, model, x)
             _run(check_features, spec, model, x)
@@ -79,8 +88,13 @@ def check_model(name: str) -> None:
     if device != "meta":
         _run(check_model_folder, model)
     if spec.task != "object-detection":
-        _run(check_compile, model, x)
-        _run(check_export, model, x)
+        _run(check_compile, model, *inputs)
+        _run(check_export, model, *inputs)
+
+
+def _texts(model: Any) -> Tensor:
+    """Return ids of two random texts, int64 [2, L], for a model that embeds texts."""
+    return torch.randint(model.vocab_size, (2, model.context_length))
 
 
 def _run(check: Callable[..., object], *args: Any) -> None:
@@ -106,11 +120,13 @@ def check_size(name: str) -> None:
     """
     spec = registry().get(Model, name)
     model = check_declaration(spec).eval()
-    with torch.device("meta"):
-        if spec.task != "object-detection":
-            with torch.no_grad():
-                out = model(torch.rand(2, *spec.input.shape))
-            assert out.shape == (2, spec.num_classes), f"forward returns {list(out.shape)}"
+    with torch.device("meta"), torch.no_grad():
+        x = torch.rand(2, *spec.input.shape)
+        if spec.task not in LACKING_HEADS:
+            shape = list(model(x).shape)
+            assert shape == [2, width_of(spec, model)], f"forward returns {shape}"
+        elif spec.task == "zero-shot-image-classification":
+            check_encoders(model, x, _texts(model))
         check_layouts(model)
 
 
@@ -131,12 +147,13 @@ def check_declaration(spec: Model) -> nn.Module:
 
     with torch.device("meta"):
         model = create_model(spec.name)
-    lacking = [name for name in INTERFACE if not hasattr(model, name) and spec.task != "object-detection"]
-    assert not lacking, f"{spec.name} lacks {', '.join(lacking)} of timm's interface"
+    interface = {"object-detection": (), "zero-shot-image-classification": ENCODERS}.get(spec.task, INTERFACE)
+    lacking = [name for name in interface if not hasattr(model, name)]
+    assert not lacking, f"{spec.name} lacks {', '.join(lacking)} of the interface of its task, {spec.task}"
     count = sum(p.numel() for p in model.parameters())
     assert count == spec.params, f"{spec.name} has {count} parameters, {spec.params} are declared"
     keys = set(model.state_dict())
-    for layer in (*as_tuple(spec.classifier), *as_tuple(spec.first_conv)):
+    for layer in (*as_tuple(spec.classifier if spec.num_classes else None), *as_tuple(spec.first_conv)):
         assert f"{layer}.weight" in keys, f"{spec.name} has no layer {layer!r}, which is declared"
     config = timm.data.resolve_model_data_config(model)
     default = (spec.pretrained[0].input if spec.pretrained else None) or spec.input
@@ -162,6 +179,30 @@ def check_detections(model: nn.Module, x: Tensor) -> None:
     same(detections[0]["boxes"], alone["boxes"], "boxes of an image in a batch and alone")
 
 
+def check_encoders(model: Any, image: Tensor, text: Tensor) -> None:
+    """Check that a model embeds images and texts in one space, each on its own, and says how alike they are.
+
+    Args:
+        model: The model.
+        image: [B, C, H, W].
+        text: Ids of texts, int64 [B, L].
+    """
+    with torch.no_grad():
+        pairs = ((model.encode_image, image), (model.encode_text, text))
+        for encode, x in pairs:
+            what = encode.__name__
+            embedding = encode(x)
+            expected = [len(x), model.num_features]
+            assert list(embedding.shape) == expected, f"{what} returns {list(embedding.shape)}, {expected} is expected"
+            same(encode(x[:1]), embedding[:1], f"{what} of a batch and of its first item")
+            normalized = torch.nn.functional.normalize(embedding, dim=-1)
+            same(encode(x, normalize=True), normalized, f"{what} with normalize=True and the normalized embedding")
+        images, texts, scale = model(image, text)
+        same(images, model.encode_image(image, normalize=True), "the first output and encode_image")
+        same(texts, model.encode_text(text, normalize=True), "the second output and encode_text")
+        assert scale.ndim == 0, f"the factor of the logits has shape {list(scale.shape)}"
+
+
 def check_strict_loading(spec: Model, model: nn.Module) -> None:
     """Check that a state dict loads only if no tensor is missing, left over or misshapen, also with another head."""
     state = {key: value if not value.is_meta else _zeros(value.shape) for key, value in model.state_dict().items()}
@@ -176,6 +217,8 @@ def check_strict_loading(spec: Model, model: nn.Module) -> None:
     adapted: list[dict[str, Any]] = [{"num_classes": 7}, {"in_chans": spec.input.size[0] + 1}, {"features_only": True}]
     if spec.task == "object-detection":
         adapted = [{"num_classes": 7}]
+    elif spec.task == "zero-shot-image-classification":
+        adapted = [{"in_chans": spec.input.size[0] + 1}]
     for options in ({}, *adapted):
         _load(spec, state, options)
     for what, bad, options in [
@@ -193,7 +236,7 @@ def check_strict_loading(spec: Model, model: nn.Module) -> None:
 
 def _zeros(shape: Sequence[int]) -> Tensor:
     """Return zeros that have values but take no memory, for a model on the meta device, too."""
-    return torch.zeros((), device="cpu").expand(*shape)
+    return torch.zeros((), device="cpu").expand(tuple(shape))
 
 
 def _load(spec: Model, state: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
@@ -242,20 +285,30 @@ def check_model_folder(model: nn.Module) -> None:
         same(again.state_dict()[key], value, f"{key} in a model folder and in the model", exact=True)
 
 
-def check_compile(model: nn.Module, x: Tensor) -> None:
+def check_compile(model: nn.Module, *inputs: Tensor) -> None:
     """Check that the model compiles into one graph without breaks, with the same output."""
     torch._dynamo.reset()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compiled = torch.compile(model, fullgraph=True, backend="eager")
-        same(compiled(x), model(x), "compiled and eager")
+        _same_outputs(compiled(*inputs), model(*inputs), "compiled and eager")
     torch._dynamo.reset()
 
 
-def check_export(model: nn.Module, x: Tensor) -> None:
+def check_export(model: nn.Module, *inputs: Tensor) -> None:
     """Check that the model exports with a dynamic batch, and runs with another batch size."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-        bigger = torch.cat([x, x[:1]])
-        same(program.module()(bigger), model(bigger), "exported and eager")
+        batch = {0: torch.export.Dim.DYNAMIC}
+        program = torch.export.export(model, inputs, dynamic_shapes=tuple(batch for _ in inputs))
+        bigger = [torch.cat([x, x[:1]]) for x in inputs]
+        _same_outputs(program.module()(*bigger), model(*bigger), "exported and eager")
+
+
+def _same_outputs(a: Tensor | tuple[Tensor, ...], b: Tensor | tuple[Tensor, ...], what: str) -> None:
+    for number, (one, other) in enumerate(zip(_tuple(a), _tuple(b), strict=True)):
+        same(one, other, what if isinstance(a, Tensor) else f"output {number} of {what}")
+
+
+def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs

@@ -19,15 +19,25 @@ TOLERANCE = 1e-5
 """Largest difference between two outputs that should be equal, relative to the largest value above one."""
 
 
+def width_of(spec: Model, model: Any) -> int:
+    """Return the width of a model's output: its classes, or that of the pooled features where it has none."""
+    return spec.num_classes or _pooled_width(model)
+
+
+def _pooled_width(model: Any) -> int:
+    width: int = getattr(model, "head_hidden_size", model.num_features)
+    return width
+
+
 def check_heads(spec: Model, model: Any, x: Tensor) -> None:
     """Check the logits, the head on the features, other numbers of classes (also none), and other channels."""
     with torch.no_grad():
         out = model(x)
-        assert out.shape == (2, spec.num_classes), f"forward returns {list(out.shape)}"
+        assert out.shape == (2, width_of(spec, model)), f"forward returns {list(out.shape)}"
         features = model.forward_features(x)
         same(model.forward_head(features), out, "forward_head(forward_features(x)) and forward(x)")
         pooled = model.forward_head(features, pre_logits=True)
-        pooled_shape = (2, getattr(model, "head_hidden_size", model.num_features))
+        pooled_shape = (2, _pooled_width(model))
         assert pooled.shape == pooled_shape, (
             f"forward_head(pre_logits=True) returns {list(pooled.shape)}, {list(pooled_shape)} is expected"
         )

@@ -40,8 +40,8 @@ def timm_filter(state: State, model: nn.Module, weights: Pretrained | None = Non
     if not cfg.get("num_classes"):  # an encoder without classes, as pretrainings leave it, gets a new classifier
         untrained = (*untrained, *(f"{name}." for name in as_tuple(cfg.get("classifier"))))
     own = model.state_dict()
-    shapes = {key: tuple(value.shape) for key, value in own.items()} | _native_head(cfg, model, mapped)
-    shapes = {key: shape for key, shape in shapes.items() if not key.startswith(untrained)}
+    native = {key: tuple(value.shape) for key, value in own.items()} | _native_head(cfg, model, mapped)
+    shapes = {key: shape for key, shape in native.items() if shape is not None and not key.startswith(untrained)}
     mapped = {key: value for key, value in mapped.items() if not key.startswith(untrained)}
     strict = compare(report.layout, mapped, report.unmapped, shapes)
     if strict.mismatched:
@@ -65,14 +65,19 @@ def pretrained_entry(cfg: Mapping[str, Any]) -> Pretrained | None:
     return entry if cfg.get("hf_hub_id", "").partition("@")[0] == entry.repo and not cfg.get("file") else None
 
 
-def _native_head(cfg: Mapping[str, Any], model: nn.Module, mapped: State) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that follow from the weights' configuration, whatever the model's own classes and channels."""
-    own, shapes = model.state_dict(), dict[str, tuple[int, ...]]()
+def _native_head(cfg: Mapping[str, Any], model: nn.Module, mapped: State) -> dict[str, tuple[int, ...] | None]:
+    """Return the shapes that follow from the weights' configuration, whatever the model's own classes and channels.
+
+    The shape is None for a bias that is not in the weights: a classifier that the model replaces may have had none.
+    """
+    own, shapes = model.state_dict(), dict[str, tuple[int, ...] | None]()
     own_classes: int = getattr(model, "num_classes", 0)
     classes, channels = cfg.get("num_classes", 0), cfg.get("input_size", (3,))[0]
     for name in as_tuple(cfg.get("classifier")) if classes else ():
         for key in (f"{name}.weight", f"{name}.bias"):
-            if key in own:
+            if key in own and key.endswith(".bias") and key not in mapped and own_classes != classes:
+                shapes[key] = None
+            elif key in own:
                 rows, *rest = own[key].shape
                 shapes[key] = (_native_rows(rows, own_classes, classes), *rest)
             elif own_classes:  # a classifier without a bias, or a variant of the model whose classifier has other names

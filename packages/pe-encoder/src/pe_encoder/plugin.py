@@ -1,0 +1,173 @@
+"""Declare the models, weight layouts and block adapter of pe-encoder to plm-core.
+
+This module imports neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+from pe_encoder.configs import CORE, LANG, MEAN, PAPER, POOLED, SPATIAL, STD, TOKENS, Aligned, Core
+from plm_core.hookspecs import BlockAdapter, Input, Model, Pretrained, WeightLayout, hookimpl
+
+LICENSE = "Apache-2.0"
+TOP1 = "zero-shot ImageNet-1k top-1 % (published)"
+
+
+def _input(image_size: int) -> Input:
+    """Return the input of the published models, which squash an image to a square."""
+    return Input(
+        size=(3, image_size, image_size),
+        mean=MEAN,
+        std=STD,
+        interpolation="bilinear",
+        crop_pct=1.0,
+        crop_mode="squash",
+    )
+
+
+def _core(name: str, size: Core) -> Model:
+    return Model(
+        name=f"pe_core_{name}",
+        family="pe",
+        task="image-feature-extraction",
+        builder="pe_encoder.model:vision_tower",
+        config={**POOLED, **size.vision, "image_size": size.image_size},
+        params=size.vision_params,
+        input=_input(size.image_size),
+        num_classes=size.vision["output_dim"],
+        classifier="head",
+        out_indices=(-3, -2, -1),
+        license=LICENSE,
+        paper=PAPER,
+        pretrained=(
+            Pretrained(tag="fb", repo=f"timm/{size.timm}", layout="timm", license=LICENSE, metrics={TOP1: size.top1}),
+        ),
+    )
+
+
+def _aligned(kind: str, name: str, size: Aligned) -> Model:
+    return Model(
+        name=f"pe_{kind}_{name}",
+        family="pe",
+        task="image-feature-extraction",
+        builder="pe_encoder.model:vision_tower",
+        config={**TOKENS, "global_pool": "avg", **size.vision, "image_size": size.image_size},
+        params=size.params,
+        input=_input(size.image_size),
+        num_classes=0,
+        classifier="head",
+        out_indices=(-3, -2, -1),
+        license=LICENSE,
+        paper=PAPER,
+        pretrained=tuple(
+            Pretrained(
+                tag=tag,
+                repo=f"timm/{size.timm}.{tag}",
+                layout="timm",
+                license=LICENSE,
+                metrics=size.metrics if tag == "fb" else {},
+                note="" if tag == "fb" else "tuned further with tiles of 448 pixels, for the Perception Language Model",
+            )
+            for tag in size.tags
+        ),
+    )
+
+
+def _clip(name: str, size: Core) -> Model:
+    return Model(
+        name=f"pe_clip_{name}",
+        family="pe",
+        task="zero-shot-image-classification",
+        builder="pe_encoder.clip:clip",
+        config={"vision": {**POOLED, **size.vision, "image_size": size.image_size}, "text": size.text},
+        params=size.params,
+        input=_input(size.image_size),
+        num_classes=0,
+        classifier=None,
+        first_conv="visual.patch_embed.proj",
+        out_indices=(),
+        license=LICENSE,
+        paper=PAPER,
+        pretrained=(
+            Pretrained(
+                tag="fb",
+                repo=f"timm/{size.open_clip}",
+                file="open_clip_model.safetensors",
+                layout="open_clip",
+                license=LICENSE,
+                metrics={TOP1: size.top1},
+            ),
+        ),
+    )
+
+
+@hookimpl
+def plm_models() -> list[Model]:
+    """Declare the published models: the vision towers, and PE-Core with both towers."""
+    return [
+        *(_core(name, size) for name, size in CORE.items()),
+        *(_aligned("lang", name, size) for name, size in LANG.items()),
+        *(_aligned("spatial", name, size) for name, size in SPATIAL.items()),
+        *(_clip(name, size) for name, size in CORE.items()),
+    ]
+
+
+@hookimpl
+def plm_weight_layouts() -> list[WeightLayout]:
+    """Declare the weight layouts that can be read and written."""
+    rules = "pe_encoder.layouts:"
+    vision, text, clip = ("pe_encoder.model:VisionTower",), ("pe_encoder.text:TextTower",), ("pe_encoder.clip:CLIP",)
+    return [
+        WeightLayout(
+            name="official", models=vision, rules=rules + "official", help="the original's PE-Lang and -Spatial"
+        ),
+        WeightLayout(
+            name="official-clip",
+            models=vision,
+            rules=rules + "official_in_clip",
+            part="visual.",
+            help="visual.* of the original's PE-Core",
+        ),
+        WeightLayout(name="timm", models=vision, rules=rules + "timm", help="timm's vit_pe_*"),
+        WeightLayout(
+            name="open_clip",
+            models=vision,
+            rules=rules + "open_clip_trunk",
+            part="visual.trunk.",
+            help="visual.trunk.* of open_clip's PE-Core",
+        ),
+        WeightLayout(
+            name="official", models=text, rules=rules + "official_text", help="the original's names, and CLIP's"
+        ),
+        WeightLayout(
+            name="open_clip",
+            models=text,
+            rules=rules + "open_clip_text",
+            part="text.",
+            help="text.* of open_clip's PE-Core",
+        ),
+        WeightLayout(name="official", models=clip, rules=rules + "official_clip", help="the original's PE-Core"),
+        WeightLayout(name="open_clip", models=clip, rules=rules + "open_clip", help="open_clip's PE-Core"),
+    ]
+
+
+@hookimpl
+def plm_block_adapters() -> list[BlockAdapter]:
+    """Declare how model transforms reach into a vision tower, and what embeds an image in a CLIP."""
+    tower = {
+        "patch_size": 8,
+        "width": 48,
+        "layers": 2,
+        "heads": 3,
+        "output_dim": 10,
+        "image_size": 64,
+        "attn_pooler_heads": 3,
+    }
+    return [
+        BlockAdapter(
+            name="pe",
+            models=("pe_encoder.model:VisionTower",),
+            view="pe_encoder.blocks:view",
+            example=("pe_encoder.model:vision_tower", tower),
+            input_size=(3, 64, 64),
+        ),
+    ]

@@ -1,0 +1,130 @@
+"""The text tower of the Perception Encoder: a causal transformer whose last token stands for the text.
+
+It has CLIP's architecture (arXiv 2504.13181, section 2). The end of a text is its largest id. Since no token sees those
+after it, a batch is cut behind the last end of its texts, and in the last block only the ends are computed: the outputs
+are the same.
+
+Shapes: B batch, L tokens of a text with its padding, C channels, E width of the embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pe_encoder.arguments import check_arguments
+from pe_encoder.layers import EPS, Block, initialise, run_block
+from pe_encoder.tracing import is_traced
+from plm_core import InputError
+from plm_core.blocks import take_rows
+
+
+class TextTower(nn.Module):
+    """A text tower of the Perception Encoder.
+
+    Args:
+        context_length: The most tokens of a text, with its start and its end.
+        width: C, the number of channels.
+        heads: Number of attention heads.
+        layers: Number of blocks.
+        output_dim: E, the width of the embedding.
+        vocab_size: Number of ids. The largest is the end of a text.
+        mlp_ratio: Ratio of the MLPs' hidden width to ``width``.
+        ls_init_value: Initial layer scale; None for no layer scale.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Raises:
+        InputError: An argument is out of its range, or two contradict each other.
+    """
+
+    def __init__(
+        self,
+        context_length: int = 77,
+        width: int = 512,
+        heads: int = 8,
+        layers: int = 12,
+        output_dim: int = 512,
+        vocab_size: int = 49408,
+        mlp_ratio: float = 4.0,
+        ls_init_value: float | None = None,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        check_arguments(locals())
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        if width % heads:
+            raise InputError(f"width {width} is not allowed with heads {heads}: each head needs as many channels")
+        self.context_length = context_length
+        self.vocab_size = vocab_size
+        self.num_features = self.embed_dim = width
+        self.output_dim = output_dim
+        self.grad_checkpointing = False
+        self.token_embedding = nn.Embedding(vocab_size, width, **dd)
+        self.pos_embed = nn.Parameter(torch.empty(1, context_length, width, **dd))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, ls_init_value, causal=True, **dd) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width, EPS, **dd)
+        self.head = nn.Linear(width, output_dim, bias=False, **dd)
+        if not self.pos_embed.is_meta:
+            self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Initialise the parameters as CLIP does. The original leaves two of them to the checkpoint."""
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.01)
+        nn.init.normal_(self.head.weight, std=self.embed_dim**-0.5)
+        initialise(self)
+
+    def check_ids(self, ids: Tensor) -> None:
+        """Raise an InputError unless ``ids`` are texts for this tower: int64 [B, L], L at most the context."""
+        if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32) or not 0 < ids.shape[1] <= self.context_length:
+            raise InputError(
+                f"text is {str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}; int64 [batch, 1 to "
+                f"{self.context_length}] is expected, as pe_encoder.tokenizer({self.context_length}) returns it"
+            )
+
+    def ends(self, ids: Tensor) -> Tensor:
+        """Return the place of each text's end, the first of its largest ids: [B, L] -> [B]."""
+        return ids.argmax(-1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed texts.
+
+        Args:
+            ids: int64 [B, L], each text from its start to its end, padded with smaller ids than that of the end.
+
+        Returns:
+            [B, E], not normalised.
+        """
+        self.check_ids(ids)
+        ends = self.ends(ids)
+        if ids.shape[0] and not (ids.is_meta or is_traced()):
+            ids = ids[:, : int(ends.max()) + 1]
+        x = self.token_embedding(ids) + self.pos_embed[:, : ids.shape[1]]
+        for block in self.blocks[:-1]:
+            x = run_block(block, x, None, self.grad_checkpointing)
+        return self.head(self.norm(self._last(x, ends)))
+
+    def _last(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Run the last block for the end of each text only: [B, L, C] -> [B, C]."""
+        block: Any = self.blocks[-1]
+        if self.training or type(block) is not Block or block._forward_hooks or block._forward_pre_hooks:
+            return _rows(run_block(block, x, None, self.grad_checkpointing), ends)[:, 0]
+        q, k, v = block.attn.project(block.norm1(x))
+        seen = torch.arange(x.shape[1], device=x.device) <= ends[:, None]
+        attended = F.scaled_dot_product_attention(_rows(q, ends), k, v, attn_mask=seen[:, None, None])
+        y: Tensor = block.mlp_residual(_rows(x, ends) + block.attention_branch(block.attn.join(attended)))
+        return y[:, 0]
+
+
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    """Take one row of each sample: [B, ..., L, C] and [B] -> [B, ..., 1, C]."""
+    return take_rows(x, places[:, None], dim=x.ndim - 2)

@@ -1,0 +1,102 @@
+"""The text tower and the CLIP: cut batches, ends of texts, videos, and what is refused."""
+
+import pytest
+import timm
+import torch
+from torch.nn.functional import normalize
+
+import pe_encoder
+import plm_core
+from pe_encoder.layers import run_block
+
+START, END = 48, 49
+
+
+def texts(*lengths, context=12):
+    """Return random texts of so many tokens between start and end, zero padded."""
+    ids = torch.zeros(len(lengths), context, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    for row, length in zip(ids, lengths, strict=True):
+        row[0], row[length + 1] = START, END
+        row[1 : length + 1] = torch.randint(1, 48, (length,), generator=generator)
+    return ids
+
+
+@torch.no_grad()
+def embedded_whole(model, ids):
+    """Run all blocks on all tokens, without any shortcut."""
+    x = model.token_embedding(ids) + model.pos_embed[:, : ids.shape[1]]
+    for block in model.blocks:
+        x = run_block(block, x, None, False)
+    return model.head(model.norm(x)[torch.arange(len(ids)), ids.argmax(-1)])
+
+
+@pytest.mark.parametrize("lengths", [(1,), (0, 3, 5), (10, 2)])
+def test_shortcuts_give_the_same_embeddings(text_tower, lengths):
+    model, ids = text_tower(), texts(*lengths)
+    expected = embedded_whole(model, ids)
+    torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.train()(ids), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_is_cut_behind_its_last_end(text_tower):
+    model, ids, lengths = text_tower(), texts(2, 4), []
+    model.blocks[0].register_forward_hook(lambda block, args, output: lengths.append(output.shape[1]))
+    model(ids)
+    assert lengths == [6]
+
+
+def test_the_last_block_keeps_its_hooks(text_tower):
+    model, ids, shapes = text_tower(), texts(2, 4), []
+    plain = model(ids)
+    model.blocks[-1].register_forward_hook(lambda block, args, output: shapes.append(tuple(output.shape)))
+    torch.testing.assert_close(model(ids), plain, atol=1e-5, rtol=1e-5)
+    assert shapes == [(2, 6, 24)]
+
+
+def test_the_first_of_several_ends_counts(text_tower):
+    model, ids = text_tower(), texts(3)
+    twice = ids.clone()
+    twice[0, 9] = END
+    torch.testing.assert_close(model(twice), model(ids), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ids", [torch.zeros(2, 13, dtype=torch.int64), torch.zeros(12, dtype=torch.int64), torch.rand(2, 12)]
+)
+def test_wrong_ids_are_refused(text_tower, ids):
+    with pytest.raises(plm_core.InputError, match="1 to 12"):
+        text_tower()(ids)
+
+
+def test_gradients_reach_every_parameter_with_checkpointing_too(clip):
+    clip.set_grad_checkpointing()
+    image, text, scale = clip.train()(torch.rand(2, 3, 32, 32), texts(2, 3))
+    (scale * image @ text.T).diagonal().sum().backward()
+    unused = {"text.token_embedding.weight"}
+    assert not [n for n, p in clip.named_parameters() if p.grad is None or (n not in unused and not p.grad.any())]
+
+
+def test_a_video_is_the_mean_of_its_frames(clip):
+    video = torch.rand(2, 4, 3, 32, 32)
+    frames = torch.stack([clip.encode_image(clip_of_frames) for clip_of_frames in video])
+    torch.testing.assert_close(clip.encode_video(video), frames.mean(1), atol=1e-5, rtol=1e-5)
+    lengths = clip.encode_video(video, normalize=True).norm(dim=-1)
+    assert bool((lengths < 1).all()), "the mean is not normalised again, as in the original"
+    torch.testing.assert_close(clip.encode_video(video, True), normalize(frames, dim=-1).mean(1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vision", "message"),
+    [({"pool_type": "none"}, "a CLIP needs a vision tower that pools"), ({"output_dim": 8}, "8 and text has 10")],
+)
+def test_towers_that_do_not_share_a_space_are_refused(vision, message):
+    text = {"width": 24, "heads": 2, "layers": 1, "output_dim": 10, "vocab_size": 50}
+    small = {"patch_size": 8, "width": 48, "layers": 1, "heads": 3, "output_dim": 10, "attn_pooler_heads": 3}
+    with pytest.raises(plm_core.InputError, match=message):
+        pe_encoder.CLIP(vision=small | vision, text=text)
+
+
+def test_a_clip_by_name_has_no_classifier():
+    with pytest.raises(plm_core.InputError, match="name the classes in texts"), torch.device("meta"):
+        timm.create_model("pe_clip_t16_384", num_classes=5)
