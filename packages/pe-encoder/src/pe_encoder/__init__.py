@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
+    from pe_encoder import retrieval, zeroshot
     from pe_encoder.clip import CLIP
     from pe_encoder.configs import BEST_LAYER
     from pe_encoder.model import VisionTower
+    from pe_encoder.preprocessing import preprocess
     from pe_encoder.text import TextTower
+    from pe_encoder.tokenization import tokenizer
 
     __version__: str
 
@@ -28,9 +31,23 @@ _LAZY = {
     "CLIP": "pe_encoder.clip",
     "TextTower": "pe_encoder.text",
     "VisionTower": "pe_encoder.model",
+    "preprocess": "pe_encoder.preprocessing",
+    "retrieval": "",
+    "tokenizer": "pe_encoder.tokenization",
+    "zeroshot": "",
 }
 
-__all__ = ["BEST_LAYER", "CLIP", "TextTower", "VisionTower", "__version__"]
+__all__ = [
+    "BEST_LAYER",
+    "CLIP",
+    "TextTower",
+    "VisionTower",
+    "__version__",
+    "preprocess",
+    "retrieval",
+    "tokenizer",
+    "zeroshot",
+]
 
 # The import of plm_core above also registers our models with timm.
 __getattr__, __dir__ = attributes(__name__, "pe-encoder", _LAZY)
