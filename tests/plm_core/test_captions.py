@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader
 from plm_core import shapes
 from plm_core.datasets import CaptionPairs, kind_of, load_caption_splits, load_captions
 from plm_core.datasets.captions import own_caption_splits, write_captions, write_shapes
+from plm_core.datasets.captions.layout import Part
+from plm_core.datasets.captions.members import read_members
+from plm_core.datasets.captions.shards import read_shards
 from plm_core.errors import InputError, MissingDependency
 from plm_core.training.seeding import Seeded
 
@@ -246,6 +249,56 @@ def test_meta_files_and_files_without_a_key_are_left_out_as_by_the_package(tmp_p
     streamed = list(webdataset.WebDataset(str(path), shardshuffle=False))
     assert [sample["__key__"] for sample in streamed] == ["1"]
     assert list(load_captions(path).names) == ["x.tar/1.png"]
+
+
+def archive(path, form, names=("1.png", "1.txt", "grün/2.png", "x" * 96 + ".png", "y/" * 90 + "3.png", "4.txt")):
+    """Write an archive with files, folders and links between them; every file holds its own name."""
+    with tarfile.open(path, "w", format=form) as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = len(name.encode())
+            info.mtime = number + 0.5  # a fraction needs an extended header
+            tar.addfile(info, io.BytesIO(name.encode()))
+            for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE) if number == 3 else ():
+                info = tarfile.TarInfo(f"other{number}")
+                info.type, info.linkname = kind, "1.png"
+                tar.addfile(info)
+    return path
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("odd", [False, True])
+def test_headers_are_read_as_tarfile_reads_them(form, odd, tmp_path):
+    names = ("1.png", "2.txt", "3.txt", "4.txt", "sub/5.txt")
+    path = archive(tmp_path / "x.tar", form) if odd else archive(tmp_path / "x.tar", form, names)
+    with tarfile.open(path) as tar:
+        expected = [(info.name, info.offset_data, info.size) for info in tar if info.isreg()]
+    with open(path, "rb") as file:
+        found = []
+        for member in read_members(file):
+            found.append(tuple(member))
+            file.seek(member.offset)  # the caller may move the position
+            assert file.read(member.size).decode() == member.name
+    assert found == expected
+    assert len(found) == (6 if odd else 5)
+
+
+def test_a_damaged_header_does_not_end_a_shard_silently(tmp_path):
+    path = archive(tmp_path / "x.tar", tarfile.USTAR_FORMAT, ("1.png", "1.txt", "2.png", "2.txt"))
+    whole = path.read_bytes()
+    with open(path, "rb") as file:
+        header = [*read_members(file)][2].offset - 512
+    path.write_bytes(whole[: header + 5] + b"?" + whole[header + 6 :])
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == ["1.png", "1.txt"]  # so would webdataset
+    with pytest.raises(InputError, match=r"1 broken sample of 2, .*: x\.tar \(cut off or damaged: bad header\)$"):
+        load_captions(path)
+    assert list(read_shards(Part(str(path), "x", (path,)), skip=True).texts) == ["1.txt"]
+    path.write_bytes(whole[: header + 100])
+    with pytest.raises(InputError, match=r"x\.tar \(cut off or damaged: bad header\)$"):
+        load_captions(path)
+    path.write_bytes(whole[:header])  # without the blocks at the end, which writers that are killed do not write
+    assert len(load_captions(path)) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
     layout.py    the files of a source, by their names alone
     rows.py      captions.jsonl
     shards.py    the shards that the package webdataset writes
+    members.py   the files in a tar archive
     broken.py    the rows that cannot be used: counted, listed, and an error or left out
     pairs.py     `CaptionPairs`, a dataset for torch
     writing.py   `write_captions` and `write_shapes`, which write such a folder

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from plm_core.datasets.captions.broken import Broken
 from plm_core.datasets.captions.data import Captions, Media, captions_in, checked_caption, grouped, json_word
 from plm_core.datasets.captions.layout import Part
+from plm_core.datasets.captions.members import Member, read_members
 from plm_core.errors import InputError, MissingDependency
 from plm_core.utils.endings import VIDEOS, image_endings
 from plm_core.utils.progress import track
@@ -32,14 +33,6 @@ TEXTS = ("txt", "text", "caption")
 """Endings of files that are a caption."""
 _META = re.compile(r"__[^/]*__($|/)")
 """Names that webdataset leaves out."""
-
-
-class Member(NamedTuple):
-    """A file in a shard: its name, and where its contents are."""
-
-    name: str
-    offset: int
-    size: int
 
 
 class Members(Media):
@@ -148,8 +141,8 @@ def _read_shard(
         return True
 
     try:
-        with open(shard, "rb") as contents, tarfile.open(shard, "r:") as tar:
-            for sample in group(_members(tar, contents, shard, broken), handler=note):
+        with open(shard, "rb") as headers, open(shard, "rb") as contents:
+            for sample in group(_members(headers, shard, broken), handler=note):
                 key = f"{shard.name}/{sample['__key__']}"
                 files = {ending: member for ending, member in sample.items() if isinstance(member, Member)}
                 try:
@@ -165,24 +158,19 @@ def _read_shard(
         raise InputError(f"shard {str(shard)!r} is no plain tar file: {first_line(e)}") from e
 
 
-def _members(tar: tarfile.TarFile, contents: BinaryIO, shard: Path, broken: Broken) -> Iterator[dict[str, Any]]:
+def _members(headers: BinaryIO, shard: Path, broken: Broken) -> Iterator[dict[str, Any]]:
     """Yield the files of a shard as webdataset's grouping takes them, each with its place for its contents."""
-    size = contents.seek(0, 2)
-    while True:
-        try:
-            info = tar.next()
-        except tarfile.TarError as e:
-            broken.add(shard.name, f"cut off or damaged: {first_line(e)}")
-            return
-        if info is None:
-            return
-        tar.members.clear()  # type: ignore[attr-defined]  # or it would hold the headers of all files
-        if not info.isreg() or info.issparse() or _META.match(info.name):
-            continue
-        if info.offset_data + info.size > size:
-            continue  # the next header is past the end of the shard, which is noted then
-        member = Member(info.name, info.offset_data, info.size)
-        yield {"fname": info.name, "data": member, "__url__": str(shard)}
+    end = headers.seek(0, 2)
+    member = None
+    try:
+        for member in read_members(headers):
+            # beyond the end there is no next header either, which is noted then
+            if not _META.match(member.name) and member.offset + member.size <= end:
+                yield {"fname": member.name, "data": member, "__url__": str(shard)}
+    except tarfile.TarError as e:
+        if member is None:
+            raise
+        broken.add(shard.name, f"cut off or damaged: {first_line(e)}")
 
 
 def _medium(files: Mapping[str, Member]) -> tuple[Member, str]:
