@@ -154,7 +154,10 @@ def grouped(texts: Sequence[str], owner: Sequence[int]) -> tuple[list[str], NDAr
         texts: Texts in any order.
         owner: The owner of each.
     """
-    order = np.argsort(np.asarray(owner, dtype=np.int64), kind="stable").tolist()
+    numbers = np.asarray(owner, dtype=np.int64)
+    if (np.diff(numbers) > 0).all():
+        return list(texts), numbers
+    order = np.argsort(numbers, kind="stable").tolist()
     pairs = dict.fromkeys((owner[i], texts[i]) for i in order)
     return [text for _, text in pairs], np.fromiter((number for number, _ in pairs), np.int64, len(pairs))
 

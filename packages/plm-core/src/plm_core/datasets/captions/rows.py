@@ -111,10 +111,10 @@ class _Present:
         self.files: dict[str, frozenset[str]] = {}
 
     def __call__(self, name: str) -> bool:
-        folder, base = os.path.split(name)
-        files = self.files.get(folder)
+        folder, slash, base = name.rpartition("/")
+        files = self.files.get(folder + slash)
         if files is None:
-            files = self.files[folder] = self._list(folder)
+            files = self.files[folder + slash] = self._list(folder + slash)
         # file systems may know a file by several spellings, of which the list has one
         return base in files or self._asked(name)
 
