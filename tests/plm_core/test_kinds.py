@@ -14,6 +14,12 @@ TREES = {
     "videos": ["run/1.mp4", "walk/2.AVI", "walk/2.txt"],
     "videos with thumbnails": ["run/1.mp4", "run/2.mpg", "run/1.jpg"],
     "videos in splits": ["train/run/1.webm", "valid/run/2.webm"],
+    "captions": ["captions.jsonl", "images/1.png"],
+    "captions in splits": ["train/captions.jsonl", "train/a/1.png", "val/captions.jsonl", "val/a/1.png"],
+    "captions, a file for each split": ["train.jsonl", "val.jsonl", "images/1.png"],
+    "captions in shards": ["000.tar", "001.tar"],
+    "captions in shards of splits": ["train/000.tar", "val/000.tar"],
+    "images beside an archive": ["cat/1.png", "photos.tar", "rows.jsonl"],
     "coco": ["images/1.jpg", "instances.json"],
     "coco in splits": ["train/images/1.jpg", "train/instances.json", "val/images/2.jpg", "val/instances.json"],
     "model": ["config.json", "model.safetensors", "README.md"],
@@ -42,7 +48,8 @@ def test_kinds_of_folders(name, tmp_path):
 
 def test_kinds_of_other_sources(tmp_path):
     assert kind_of("hf:somebody/flowers") == "images"
-    tree(tmp_path, ["x.npz", "x.csv"])
+    tree(tmp_path, ["x.npz", "x.csv", "x.jsonl", "x.tar"])
+    assert kind_of(tmp_path / "x.jsonl") == kind_of(tmp_path / "x.tar") == "captions"
     assert (kind_of(tmp_path / "x.npz"), kind_of(str(tmp_path / "x.csv"))) == ("images", "unknown")
     with pytest.raises(InputError, match=r"data '.*none' does not exist; a folder, an \.npz file or hf:name"):
         kind_of(tmp_path / "none")
@@ -63,6 +70,11 @@ USER = "recipe 'finetune'"
             TREES["model"],
             ("images", "videos"),
             "holds a model; recipe 'finetune' takes images in class folders or videos",
+        ),
+        (
+            TREES["images"],
+            "captions",
+            "holds images in class folders; recipe 'finetune' takes images or videos with captions",
         ),
         (TREES["images"], "coco", "holds images in class folders; recipe 'finetune' takes images and instances.json"),
         (["dataset_info.json"], "coco", "holds labelled images; recipe 'finetune' takes"),

@@ -60,6 +60,7 @@ LOOKING = {
     "import tome": None,
     "import plm_core.datasets.kinds": None,
     "import plm_core.datasets.splits": None,
+    "import plm_core.datasets.captions.loading": None,
     "plm --help": "doctor",
     "plm --version": f"plm-core {__version__}",
     "plm list": "hiera_image_tiny_224",

@@ -1,4 +1,4 @@
-"""Labelled images or videos from a folder, an npz file or Hugging Face datasets, and what a source of data holds.
+"""Images or videos with labels or captions, and what a source of data holds.
 
     loading.py      `load_dataset`, which finds out what a source is and reads its names and labels
     splits.py       `load_splits`, the part to train on and the part to judge the training on
@@ -10,9 +10,10 @@
     folder.py       folders of images or videos by class
     npz.py          arrays
     huggingface.py  datasets of the Hugging Face Hub, and those that its library has saved
+    captions/       images or videos with captions: `load_captions`, `CaptionPairs` ...
 
-Images stay encoded until a model needs them. Only pictures.py imports torch. The names below are imported when they are
-first used, so that a command can describe the kinds of data without loading NumPy.
+Images stay encoded until a model needs them. Only pictures.py and captions/pairs.py import torch. The names below are
+imported when they are first used, so that a command can describe the kinds of data without loading NumPy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from typing import TYPE_CHECKING
 from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
+    from plm_core.datasets.captions import (
+        CaptionPairs,
+        Captions,
+        CaptionSplits,
+        load_caption_splits,
+        load_captions,
+    )
     from plm_core.datasets.checking import readable
     from plm_core.datasets.kinds import KINDS, Kind, check_kind, kind_of
     from plm_core.datasets.labelled import Dataset, digest
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "KINDS": "plm_core.datasets.kinds",
+    "CaptionPairs": "plm_core.datasets.captions",
+    "CaptionSplits": "plm_core.datasets.captions",
+    "Captions": "plm_core.datasets.captions",
     "Dataset": "plm_core.datasets.labelled",
     "Kind": "plm_core.datasets.kinds",
     "Pictures": "plm_core.datasets.pictures",
@@ -39,6 +50,8 @@ _LAZY = {
     "check_kind": "plm_core.datasets.kinds",
     "digest": "plm_core.datasets.labelled",
     "kind_of": "plm_core.datasets.kinds",
+    "load_caption_splits": "plm_core.datasets.captions",
+    "load_captions": "plm_core.datasets.captions",
     "load_dataset": "plm_core.datasets.loading",
     "load_splits": "plm_core.datasets.splits",
     "read_dataset": "plm_core.datasets.loading",
@@ -47,6 +60,9 @@ _LAZY = {
 
 __all__ = [
     "KINDS",
+    "CaptionPairs",
+    "CaptionSplits",
+    "Captions",
     "Dataset",
     "Kind",
     "Pictures",
@@ -55,6 +71,8 @@ __all__ = [
     "check_kind",
     "digest",
     "kind_of",
+    "load_caption_splits",
+    "load_captions",
     "load_dataset",
     "load_splits",
     "read_dataset",

@@ -1,4 +1,4 @@
-"""What a source of data holds: images, videos, COCO's format, a model, or nothing that is known.
+"""What a source of data holds: images, videos, captions, COCO's format, a model, or nothing that is known.
 
 Commands describe the data that they take by `KINDS`, and refuse other data by `check_kind` before anything is loaded.
 Only names of files are looked at.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from plm_core.datasets.captions.layout import find_rows, find_shards, is_captions
 from plm_core.datasets.layout import files_below, find_splits, is_saved, subfolders
 from plm_core.errors import InputError, UnknownName
 from plm_core.utils.endings import VIDEOS, image_endings
@@ -40,6 +41,12 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind("images", "images", "images in class folders", f"{_SPLITS} images per class, as in cat/1.png"),
         Kind("videos", "videos", "videos in class folders", f"{_SPLITS} videos per class, as in run/1.mp4"),
+        Kind(
+            "captions",
+            "captions",
+            "images or videos with captions",
+            'captions.jsonl with rows such as {"image": "a/1.png", "caption": "..."}, or shards (.tar)',
+        ),
         Kind("coco", "COCO data", "images and instances.json", "train/ and val/, each with images/ and instances.json"),
         Kind("model", "models", "a model", "a folder with config.json and model.safetensors"),
         Kind("empty", "empty folders", "no files", "a folder without files"),
@@ -54,12 +61,14 @@ def kind_of(source: str | Path) -> str:
 
     - ``images``: class folders of images, an .npz file, ``hf:name`` or a folder that Hugging Face datasets have saved.
     - ``videos``: class folders of videos. Where there are both, the first class folder that has files decides.
+    - ``captions``: ``captions.jsonl``, or ``train.jsonl``, whatever lies beside it; shards (.tar) where there are no
+      class folders; a .jsonl or .tar file.
     - ``coco``: ``images/`` beside ``instances.json``.
     - ``model``: ``config.json`` beside ``model.safetensors``.
     - ``empty``: no file at all. ``unknown``: anything else.
 
-    Images, videos and COCO's format may also lie in splits (see `plm_core.datasets.layout.find_splits`). Hidden files
-    and folders are not seen.
+    All but models may also lie in splits (see `plm_core.datasets.layout.find_splits`). Hidden files and folders are not
+    seen.
 
     Raises:
         InputError: There is no such file or folder.
@@ -68,19 +77,35 @@ def kind_of(source: str | Path) -> str:
         return "images"
     path = Path(source)
     if not path.exists():
-        raise InputError(f"data {str(source)!r} does not exist; a folder, an .npz file or hf:name[:split] is allowed")
+        files = "a folder, an .npz file or hf:name[:split] is allowed, and for captions a .jsonl or .tar file"
+        raise InputError(f"data {str(source)!r} does not exist; {files}")
     if path.is_file():
-        return "images" if path.suffix.lower() == ".npz" else "unknown"
+        return _kind_of_file(path)
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         return "model"
     if is_saved(path):
         return "images"
+    if find_rows(path):
+        return "captions"
+    return _kind_of_splits(path) or ("unknown" if next(files_below(path), None) else "empty")
+
+
+def _kind_of_splits(path: Path) -> str | None:
+    """Return the kind of the data in a folder, or in the folder of its training split."""
     root, _ = find_splits(path)
+    if find_rows(root):
+        return "captions"
     if (root / "images").is_dir() and (root / "instances.json").is_file():
         return "coco"
     if kind := _kind_of_classes(root):
         return kind
-    return "unknown" if next(files_below(path), None) else "empty"
+    return "captions" if find_shards(path) or find_shards(root) else None
+
+
+def _kind_of_file(path: Path) -> str:
+    if is_captions(path):
+        return "captions"
+    return "images" if path.suffix.lower() == ".npz" else "unknown"
 
 
 def _kind_of_classes(root: Path) -> str | None:

@@ -58,8 +58,7 @@ def load_splits(
             not allowed, or images or videos cannot be read.
         MissingDependency: Hugging Face datasets are not installed.
     """
-    if not 0 < holdout < 1:
-        raise InputError(f"holdout is {holdout}; a number between 0 and 1 is allowed")
+    check_share(holdout)
     train, val = own_splits(source, skip_unreadable)
     if val is None:
         kept, held_out = hold_out(train.labels, seed, holdout)
@@ -68,6 +67,16 @@ def load_splits(
     name = _name(val.source)
     word = "test" if (split_word(name) or "").startswith("test") else "val"
     return Splits(train, val, f"{len(val)} {val.kind} of the split {name}", word)
+
+
+def check_share(holdout: float) -> None:
+    """Check the share of the items that is to be held out.
+
+    Raises:
+        InputError: It is not between 0 and 1.
+    """
+    if not 0 < holdout < 1:
+        raise InputError(f"holdout is {holdout}; a number between 0 and 1 is allowed")
 
 
 def own_splits(source: str | Path, skip_unreadable: bool | None = None) -> tuple[Dataset, Dataset | None]:
