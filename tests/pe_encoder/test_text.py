@@ -97,6 +97,22 @@ def test_towers_that_do_not_share_a_space_are_refused(vision, message):
         pe_encoder.CLIP(vision=small | vision, text=text)
 
 
+def test_a_clip_with_a_small_vocabulary_has_its_tokenizer():
+    small = {"patch_size": 8, "width": 48, "layers": 1, "heads": 3, "output_dim": 10, "attn_pooler_heads": 3}
+    text = {"width": 24, "heads": 2, "layers": 1, "output_dim": 10, "vocab_size": 6, "context_length": 5}
+    model = pe_encoder.CLIP(vision=small, text=text, vocabulary=("red", "circle"))
+    ids = model.tokenizer()(["red circle", "a blue circle"])
+    assert ids.tolist() == [[1, 3, 4, 5, 0], [1, 2, 2, 4, 5]]
+    assert model.encode_text(ids).shape == (2, 10)
+    with pytest.raises(plm_core.InputError, match="vocab_size 6; vocabulary has 3 words, which make 7"):
+        pe_encoder.CLIP(vision=small, text=text, vocabulary=("red", "circle", "blue"))
+
+
+def test_the_embedding_of_a_clip_is_that_of_images(clip):
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(plm_core.embed(clip, images), clip.encode_image(images))
+
+
 def test_a_clip_by_name_has_no_classifier():
     with pytest.raises(plm_core.InputError, match="name the classes in texts"), torch.device("meta"):
         timm.create_model("pe_clip_t16_384", num_classes=5)

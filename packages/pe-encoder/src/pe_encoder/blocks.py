@@ -28,12 +28,6 @@ def view(model: VisionTower) -> ModelView:
     )
 
 
-def embedding(model: Any, x: Tensor) -> Tensor:
-    """Return the embedding of images [B, 3, H, W] by a CLIP: [B, E], in the space that texts share."""
-    embedded: Tensor = model.encode_image(x)
-    return embedded
-
-
 def _block(block: Any, name: str) -> BlockView:
     attn = block.attn
 

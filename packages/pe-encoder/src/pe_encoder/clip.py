@@ -6,7 +6,7 @@ Shapes: B batch, F frames, L tokens of a text, E width of the embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pe_encoder.model import VisionTower
 from pe_encoder.text import TextTower
+from pe_encoder.tokenization import Tokenizer, tokenizer, vocab_size, word_tokenizer
 from plm_core import InputError
 
 TEMPERATURE = 0.07
@@ -27,6 +28,8 @@ class CLIP(nn.Module):
     Args:
         vision: Keywords of `VisionTower`, a vision tower that pools.
         text: Keywords of `TextTower`, with the same ``output_dim``.
+        vocabulary: The words that the text tower knows, in the order of their ids, for a tower with a small vocabulary.
+            None for CLIP's byte pairs.
         img_size: Size of the images, in place of the ``image_size`` in ``vision``.
         in_chans: Number of channels of the images, in place of that in ``vision``.
         drop_path_rate: Rate of dropped paths in the vision tower, in place of ``drop_path`` in ``vision``.
@@ -48,6 +51,7 @@ class CLIP(nn.Module):
         vision: Mapping[str, Any],
         text: Mapping[str, Any],
         *,
+        vocabulary: Sequence[str] | None = None,
         img_size: int | tuple[int, int] | None = None,
         in_chans: int | None = None,
         drop_path_rate: float | None = None,
@@ -68,7 +72,23 @@ class CLIP(nn.Module):
                 f"vision has output_dim {self.visual.num_classes} and text has {self.text.output_dim}; the towers "
                 "need the same"
             )
+        self.vocabulary = None if vocabulary is None else tuple(vocabulary)
+        if self.vocabulary is not None and vocab_size(self.vocabulary) != self.text.vocab_size:
+            raise InputError(
+                f"text has vocab_size {self.text.vocab_size}; vocabulary has {len(self.vocabulary)} words, which make "
+                f"{vocab_size(self.vocabulary)}"
+            )
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / TEMPERATURE), **dd))
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the function from texts to the ids that the text tower takes.
+
+        Raises:
+            MissingDependency: It is that of CLIP's byte pairs, and the extra ``text`` is not installed.
+        """
+        if self.vocabulary is not None:
+            return word_tokenizer(self.vocabulary, self.context_length)
+        return tokenizer(self.context_length)
 
     @property
     def num_features(self) -> int:

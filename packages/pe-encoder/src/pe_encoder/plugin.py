@@ -152,7 +152,7 @@ def plm_weight_layouts() -> list[WeightLayout]:
 
 @hookimpl
 def plm_block_adapters() -> list[BlockAdapter]:
-    """Declare how model transforms reach into a vision tower, and what embeds an image in a CLIP."""
+    """Declare how model transforms reach into a vision tower."""
     tower = {
         "patch_size": 8,
         "width": 48,

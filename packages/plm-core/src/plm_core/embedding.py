@@ -146,7 +146,9 @@ def _embed_by_parts(model: Any, x: Tensor) -> Tensor:
 
 def _by_image_tower(model: Any, x: Tensor) -> Tensor | None:
     """Return the projected embedding of CLIP, SigLIP and their like, or None for any other model."""
-    if hasattr(model, "get_image_features"):
+    if callable(getattr(model, "encode_image", None)):  # open_clip's, and our own
+        pooled = model.encode_image(x)
+    elif hasattr(model, "get_image_features"):
         pooled = model.get_image_features(x).pooler_output
     elif hasattr(model, "visual_projection"):
         pooled = model(x).image_embeds
