@@ -29,7 +29,7 @@ LAYERS = (
     ("blocks",),
     ("adapters", "packing", "training"),
     ("runs",),
-    ("prediction", "tools"),
+    ("prediction", "tools", "embeddings"),
     ("cli", "testing", "tour"),
     ("plugin",),
 )
