@@ -35,7 +35,7 @@ LAYERS = (
 )
 # Where each kind of declaration has its code, in every package.
 PLACES = {
-    "Command": ("implementation", r"(plm_core\.cli\.\w+|{package}\.cli)"),
+    "Command": ("implementation", r"(plm_core\.cli\.\w+|{package}\.cli(\.\w+)?)"),
     "TourStop": ("run", r"{package}\.tour"),
     "WeightLayout": ("rules", r"{package}\.layouts"),
     "BlockAdapter": ("view", r"(plm_core\.adapters\.\w+|{package}\.blocks)"),
