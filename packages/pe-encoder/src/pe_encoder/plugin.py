@@ -187,4 +187,9 @@ def plm_commands() -> list[Command]:
             help="Find the images that fit a text best, by embeddings of plm embed.",
             implementation="pe_encoder.cli.search:search",
         ),
+        Command(
+            name="segment",
+            help="Paint the parts of an image that agree with texts.",
+            implementation="pe_encoder.cli.segment:segment",
+        ),
     ]
