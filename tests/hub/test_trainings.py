@@ -17,12 +17,13 @@ SHORT = {
     "images": {"epochs": 2, "batch_size": 8},
     "videos": {"epochs": 2, "batch_size": 4},
     "coco": {"epochs": 1, "batch_size": 4},
+    "captions": {"epochs": 2, "batch_size": 8},
 }
 
 
 @pytest.fixture
-def data(pictures, videos, objects):
-    return {"images": pictures, "videos": videos, "coco": objects}
+def data(pictures, videos, objects, captions):
+    return {"images": pictures, "videos": videos, "coco": objects, "captions": captions}
 
 
 @pytest.mark.parametrize("name", RECIPES)

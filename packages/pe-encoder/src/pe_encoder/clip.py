@@ -41,10 +41,13 @@ class CLIP(nn.Module):
         visual: The vision tower.
         text: The text tower.
         logit_scale: The logarithm of the factor of the logits, which the towers learn.
+        num_classes: 0, since its classes are texts.
 
     Raises:
         InputError: An argument is out of its range, or the towers do not share an embedding space.
     """
+
+    num_classes = 0
 
     def __init__(
         self,
