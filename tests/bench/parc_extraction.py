@@ -21,11 +21,12 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from parc.ranking.cache import Cache, Key
-from parc.ranking.extraction import extract, preprocess_digest, weights_digest
+from parc.ranking.extraction import extract, preprocess_digest
 from parc.ranking.probes import Probe, draw_probes
 from parc.ranking.settings import Settings
 from plm_core import samples
 from plm_core.datasets import load_dataset
+from plm_core.embeddings.digests import weights_digest
 from plm_core.packing import make_fast
 
 GOAL = 1 / 0.95

@@ -29,13 +29,13 @@ LAYERS = (
     ("blocks",),
     ("adapters", "packing", "training"),
     ("runs",),
-    ("prediction", "tools"),
+    ("prediction", "tools", "embeddings"),
     ("cli", "testing", "tour"),
     ("plugin",),
 )
 # Where each kind of declaration has its code, in every package.
 PLACES = {
-    "Command": ("implementation", r"(plm_core\.cli\.\w+|{package}\.cli)"),
+    "Command": ("implementation", r"(plm_core\.cli\.\w+|{package}\.cli(\.\w+)?)"),
     "TourStop": ("run", r"{package}\.tour"),
     "WeightLayout": ("rules", r"{package}\.layouts"),
     "BlockAdapter": ("view", r"(plm_core\.adapters\.\w+|{package}\.blocks)"),

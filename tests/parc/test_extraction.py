@@ -9,11 +9,12 @@ from PIL import Image
 
 import plm_core
 from parc.ranking.candidates import Candidate, make_model
-from parc.ranking.extraction import extract, preprocess_digest, weights_digest
+from parc.ranking.extraction import extract, preprocess_digest
 from parc.ranking.probes import draw_probes
 from parc.ranking.settings import Settings
 from plm_core.datasets import load_dataset
 from plm_core.embedding import logits_of
+from plm_core.embeddings.digests import weights_digest
 from plm_core.errors import InputError, NotSupported
 from plm_core.utils.devices import pick_device
 

@@ -9,9 +9,10 @@ from parc.probing import ProbeSettings
 from parc.ranking import Settings, evaluation
 from parc.ranking.candidates import Candidate, make_model
 from parc.ranking.evaluation import cached_features
-from parc.ranking.extraction import extract, preprocess_digest, weights_digest
+from parc.ranking.extraction import extract, preprocess_digest
 from parc.ranking.probes import draw_probes
 from plm_core.datasets import load_dataset
+from plm_core.embeddings.digests import weights_digest
 from plm_core.errors import InputError
 from plm_core.packing import make_fast, operators
 from plm_core.utils import devices

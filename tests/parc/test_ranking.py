@@ -99,6 +99,7 @@ def test_whatever_changes_the_features_is_not_taken_from_the_cache(own_cache, tm
     """Each part of the cache's key, where a user changes it."""
     from parc.ranking import extraction
     from parc.scoring import Features
+    from plm_core.embeddings import digests
 
     def extract(model, probe, settings, **options):
         return Features(np.random.default_rng(0).normal(size=(len(probe), 3)))
@@ -127,8 +128,8 @@ def test_whatever_changes_the_features_is_not_taken_from_the_cache(own_cache, tm
     assert not cached(dtype="bf16")
     assert not cached(model="random:test_vit2")
     with monkeypatch.context() as patch:
-        real = extraction.metadata.version
-        patch.setattr(extraction.metadata, "version", lambda name: "0" if name == "timm" else real(name))
+        real = digests.metadata.version
+        patch.setattr(digests.metadata, "version", lambda name: "0" if name == "timm" else real(name))
         assert not cached()
     for options in ({}, {"dtype": "bf16"}, {"budget": 6}, {"runs": 2}, {"images": pixels.reshape(8, 9, 4, 3)}):
         assert cached(**options), options

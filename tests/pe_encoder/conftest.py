@@ -47,6 +47,13 @@ def text_tower():
     return lambda **changes: shaken(pe_encoder.TextTower(**TEXT | changes))
 
 
+@pytest.fixture(scope="session")
+def one_text_tower():
+    import pe_encoder
+
+    return shaken(pe_encoder.TextTower(**TEXT))
+
+
 @pytest.fixture
 def clip():
     import pe_encoder

@@ -3,6 +3,8 @@
 import pytest
 import timm
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 import pe_encoder
@@ -31,26 +33,57 @@ def embedded_whole(model, ids):
     return model.head(model.norm(x)[torch.arange(len(ids)), ids.argmax(-1)])
 
 
-@pytest.mark.parametrize("lengths", [(1,), (0, 3, 5), (10, 2)])
+@pytest.mark.parametrize("lengths", [(1,), (0, 3, 5), (10, 2), (4, 4, 4), tuple(range(11)) * 3])
 def test_shortcuts_give_the_same_embeddings(text_tower, lengths):
     model, ids = text_tower(), texts(*lengths)
     expected = embedded_whole(model, ids)
-    torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.train()(ids), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)  # with gradients
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.train()(ids), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_batch_is_cut_behind_its_last_end(text_tower):
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.integers(1, 3), max_size=6), min_size=1, max_size=12))
+def test_texts_that_share_beginnings_are_embedded_as_alone(one_text_tower, rows):
+    model, ids = one_text_tower, torch.zeros(len(rows), 12, dtype=torch.int64)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens) + 2] = torch.tensor([START, *tokens, END])
+    ids[:, 9:] = torch.randint(END, (len(rows), 3))  # what is behind an end does not count
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), embedded_whole(model, ids), atol=1e-5, rtol=1e-5)
+
+
+def test_shared_beginnings_are_computed_once(text_tower):
+    model, ids, rows = text_tower(), texts(4, 4, 4), []
+    ids[1, :3], ids[2] = ids[0, :3], ids[0]
+    model.blocks[0].norm1.register_forward_hook(lambda norm, args, output: rows.append(output.shape[0]))
+    with torch.no_grad():
+        model(ids)
+    assert rows == [6 + 3]  # a whole text, what the second has of its own, and nothing of the third
+
+
+def test_many_texts_run_in_parts(text_tower, monkeypatch):
+    model, ids = text_tower(), texts(*range(11), *range(10))
+    with torch.no_grad():
+        whole = model(ids)
+        monkeypatch.setattr("pe_encoder.text.AT_ONCE", 4)
+        torch.testing.assert_close(model(ids), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_with_gradients_is_cut_behind_its_last_end(text_tower):
     model, ids, lengths = text_tower(), texts(2, 4), []
     model.blocks[0].register_forward_hook(lambda block, args, output: lengths.append(output.shape[1]))
     model(ids)
     assert lengths == [6]
 
 
-def test_the_last_block_keeps_its_hooks(text_tower):
+def test_blocks_with_hooks_run_as_they_are(text_tower):
     model, ids, shapes = text_tower(), texts(2, 4), []
-    plain = model(ids)
-    model.blocks[-1].register_forward_hook(lambda block, args, output: shapes.append(tuple(output.shape)))
-    torch.testing.assert_close(model(ids), plain, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        plain = model(ids)
+        model.blocks[-1].register_forward_hook(lambda block, args, output: shapes.append(tuple(output.shape)))
+        torch.testing.assert_close(model(ids), plain, atol=1e-5, rtol=1e-5)
     assert shapes == [(2, 6, 24)]
 
 

@@ -126,7 +126,7 @@ def test_version(plm):
         (["frobnicate"], "no command 'frobnicate'; acme would provide it and is not installed"),
         (["zzz"], "there are: bench, convert, doctor, "),
         (["list", "hierra_*"], "no model 'hierra_*'"),
-        (["list", "pe_*"], "pe-encoder would provide it and is not installed"),
+        (["list", "gazelle_*"], "gazelle would provide it and is not installed"),
         (["info", "hiera_micro_digit"], f"no model 'hiera_micro_digit'; did you mean '{MICRO}'"),
         (["info", "gazelle_x"], "gazelle would provide it and is not installed"),
         (["info", f"{MICRO}.mnist"], f"no tag of model '{MICRO}' named 'mnist'; there are: sklearn_digits"),
@@ -360,7 +360,7 @@ from plm_core.hookspecs import *
 
 @hookimpl
 def plm_models():
-    needs = ("plm-core", "pe-encoder", "plm-core[no-such-extra]")
+    needs = ("plm-core", "gazelle", "plm-core[no-such-extra]")
     return [Model(name="demo_net", family="demo", builder="a:b", params=1_500_000, needs=needs)]
 
 @hookimpl
@@ -431,8 +431,8 @@ def test_withdrawn_command(plm, plm_registry):
 def test_info_says_which_needs_are_not_met(plm, plm_registry):
     plm_registry(DEMO)
     facts = dict(plm("info", "demo_net").rows)
-    assert "needs pe-encoder, plm-core[no-such-extra]" in facts["problem"]
-    assert facts["needs"] == ("plm-core (installed) pe-encoder (NOT installed) plm-core[no-such-extra] (NOT installed)")
+    assert "needs gazelle, plm-core[no-such-extra]" in facts["problem"]
+    assert facts["needs"] == ("plm-core (installed) gazelle (NOT installed) plm-core[no-such-extra] (NOT installed)")
     assert plm("list", "demo_net").rows[0][2] == "1.5M"
 
 

@@ -6,7 +6,7 @@ This module imports neither torch nor timm.
 from __future__ import annotations
 
 from pe_encoder.configs import CORE, LANG, MEAN, MICRO_CLIP, PAPER, POOLED, SPATIAL, STD, TOKENS, Aligned, Core
-from plm_core.hookspecs import BlockAdapter, Input, Model, Pretrained, Training, WeightLayout, hookimpl
+from plm_core.hookspecs import BlockAdapter, Command, Input, Model, Pretrained, Training, WeightLayout, hookimpl
 
 LICENSE = "Apache-2.0"
 TOP1 = "zero-shot ImageNet-1k top-1 % (published)"
@@ -205,5 +205,22 @@ def plm_block_adapters() -> list[BlockAdapter]:
             view="pe_encoder.blocks:view",
             example=("pe_encoder.model:vision_tower", tower),
             input_size=(3, 64, 64),
+        ),
+    ]
+
+
+@hookimpl
+def plm_commands() -> list[Command]:
+    """Declare what models with a text tower do for images."""
+    return [
+        Command(
+            name="zeroshot",
+            help="Choose the text that fits an image or a video best.",
+            implementation="pe_encoder.cli.zeroshot:zeroshot",
+        ),
+        Command(
+            name="search",
+            help="Find the images that fit a text best, by embeddings of plm embed.",
+            implementation="pe_encoder.cli.search:search",
         ),
     ]

@@ -6,12 +6,15 @@ Shapes: T texts, M media (images or videos), E width of the embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pe_encoder.media import FRAMES, embed_data
 from plm_core import InputError
+from plm_core.datasets import Captions
 
 
 def recalls(
@@ -60,6 +63,39 @@ def recalls(
     image = _recall(_weighed(similarity, dsl), positive, ks)
     text = _recall(_weighed(similarity.T, dsl), positive.T, ks)
     return {f"image_retrieval_recall@{k}": image[k] for k in ks} | {f"text_retrieval_recall@{k}": text[k] for k in ks}
+
+
+def evaluate(
+    model: Any,
+    data: Captions,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    dsl: float | None = 1.0,
+    frames: int = FRAMES,
+    mode: str = "squash",
+    **options: Any,
+) -> dict[str, float]:
+    """Score retrieval on images or videos with captions, as `recalls` does. Captions are used as they are.
+
+    Args:
+        model: A CLIP from `plm_core.create_model`, in eval mode.
+        data: The images or videos, as from `plm_core.datasets.load_captions`.
+        ks: For which k.
+        dsl: See `recalls`.
+        frames: Frames per video.
+        mode: ``squash`` or ``center``, see `pe_encoder.preprocess`.
+        **options: ``batch_size``, ``num_workers``, ``dtype`` and ``progress`` of `pe_encoder.media.embed_data`.
+
+    Raises:
+        InputError: An image or video cannot be read.
+    """
+    media = embed_data(model, data, frames=frames, mode=mode, normalize=True, **options)
+    with torch.no_grad():
+        texts = model.encode_text(model.tokenizer()(data.texts).to(model.logit_scale.device), normalize=True)
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(data.texts))}
+    text_id = torch.tensor([numbers[text] for text in data.texts])
+    owner = torch.from_numpy(data.owner)
+    return recalls(texts.float().cpu(), media, owner=owner, text_id=text_id, ks=ks, dsl=dsl, normalize=False)
 
 
 def _weighed(similarity: Tensor, dsl: float | None) -> Tensor:

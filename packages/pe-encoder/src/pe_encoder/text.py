@@ -1,8 +1,9 @@
 """The text tower of the Perception Encoder: a causal transformer whose last token stands for the text.
 
-It has CLIP's architecture (arXiv 2504.13181, section 2). The end of a text is its largest id. Since no token sees those
-after it, a batch is cut behind the last end of its texts, and in the last block only the ends are computed: the outputs
-are the same.
+It has CLIP's architecture (arXiv 2504.13181, section 2). The end of a text is its largest id, and no token sees those
+after it. So for inference nothing behind an end is computed, what several texts begin with is computed once (see
+`pe_encoder.prefixes`), and the last block runs for the ends only. The outputs are the same. A training, which needs the
+blocks as they are, only cuts a batch behind its last end.
 
 Shapes: B batch, L tokens of a text with its padding, C channels, E width of the embedding.
 """
@@ -12,14 +13,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pe_encoder.arguments import check_arguments
 from pe_encoder.layers import EPS, Block, initialise, run_block
+from pe_encoder.prefixes import batch_of, run_blocks
 from pe_encoder.tracing import is_traced
 from plm_core import InputError
 from plm_core.blocks import take_rows
+
+AT_ONCE = 512
+"""The most texts that run together for inference: enough for large products, and no more memory than they need."""
 
 
 class TextTower(nn.Module):
@@ -105,26 +109,29 @@ class TextTower(nn.Module):
             [B, E], not normalised.
         """
         self.check_ids(ids)
+        if self._shares(ids):
+            return self._embed(ids)
         ends = self.ends(ids)
         if ids.shape[0] and not (ids.is_meta or is_traced()):
             ids = ids[:, : int(ends.max()) + 1]
         x = self.token_embedding(ids) + self.pos_embed[:, : ids.shape[1]]
-        for block in self.blocks[:-1]:
+        for block in self.blocks:
             x = run_block(block, x, None, self.grad_checkpointing)
-        return self.head(self.norm(self._last(x, ends)))
+        return self.head(self.norm(take_rows(x, ends[:, None])[:, 0]))
 
-    def _last(self, x: Tensor, ends: Tensor) -> Tensor:
-        """Run the last block for the end of each text only: [B, L, C] -> [B, C]."""
-        block: Any = self.blocks[-1]
-        if self.training or type(block) is not Block or block._forward_hooks or block._forward_pre_hooks:
-            return _rows(run_block(block, x, None, self.grad_checkpointing), ends)[:, 0]
-        q, k, v = block.attn.project(block.norm1(x))
-        seen = torch.arange(x.shape[1], device=x.device) <= ends[:, None]
-        attended = F.scaled_dot_product_attention(_rows(q, ends), k, v, attn_mask=seen[:, None, None])
-        y: Tensor = block.mlp_residual(_rows(x, ends) + block.attention_branch(block.attn.join(attended)))
-        return y[:, 0]
+    def _shares(self, ids: Tensor) -> bool:
+        """Return whether texts can be embedded by what they do not share: no training, and nothing looks at a block."""
+        blocks: Any = self.blocks
+        plain = all(type(b) is Block and not (b._forward_hooks or b._forward_pre_hooks) for b in blocks)
+        needs_gradients = self.training or (torch.is_grad_enabled() and self.head.weight.requires_grad)
+        return plain and bool(ids.numel()) and not (needs_gradients or ids.is_meta or is_traced())
 
-
-def _rows(x: Tensor, places: Tensor) -> Tensor:
-    """Take one row of each sample: [B, ..., L, C] and [B] -> [B, ..., 1, C]."""
-    return take_rows(x, places[:, None], dim=x.ndim - 2)
+    def _embed(self, ids: Tensor) -> Tensor:
+        beyond = torch.arange(ids.shape[1], device=ids.device) > self.ends(ids)[:, None]
+        texts, origin = ids.masked_fill(beyond, 0).unique(dim=0, return_inverse=True)
+        embeddings = []
+        for part in texts.split(AT_ONCE):
+            batch = batch_of(part, self.ends(part))
+            x = self.token_embedding(batch.tokens) + self.pos_embed[0, batch.depths]
+            embeddings.append(self.head(self.norm(run_blocks(list(self.blocks), x, batch))))
+        return torch.cat(embeddings)[origin]

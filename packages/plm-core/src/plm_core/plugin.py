@@ -33,6 +33,11 @@ def plm_commands() -> list[Command]:
             implementation="plm_core.cli.predict:predict",
         ),
         Command(
+            name="embed",
+            help="Write the embeddings of all images in a folder to a file.",
+            implementation="plm_core.cli.embed:app",
+        ),
+        Command(
             name="evaluate",
             help="Compute the accuracy of a classifier on labelled images or videos.",
             implementation="plm_core.cli.evaluate:evaluate",

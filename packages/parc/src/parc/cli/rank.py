@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import typer.core
 
 from parc.cli import shared
 from parc.cli.shared import (
@@ -27,8 +26,8 @@ from parc.cli.shared import (
 )
 from parc.next_steps import after_ranking
 from parc.ranking.settings import Settings
-from plm_core.cli.light import LightCommand
-from plm_core.cli.options import BatchSize, Device, Dtype, Fast, Json, NumWorkers, SkipUnreadable, Threads
+from plm_core.cli.light import RayCommand
+from plm_core.cli.options import BatchSize, Device, Dtype, Fast, Json, NumWorkers, Ray, SkipUnreadable, Threads
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 
@@ -36,20 +35,10 @@ if TYPE_CHECKING:
     from parc.ranking.results import Ranking
 
 
-class _RankCommand(LightCommand):
-    """The command, where ``--ray`` may stand without an address. A cluster is then started on this machine."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], "--"]
-        pairs = zip(args, following, strict=False)  # there may be no words at all
-        args = ["--ray=local" if arg == "--ray" and after.startswith("-") else arg for arg, after in pairs]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(add_completion=False)
 
 
-@app.command(name="rank", cls=_RankCommand, help="Rank models by how well they suit a dataset.")
+@app.command(name="rank", cls=RayCommand, help="Rank models by how well they suit a dataset.")
 def _command(
     dataset: Data,
     models: Annotated[list[str], shared.models("rank")],
@@ -95,15 +84,7 @@ def _command(
     fast: Fast = Settings.fast,
     batch_size: BatchSize = Settings.batch_size,
     num_workers: NumWorkers = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="[ADDRESS]",
-            help="Address of a Ray cluster that does the work. Without an address, a cluster is started on this "
-            "machine; --ray must then be the last argument.",
-        ),
-    ] = None,
+    ray: Ray = None,
     threads: Threads = None,
     cache: Cached = True,
     skip_unreadable: SkipUnreadable = False,

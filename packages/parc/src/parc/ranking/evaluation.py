@@ -123,7 +123,8 @@ def cached_features(
         advance: Called with a number of images or videos when so many are done.
         note: Called with a sentence about the model that the user should know.
     """
-    from parc.ranking.extraction import extract, preprocess_digest, weights_digest
+    from parc.ranking.extraction import extract, preprocess_digest
+    from plm_core.embeddings.digests import weights_digest
     from plm_core.packing import check_fast, make_fast
     from plm_core.utils.devices import pick_device
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -19,15 +15,9 @@ from parc.ranking.settings import Settings
 from parc.ranking.views import Views, views_for
 from parc.scoring import Features
 from plm_core.embedding import embed, embed_and_classify
+from plm_core.embeddings.digests import preprocessing_digest
 from plm_core.errors import NotSupported
-from plm_core.models import transform_for
-from plm_core.sources.torchvision import Origin, is_classifier_of_torchvision
-from plm_core.sources.transformers import is_of_transformers
-from plm_core.utils.devices import autocast, pick_device
-from plm_core.weights import fingerprint
-
-FILE_FACTS = ("_name_or_path", "architectures", "dtype", "transformers_version")
-"""Entries of a configuration of transformers that do not change what a model computes in a given precision."""
+from plm_core.utils.devices import autocast, default_workers, pick_device
 
 
 class _Preprocessed(Dataset[Tensor]):
@@ -74,7 +64,7 @@ def extract(
     loader = DataLoader(
         _Preprocessed(probe, views),
         batch_size=max(settings.batch_size // views.count, 1),
-        num_workers=_default_workers(device) if settings.num_workers is None else settings.num_workers,
+        num_workers=default_workers(device) if settings.num_workers is None else settings.num_workers,
         pin_memory=device.type == "cuda",
     )
     features: list[Tensor] = []
@@ -109,50 +99,6 @@ def _numpy(batches: list[Tensor]) -> np.ndarray[Any, Any]:
     return torch.cat(batches).cpu().numpy()
 
 
-def _default_workers(device: torch.device) -> int:
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-
-
-def weights_digest(model: Any) -> str:
-    """Return the sha256 of a model's architecture, its layers, and every tensor of its state dict by name.
-
-    The tensors alone would not do: two architectures may share all of them and differ in an activation or in the
-    pooling.
-    """
-    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    parts = (type(model).__qualname__, _architecture(model), layers, fingerprint(model))
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
-
-
-def _architecture(model: Any) -> Any:
-    """Return what the layers do not show, such as the number of heads.
-
-    This is the name that timm or torchvision has for the architecture, or the configuration of transformers.
-    """
-    if is_of_transformers(model):
-        config = model.config.to_dict()
-        return sorted((name, str(value)) for name, value in config.items() if name not in FILE_FACTS)
-    if isinstance(origin := getattr(model, "plm_origin", None), Origin):
-        return origin.name
-    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-
-
 def preprocess_digest(model: Any, dtype: str, kind: str) -> str:
-    """Return the sha256 of the views of a kind of data, the steps of their preprocessing, and what else changes them.
-
-    That is the precision and the version of the model's library.
-    """
-    library = "timm"
-    if is_of_transformers(model):
-        library = "transformers"
-    elif is_classifier_of_torchvision(model):
-        library = "torchvision"
-    digest = hashlib.sha256(f"{metadata.version(library)} {dtype} {views_for(model, kind)}\n".encode())
-    steps = [transform_for(model)]
-    while steps:
-        step = steps.pop(0)
-        steps = [*getattr(step, "transforms", []), *steps]
-        # exact values, because repr rounds mean and std
-        exact = {name: torch.as_tensor(value).tolist() for name, value in vars(step).items() if name in ("mean", "std")}
-        digest.update(f"{step!r} {exact}\n".encode())
-    return digest.hexdigest()
+    """Return the digest of the preprocessing of a model, with the precision and the views of a kind of data."""
+    return preprocessing_digest(model, f"{dtype} {views_for(model, kind)}")

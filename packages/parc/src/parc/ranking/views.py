@@ -17,10 +17,10 @@ from torch import Tensor
 
 from parc.ranking.probes import Probe
 from plm_core.errors import NotSupported
-from plm_core.models import input_of, transform_for
+from plm_core.models import transform_for
 from plm_core.prediction.clips import clip_input
-from plm_core.prediction.tasks import Task, name_of
-from plm_core.sources import torchvision, transformers
+from plm_core.prediction.tasks import modality_of, name_of
+from plm_core.sources import transformers
 from plm_core.video import per_clip
 from plm_core.video.clips import STRIDE, clip_frames, last_start
 
@@ -91,7 +91,7 @@ def views_for(model: Any, kind: str) -> Views:
         NotSupported: The model takes neither the items nor frames of them, or the length of its clips is not known.
         InputError, WeightsError: The preprocessing of the model cannot be had, see `plm_core.transform_for`.
     """
-    takes = _takes(model)
+    takes = modality_of(model)
     if takes == "image":
         preprocess = transform_for(model)
         return SpreadFrames(preprocess) if kind == "videos" else Still(preprocess)
@@ -99,16 +99,6 @@ def views_for(model: Any, kind: str) -> Views:
         return _middle_clip(model)
     words = "sounds" if takes == "audio" else _clips_in_words(model)
     raise NotSupported(f"the model takes {words}; the dataset holds {kind}")
-
-
-def _takes(model: Any) -> str:
-    """Return what a model takes: ``image``, ``video`` or ``audio``."""
-    if transformers.is_of_transformers(model):
-        # transformers says of TimeSformer that it takes images
-        return "video" if transformers.task(model) == Task.VIDEOS else transformers.modality(model)
-    if hasattr(model, "plm_origin"):
-        return "video" if torchvision.task(model) == Task.VIDEOS else "image"
-    return "image" if input_of(model).frames is None else "video"
 
 
 def _frames_of(model: Any) -> int | None:

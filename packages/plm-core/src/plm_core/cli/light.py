@@ -32,3 +32,14 @@ class LightCommand(LightHelp, typer.core.TyperCommand):
         for option in self.params:
             if getattr(option, "is_flag", False):
                 option.metavar = ""
+
+
+class RayCommand(LightCommand):
+    """A command whose option ``--ray`` may stand without an address. A cluster is then started on this machine."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words, with ``--ray=local`` for ``--ray`` before another option or at the end."""
+        following = [*args[1:], "--"]
+        pairs = zip(args, following, strict=False)  # there may be no words at all
+        args = ["--ray=local" if arg == "--ray" and after.startswith("-") else arg for arg, after in pairs]
+        return super().parse_args(ctx, args)

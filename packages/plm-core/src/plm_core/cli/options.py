@@ -45,6 +45,15 @@ Stride = Annotated[
         help="For a video model: step between the frames of a clip; 4 takes every fourth (default: its own).",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Address of a Ray cluster that does the work. Without an address, a cluster is started on this "
+        "machine; --ray must then be the last argument.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's setting).")]
 Size = Annotated[
     int | None, typer.Option("--size", min=1, help="Side of the images in pixels (default: the model's own).")

@@ -20,17 +20,25 @@ class ImageFiles(Dataset[Any]):
     Args:
         files: The files.
         preprocess: Function from a PIL image to a tensor [C, H, W].
+        contents: The contents of the files, where they are known already; None for a file that is to be read.
     """
 
-    def __init__(self, files: Sequence[Path], preprocess: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        preprocess: Callable[[Image.Image], Tensor],
+        contents: Sequence[bytes | None] | None = None,
+    ) -> None:
         self.files = files
         self.preprocess = preprocess
+        self.contents = contents
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Path, Tensor | InputError]:
+        file = self.files[index]
         try:
-            return self.files[index], self.preprocess(open_image(self.files[index]))
+            return file, self.preprocess(open_image(file, self.contents[index] if self.contents else None))
         except InputError as e:
-            return self.files[index], e
+            return file, e

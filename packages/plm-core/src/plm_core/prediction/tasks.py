@@ -12,7 +12,7 @@ from torch import nn
 
 from plm_core.errors import InputError, NotSupported, WeightsError
 from plm_core.hookspecs import Model
-from plm_core.models import create_model
+from plm_core.models import create_model, input_of
 from plm_core.packing import check_fast, make_fast
 from plm_core.prediction.files import Kind
 from plm_core.registry import registry
@@ -72,6 +72,20 @@ def task_of(model: nn.Module, task: str | None = None) -> Task:
     return Task(task)
 
 
+def modality_of(model: Any) -> str:
+    """Return what a model takes: ``image``, ``video`` or ``audio``.
+
+    Raises:
+        InputError: The model has no ``pretrained_cfg``, and is not of torchvision or transformers.
+    """
+    if transformers.is_of_transformers(model):
+        # transformers says of TimeSformer that it takes images
+        return "video" if transformers.task(model) == Task.VIDEOS else transformers.modality(model)
+    if hasattr(model, "plm_origin"):
+        return "video" if torchvision.task(model) == Task.VIDEOS else "image"
+    return "image" if input_of(model).frames is None else "video"
+
+
 def num_classes_of(model: Any) -> int | None:
     """Return the number of classes of a model, 0 if it has no classifier, and None if that is not known."""
     if hasattr(model, "plm_origin"):
@@ -113,6 +127,24 @@ def trained_model(
     task_of(model)
     if config_of(model).get("num_classes") == 0:  # the model has classes, but only newly initialised ones
         raise NotSupported(f"the weights of model {name!r} have no trained classes: {HEADLESS}")
+    return prepare(model, name, transforms, device, fast=fast)
+
+
+def prepare(
+    model: nn.Module, name: str, transforms: Iterable[str] = (), device: torch.device | str = "cpu", *, fast: bool
+) -> nn.Module:
+    """Check the weights of a model, apply transforms to it and move it to a device.
+
+    Args:
+        model: The model, which is changed in place.
+        name: Its name, for messages.
+        transforms: See `trained_model`.
+        device: Device of the model.
+        fast: See `trained_model`.
+
+    Raises:
+        WeightsError, PlmError: See `trained_model`.
+    """
     _check_finite(name, model)
     model = apply_all(model, transforms).to(device)
     if fast and (why := make_fast(model)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -31,6 +32,11 @@ def pick_device(name: str) -> torch.device:
     if device.type == "meta":
         raise InputError("device 'meta' cannot be used: nothing is computed there")
     return device
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many processes load the data if nobody says it: none for the CPU, whose cores are busy anyway."""
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 @contextmanager

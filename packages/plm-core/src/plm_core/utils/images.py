@@ -47,14 +47,18 @@ TOLERANCE = 0.5 / 255
 """Share of the full scale by which floats may lie beyond it, since resizing overshoots."""
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, contents: bytes | None = None) -> Image.Image:
     """Read an image file of any format that PIL reads, as `plain` returns it, and upright.
+
+    Args:
+        path: The file.
+        contents: Its contents, if they have been read already.
 
     Raises:
         InputError: The file cannot be read; the message names it.
     """
     try:
-        return _read(_bytes(Path(path)))
+        return _read(_bytes(Path(path)) if contents is None else contents)
     except InputError as e:
         raise InputError(f"image {str(path)!r} cannot be read: {e}") from e
 

@@ -26,6 +26,8 @@ PROVIDERS = (
     ("command", "rank", "parc"),
     ("command", "probe", "parc"),
     ("command", "paint-tokens", "tome"),
+    ("command", "zeroshot", "pe-encoder"),
+    ("command", "search", "pe-encoder"),
 )
 
 

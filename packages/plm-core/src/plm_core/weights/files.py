@@ -165,10 +165,10 @@ def store(state: State, part: Path, metadata: Mapping[str, str]) -> None:
         save_file(tensors, part, metadata={"format": "pt", **metadata})
     except SafetensorError as e:
         raise OSError(str(e)) from e
-    _sort_metadata(part)
+    sort_metadata(part)
 
 
-def _sort_metadata(path: Path) -> None:
+def sort_metadata(path: Path) -> None:
     """Sort the metadata in the header of a safetensors file, which safetensors writes in random order."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
