@@ -22,7 +22,10 @@ SHORT = {
 
 
 @pytest.fixture
-def data(pictures, videos, objects, captions):
+def data(request, pictures, videos, objects, captions):
+    """Folders by kind. Images and videos with captions are one kind, of which a recipe takes either."""
+    if "video" in request.node.callspec.params["name"]:
+        captions = request.getfixturevalue("video_captions")
     return {"images": pictures, "videos": videos, "coco": objects, "captions": captions}
 
 

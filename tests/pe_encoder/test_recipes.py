@@ -17,7 +17,9 @@ import pe_encoder
 from pe_encoder.configs import CORE
 from pe_encoder.recipes import losses, masking, resolution, tables
 from pe_encoder.recipes.contrastive import check_whole_batch, train_contrastive
+from pe_encoder.recipes.distillation import train_distilled
 from pe_encoder.recipes.towers import Towers
+from pe_encoder.recipes.video import AugmentedFrames
 from plm_core import InputError, weights
 from plm_core.training import Recipe
 
@@ -233,6 +235,61 @@ def test_two_processes_equal_one_with_the_joined_batch(forked, tmp_path):
             torch.testing.assert_close(state[key], value, atol=1e-5, rtol=0)
 
 
+# --- videos and distillation ---------------------------------------------------------------------------------
+
+
+def test_a_video_is_the_mean_of_the_embeddings_of_its_frames():
+    clip, video, ids = untrained().eval(), torch.randn(2, 3, 3, 32, 32), torch.tensor([[1, 3, 15], [1, 4, 15]])
+    outputs = Towers(clip, chunk_size=2)(video, ids)
+    torch.testing.assert_close(outputs.media, normalize(clip.encode_video(video, normalize=True), dim=-1))
+    result = train_contrastive(clip, Pairs(frames=(2,)), CONFIG)
+    assert result.history[-1]["loss"] < 10
+
+
+def test_one_draw_of_an_augmentation_is_for_all_frames():
+    frames = AugmentedFrames(
+        4, lambda picture: torch.full((3, 1, 1), float(picture.getpixel((0, 0))[0])) + torch.rand(())
+    )
+    augmented = frames(Stills(9))
+    assert augmented.shape == (4, 3, 1, 1)
+    assert (augmented[:, 0, 0, 0] - augmented[0, 0, 0, 0]).round(decimals=4).tolist() == [0, 2, 5, 8]
+    assert frames(Stills(1)).shape == (4, 3, 1, 1)  # a short video gives its frames several times
+
+
+class Stills:
+    """A video whose frames have the level of their number."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def read(self, indices):
+        return torch.stack([torch.full((2, 2, 3), i, dtype=torch.uint8) for i in indices])
+
+
+def test_a_student_learns_the_matches_of_its_teacher():
+    class Twice(Pairs):
+        def __getitem__(self, index):
+            media, text = super().__getitem__(index)
+            return (media, media), text
+
+    teacher = untrained()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    torch.manual_seed(1)
+    student = pe_encoder.CLIP(vision=TOWER, text=TEXT, vocabulary=WORDS)
+    config = tables.DistillConfig(recipe=replace(RECIPE, epochs=20, optimizer="lamb", lr=0.02), teacher_scale=20.0)
+    history = train_distilled(student, Twice(), config, teacher, log_steps=4).history
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert all(torch.equal(teacher.state_dict()[name], value) for name, value in before.items())
+
+
+def test_videos_have_no_masked_copies_and_no_stages():
+    with pytest.raises(InputError, match=r"^mask_share 0.5 is not allowed: videos have no masked copies"):
+        tables.VideoConfig(recipe=RECIPE, mask_share=0.5)
+
+
 # --- tables --------------------------------------------------------------------------------------------------
 
 
@@ -243,4 +300,13 @@ def test_the_tables_fit_the_models_of_the_paper(preset, size):
     assert steps == pytest.approx({"base": 443_000, "large": 443_000, "giant": 656_000}[preset])
     assert config.stages[-1][1] == core.image_size
     assert all(size % core.vision["patch_size"] == 0 for _, size in config.stages)
+    assert config.recipe.warmup_epochs * steps / config.recipe.epochs == pytest.approx(2000)
     assert (config.recipe.optimizer, config.recipe.lr, config.recipe.betas) == ("lamb", 2e-3, (0.9, 0.95))
+
+
+def test_the_tables_of_videos_and_of_distillation():
+    video, distill = tables.VIDEO["paper"], tables.DISTILL["paper"]
+    assert video.recipe.epochs * tables.VIDEOS / 4096 == pytest.approx(5_400)
+    assert (video.frames, video.hflip, video.scale, video.recipe.lr) == (8, 0.5, (0.08, 1.0), 1e-6)
+    assert distill.recipe.epochs * tables.PAIRS == pytest.approx(4.4e9, rel=0.01)
+    assert (distill.teacher_scale, distill.max_scale, distill.teacher) == (200, 100, "pe_clip_g14_448")

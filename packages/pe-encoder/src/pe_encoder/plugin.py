@@ -144,6 +144,16 @@ def plm_trainings() -> list[Training]:
             micro="pe_micro_clip",
             options=("pretrained", "weights"),
         ),
+        Training(
+            name="pe-video",
+            help="Train both towers of a CLIP on videos with captions.",
+            data="captions",
+            train="pe_encoder.recipes.video:run",
+            configs="pe_encoder.recipes.tables:VIDEO",
+            presets={"pe_micro_*": "micro", "*": "default"},
+            micro="pe_micro_clip",
+            options=("pretrained", "weights"),
+        ),
     ]
 
 

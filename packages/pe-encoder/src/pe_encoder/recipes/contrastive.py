@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -94,17 +95,7 @@ def check_whole_batch(recipe: Recipe, per_device_batch_size: int | None) -> None
 
 def run(job: Job) -> Trained | None:
     """Train both towers on images with captions, as ``plm train pe-contrastive`` does."""
-    return train_pairs(job, "images")
-
-
-def train_pairs(job: Job, kind: str) -> Trained | None:
-    """Train both towers on images or videos with captions, and score retrieval among the held-out ones.
-
-    Args:
-        job: What was asked for.
-        kind: ``images`` or ``videos``.
-    """
-    splits, found = open_splits(job, kind)
+    splits, found = open_splits(job, "images")
     config: ContrastiveConfig = job.config_for(len(splits.train))
     clip = create_clip(job, drop_path_rate=config.drop_path)
     resolution.check_stages(config.stages, clip.visual)
@@ -112,11 +103,38 @@ def train_pairs(job: Job, kind: str) -> Trained | None:
         resolution.smooth(clip.visual, config.stages[0][1])
     train = pairs(splits.train, Augment(config, input_of(clip)))
     val = pairs(splits.val, transform_for(clip), training=False)
+    return train_and_score(job, clip, train, val, partial(train_contrastive, config=config), splits.name, found)
+
+
+def train_and_score(
+    job: Job,
+    clip: CLIP,
+    train: Dataset[Any],
+    val: Dataset[Any],
+    training: Callable[..., TrainResult],
+    part: str,
+    found: str,
+) -> Trained | None:
+    """Run a training of a CLIP, and score retrieval among held-out pairs during it and after it.
+
+    Args:
+        job: What was asked for.
+        clip: The model.
+        train: The pairs to train on.
+        val: The pairs to score.
+        training: A function (clip, data, **options of fit) that trains the model in place.
+        part: The name of the held-out part.
+        found: The data in words.
+
+    Returns:
+        What the recipe returns; None in a process that is not the main one.
+    """
+    batch = collate(clip)
 
     def score(towers: Any) -> dict[str, float]:
-        return retrieval(towers, val, collate(clip), kind.removesuffix("s"), splits.name, job.num_workers)
+        return retrieval(towers, val, batch, part, job.num_workers)
 
-    result = train_contrastive(clip, train, config, evaluate=score, **job.options)
+    result = training(clip, train, evaluate=score, **job.options)
     if not result.main:
         return None
     model: Any = job.rebuild(result.state)

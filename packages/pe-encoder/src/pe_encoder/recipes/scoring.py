@@ -16,7 +16,7 @@ BATCH = 64
 
 
 def retrieval(
-    towers: Towers, data: Dataset[Any], collate: Callable[..., Any], medium: str, part: str, num_workers: int = 0
+    towers: Towers, data: Dataset[Any], collate: Callable[..., Any], part: str, num_workers: int = 0
 ) -> dict[str, float]:
     """Score retrieval in both directions, by plain cosines, without the dual softmax of the paper's numbers.
 
@@ -24,7 +24,6 @@ def retrieval(
         towers: The towers, in eval mode.
         data: A dataset of (medium, caption). Media with the same caption are right for one another.
         collate: Function from samples to media and token ids, see `pe_encoder.recipes.pairs.collate`.
-        medium: ``image`` or ``video``.
         part: The part of the data in a word, such as ``val``.
         num_workers: Processes that load data.
 
@@ -37,10 +36,11 @@ def retrieval(
         return collate(samples), [text for _, text in samples]
 
     device = next(towers.parameters()).device
-    media, captions = [], []
+    media, captions, medium = [], [], "image"
     loader = DataLoader(data, BATCH, collate_fn=kept, num_workers=num_workers)
     with torch.no_grad():
         for (x, ids), words in track(loader, "evaluating", len(loader)):
+            medium = "video" if x.ndim == 5 else "image"
             embeddings = towers(x.to(device), ids.to(device))
             media.append(embeddings.media)
             captions.append(embeddings.texts)

@@ -6,6 +6,7 @@ Each configuration is data, and `dataclasses.replace` makes a changed one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from plm_core.errors import InputError
 from plm_core.training import Recipe
@@ -15,6 +16,7 @@ Stages = tuple[tuple[float, int], ...]
 """The stages of a training with rising sizes: the share of its steps, and the height and width of the images."""
 
 RATIO: Range = (lambda ratio: 0 < ratio[0] <= ratio[1], "a smaller and a larger number above 0")
+MAX_LOGITS: Range = (lambda scale: scale >= 1, "1 or more")
 STAGES: Range = (
     lambda stages: all(0 < share <= 1 and size > 0 for share, size in stages),
     "pairs of a share above 0 and up to 1 and a size in pixels",
@@ -62,7 +64,7 @@ class ContrastiveConfig:
         check_config(
             self,
             drop_path=RATE,
-            max_scale=(lambda scale: scale >= 1, "1 or more"),
+            max_scale=MAX_LOGITS,
             chunk_size=AT_LEAST_1,
             scale=SCALE,
             ratio=RATIO,
@@ -77,6 +79,53 @@ class ContrastiveConfig:
         whole = sum(share for share, _ in self.stages)
         if self.stages and abs(whole - 1) > 1e-6:
             raise InputError(f"stages {self.stages} is not allowed: the shares add up to {whole:.4g}, and 1 is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig(ContrastiveConfig):
+    """A contrastive training on videos: that of `ContrastiveConfig`, and how many frames stand for a video.
+
+    Attributes:
+        frames: Frames of a video, the first and the last among them. Of a shorter video some are taken several times.
+    """
+
+    frames: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_config(self, frames=AT_LEAST_1)
+        if self.mask_share:
+            raise InputError(f"mask_share {self.mask_share} is not allowed: videos have no masked copies, 0 is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """A distillation of both towers from those of a larger CLIP. Images are not augmented.
+
+    Attributes:
+        recipe: The optimisation. Its batch is the one that the matches are compared in.
+        teacher: The CLIP to learn from: the name of a model with pretrained weights, or a model folder.
+        teacher_scale: Factor of the teacher's logits. Twice that of PE-Core, 100, halves the temperature.
+        drop_path: Rate of dropped paths in the vision tower.
+        max_scale: The largest factor of the logits that is learned.
+        chunk_size: The most images that a process encodes at once, see `ContrastiveConfig`.
+    """
+
+    recipe: Recipe
+    teacher: str = "pe_clip_g14_448"
+    teacher_scale: float = 200.0
+    drop_path: float = 0.0
+    max_scale: float = 100.0
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_config(
+            self,
+            teacher_scale=MORE_THAN_0,
+            drop_path=RATE,
+            max_scale=MAX_LOGITS,
+            chunk_size=AT_LEAST_1,
+        )
 
 
 def _lamb(steps: int, batch_size: int, samples: float, lr: float) -> Recipe:
@@ -94,6 +143,8 @@ def _lamb(steps: int, batch_size: int, samples: float, lr: float) -> Recipe:
 
 PAIRS = 5.4e9
 """Pairs of an image and a caption that PE-Core was pretrained on."""
+VIDEOS = 22e6
+"""Videos that it was finetuned on."""
 WARMUP = 2000
 """Steps of the warm-up, in all tables."""
 
@@ -111,6 +162,16 @@ PRETRAIN: dict[str, ContrastiveConfig] = {
 }
 """The pretraining of the paper by size (table 18)."""
 
+# No augmentation, for models too small for it. Captions of the world of shapes speak of left and right, and of colours.
+_PLAIN: dict[str, Any] = {
+    "scale": (1.0, 1.0),
+    "ratio": (1.0, 1.0),
+    "brightness": 0.0,
+    "saturation": 0.0,
+    "hflip": 0.0,
+    "mask_share": 0.0,
+}
+
 CONTRASTIVE: dict[str, ContrastiveConfig] = {
     # Our own, for a pretrained model and some thousand pairs: rates that keep what was learned, and crops that still
     # show what the caption says.
@@ -121,13 +182,38 @@ CONTRASTIVE: dict[str, ContrastiveConfig] = {
     ),
     "micro": ContrastiveConfig(
         recipe=Recipe(epochs=20, batch_size=256, lr=1e-3, betas=(0.9, 0.95), warmup_epochs=1, clip_grad=1.0),
-        scale=(1.0, 1.0),
-        ratio=(1.0, 1.0),
-        brightness=0.0,
-        saturation=0.0,
-        hflip=0.0,  # captions of the world of shapes speak of left and right
-        mask_share=0.0,
+        **_PLAIN,
     ),
     **PRETRAIN,
 }
 """The presets of the recipe ``pe-contrastive``."""
+
+VIDEO: dict[str, VideoConfig] = {
+    # Table 19, for all sizes.
+    "paper": VideoConfig(recipe=_lamb(5_400, 4_096, VIDEOS, 1e-6), mask_share=0.0),
+    # Our own, for some thousand videos.
+    "default": VideoConfig(
+        recipe=Recipe(epochs=10, batch_size=128, lr=1e-5, betas=(0.9, 0.95), warmup_epochs=1, clip_grad=1.0),
+        scale=(0.5, 1.0),
+        mask_share=0.0,
+    ),
+    "micro": VideoConfig(
+        recipe=Recipe(epochs=10, batch_size=64, lr=3e-4, betas=(0.9, 0.95), warmup_epochs=1, clip_grad=1.0),
+        **_PLAIN,
+    ),
+}
+"""The presets of the recipe ``pe-video``."""
+
+DISTILL: dict[str, DistillConfig] = {
+    # Table 20, for B and L with G as the teacher. The table has a weight decay of 0.05, and section 2.4 has none.
+    "paper": DistillConfig(recipe=_lamb(269_000, 16_384, PAIRS, 1e-6)),
+    # Our own, for some thousand pairs.
+    "default": DistillConfig(
+        recipe=Recipe(epochs=10, batch_size=512, lr=1e-5, betas=(0.9, 0.95), warmup_epochs=1, clip_grad=1.0)
+    ),
+    "micro": DistillConfig(
+        recipe=Recipe(epochs=10, batch_size=128, lr=1e-3, betas=(0.9, 0.95), warmup_epochs=1, clip_grad=1.0),
+        teacher="pe_micro_clip",
+    ),
+}
+"""The presets of the recipe ``pe-distill``."""
