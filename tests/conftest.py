@@ -235,6 +235,26 @@ def objects(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def captions(tmp_path_factory):
+    """Write train/ with 16 scenes of shapes and val/ with 8, each with its caption; tests do not change them."""
+    from plm_core.datasets.captions import write_shapes
+
+    folder = tmp_path_factory.mktemp("captions")
+    write_shapes(folder, train=16, val=8, size=48)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video_captions(tmp_path_factory):
+    """Write train/ with 8 clips of shapes and val/ with 4, each with its caption; tests do not change them."""
+    from plm_core.datasets.captions import write_shapes
+
+    folder = tmp_path_factory.mktemp("video_captions")
+    write_shapes(folder, "videos", train=8, val=4, size=48, frames=4)
+    return folder
+
+
 @pytest.fixture
 def all_layers_gain(monkeypatch):
     """Let every layer be packed that can be, whatever is faster on this machine; return the products with them."""

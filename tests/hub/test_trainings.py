@@ -17,12 +17,16 @@ SHORT = {
     "images": {"epochs": 2, "batch_size": 8},
     "videos": {"epochs": 2, "batch_size": 4},
     "coco": {"epochs": 1, "batch_size": 4},
+    "captions": {"epochs": 2, "batch_size": 8},
 }
 
 
 @pytest.fixture
-def data(pictures, videos, objects):
-    return {"images": pictures, "videos": videos, "coco": objects}
+def data(request, pictures, videos, objects, captions):
+    """Folders by kind. Images and videos with captions are one kind, of which a recipe takes either."""
+    if "video" in request.node.callspec.params["name"]:
+        captions = request.getfixturevalue("video_captions")
+    return {"images": pictures, "videos": videos, "coco": objects, "captions": captions}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from plm_core.shapes.words import COLOURS, SHAPES
+
 Config = dict[str, Any]
 
 PAPER = "arXiv 2504.13181"
@@ -202,6 +204,38 @@ SPATIAL: dict[str, Aligned] = {
         metrics={ADE: 49.3},
     ),
 }
+
+MICRO_WORDS: tuple[str, ...] = (
+    *("a", "photo", "of", "the", "and", "small", "large", "left", "right", "above", "below"),
+    *COLOURS,
+    *SHAPES,
+)
+"""The words of our micro CLIP: those of the captions of the world of shapes, and of prompts."""
+
+MICRO_CLIP: Config = {
+    "vision": {
+        "patch_size": 8,
+        "width": 96,
+        "layers": 4,
+        "heads": 6,
+        "mlp_ratio": 2.0,
+        "output_dim": 64,
+        "image_size": 48,
+        "pool_type": "attn",
+        "attn_pooler_heads": 6,
+    },
+    "text": {
+        "context_length": 24,
+        "width": 64,
+        "heads": 4,
+        "layers": 2,
+        "mlp_ratio": 2.0,
+        "output_dim": 64,
+        "vocab_size": len(MICRO_WORDS) + 4,
+    },
+    "vocabulary": MICRO_WORDS,
+}
+"""Our micro CLIP."""
 
 BEST_LAYER: Mapping[str, float] = {
     "zero-shot": 50 / 50,

@@ -246,12 +246,20 @@ class VisionTower(nn.Module):
         grid = self._grid_of(x.shape[2:], "the size of x")
         return self.place(self.patch_embed(x), grid)
 
-    def place(self, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """Give embedded patches [B, rows * columns, C] their class token and positions, see `patch_tokens`."""
+    def place(
+        self, patches: Tensor, grid: tuple[int, int], positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give embedded patches [B, rows * columns, C] their class token and positions, see `patch_tokens`.
+
+        Args:
+            patches: The patches of a grid.
+            grid: Its rows and columns.
+            positions: Absolute positions [1, N, C] in place of those of `positions`; None for these.
+        """
         tokens = patches
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.to(patches.dtype).expand(patches.shape[0], -1, -1), patches], 1)
-        positions = self.positions(grid)
+        positions = self.positions(grid) if positions is None else positions
         if positions is not None:
             tokens = tokens + positions.to(patches.dtype)
         return self.norm_pre(tokens), self.rope(grid, patches.device)

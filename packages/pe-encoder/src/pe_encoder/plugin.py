@@ -5,8 +5,8 @@ This module imports neither torch nor timm.
 
 from __future__ import annotations
 
-from pe_encoder.configs import CORE, LANG, MEAN, PAPER, POOLED, SPATIAL, STD, TOKENS, Aligned, Core
-from plm_core.hookspecs import BlockAdapter, Command, Input, Model, Pretrained, WeightLayout, hookimpl
+from pe_encoder.configs import CORE, LANG, MEAN, MICRO_CLIP, PAPER, POOLED, SPATIAL, STD, TOKENS, Aligned, Core
+from plm_core.hookspecs import BlockAdapter, Command, Input, Model, Pretrained, Training, WeightLayout, hookimpl
 
 LICENSE = "Apache-2.0"
 TOP1 = "zero-shot ImageNet-1k top-1 % (published)"
@@ -100,6 +100,24 @@ def _clip(name: str, size: Core) -> Model:
     )
 
 
+def _micro() -> Model:
+    return Model(
+        name="pe_micro_clip",
+        family="pe",
+        task="zero-shot-image-classification",
+        builder="pe_encoder.clip:clip",
+        config=MICRO_CLIP,
+        params=514_305,
+        input=_input(MICRO_CLIP["vision"]["image_size"]),
+        num_classes=0,
+        classifier=None,
+        first_conv="visual.patch_embed.proj",
+        out_indices=(),
+        license=LICENSE,
+        paper=PAPER,
+    )
+
+
 @hookimpl
 def plm_models() -> list[Model]:
     """Declare the published models: the vision towers, and PE-Core with both towers."""
@@ -108,6 +126,34 @@ def plm_models() -> list[Model]:
         *(_aligned("lang", name, size) for name, size in LANG.items()),
         *(_aligned("spatial", name, size) for name, size in SPATIAL.items()),
         *(_clip(name, size) for name, size in CORE.items()),
+        _micro(),
+    ]
+
+
+@hookimpl
+def plm_trainings() -> list[Training]:
+    """Declare the trainings of both towers."""
+    return [
+        Training(
+            name="pe-contrastive",
+            help="Train both towers of a CLIP on images with captions.",
+            data="captions",
+            train="pe_encoder.recipes.contrastive:run",
+            configs="pe_encoder.recipes.tables:CONTRASTIVE",
+            presets={"pe_micro_*": "micro", "*": "default"},
+            micro="pe_micro_clip",
+            options=("pretrained", "weights"),
+        ),
+        Training(
+            name="pe-video",
+            help="Train both towers of a CLIP on videos with captions.",
+            data="captions",
+            train="pe_encoder.recipes.video:run",
+            configs="pe_encoder.recipes.tables:VIDEO",
+            presets={"pe_micro_*": "micro", "*": "default"},
+            micro="pe_micro_clip",
+            options=("pretrained", "weights"),
+        ),
     ]
 
 
@@ -186,5 +232,10 @@ def plm_commands() -> list[Command]:
             name="search",
             help="Find the images that fit a text best, by embeddings of plm embed.",
             implementation="pe_encoder.cli.search:search",
+        ),
+        Command(
+            name="segment",
+            help="Paint the parts of an image that agree with texts.",
+            implementation="pe_encoder.cli.segment:segment",
         ),
     ]

@@ -18,6 +18,7 @@ same script under ``torchrun``). Training needs the extra ``plm-core[train]``.
 - ``curve``: the history as a table and as a picture.
 - ``display``: the progress on stderr, with the pace that ``pace`` measures.
 - ``evaluation``: evaluation in the middle of a training.
+- ``gathering``: the samples of all processes, for a loss over the whole batch.
 - ``history``: the logged values by step.
 - ``interruption``: Ctrl-C and SIGTERM.
 - ``overrides``: changes to a configuration, written as text such as ``epochs=100``.

@@ -27,6 +27,21 @@ class StopAfter(TrainerCallback):
             control.should_save = args.save_strategy != "no"
 
 
+class Progress(TrainerCallback):
+    """A callback that knows how much of the training is done, for a loss that changes in its course.
+
+    Attributes:
+        share: The share of the steps of the whole schedule that are done, from 0 to less than 1.
+    """
+
+    def __init__(self) -> None:
+        self.share = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note the share; in a resumed training it goes on."""
+        self.share = state.global_step / max(state.max_steps, 1)
+
+
 class Epochs(TrainerCallback):
     """A callback that tells the dataset the epoch, and has values logged and the model evaluated when it is time.
 

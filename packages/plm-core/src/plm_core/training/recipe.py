@@ -24,8 +24,8 @@ class Recipe:
         epochs: Passes over the data. With ``aug_repeats``, each repetition counts as a pass.
         batch_size: Samples per optimiser step, over all processes, accumulation steps and repetitions.
         lr: Peak learning rate. It is absolute, not relative to the batch size.
-        optimizer: "adamw" or "sgd" (with momentum ``betas[0]``).
-        betas: Coefficients of AdamW.
+        optimizer: "adamw", "lamb" (arXiv 1904.00962, as timm has it) or "sgd" (with momentum ``betas[0]``).
+        betas: Coefficients of AdamW and LAMB.
         weight_decay: Weight decay of matrices. Vectors and the parameters in ``model.no_weight_decay()`` have none.
         warmup_epochs: Epochs in which the learning rate rises linearly.
         warmup_start: Learning rate at the first step, as a fraction of ``lr``.
@@ -40,7 +40,7 @@ class Recipe:
     epochs: float
     batch_size: int
     lr: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     warmup_epochs: float = 0.0

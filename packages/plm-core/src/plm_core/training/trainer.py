@@ -55,11 +55,16 @@ class RecipeTrainer(Trainer):
             self.is_fsdp_enabled = True
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create AdamW or SGD over the parameter groups of the recipe."""
+        """Create the optimiser of the recipe over its parameter groups."""
         groups = parameter_groups(model if model is not None else self.model, self.recipe)
         optimizer: torch.optim.Optimizer
         if self.recipe.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, lr=self.recipe.lr, momentum=self.recipe.betas[0])
+        elif self.recipe.optimizer == "lamb":
+            from timm.optim import Lamb
+
+            # the norm of the gradient is the recipe's clip_grad, not the optimiser's
+            optimizer = Lamb(groups, lr=self.recipe.lr, betas=self.recipe.betas, max_grad_norm=None)
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.recipe.lr, betas=self.recipe.betas)
         self.optimizer = optimizer

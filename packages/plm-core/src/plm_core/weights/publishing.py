@@ -132,7 +132,7 @@ def save_pretrained(
     _check_replaceable(folder)
     declared = registry().all(Model).get(name)
     task = declared.declaration.task if declared else "image-classification"
-    if not num_classes:
+    if not num_classes and not task.startswith("zero-shot"):  # whose classes are texts
         task = task.replace("classification", "feature-extraction")
     facts = {"format": FORMAT, "task": task, **(about or {})}
     with atomic_paths(folder / WEIGHTS_FILE, folder / CARD_FILE, folder / CONFIG_FILE) as parts:
