@@ -107,7 +107,7 @@ def test_the_parts_of_an_image_get_their_texts(clip):
     ("call", "error", "message"),
     [
         (lambda m, x: dense.patch_embeddings(m, x, window=2), InputError, "window is 2; an odd number"),
-        (lambda m, x: dense.patch_embeddings(m, x, last="first"), InputError, "last is 'first'"),
+        (lambda m, x: dense.patch_embeddings(m, x, last="first"), InputError, "last 'first' is not allowed"),
         (lambda m, x: dense.text_maps(m, x, torch.rand(9, 2)), InputError, r"\[9, 2\]; \[10, texts\] is expected"),
         (lambda m, x: dense.upsample(torch.rand(1, 1, 3, 5), (40, 24), 8), InputError, "3 x 5 patches of 8 pixels"),
         (lambda m, x: dense.patch_embeddings(torch.nn.Identity(), x), NotSupported, "model is a Identity"),

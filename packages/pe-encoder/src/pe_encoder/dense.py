@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from pe_encoder.arguments import choice
 from pe_encoder.clip import CLIP
 from pe_encoder.layers import AttentionPool, Block
 from pe_encoder.model import VisionTower
 from pe_encoder.zeroshot import SCALE
 from plm_core import InputError, NotSupported, transform_for
+from plm_core.utils.ranges import check_choice
 
 WINDOW = 3
 """Side of the windows in patches: the best of 1, 3 and 5 on a small CLIP, see the README."""
@@ -60,7 +60,7 @@ def patch_embeddings(model: nn.Module, images: Tensor, *, window: int = WINDOW, 
     tower = tower_of(model)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise InputError(f"window is {window!r}; an odd number of patches from 1 on is allowed")
-    choice("last", last, ATTENTIONS)
+    check_choice("last", last, ATTENTIONS)
     tokens, rope = tower.patch_tokens(images)
     grid = grid_of(tower, images)
     tokens = _run(tower, tokens, rope, last)
