@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import pe_encoder
+from pe_encoder.alignment import start
 from pe_encoder.recipes import spatial, spatial_teachers
 from pe_encoder.recipes.spatial_tables import SPATIAL
 from plm_core import InputError
@@ -53,7 +54,7 @@ def test_the_loss_of_similarities_by_hand():
 
 def test_the_student_starts_as_the_core_and_sees_no_masked_patch():
     core, student = towers(ls_init_value=None)
-    spatial.start(student, core)
+    start(student, core)
     images = torch.randn(2, 3, 32, 32)
     whole = torch.zeros(2, 16, dtype=torch.bool)
     model = spatial.Student(student)
@@ -69,14 +70,19 @@ def test_the_student_starts_as_the_core_and_sees_no_masked_patch():
 
 def test_the_layer_scale_of_the_student_stays_and_another_size_of_images_is_resized():
     core, student = towers(image_size=64)
-    spatial.start(student, core)
+    start(student, core)
     assert student.pos_embed.shape[1] == 65
     assert (student.blocks[0].ls1.gamma == 0.1).all()
     torch.testing.assert_close(student.blocks[2].mlp.fc1.weight, core.blocks[2].mlp.fc1.weight)
-    with pytest.raises(InputError, match="3 layers, width 24 and patch 8; the model has 2, 24 and 8"):
-        spatial.start(towers(layers=2)[1], core)
-    with pytest.raises(InputError, match="the model has 3, 32 and 8"):
-        spatial.start(towers(width=32)[1], core)
+    shorter = towers(layers=2, ls_init_value=None)[1]
+    start(shorter, core)  # as PE-Lang, which drops the last layers
+    images = torch.randn(1, 3, *shorter.image_size)
+    core.set_input_size(shorter.image_size)
+    torch.testing.assert_close(shorter.forward_features(images), core.forward_features(images, layer_idx=1))
+    with pytest.raises(InputError, match="3 layers, width 24 and patch 8, and model one of 4, 24 and 8"):
+        start(towers(layers=4)[1], core)
+    with pytest.raises(InputError, match="and model one of 3, 32 and 8"):
+        start(towers(width=32)[1], core)
 
 
 def halves(images):
@@ -89,7 +95,7 @@ def halves(images):
 
 def test_a_training_moves_the_similarities_to_the_teacher_and_leaves_the_core():
     core, student = towers()
-    spatial.start(student, core)
+    start(student, core)
     before = {key: value.clone() for key, value in core.state_dict().items()}
     data = [(image, 0) for image in torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(1))]
     config = replace(CONFIG, recipe=replace(RECIPE, epochs=8, lr=1e-2), core_weight=0.1)
@@ -110,7 +116,7 @@ def test_features_may_come_with_the_data():
     results = []
     for samples, teacher in ((data, None), ([(image, 0) for image in images], halves)):
         core, student = towers()
-        spatial.start(student, core)
+        start(student, core)
         results.append(spatial.train_spatial(student, core, samples, CONFIG, teacher, **options).history[-1]["local"])
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pe_encoder.alignment import start
 from pe_encoder.clip import CLIP
 from pe_encoder.dense import grid_of
 from pe_encoder.model import VisionTower
@@ -126,7 +127,7 @@ def train_spatial(
     """Align a vision tower in place.
 
     Args:
-        student: The tower to train, which starts with the weights of the core (see `start`).
+        student: The tower to train, which starts with the weights of the core (see `pe_encoder.alignment.start`).
         core: The first teacher, which is frozen and sees the images without masks.
         data: A dataset of (image, anything), or if there is no second teacher of (image, its features [D, rows,
             columns]).
@@ -160,25 +161,6 @@ def train_spatial(
     result = fit(Student(student), data, loss, config.recipe, **options)
     state = {key.removeprefix("tower."): value for key, value in result.state.items() if key.startswith("tower.")}
     return TrainResult(state, result.history, result.main)
-
-
-def start(student: VisionTower, core: VisionTower) -> None:
-    """Give a tower that returns tokens the weights of a core tower. Its layer scale, if it has one, stays as it is.
-
-    Raises:
-        InputError: The towers have other sizes.
-    """
-    state = {key: student.resample(key, value) for key, value in core.state_dict().items()}
-    own = student.state_dict()
-    known = {key: value for key, value in state.items() if key in own}
-    missing = [key for key in own if key not in known and ".ls" not in key]
-    other = [key for key, value in known.items() if value.shape != own[key].shape]
-    if missing or other or len(student.blocks) != len(core.blocks):
-        raise InputError(
-            f"core is a tower of {len(core.blocks)} layers, width {core.embed_dim} and patch {core.patch_size}; the "
-            f"model has {len(student.blocks)}, {student.embed_dim} and {student.patch_size}, and they need the same"
-        )
-    student.load_state_dict(own | known)
 
 
 def run(job: Job) -> Trained | None:
