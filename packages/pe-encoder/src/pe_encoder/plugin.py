@@ -138,7 +138,7 @@ def _micro_spatial() -> Model:
         task="image-feature-extraction",
         builder="pe_encoder.model:vision_tower",
         config={**MICRO_SPATIAL, "global_pool": "avg"},
-        params=332_544,
+        params=322_176,
         input=_input(MICRO_SPATIAL["image_size"]),
         num_classes=0,
         classifier="head",
