@@ -158,6 +158,19 @@ def _micro_spatial() -> Model:
         out_indices=(-3, -2, -1),
         license=LICENSE,
         paper=PAPER,
+        micro=Micro(recipe="pe_encoder.micro.spatial:train", evaluate="pe_encoder.micro.spatial:evaluate"),
+        pretrained=(
+            Pretrained(
+                tag="plm_shapes",
+                file="pe_encoder:weights/pe_micro_spatial.safetensors",
+                license=LICENSE,
+                metrics={
+                    "held-out mIoU % of ten colours and the background, linear probe": 29.4,
+                    "held-out mIoU % of objects and the background, linear probe": 58.9,
+                },
+                note="trained by plm retrain pe_micro_spatial; see its model card",
+            ),
+        ),
     )
 
 
