@@ -215,20 +215,20 @@ MICRO_WORDS: tuple[str, ...] = (
 MICRO_CLIP: Config = {
     "vision": {
         "patch_size": 8,
-        "width": 96,
+        "width": 64,
         "layers": 4,
-        "heads": 6,
+        "heads": 4,
         "mlp_ratio": 2.0,
         "output_dim": 64,
         "image_size": 48,
         "pool_type": "attn",
-        "attn_pooler_heads": 6,
+        "attn_pooler_heads": 4,
     },
     "text": {
         "context_length": 24,
         "width": 64,
         "heads": 4,
-        "layers": 2,
+        "layers": 1,
         "mlp_ratio": 2.0,
         "output_dim": 64,
         "vocab_size": len(MICRO_WORDS) + 4,
@@ -241,7 +241,6 @@ MICRO_SPATIAL: Config = {
     **{name: value for name, value in MICRO_CLIP["vision"].items() if "pool" not in name},
     **TOKENS,
     "ls_init_value": 0.1,
-    "image_size": 96,
 }
 """Our micro model of PE-Spatial: the vision tower of the micro CLIP, without what follows its blocks."""
 

@@ -27,7 +27,8 @@ from plm_core import InputError, NotSupported, transform_for
 from plm_core.utils.ranges import check_choice
 
 WINDOW = 3
-"""Side of the windows in patches: the best of 1, 3 and 5 on a small CLIP, see the README."""
+"""Side of the windows in patches. On `pe_micro_clip`, windows of 1, 3 and 5 find colours with 43, 59 and 47 % mean IoU,
+and the projection alone with 8 %; see the README."""
 LAST = "keep"
 LEAST_WEIGHT = 1e-6
 """The least weight of a token in a window, as a share of the largest in the image."""

@@ -26,8 +26,8 @@ _log = logging.getLogger("pe_encoder")
 class Tokenizer:
     """A function from texts to ids: int64 [B, L], each text from its start to its end, padded with zeros.
 
-    A text that is too long is cut as in the original: its last id becomes the end. How many were cut is logged, and
-    counted in ``num_cut``.
+    A text that is too long is cut as in the original: its last id becomes the end. How many were cut is logged unless
+    ``warns`` is False, and counted in ``num_cut``.
 
     Args:
         encode: Function from a text to its ids, without start and end.
@@ -44,6 +44,7 @@ class Tokenizer:
         self.end = end
         self.context_length = context_length
         self.num_cut = 0
+        self.warns = True
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Return the ids of a text or of several.
@@ -65,6 +66,7 @@ class Tokenizer:
             row[: len(tokens)] = torch.tensor(tokens)
         if cut:
             self.num_cut += cut
+        if cut and self.warns:
             _log.warning("%d of %d texts have more than %d tokens and were cut", cut, len(texts), self.context_length)
         return ids
 

@@ -15,7 +15,7 @@ from pe_encoder.recipes import losses, resolution
 from pe_encoder.recipes.pairs import Augment, collate, create_clip, open_splits, pairs
 from pe_encoder.recipes.scoring import retrieval
 from pe_encoder.recipes.tables import ContrastiveConfig
-from pe_encoder.recipes.towers import Towers, finish, limit_scale
+from pe_encoder.recipes.towers import Towers, finish
 from plm_core import InputError, transform_for
 from plm_core.models import input_of
 from plm_core.runs import Job, Trained
@@ -76,8 +76,10 @@ def fit_towers(
         recipe: The optimisation.
         **options: Keywords of `fit`.
     """
+    from plm_core.training.callbacks import AfterStep
+
     check_whole_batch(recipe, options.get("per_device_batch_size"))
-    options["callbacks"] = [limit_scale(towers), *options.get("callbacks", ())]
+    options["callbacks"] = [AfterStep(towers.limit_scale), *options.get("callbacks", ())]
     options.setdefault("collate", collate(clip))
     return finish(clip, fit(towers, data, loss, recipe, **options))
 

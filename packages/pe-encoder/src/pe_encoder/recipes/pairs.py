@@ -113,13 +113,17 @@ class Augment:
 def collate(clip: CLIP) -> Callable[[Sequence[tuple[Any, str]]], tuple[Tensor, Tensor]]:
     """Return the function that makes a batch of samples: the stacked inputs, and the token ids int64 [B, L].
 
+    That captions are too long and were cut is logged for the first such batch only.
+
     Raises:
         MissingDependency: The tokenizer of the CLIP is not installed.
     """
     tokenize = clip.tokenizer()
 
     def batch(samples: Sequence[tuple[Any, str]]) -> tuple[Tensor, Tensor]:
-        return torch.stack([medium for medium, _ in samples]), tokenize([text for _, text in samples])
+        ids = tokenize([text for _, text in samples])
+        tokenize.warns = tokenize.num_cut == 0
+        return torch.stack([medium for medium, _ in samples]), ids
 
     return batch
 

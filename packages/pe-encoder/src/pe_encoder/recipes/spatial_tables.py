@@ -102,7 +102,7 @@ SPATIAL: dict[str, SpatialConfig] = {
     },
     "micro": SpatialConfig(
         core="pe_micro_clip",
-        recipe=Recipe(epochs=20, batch_size=128, lr=5e-4, betas=(0.9, 0.95), warmup_epochs=1, clip_grad=1.0),
+        recipe=Recipe(epochs=10, batch_size=128, lr=5e-4, betas=(0.9, 0.95), warmup_epochs=1, clip_grad=1.0),
         drop_path=0.0,
         **_PLAIN,
     ),

@@ -76,6 +76,15 @@ class Towers(nn.Module):
         """Return the names of the parameters that optimizers should not decay."""
         return self._no_weight_decay | {"log_scale", "mask_token"}
 
+    @torch.no_grad()
+    def limit_scale(self) -> None:
+        """Set the factor of the logits back to its largest value, after a step.
+
+        A limit in the forward pass would take the gradient away there, and the factor could not come down again.
+        """
+        own: Any = self.log_scale
+        (own.to_local() if hasattr(own, "to_local") else own).clamp_(max=self.max_log_scale)  # FSDP shards it
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the blocks of both towers again in the backward pass."""
         self.visual.set_grad_checkpointing(enable)
@@ -144,20 +153,3 @@ def finish(clip: CLIP, result: TrainResult) -> TrainResult:
         with torch.no_grad():
             clip.logit_scale.copy_(result.state["logit_scale"])
     return result
-
-
-def limit_scale(towers: Towers) -> Any:
-    """Return a callback of transformers that sets the factor of the logits back to its largest value after a step.
-
-    A limit in the forward pass would take the gradient away there, and the factor could not come down again.
-    """
-    from torch.distributed.tensor import DTensor
-    from transformers import TrainerCallback
-
-    class LimitScale(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            with torch.no_grad():
-                own = towers.log_scale
-                (own.to_local() if isinstance(own, DTensor) else own).clamp_(max=towers.max_log_scale)
-
-    return LimitScale()

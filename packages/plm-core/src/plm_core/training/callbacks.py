@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
@@ -25,6 +26,21 @@ class StopAfter(TrainerCallback):
         if self.max_steps is not None and state.global_step >= self.max_steps:
             control.should_training_stop = True
             control.should_save = args.save_strategy != "no"
+
+
+class AfterStep(TrainerCallback):
+    """A callback that calls a function after each step of the optimiser, such as one that limits a parameter.
+
+    Args:
+        call: The function.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Call the function."""
+        self.call()
 
 
 class Progress(TrainerCallback):

@@ -132,7 +132,10 @@ def save_micro(model: nn.Module, kind: str, name: str, out: Path, task: str, wha
     params = sum(p.numel() for p in model.parameters())
     about = f"A {kind}, {what}. It has {params:,} parameters. {SHIPPED}"
     rows = {**facts, "Licence": "Apache-2.0, code and weights."}
-    lines = "\n".join(fill(f"- **{key}**: {value}", 120, subsequent_indent="  ") for key, value in rows.items())
+    lines = "\n".join(
+        fill(f"- **{key}**: {value}", 120, subsequent_indent="  ", break_on_hyphens=False)
+        for key, value in rows.items()
+    )
     write_text(
         out / f"{name}.md",
         CARD.format(name=name, family=name.split("_")[0], task=task, what=fill(about, 120), facts=lines),

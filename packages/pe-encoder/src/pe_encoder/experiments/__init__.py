@@ -1,0 +1,6 @@
+"""The measurements behind the README's numbers: ``python -m pe_encoder.experiments [NAME ...] --out DIR``.
+
+dense     where a CLIP finds texts in scenes of the world of shapes, by the way that its patches are embedded
+layers    linear probes on every layer of its vision tower: classification, counting and segmentation
+probes    the linear classifiers and the scores of both
+"""

@@ -1,0 +1,1 @@
+"""The recipes of the micro models that are shipped with this package."""
