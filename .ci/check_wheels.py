@@ -70,6 +70,9 @@ model = timm.create_model("pe_core_t16_384", layers=2).eval()
 image = torch.rand(1, 3, 64, 96)
 assert model(image).shape == (1, 512), "no embedding"
 assert model.forward_features(image, layer_idx=0.5).shape == (1, 1 + 4 * 6, 192), "no tokens of a layer"
+clip = timm.create_model("pe_micro_clip", pretrained=True).eval()
+weight = pe_encoder.zeroshot.embed_classes(clip, ["red circle", "blue star"], "a photo of a {}")
+assert weight.shape == (clip.num_features, 2), weight.shape
 """,
     "parc": """
 import numpy, parc

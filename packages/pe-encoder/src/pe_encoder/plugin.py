@@ -19,7 +19,18 @@ from pe_encoder.configs import (
     Aligned,
     Core,
 )
-from plm_core.hookspecs import BlockAdapter, Command, Input, Micro, Model, Pretrained, Training, WeightLayout, hookimpl
+from plm_core.hookspecs import (
+    BlockAdapter,
+    Command,
+    Input,
+    Micro,
+    Model,
+    Pretrained,
+    TourStop,
+    Training,
+    WeightLayout,
+    hookimpl,
+)
 
 LICENSE = "Apache-2.0"
 TOP1 = "zero-shot ImageNet-1k top-1 % (published)"
@@ -322,4 +333,14 @@ def plm_commands() -> list[Command]:
             help="Paint the parts of an image that agree with texts.",
             implementation="pe_encoder.cli.segment:segment",
         ),
+    ]
+
+
+@hookimpl
+def plm_tour_stops() -> list[TourStop]:
+    """Declare the demonstrations of the micro model."""
+    return [
+        TourStop(name="pe-zeroshot", title="Texts choose among pictures", run="pe_encoder.tour:zero_shot", order=36),
+        TourStop(name="pe-text-map", title="Where a text is in a picture", run="pe_encoder.tour:text_map", order=37),
+        TourStop(name="pe-features", title="Features of a layer as colours", run="pe_encoder.tour:features", order=38),
     ]

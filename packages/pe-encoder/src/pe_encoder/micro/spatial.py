@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import plm_core
+from pe_encoder.alignment import start
 from pe_encoder.configs import PAPER
 from pe_encoder.dense import grid_of
 from pe_encoder.experiments.probes import colour_of, images_of, regions_of, segmentation
-from pe_encoder.recipes.spatial import core_tower, start, train_spatial
+from pe_encoder.recipes.spatial import core_tower, train_spatial
 from pe_encoder.recipes.spatial_tables import SPATIAL
 from plm_core import shapes
 from plm_core.shapes import COLOURS
