@@ -1,11 +1,15 @@
 """Forward pass of our vision towers against timm's with the same weights, one run: plain, and with packed layers.
 
 uv run python tests/bench/pe_vision.py [--sizes t16_384 b16_224 micro] [--batch-size 1 8] [--threads 2] [--packed]
-    [--device cuda --dtype bfloat16]
+    [--features] [--device cuda --dtype bfloat16]
+
+With --features also: the tokens of the layer half way against a whole pass, and a video of 8 frames against 8 images.
 """
 
 import argparse
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -55,6 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--features", action="store_true", help="Also inner layers and videos.")
     parser.add_argument("--packed", action="store_true", help="Also our tower with the transform packed.")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -74,6 +79,21 @@ def main() -> None:
                     plm_core.apply(packed, "packed")
                 contenders = {"packed": lambda x=x, m=packed: m(x), **contenders}
             compare(title, contenders, rounds=args.rounds if size != "micro" else 20 * args.rounds)
+        if args.features:
+            features(size, ours, args.rounds, home)
+
+
+def features(size: str, tower: torch.nn.Module, rounds: int, home: Mapping[str, Any]) -> None:
+    """Compare the tokens of an inner layer with a whole pass, and a video with as many images."""
+    image = torch.rand(1, 3, *tower.image_size).to(**home)
+    half = {"layer 0.5": lambda: tower.forward_features(image, layer_idx=0.5), "whole": lambda: tower(image)}
+    compare(f"{size}, features", half, rounds=rounds)
+    video = torch.rand(1, 8, 3, *tower.image_size).to(**home)
+    text = {"width": 16, "heads": 1, "layers": 1, "output_dim": tower.num_classes, "vocab_size": 8}
+    clip = pe_encoder.CLIP(vision={"layers": 1, "width": 16, "heads": 1, "output_dim": tower.num_classes}, text=text)
+    clip.visual = tower
+    both = {"video of 8": lambda: clip.eval().encode_video(video), "8 images": lambda: tower(video[0])}
+    compare(f"{size}, video", both, rounds=max(rounds // 2, 3))
 
 
 if __name__ == "__main__":

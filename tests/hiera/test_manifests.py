@@ -13,21 +13,10 @@ from hiera.configs import HIERADET, IMAGE, VIDEO
 from plm_core import weights
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
+from plm_core.testing import expand_manifest
 
 HEADS = {"head.projection.weight", "head.fc.weight", "classifier.weight"}
 FOLDER = Path(__file__).parent / "manifests"
-
-
-def expand(tensors):
-    """Expand patterns such as ``blocks.{0..2}.norm1.weight``, which stands for three tensors."""
-    out = {}
-    for pattern, shape in tensors.items():
-        match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-        numbers = range(int(match[1]), int(match[2]) + 1) if match else [None]
-        for number in numbers:
-            key = pattern if number is None else pattern.replace(match[0], str(number))
-            out |= expand({key: shape}) if "{" in key else {key: tuple(shape)}
-    return out
 
 
 def cases():
@@ -76,7 +65,7 @@ def build_hieradet(entry, size):
 
 @pytest.mark.parametrize(("entry", "layout"), list(cases()))
 def test_names_and_shapes_both_ways(entry, layout):
-    tensors = expand(entry["tensors"])
+    tensors = expand_manifest(entry["tensors"])
     assert len(tensors) == entry["n_tensors"]
     model = build(entry)
     assert sum(p.numel() for p in model.parameters()) == entry["params"]

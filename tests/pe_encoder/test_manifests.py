@@ -1,7 +1,6 @@
 """The names and shapes of every public checkpoint convert into our models and back, on the meta device."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,10 @@ from pe_encoder.configs import CORE, LANG, SPATIAL
 from plm_core import weights
 from plm_core.hookspecs import Model
 from plm_core.registry import registry
+from plm_core.testing import expand_manifest
 
 FOLDER = Path(__file__).parent / "manifests"
 FILES = {"official": 14, "timm": 14, "open_clip": 5}
-
-
-def expand(tensors):
-    """Expand patterns such as ``blocks.{0..2}.norm1.weight``, which stands for three tensors."""
-    out = {}
-    for pattern, shape in tensors.items():
-        match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-        numbers = range(int(match[1]), int(match[2]) + 1) if match else [None]
-        for number in numbers:
-            key = pattern if number is None else pattern.replace(match[0], str(number))
-            out |= expand({key: shape}) if "{" in key else {key: tuple(shape)}
-    return out
 
 
 def cases():
@@ -40,7 +28,7 @@ def our_name(entry, kind):
 
 
 def state_of(entry):
-    return {key: torch.empty(shape, device="meta") for key, shape in expand(entry["tensors"]).items()}
+    return {key: torch.empty(shape, device="meta") for key, shape in expand_manifest(entry["tensors"]).items()}
 
 
 def build(name):
@@ -63,7 +51,7 @@ def test_names_and_shapes_both_ways(entry):
     if entry["layout"] != "timm" or "head.bias" in entry["tensors"]:  # without head and layer scale ours are timm's
         assert report.layout == entry["layout"]
     exported = weights.export(model, entry["layout"])
-    assert {key: tuple(value.shape) for key, value in exported.items()} == expand(entry["tensors"])
+    assert {key: tuple(value.shape) for key, value in exported.items()} == expand_manifest(entry["tensors"])
 
 
 @pytest.mark.parametrize("entry", [case for case in cases() if case.id.split("-")[1] == "Core"])

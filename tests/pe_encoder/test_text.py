@@ -149,3 +149,19 @@ def test_the_embedding_of_a_clip_is_that_of_images(clip):
 def test_a_clip_by_name_has_no_classifier():
     with pytest.raises(plm_core.InputError, match="name the classes in texts"), torch.device("meta"):
         timm.create_model("pe_clip_t16_384", num_classes=5)
+
+
+def test_a_clip_says_why_a_file_of_pe_lang_does_not_fit(clip, tower):
+    aligned = tower(pool_type="none", use_ln_post=False, output_dim=None, ls_init_value=0.1)
+    for layout in ("official", "timm"):
+        with pytest.raises(plm_core.WeightsError, match=r"PE-Lang and PE-Spatial have none, since their alignment"):
+            plm_core.weights.load(clip, plm_core.weights.export(aligned, layout))
+
+
+def test_a_clip_says_that_a_file_has_another_context(clip):
+    state = plm_core.weights.export(clip, "official")
+    state["positional_embedding"] = torch.zeros(20, 24)
+    with pytest.raises(
+        plm_core.WeightsError, match=r"the file's texts have 17 tokens|have 20 tokens and the model's 12"
+    ):
+        plm_core.weights.load(clip, state)

@@ -1,47 +1,29 @@
-"""The ranges of the constructors' arguments, by name: an argument means the same in every model.
-
-Values out of their range would otherwise fail deep inside torch, or give a model of NaN without a word.
-"""
+"""The ranges of the constructors' arguments, by name: an argument means the same in every model."""
 
 from __future__ import annotations
 
-import math
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Sequence
 from typing import Any
 
-from plm_core import InputError
-
-MOST = 2**20
-"""The largest size or number of anything, so that a slip of the pen does not ask for all memory."""
-
-
-def _whole(value: Any, least: int = 1) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= MOST
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+from plm_core.utils.ranges import MOST, Ranges, rate, real, whole
 
 
 def _each(value: Any, least: int = 1) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(_whole(item, least) for item in value)
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(whole(item, least) for item in value)
 
 
 def _sizes(value: Any) -> bool:
     return _each(value) and len(value) > 0
 
 
-# (test, what is allowed in words, names)
-_RULES: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
+_RANGES = (
     (
-        _whole,
+        whole,
         f"a whole number from 1 to {MOST}",
         "in_chans embed_dim num_heads depth patch_size decoder_embed_dim decoder_depth decoder_num_heads d_model "
         "channels rpn_convs rpn_samples box_size box_samples mask_size detections",
     ),
-    (lambda value: _whole(value, 0), f"a whole number from 0 to {MOST}", "q_pool scalp num_classes"),
+    (lambda value: whole(value, 0), f"a whole number from 0 to {MOST}", "q_pool scalp num_classes"),
     (
         _sizes,
         "one or more whole numbers from 1 on",
@@ -57,44 +39,28 @@ _RULES: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
     ),
     (lambda value: value is None or _each(value, 0), "None or whole numbers from 0 on", "levels"),
     (
-        lambda value: value is None or _whole(value) or _sizes(value),
+        lambda value: value is None or whole(value) or _sizes(value),
         "a whole number from 1 on, or one for each dimension,",
         "img_size pretrain_grid",
     ),
-    (lambda value: value is None or _whole(value), "None or a whole number from 1 on", "rel_pos_img_size"),
-    (lambda value: _real(value) and 0 <= value < 1, "a number from 0 to less than 1", "drop_path_rate head_dropout"),
-    (lambda value: _real(value) and 0 < value <= 1024, "a number above 0 and up to 1024", "dim_mul head_mul mlp_ratio"),
-    (lambda value: _real(value) and value > 0, "a finite number above 0", "canonical"),
+    (lambda value: value is None or whole(value), "None or a whole number from 1 on", "rel_pos_img_size"),
+    (rate, "a number from 0 to less than 1", "drop_path_rate head_dropout"),
+    (lambda value: real(value) and 0 < value <= 1024, "a number above 0 and up to 1024", "dim_mul head_mul mlp_ratio"),
+    (lambda value: real(value) and value > 0, "a finite number above 0", "canonical"),
     (
-        lambda value: (
-            isinstance(value, Sequence) and len(value) > 0 and all(_real(item) and item > 0 for item in value)
-        ),
+        lambda value: isinstance(value, Sequence) and len(value) > 0 and all(real(item) and item > 0 for item in value),
         "one or more finite numbers above 0",
         "anchors ratios rpn_iou",
     ),
     (
-        lambda value: _real(value) and 0 <= value <= 1,
+        lambda value: real(value) and 0 <= value <= 1,
         "a number from 0 to 1",
         "rpn_positive rpn_nms box_positive score_threshold nms",
     ),
-    (_real, "a finite number", "head_init_scale"),
-    (lambda value: value is None or _real(value), "None or a finite number", "init_values"),
+    (real, "a finite number", "head_init_scale"),
+    (lambda value: value is None or real(value), "None or a finite number", "init_values"),
     (lambda value: value in ("avg", "max", "avgmax", ""), "'avg', 'max', 'avgmax' or ''", "global_pool"),
     (lambda value: value in ("nearest", "bilinear", "bicubic"), "'nearest', 'bilinear' or 'bicubic'", "interp"),
     (lambda value: value in ("sum", "avg"), "'sum' or 'avg'", "fuse"),
 )
-_BY_NAME = {name: (test, allowed) for test, allowed, names in _RULES for name in names.split()}
-
-
-def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Check arguments that have a range; others are ignored.
-
-    Args:
-        arguments: Arguments by name, for example ``locals()`` at the top of a constructor.
-
-    Raises:
-        InputError: An argument is out of its range.
-    """
-    for name, value in arguments.items():
-        if name in _BY_NAME and not _BY_NAME[name][0](value):
-            raise InputError(f"{name} {' '.join(reprlib.repr(value).split())} is not allowed: {_BY_NAME[name][1]} is")
+check_arguments = Ranges(_RANGES).check

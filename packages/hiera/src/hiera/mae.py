@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from hiera.arguments import check_arguments
 from hiera.layers import LAYER_NORM, HieraBlock, NormLayer
-from hiera.model import Hiera, check_format, format_map, resize_table
+from hiera.model import FORMATS, Hiera, format_map, resize_table
 from hiera.tokens import channels_first, channels_last, reroll_units
 from plm_core import InputError, NotSupported
 from plm_core.blocks import take_rows
+from plm_core.utils.ranges import check_choice
 
 
 class DecoderBlock(HieraBlock):
@@ -351,7 +352,7 @@ class MaskedAutoencoderHiera(Hiera):
             return super().forward_intermediates(x, indices, False, stop_early, output_fmt, True)
         if stop_early:
             raise NotSupported("stop_early=True: the fused features need all stages; pass intermediates_only=True")
-        check_format(output_fmt)
+        check_choice("output_fmt", output_fmt, FORMATS)
         maps = self._maps(x)
         stages, _ = feature_take_indices(len(maps), indices)
         return self._fuse_whole(maps), [format_map(maps[i], output_fmt) for i in stages]

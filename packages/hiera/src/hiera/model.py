@@ -27,7 +27,10 @@ from hiera.stages import plan_blocks, stage_ends
 from hiera.tokens import channels_first, channels_last, is_fixed, official_order, reroll, reroll_units, unroll
 from plm_core import InputError
 from plm_core.blocks import take_rows
+from plm_core.utils.ranges import check_choice
 
+FORMATS = ("NCHW", "NHWC", "NLC")
+"""timm's formats of feature maps."""
 DIMENSION_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("time", "height", "width")}
 
 
@@ -443,7 +446,7 @@ class Hiera(nn.Module):
             The list of maps. Unless ``intermediates_only``, a tuple of the last executed block's tokens, in the form of
             ``forward_features``, and that list.
         """
-        check_format(output_fmt)
+        check_choice("output_fmt", output_fmt, FORMATS)
         returned_stages, last = feature_take_indices(len(self.stage_ends), indices)
         size = x.shape
         x = self.patch_tokens(x)
@@ -527,12 +530,6 @@ class Hiera(nn.Module):
 def classifier(drop_rate: float = 0.0, **kwargs: Any) -> Hiera:
     """Build a Hiera by timm's conventions: logits in eval mode too, and ``drop_rate`` before the classifier."""
     return Hiera(probabilities=False, head_dropout=drop_rate, **kwargs)
-
-
-def check_format(output_fmt: str) -> None:
-    """Raise an InputError unless ``output_fmt`` is one of timm's formats for feature maps."""
-    if output_fmt not in ("NCHW", "NHWC", "NLC"):
-        raise InputError(f"output_fmt {output_fmt!r} is not allowed: NCHW, NHWC and NLC are")
 
 
 def format_map(x: Tensor, output_fmt: str) -> Tensor:

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from hydra_attn.scores import patch_scores
 from plm_core.errors import InputError, NotSupported
 from plm_core.models import input_of, transform_for
+from plm_core.utils.pictures import beside, enlarged
 
 FOR, AGAINST = np.array((200, 30, 45)), np.array((35, 80, 190))
-MIN_SIDE = 224
-"""The side in pixels to which small images are enlarged."""
 
 
 def paint(pixels: NDArray[np.uint8], scores: Tensor) -> Image.Image:
@@ -45,7 +44,7 @@ def paint(pixels: NDArray[np.uint8], scores: Tensor) -> Image.Image:
     grey = pixels.mean(-1, keepdims=True) * 0.6 + 90  # pale, so that colours show
     colour = np.where(share > 0, FOR, AGAINST)
     painted = grey + np.abs(share) * 0.85 * (colour - grey)
-    return _enlarged(painted.clip(0, 255).astype(np.uint8))
+    return enlarged(painted.clip(0, 255).astype(np.uint8))
 
 
 def attention(model: nn.Module, image: Image.Image, number: int | None = None) -> tuple[Image.Image, dict[str, Any]]:
@@ -77,19 +76,7 @@ def attention(model: nn.Module, image: Image.Image, number: int | None = None) -
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
     seen = (x[0].cpu() * std + mean).clamp(0, 1).movedim(0, -1).mul(255).round().numpy().astype(np.uint8)
     seen = np.broadcast_to(seen, (*seen.shape[:2], 3))
-    return _beside(_enlarged(seen), paint(seen, scores)), {
+    return beside(enlarged(seen), paint(seen, scores)), {
         "class": chosen,
         "probability": round(float(probabilities[chosen]), 4),
     }
-
-
-def _enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
-    scale = math.ceil(MIN_SIDE / min(pixels.shape[:2]))
-    return Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
-
-
-def _beside(left: Image.Image, right: Image.Image, gap: int = 8) -> Image.Image:
-    both = Image.new("RGB", (left.width + gap + right.width, left.height), "white")
-    both.paste(left, (0, 0))
-    both.paste(right, (left.width + gap, 0))
-    return both

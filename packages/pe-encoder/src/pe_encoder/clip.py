@@ -156,6 +156,22 @@ class CLIP(nn.Module):
         visual = {f"visual.{name}" for name in self.visual.no_weight_decay()}
         return visual | {"text.pos_embed", "text.token_embedding.weight", "logit_scale"}
 
+    def why_not(self, state: Mapping[str, Tensor]) -> str:
+        """Say why a file with these tensors, by their names in the file, holds no such model."""
+        if not any("token_embedding" in name for name in state):
+            return (
+                "the file has no text tower: PE-Lang and PE-Spatial have none, since their alignment has changed the "
+                "last layers, and no text tower fits to their output; files of PE-Core have both towers"
+            )
+        names = ("positional_embedding", "text.positional_embedding")
+        length = next((len(state[name]) for name in names if name in state), self.context_length)
+        if length != self.context_length:
+            return (
+                f"the file's texts have {length} tokens and the model's {self.context_length}: set context_length in "
+                "the keywords of text"
+            )
+        return ""
+
     def resample(self, key: str, table: Tensor) -> Tensor:
         """Resize the positions of a checkpoint's vision tower to this model's size; other tensors stay."""
         prefix, _, name = key.partition(".")

@@ -237,6 +237,14 @@ MICRO_CLIP: Config = {
 }
 """Our micro CLIP."""
 
+MICRO_SPATIAL: Config = {
+    **{name: value for name, value in MICRO_CLIP["vision"].items() if "pool" not in name},
+    **TOKENS,
+    "ls_init_value": 0.1,
+    "image_size": 96,
+}
+"""Our micro model of PE-Spatial: the vision tower of the micro CLIP, without what follows its blocks."""
+
 BEST_LAYER: Mapping[str, float] = {
     "zero-shot": 50 / 50,
     "captioning": 48 / 50,

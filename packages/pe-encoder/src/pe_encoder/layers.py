@@ -43,7 +43,7 @@ class Attention(nn.Module):
             x: Tokens.
             rope: Rotations (see `pe_encoder.rope`): float32 [N, D], or [B, 1, N, D] with different ones for each image.
         """
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        qkv = self.qkv(x).view(x.shape[0], x.shape[1], 3, self.num_heads, x.shape[2] // self.num_heads)
         if rope is None:
             q, k, v = qkv.transpose(1, 3).unbind(2)
             return q, k, v
@@ -90,7 +90,7 @@ class Block(nn.Module):
         self.ls1 = LayerScale(dim, init_values, **dd) if init_values is not None else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, EPS, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
+        self.mlp = _mlp(dim, mlp_ratio, **dd)
         self.ls2 = LayerScale(dim, init_values, **dd) if init_values is not None else nn.Identity()
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -129,26 +129,35 @@ class AttentionPool(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
         self.norm = nn.LayerNorm(dim, EPS, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
+        self.mlp = _mlp(dim, mlp_ratio, **dd)
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the weight of each token in each head: [B, N, C] -> [B, H, N], which sum to 1 over the tokens."""
-        query = self.q(self.latent).view(self.num_heads, 1, -1)
-        keys = self.kv.weight[: x.shape[-1]].unflatten(0, (self.num_heads, -1))
-        probe = (query * query.shape[-1] ** -0.5) @ keys  # H, 1, C; the bias of the keys adds the same to every score
-        return (x @ probe[:, 0].mT.to(x.dtype)).mT.softmax(-1)
+        dim = x.shape[-1] // self.num_heads
+        query = self.q(self.latent).view(self.num_heads, 1, dim) * dim**-0.5
+        keys = self.kv.weight[: x.shape[-1]].view(self.num_heads, dim, x.shape[-1])
+        probe = torch.bmm(query, keys)[:, 0]  # H, C; the bias of the keys would add the same to every score
+        return F.linear(x, probe.to(x.dtype)).softmax(1).transpose(1, 2)
 
     def values(self, x: Tensor) -> Tensor:
         """Project one token per head to the values of that head, and join them: [B, H, C] -> [B, C]."""
-        dim = x.shape[-1]
-        weight = self.kv.weight[dim:].unflatten(0, (self.num_heads, -1))
-        bias = self.kv.bias[dim:]
-        return self.proj(torch.einsum("bhc,hdc->bhd", x, weight.to(x.dtype)).flatten(1) + bias)
+        shape = (self.num_heads, x.shape[-1] // self.num_heads)
+        weight = self.kv.weight[x.shape[-1] :].view(*shape, x.shape[-1]).transpose(1, 2)
+        bias = self.kv.bias[x.shape[-1] :].view(shape[0], 1, shape[1])
+        heads = torch.baddbmm(bias, x.transpose(0, 1), weight)  # H, B, D
+        return self.proj(heads.transpose(0, 1).flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, C] -> [B, C]."""
         y = self.values(self.scores(x) @ x)
         return y + self.mlp(self.norm(y))
+
+
+def _mlp(dim: int, ratio: float, **dd: Any) -> Mlp:
+    """Return timm's MLP without the dropout that it would call for nothing."""
+    mlp = Mlp(dim, int(dim * ratio), **dd)
+    mlp.drop1, mlp.drop2 = nn.Identity(), nn.Identity()
+    return mlp
 
 
 def run_block(block: nn.Module, x: Tensor, rope: Tensor | None, recompute: bool) -> Tensor:

@@ -18,11 +18,12 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from pe_encoder.arguments import check_arguments, choice
+from pe_encoder.arguments import check_arguments
 from pe_encoder.layers import EPS, AttentionPool, Block, initialise, run_block
 from pe_encoder.rope import rotations
 from pe_encoder.tracing import is_traced
 from plm_core import InputError
+from plm_core.utils.ranges import check_choice
 
 GLOBAL_POOL = {"attn": "map", "tok": "token", "avg": "mean", "none": ""}
 """timm's words for the original's ways to pool. ``mean``, over the class token too, is not among timm's."""
@@ -340,7 +341,7 @@ class VisionTower(nn.Module):
             The list of maps. Unless ``intermediates_only``, a tuple of the last executed block's tokens, in the form of
             `forward_features`, and that list.
         """
-        choice("output_fmt", output_fmt, ("NCHW", "NLC"))
+        check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
         taken, last = feature_take_indices(len(self.blocks), indices)
         tokens, rope = self.patch_tokens(x)
         maps: list[Any] = []
@@ -435,7 +436,7 @@ class VisionTower(nn.Module):
             global_pool: timm's word for the pooling; None for no change.
         """
         if global_pool is not None:
-            choice("global_pool", global_pool, POOLS)
+            check_choice("global_pool", global_pool, POOLS)
             self._set_pool(global_pool)
         weight = self.patch_embed.proj.weight
         self.num_classes = num_classes

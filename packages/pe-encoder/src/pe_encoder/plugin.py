@@ -5,7 +5,20 @@ This module imports neither torch nor timm.
 
 from __future__ import annotations
 
-from pe_encoder.configs import CORE, LANG, MEAN, MICRO_CLIP, PAPER, POOLED, SPATIAL, STD, TOKENS, Aligned, Core
+from pe_encoder.configs import (
+    CORE,
+    LANG,
+    MEAN,
+    MICRO_CLIP,
+    MICRO_SPATIAL,
+    PAPER,
+    POOLED,
+    SPATIAL,
+    STD,
+    TOKENS,
+    Aligned,
+    Core,
+)
 from plm_core.hookspecs import BlockAdapter, Command, Input, Micro, Model, Pretrained, Training, WeightLayout, hookimpl
 
 LICENSE = "Apache-2.0"
@@ -131,6 +144,23 @@ def _micro() -> Model:
     )
 
 
+def _micro_spatial() -> Model:
+    return Model(
+        name="pe_micro_spatial",
+        family="pe",
+        task="image-feature-extraction",
+        builder="pe_encoder.model:vision_tower",
+        config={**MICRO_SPATIAL, "global_pool": "avg"},
+        params=332_544,
+        input=_input(MICRO_SPATIAL["image_size"]),
+        num_classes=0,
+        classifier="head",
+        out_indices=(-3, -2, -1),
+        license=LICENSE,
+        paper=PAPER,
+    )
+
+
 @hookimpl
 def plm_models() -> list[Model]:
     """Declare the published models: the vision towers, and PE-Core with both towers."""
@@ -140,6 +170,7 @@ def plm_models() -> list[Model]:
         *(_aligned("spatial", name, size) for name, size in SPATIAL.items()),
         *(_clip(name, size) for name, size in CORE.items()),
         _micro(),
+        _micro_spatial(),
     ]
 
 
@@ -176,6 +207,23 @@ def plm_trainings() -> list[Training]:
             presets={"pe_micro_*": "micro", "*": "default"},
             micro="pe_micro_clip",
             options=("pretrained", "weights"),
+        ),
+        Training(
+            name="pe-spatial",
+            help="Align a vision tower for dense tasks, from a PE-Core and a teacher of regions.",
+            data="images",
+            train="pe_encoder.recipes.spatial:run",
+            configs="pe_encoder.recipes.spatial_tables:SPATIAL",
+            presets={
+                "pe_micro_*": "micro",
+                "pe_spatial_t16_*": "tiny",
+                "pe_spatial_s16_*": "small",
+                "pe_spatial_b16_*": "base",
+                "pe_spatial_l14_*": "large",
+                "pe_spatial_g14_*": "paper",
+            },
+            micro="pe_micro_spatial",
+            options=("pretrained",),
         ),
     ]
 
@@ -255,5 +303,10 @@ def plm_commands() -> list[Command]:
             name="search",
             help="Find the images that fit a text best, by embeddings of plm embed.",
             implementation="pe_encoder.cli.search:search",
+        ),
+        Command(
+            name="segment",
+            help="Paint the parts of an image that agree with texts.",
+            implementation="pe_encoder.cli.segment:segment",
         ),
     ]

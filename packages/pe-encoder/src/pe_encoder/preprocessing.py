@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pe_encoder.arguments import check_arguments, choice
+from pe_encoder.arguments import check_arguments
 from plm_core import InputError
+from plm_core.utils.ranges import check_choice
 
 MODES = ("squash", "center")
 
@@ -38,7 +39,7 @@ class Preprocess:
         check_arguments({"image_size": self.size})
         if not isinstance(self.size, int):
             raise InputError(f"size is {self.size!r}; a whole number of pixels is expected")
-        choice("mode", self.mode, MODES)
+        check_choice("mode", self.mode, MODES)
 
     def __call__(self, image: Any) -> Tensor:
         """Convert an image.

@@ -64,26 +64,28 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
         A tensor like ``x``.
     """
     precise = torch.promote_types(x.dtype, torch.float32)
+    pairs, turns = _pairs(x.to(precise)), _pairs(table)
     if _has_complex_numbers(x):
-        turned = _complex(x.to(precise)) * _complex(table)
-        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
-    first, second = x.to(precise).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([first * cos - second * sin, second * cos + first * sin], -1)
-    return turned.flatten(-2).to(x.dtype)
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
+    else:
+        first, second = pairs.unbind(-1)
+        cos, sin = turns.unbind(-1)
+        turned = torch.stack([first * cos - second * sin, second * cos + first * sin], -1)
+    return turned.view(x.shape).to(x.dtype)
 
 
 def inverse(table: Tensor, averaged: bool) -> Tensor:
     """Return the table that undoes a table. Pairs of an averaged table are shorter than one, or even zero."""
-    cos, sin = table.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = _pairs(table).unbind(-1)
     if averaged:
         squared = (cos * cos + sin * sin).clamp(min=torch.finfo(table.dtype).tiny)
         cos, sin = cos / squared, sin / squared
     return torch.stack([cos, -sin], -1).flatten(-2)
 
 
-def _complex(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+def _pairs(x: Tensor) -> Tensor:
+    """[..., D] -> [..., D / 2, 2]."""
+    return x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
 
 
 def _has_complex_numbers(x: Tensor) -> bool:

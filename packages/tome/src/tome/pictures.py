@@ -23,14 +23,12 @@ from plm_core.blocks import original_class
 from plm_core.errors import InputError, PlmError
 from plm_core.models import transform_for
 from plm_core.utils.images import Channels
+from plm_core.utils.pictures import scale_of
 from plm_core.utils.text import first_line
 from tome.vit.tracing import Trace, trace
 
 Picture = Image.Image | NDArray[Any]
 """A PIL image, or an array [H, W], [H, W, 1] or [H, W, 3]: integers from 0 to 255 or floats from 0 to 1."""
-
-MIN_SIDE = 224
-"""The side in pixels to which `groups` and `side_by_side` enlarge smaller images."""
 
 
 def paint(
@@ -206,7 +204,7 @@ def side_by_side(
     wrong = [n for n in after if not 0 <= n <= depth]
     if wrong:
         raise InputError(f"after has {wrong[0]}; the model has {depth} blocks")
-    scale = scale or math.ceil(MIN_SIDE / min(pixels.shape[:2]))
+    scale = scale or scale_of(*pixels.shape[:2])
     tokens = traced.groups[0].shape[1]
     patch = _patch(pixels.shape[0], pixels.shape[1], tokens - traced.prefix)
     enlarged = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))

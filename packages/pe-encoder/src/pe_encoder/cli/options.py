@@ -17,20 +17,31 @@ Model = Annotated[
 ]
 
 
-def text_model(name: str, device: str, needed_for: str) -> Any:
+def text_model(name: str, device: str, needed_for: str, **options: Any) -> Any:
     """Create a model with a text tower and its weights, in eval mode.
 
+    Args:
+        name: Name of the model, with or without tag, or folder of one.
+        device: Its device.
+        needed_for: What needs the text tower, for the error.
+        **options: Keywords of `plm_core.create_model`.
+
     Raises:
-        NotSupported: The model has no text tower.
+        NotSupported: The model has no text tower. If its declaration says so, nothing is downloaded.
     """
     from plm_core.errors import NotSupported
+    from plm_core.hookspecs import Model
     from plm_core.models import create_model
+    from plm_core.registry import registry
     from plm_core.utils.devices import pick_device
 
-    model: Any = create_model(name, pretrained=True).eval()
-    if not (hasattr(model, "encode_text") and hasattr(model, "tokenizer")):
+    declared = registry().all(Model).get(name.partition(".")[0])
+    created: Any = None
+    if declared is None or declared.declaration.task.startswith("zero-shot"):
+        created = create_model(name, pretrained=True, **options).eval()
+    if not (hasattr(created, "encode_text") and hasattr(created, "tokenizer")):
         raise NotSupported(f"model {name!r} has no text tower, which {needed_for} needs: {why_not(name)}")
-    return model.to(pick_device(device))
+    return created.to(pick_device(device))
 
 
 def why_not(name: str) -> str:

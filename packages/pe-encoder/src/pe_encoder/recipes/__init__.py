@@ -11,5 +11,6 @@ The settings are data, and the loop is `plm_core.training.fit`.
 - ``resolution``: stages of a training with rising sizes of the images.
 - ``pairs``: captions as data for trainings.
 - ``scoring``: retrieval among the held-out pairs.
-- ``contrastive``, ``video``, ``distillation``: the recipes of ``plm train``.
+- ``contrastive``, ``video``, ``distillation``: the recipes of ``plm train`` for both towers.
+- ``spatial``, ``spatial_tables``, ``spatial_teachers``: the alignment of a vision tower for dense tasks (section 5).
 """

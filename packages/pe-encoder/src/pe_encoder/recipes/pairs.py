@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from timm.data import create_transform
 from torch import Tensor
 
 from pe_encoder.clip import CLIP
-from pe_encoder.recipes.tables import ContrastiveConfig
 from plm_core import InputError
 from plm_core.datasets.captions import CaptionPairs, Captions, CaptionSplits, load_caption_splits
 from plm_core.hookspecs import Input
@@ -57,6 +56,30 @@ def create_clip(job: Job, **keywords: Any) -> CLIP:
     return model
 
 
+class Augmentation(Protocol):
+    """The fields of a configuration that say how images are augmented, see `ContrastiveConfig`."""
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Smallest and largest area of a random crop."""
+
+    @property
+    def ratio(self) -> tuple[float, float]:
+        """Smallest and largest ratio of width to height of a random crop."""
+
+    @property
+    def brightness(self) -> float:
+        """The most that a factor of the brightness differs from 1."""
+
+    @property
+    def saturation(self) -> float:
+        """The most that a factor of the saturation differs from 1."""
+
+    @property
+    def hflip(self) -> float:
+        """Probability of a horizontal flip."""
+
+
 class Augment:
     """The augmentation of a training: a function from a PIL image of any mode to float [3, height, width].
 
@@ -67,7 +90,7 @@ class Augment:
         spec: Input of the model.
     """
 
-    def __init__(self, config: ContrastiveConfig, spec: Input) -> None:
+    def __init__(self, config: Augmentation, spec: Input) -> None:
         self.channels = Channels(spec.size[0])
         self.augment = create_transform(
             spec.size,

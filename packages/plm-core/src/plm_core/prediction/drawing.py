@@ -1,13 +1,17 @@
-"""Pictures with the objects that a detector found: translucent masks, boxes, and tags with label and score."""
+"""Pictures with what a model found in an image: objects with masks, boxes and tags, or regions with a legend."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from plm_core.errors import InputError
 from plm_core.prediction.results import Detection
 from plm_core.utils.images import Channels
 
@@ -33,11 +37,7 @@ def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     Returns:
         The picture, RGB.
     """
-    factor = max(1, round(LONGEST / max(image.size)))
-    picture: Image.Image = Channels(3)(image)
-    picture = picture.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-    scale = max(1.0, sqrt(picture.width * picture.height) / LONGEST)
-    line = max(2, round(2.5 * scale))
+    picture, factor, scale, line = _canvas(image)
     for detection in reversed(detections):  # the best ones are on top
         if detection.mask is not None:
             mask = Image.fromarray(detection.mask.decode()).convert("L")
@@ -48,6 +48,39 @@ def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
         pen.rectangle(_ordered(boxes[i]), outline=colour_of(detection.number), width=line)
     _draw_tags(pen, picture.size, [(d, boxes[i]) for i, d in enumerate(detections)], round(15 * scale), line)
     return picture
+
+
+def draw_regions(image: Image.Image, regions: NDArray[np.integer[Any]], labels: Sequence[str]) -> Image.Image:
+    """Draw the regions of a segmentation over a picture, with a legend in its lower left corner.
+
+    Args:
+        image: The picture, in any mode.
+        regions: The number of the region of each pixel, integers [H, W] of the size of the picture, from 0. Pixels of
+            another number, such as -1, have no region.
+        labels: The label of each region. It has the colour of this number, and is in the legend even if no pixel is.
+
+    Returns:
+        The picture, RGB. A small picture is enlarged by a whole factor.
+
+    Raises:
+        InputError: The regions do not have the size of the picture.
+    """
+    if regions.shape != (image.height, image.width):
+        raise InputError(f"regions has shape {list(regions.shape)}; [{image.height}, {image.width}] is expected")
+    picture, factor, scale, line = _canvas(image)
+    for number in range(len(labels)):
+        _paint_mask(picture, Image.fromarray(regions == number).convert("L"), factor, colour_of(number), line)
+    _draw_legend(ImageDraw.Draw(picture), picture.size, labels, round(15 * scale))
+    return picture
+
+
+def _canvas(image: Image.Image) -> tuple[Image.Image, int, float, int]:
+    """Return a picture to draw on, the factor by which it is enlarged, the scale of letters and the width of lines."""
+    factor = max(1, round(LONGEST / max(image.size)))
+    picture: Image.Image = Channels(3)(image)
+    picture = picture.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    scale = max(1.0, sqrt(picture.width * picture.height) / LONGEST)
+    return picture, factor, scale, max(2, round(2.5 * scale))
 
 
 def colour_of(number: int) -> Colour:
@@ -101,6 +134,20 @@ def _draw_tags(
         taken.append((x, y, x + width, y + tall))
         pen.rectangle(taken[-1], fill=colour)
         pen.text((x + pad, y + pad / 2), text, fill=_readable_on(colour), font=font)
+
+
+def _draw_legend(pen: ImageDraw.ImageDraw, size: tuple[int, int], labels: Sequence[str], height: int) -> None:
+    """Draw a tag for each label, one above the other. They shrink if they would not fit into the picture."""
+    lines = max(len(labels), 1)
+    height = max(6, min(height, round(0.5 * size[1] / lines)))
+    font = ImageFont.load_default(size=height)
+    pad = max(2, height // 4)
+    ascent, descent = font.getmetrics()  # type: ignore[union-attr]
+    tall = ascent + descent + pad
+    for number, label in enumerate(labels):
+        colour, top = colour_of(number), size[1] - (lines - number) * tall
+        pen.rectangle((0, top, pen.textlength(label, font) + 2 * pad, top + tall - 1), fill=colour)
+        pen.text((pad, top + pad / 2), label, fill=_readable_on(colour), font=font)
 
 
 def _place(width: float, height: float, box: Box, size: tuple[int, int], taken: Sequence[Box]) -> tuple[float, float]:

@@ -6,7 +6,7 @@
 - ``distributions``: write temporary distributions, to test plug-ins.
 - ``fixtures``: the pytest fixtures ``plm_registry``, ``hub_double`` and ``tiny_weights``, which pytest offers wherever
   plm-core is installed.
-- ``goldens``: read the outputs of original implementations, to compare ours with.
+- ``goldens``: read the outputs, and the names of the tensors, of original implementations.
 - ``hub_double``: a double of the Hugging Face Hub.
 - ``hub_client``: settings of its client `huggingface_hub`.
 - ``parallel``: `count_regions` counts the parallel regions of torch, each of which waits for a busy neighbour.
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from plm_core.testing.distributions import write_distribution
-from plm_core.testing.goldens import Golden, goldens_in
+from plm_core.testing.goldens import Golden, expand_manifest, goldens_in
 from plm_core.testing.hub_client import offline
 from plm_core.testing.hub_double import HubDouble
 
@@ -28,6 +28,7 @@ __all__ = [
     "check_model",
     "check_run_folder",
     "count_regions",
+    "expand_manifest",
     "goldens_in",
     "offline",
     "write_distribution",

@@ -1,9 +1,13 @@
-"""Goldens: files with the inputs, weights and outputs of an original implementation, to compare ours with."""
+"""Goldens and manifests of original implementations, to compare ours with.
+
+A golden is a file with inputs, weights and outputs. A manifest lists the names and shapes of a checkpoint's tensors.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +66,19 @@ def goldens_in(folder: Path, framework: Literal["pt", "numpy"] = "pt") -> Callab
         return Golden(folder / f"{name}.safetensors", framework)
 
     return golden
+
+
+def expand_manifest(tensors: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes by name, with patterns such as ``blocks.{0..2}.norm1.weight`` written out as three names."""
+    out: dict[str, tuple[int, ...]] = {}
+    for pattern, shape in tensors.items():
+        match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+        if match is None:
+            out[pattern] = tuple(shape)
+        else:
+            numbers = range(int(match[1]), int(match[2]) + 1)
+            out |= expand_manifest({pattern.replace(match[0], str(number), 1): shape for number in numbers})
+    return out
 
 
 def _below(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -257,7 +258,10 @@ def compare(layout: str, mapped: State, unmapped: list[str], expected: Mapping[s
 
 
 def mismatch(report: Report, what: str, model: nn.Module, state: State) -> WeightsMismatch:
-    """Return the error that says how ``state`` does not fit, and names the closest layout if another was requested."""
+    """Return the error that says how ``state`` does not fit, and names the closest layout if another was requested.
+
+    A model with a method ``why_not(state)`` adds what it says, such as why there can be no such weights of it.
+    """
     best = to_native(model, state)[1]
     if best.num_fitting > report.num_fitting:
         report.closest = best.layout
@@ -265,7 +269,9 @@ def mismatch(report: Report, what: str, model: nn.Module, state: State) -> Weigh
     for key in (*report.missing, *report.mismatched):
         if names := [name for name in foreign_names(key, rules) if key not in report.missing or name not in state]:
             report.names |= {} if names == [key] else {key: " and ".join(names)}
-    return WeightsMismatch(report.message(what), report)
+    why_not: Any = getattr(model, "why_not", None)
+    reason = why_not(state) if callable(why_not) else ""
+    return WeightsMismatch(f"{report.message(what)}{f' ({reason})' if reason else ''}", report)
 
 
 def announce_rest(report: Report, what: str) -> None:
