@@ -87,7 +87,9 @@ def test_settings(drill, trials):
             recipe = getattr(changed, "recipe", changed)
             factors = [recipe.lr_factor(step, 20) for step in range(20)]
             drill.expect(case, all(0 <= factor <= 1 for factor in factors), factors)
-            drill.expect(case, recipe.optimizer in ("adamw", "sgd") and recipe.schedule in ("cosine", "steps"), recipe)
+            drill.expect(
+                case, recipe.optimizer in ("adamw", "sgd", "lamb") and recipe.schedule in ("cosine", "steps"), recipe
+            )
 
 
 class Data(torch.utils.data.Dataset):
@@ -129,7 +131,7 @@ def test_options_of_fit(drill, trials, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"optimizer": "SGD"}, "optimizer 'SGD' is not allowed: 'adamw' or 'sgd' is"),
+        ({"optimizer": "SGD"}, "optimizer 'SGD' is not allowed: 'adamw', 'lamb' or 'sgd' is"),
         ({"schedule": "Steps"}, "schedule 'Steps' is not allowed: 'cosine' or 'steps' is"),
         ({"warmup_epochs": -1}, "warmup_epochs -1 is not allowed: 0 or more is"),
         ({"clip_grad": math.nan}, "clip_grad nan is not allowed: None or more than 0 is"),

@@ -522,7 +522,7 @@ def test_the_score_is_that_of_the_loaded_model(finetune, untrained, pictures):
         ),
         (
             [*ONE_STEP, "--set", "optimizer=SGD"],
-            "optimizer 'SGD' is not allowed: 'adamw' or 'sgd' is expected, such as",
+            "optimizer 'SGD' is not allowed: 'adamw', 'lamb' or 'sgd' is expected, such as",
         ),
         ([*ONE_STEP, "--fsdp"], "fsdp shards over several processes, and this is the only one"),
         ([*ONE_STEP, "--model-kwargs", "num_classes=7"], "model_kwargs has num_classes, which follows from the data"),

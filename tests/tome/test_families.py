@@ -308,7 +308,7 @@ def test_mean_positions_work_beside_a_model_without_rotations():
 
 POOLS_PATCHES = {
     *("average pooling", "attention pooling", "DINOv3", "EVA-02", "BEiT v2", "timm-beit", "timm-eva"),
-    *("Perception Encoder", "spatial Perception Encoder"),
+    *("Perception Encoder", "spatial Perception Encoder", "pe"),
     *("transformers-siglip", "transformers-dinov2", "transformers-dinov2-registers", "transformers-videomae"),
 }
 
