@@ -17,40 +17,13 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from bare_loop import bare_loop, write_photographs
 from side_by_side import compare, machine
-from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
-from plm_core import samples
 from plm_core.embeddings import embed_folder, embed_images, loading
 from plm_core.packing import make_fast
 
 GOAL = 1 / 0.95
-WIDTH, HEIGHT = 320, 240
-
-
-def write_images(root: Path, count: int) -> None:
-    """Write crops of scikit-learn's two photographs as JPEG files."""
-    rng = np.random.default_rng(0)
-    for name in samples.PHOTOS:
-        (root / name).mkdir()
-        photo = samples.photo(name)
-        for i in range(count // 2):
-            x, y = rng.integers(0, photo.width - WIDTH), rng.integers(0, photo.height - HEIGHT)
-            photo.crop((x, y, x + WIDTH, y + HEIGHT)).save(root / name / f"{i:04}.jpg", quality=90)
-
-
-@torch.inference_mode()
-def bare(model: torch.nn.Module, root: Path, args: argparse.Namespace) -> np.ndarray:
-    """The loop that anyone would write with timm."""
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    loader = DataLoader(
-        ImageFolder(root, transform),
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        pin_memory=args.device == "cuda",
-    )
-    return torch.cat([model(x.to(args.device, non_blocking=True)) for x, _ in loader]).cpu().numpy()
 
 
 def ours(model: torch.nn.Module, files: list[Path], args: argparse.Namespace) -> np.ndarray:
@@ -80,15 +53,19 @@ def main() -> None:
     print(f"goal {GOAL:.3f}x of the time, that is 0.95x of the images per second")
     with tempfile.TemporaryDirectory() as images, tempfile.TemporaryDirectory() as out:
         root = Path(images)
-        write_images(root, args.images)
+        write_photographs(root, args.images)
         files = sorted(root.rglob("*.jpg"))
+
+        def bare(model: torch.nn.Module) -> np.ndarray:
+            return bare_loop(model, root, args.batch_size, args.num_workers, torch.device(args.device)).numpy()
+
         for name in args.models:
             model = timm.create_model(name, num_classes=0).eval().to(args.device)
-            np.testing.assert_allclose(ours(model, files, args), bare(model, root, args), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(ours(model, files, args), bare(model), rtol=1e-3, atol=1e-4)
             contenders = {
                 "plm": lambda m=model: ours(m, files, args),
                 "plm, whole": lambda m=model: whole(m, root, Path(out) / "x.safetensors", args),
-                "bare timm": lambda m=model: bare(m, root, args),
+                "bare timm": lambda m=model: bare(m),
             }
             if args.device == "cpu":
                 fast = copy.deepcopy(model)

@@ -13,45 +13,20 @@ import logging
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
+from bare_loop import bare_loop, write_photographs
 from side_by_side import compare, machine
-from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
 from parc.ranking.cache import Cache, Key
 from parc.ranking.extraction import extract, preprocess_digest
 from parc.ranking.probes import Probe, draw_probes
 from parc.ranking.settings import Settings
-from plm_core import samples
 from plm_core.datasets import load_dataset
 from plm_core.embeddings.digests import weights_digest
 from plm_core.packing import make_fast
 
 GOAL = 1 / 0.95
-
-
-def folder(root: Path, count: int) -> None:
-    """Write crops of scikit-learn's two photographs, 320x240 JPEG."""
-    rng = np.random.default_rng(0)
-    for name in samples.PHOTOS:
-        (root / name).mkdir()
-        photo = samples.photo(name)
-        for i in range(count // 2):
-            x, y = rng.integers(0, photo.width - 320), rng.integers(0, photo.height - 240)
-            photo.crop((x, y, x + 320, y + 240)).save(root / name / f"{i:04}.jpg", quality=90)
-
-
-@torch.inference_mode()
-def bare(model: torch.nn.Module, root: Path, settings: Settings, device: torch.device) -> torch.Tensor:
-    """The loop that anyone would write with timm."""
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    images = ImageFolder(root, transform)
-    loader = DataLoader(
-        images, batch_size=settings.batch_size, num_workers=settings.num_workers, pin_memory=device.type == "cuda"
-    )
-    return torch.cat([model(x.to(device, non_blocking=True)) for x, _ in loader]).cpu()
 
 
 def whole(model: torch.nn.Module, probe: Probe, root: str, settings: Settings) -> None:
@@ -79,14 +54,14 @@ def main() -> None:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.threads} threads"
     print(machine("torch", "timm", "parc"), f"{where}, fp32, {args.num_workers} workers; goal {GOAL:.3f}x of the time")
     with tempfile.TemporaryDirectory() as images, tempfile.TemporaryDirectory() as cache:
-        folder(Path(images), args.images)
+        write_photographs(Path(images), args.images)
         probe = draw_probes(load_dataset(images), budget=args.images)[0]
         for name in args.models:
             model = timm.create_model(name).eval().to(device)
             contenders = {
                 "parc": lambda m=model: extract(m, probe, settings, head=True),
                 "parc and cache": lambda m=model: whole(m, probe, cache, settings),
-                "bare timm": lambda m=model: bare(m, Path(images), settings, device),
+                "bare timm": lambda m=model: bare_loop(m, Path(images), args.batch_size, args.num_workers, device),
             }
             if device.type == "cpu":
                 fast = copy.deepcopy(model)
