@@ -22,7 +22,7 @@ def test_a_patch_goes_through_pool_and_head_as_if_it_were_the_only_token(tower, 
     model = tower()
     tokens = model.norm(model.forward_features(images, strip_cls_token=True))
     expected = torch.stack([model.head(model.attn_pool(tokens[:, i : i + 1])) for i in range(15)], -1)
-    embeddings = dense.patch_embeddings(model, images, window=1)
+    embeddings = dense.patch_embeddings(model, images, window=1, last="keep")
     assert embeddings.shape == (2, 10, 3, 5)
     torch.testing.assert_close(embeddings.flatten(2), expected, **CLOSE)
     alone = model.head(tokens).transpose(1, 2)
@@ -31,14 +31,14 @@ def test_a_patch_goes_through_pool_and_head_as_if_it_were_the_only_token(tower, 
 
 def test_a_window_over_the_whole_image_gives_the_embedding_of_the_image(tower, images):
     model = tower(use_cls_token=False)
-    everywhere = dense.patch_embeddings(model, images, window=9)
+    everywhere = dense.patch_embeddings(model, images, window=9, last="keep")
     torch.testing.assert_close(everywhere, model(images)[:, :, None, None].expand_as(everywhere), **CLOSE)
 
 
 def test_a_window_is_cut_off_at_the_edge(tower, images):
     model = tower()
     tokens = model.norm(model.forward_features(images, strip_cls_token=True)).unflatten(1, (3, 5))
-    embeddings = dense.patch_embeddings(model, images, window=3)
+    embeddings = dense.patch_embeddings(model, images, window=3, last="keep")
     for row, column, window in ((0, 0, tokens[:, :2, :2]), (1, 4, tokens[:, :, 3:]), (1, 2, tokens[:, :, 1:4])):
         expected = model.head(model.attn_pool(window.flatten(1, 2)))
         torch.testing.assert_close(embeddings[:, :, row, column], expected, **CLOSE)
@@ -57,6 +57,20 @@ def test_all_attentions_of_the_last_block_agree_where_there_is_one_token_only(to
     assert not torch.allclose(kept, skipped)
 
 
+def test_by_default_queries_attend_to_queries_and_keys_to_keys(tower, images):
+    model = tower()
+    tokens, rope = model.patch_tokens(images)
+    for block in model.blocks[:-1]:
+        tokens = block(tokens, rope=rope)
+    last = model.blocks[-1]
+    q, k, v = last.attn.project(last.norm1(tokens), rope)
+    weights = sum((x @ x.mT / x.shape[-1] ** 0.5).softmax(-1) for x in (q, k)) / 2
+    tokens = last.mlp_residual(tokens + last.ls1(last.attn.proj((weights @ v).transpose(1, 2).flatten(2))))
+    patch = model.head(model.attn_pool(model.norm(tokens)[:, 8:9]))
+    embeddings = dense.patch_embeddings(model, images, window=1)
+    torch.testing.assert_close(embeddings[:, :, 1, 2], patch, **CLOSE)
+
+
 def test_the_attentions_differ_where_there_are_several_tokens(tower, images):
     results = [dense.patch_embeddings(tower(), images, last=last) for last in dense.ATTENTIONS]
     for i, one in enumerate(results):
@@ -67,7 +81,7 @@ def test_other_poolings_are_followed_too(tower, images):
     model = tower(pool_type="avg")
     tokens = model.norm(model.forward_features(images, strip_cls_token=True))
     expected = model.head(tokens).transpose(1, 2).unflatten(2, (3, 5))
-    torch.testing.assert_close(dense.patch_embeddings(model, images), expected, **CLOSE)
+    torch.testing.assert_close(dense.patch_embeddings(model, images, last="keep"), expected, **CLOSE)
 
 
 def test_maps_are_cosines_or_shares(clip, images):
@@ -126,10 +140,13 @@ def test_an_aligned_tower_cannot_be_compared_with_texts(tower, images):
 
 def test_merged_tokens_come_apart_again(tower, images):
     model = tower()
-    plain = dense.patch_embeddings(model, images)
+    plain = dense.patch_embeddings(model, images, last="keep")
     plm_core.apply(model, "tome", r=2)
     merged = dense.patch_embeddings(model, images)
     assert merged.shape == plain.shape
+    assert torch.equal(merged, dense.patch_embeddings(model, images, last="keep")), (
+        "a changed block keeps its attention"
+    )
     assert not torch.allclose(merged, plain, atol=1e-4)
     with pytest.raises(NotSupported, match="needs the model's own attention"):
         dense.patch_embeddings(model, images, last="value")
@@ -139,4 +156,4 @@ def test_a_model_that_drops_tokens_has_no_map(tower, images):
     model = tower()
     model.blocks[-1].register_forward_hook(lambda block, args, output: output[:, :-1])
     with pytest.raises(NotSupported, match="so its tokens are no map"):
-        dense.patch_embeddings(model, images)
+        dense.patch_embeddings(model, images, last="keep")

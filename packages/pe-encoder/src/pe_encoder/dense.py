@@ -27,14 +27,15 @@ from plm_core import InputError, NotSupported, transform_for
 from plm_core.utils.ranges import check_choice
 
 WINDOW = 3
-"""Side of the windows in patches. On `pe_micro_clip`, windows of 1, 3 and 5 find colours with 43, 59 and 47 % mean IoU,
-and the projection alone with 8 %; see the README."""
-LAST = "keep"
+"""Side of the windows in patches. On `pe_micro_clip`, windows of 1, 3 and 5 find objects by their names with 51, 51 and
+32 % mean IoU, and the projection alone with 22 %; see the README."""
+LAST = "self"
+"""What the attention of the last block does: as trained, objects are found with 51 % mean IoU, and with this 61 %."""
 LEAST_WEIGHT = 1e-6
 """The least weight of a token in a window, as a share of the largest in the image."""
 
 
-def patch_embeddings(model: nn.Module, images: Tensor, *, window: int = WINDOW, last: str = LAST) -> Tensor:
+def patch_embeddings(model: nn.Module, images: Tensor, *, window: int = WINDOW, last: str | None = None) -> Tensor:
     """Embed every patch in the space of the texts.
 
     A patch is pooled as the whole image is, but over a square window of patches around it: the scores of the attention
@@ -46,9 +47,10 @@ def patch_embeddings(model: nn.Module, images: Tensor, *, window: int = WINDOW, 
         model: A CLIP or a vision tower of PE-Core, in eval mode.
         images: Preprocessed images [B, 3, H, W] of any size that the model takes.
         window: Side of the window in patches, an odd number.
-        last: What the attention of the last block does: ``keep`` (as trained), ``self`` (queries attend to queries and
-            keys to keys, the mean of the two), ``value`` (values attend to values), ``own`` (each token takes its own
-            value) or ``skip`` (nothing).
+        last: What the attention of the last block does: ``self`` (queries attend to queries and keys to keys, the mean
+            of the two, as in SCLIP, arXiv 2312.01597), ``keep`` (as trained), ``value`` (values attend to values),
+            ``own`` (each token takes its own value) or ``skip`` (nothing). None for ``self``, and for ``keep`` where a
+            transform has changed the last block, since the others need the model's own attention.
 
     Returns:
         [B, E, rows, columns], not normalised. For a tower with a classifier in place of the projection, E is its number
@@ -61,9 +63,11 @@ def patch_embeddings(model: nn.Module, images: Tensor, *, window: int = WINDOW, 
     tower = tower_of(model)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise InputError(f"window is {window!r}; an odd number of patches from 1 on is allowed")
+    if last is None:
+        last = LAST if type(tower.blocks[-1]) is Block else "keep"
     check_choice("last", last, ATTENTIONS)
     tokens, rope = tower.patch_tokens(images)
-    grid = grid_of(tower, images)
+    grid = tower.grid_of(images)
     tokens = _run(tower, tokens, rope, last)
     if tokens.shape[1] != tower.num_prefix_tokens + grid[0] * grid[1]:
         raise NotSupported(
@@ -176,11 +180,6 @@ def tower_of(model: nn.Module) -> VisionTower:
             "last layers of the CLIP, so their features cannot be compared with texts; use a pe_clip_* model"
         )
     return tower
-
-
-def grid_of(tower: VisionTower, images: Tensor) -> tuple[int, int]:
-    """Return the rows and columns of patches in images [B, 3, H, W]."""
-    return images.shape[2] // tower.patch_size, images.shape[3] // tower.patch_size
 
 
 # --- the attention of the last block --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -189,8 +190,15 @@ class VisionTower(nn.Module):
 
     # --- forward ------------------------------------------------------------------------------------------------
 
+    def grid_of(self, x: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of patches in images [B, in_chans, H, W].
+
+        Raises:
+            InputError: A side has no whole patch, or is no multiple of the patch where the model needs it.
+        """
+        return self._grid_of(x.shape[2:], "the size of x")
+
     def _grid_of(self, size: Sequence[int], argument: str) -> tuple[int, int]:
-        """Return the rows and columns of patches in an image of a size."""
         patch = self.patch_size
         for side in size:
             if side < patch:
@@ -243,7 +251,7 @@ class VisionTower(nn.Module):
             Tokens [B, N, C] with their absolute positions, normed, and the rotations for the blocks.
         """
         self._check_input(x)
-        grid = self._grid_of(x.shape[2:], "the size of x")
+        grid = self.grid_of(x)
         return self.place(self.patch_embed(x), grid)
 
     def place(
@@ -266,7 +274,7 @@ class VisionTower(nn.Module):
 
     def run(self, tokens: Tensor, rope: Tensor | None, layer_idx: Depth = -1) -> Tensor:
         """Run the blocks up to a layer on the output of `patch_tokens`: [B, N, C] -> [B, N, C]."""
-        for block in self.blocks[: layer_index(layer_idx, len(self.blocks)) + 1]:
+        for block in islice(self.blocks, layer_index(layer_idx, len(self.blocks)) + 1):  # a slice makes a new module
             tokens = run_block(block, tokens, rope, self.grad_checkpointing)
         return tokens
 

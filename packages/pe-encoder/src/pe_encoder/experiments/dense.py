@@ -83,7 +83,7 @@ def _embed(model: Any, images: Tensor, way: str, options: dict[str, Any]) -> Ten
     if way == "pool":
         return F.normalize(dense.patch_embeddings(model, images, **options), dim=1)
     tokens = tower.norm(tower.forward_features(images, strip_cls_token=True))
-    return F.normalize(tower.head(tokens), dim=-1).mT.unflatten(2, dense.grid_of(tower, images))
+    return F.normalize(tower.head(tokens), dim=-1).mT.unflatten(2, tower.grid_of(images))
 
 
 def _cosines(embeddings: Tensor, weight: Tensor, size: int) -> Tensor:

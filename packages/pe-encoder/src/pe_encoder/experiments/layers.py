@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pe_encoder.dense import grid_of
 from pe_encoder.experiments.probes import (
     accuracy,
     colour_of,
@@ -68,7 +67,7 @@ def measure(model: Any, train: int = TRAIN, heldout: int = HELD_OUT) -> list[dic
     tower, size = model.visual, input_of(model).size[1]
     single = [draw(split, n, size, (1, 1)) for split, n in (("train", train), ("heldout", heldout))]
     several = [draw(split, n, size, (1, MOST)) for split, n in (("train", train), ("heldout", heldout))]
-    grid = grid_of(tower, images_of(single[0][:1]))
+    grid = tower.grid_of(images_of(single[0][:1]))
     shapes = [torch.tensor([shape_of(scene.objects[0]) - 1 for scene in part]) for part in single]
     numbers = [torch.tensor([len(scene.objects) - 1 for scene in part]) for part in several]
     regions = {task: [regions_of(part, number) for part in several] for task, (number, _) in SEGMENTED.items()}

@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 import plm_core
 from pe_encoder.alignment import start
 from pe_encoder.configs import PAPER
-from pe_encoder.dense import grid_of
 from pe_encoder.experiments.probes import colour_of, images_of, regions_of, segmentation
 from pe_encoder.recipes.spatial import core_tower, train_spatial
 from pe_encoder.recipes.spatial_tables import SPATIAL
@@ -131,7 +130,7 @@ def evaluate(model: nn.Module) -> Mapping[str, float]:
     scores = {}
     for name, number, classes in ((IOU, colour_of, 1 + len(COLOURS)), (OBJECTS, _one, 2)):
         train, heldout = ((x, regions_of(part, number)) for x, part in zip(features, parts, strict=True))
-        scores[name] = 100 * segmentation(train, heldout, grid_of(tower, images[0]), classes)
+        scores[name] = 100 * segmentation(train, heldout, tower.grid_of(images[0]), classes)
     return scores
 
 

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 
 from pe_encoder.alignment import start
 from pe_encoder.clip import CLIP
-from pe_encoder.dense import grid_of
 from pe_encoder.model import VisionTower
 from pe_encoder.recipes.masking import hide
 from pe_encoder.recipes.pairs import Augment
@@ -52,7 +51,7 @@ class Student(nn.Module):
     def forward(self, images: Tensor, masked: Tensor) -> Tensor:
         """Return the last layer's tokens: images [B, 3, H, W] and masked patches, bool [B, P] -> [B, N, C]."""
         tower = self.tower
-        grid = grid_of(tower, images)
+        grid = tower.grid_of(images)
         patches = hide(tower.patch_embed(images), masked, self.mask_token)
         return tower.run(*tower.place(patches, grid))
 
@@ -145,7 +144,7 @@ def train_spatial(
 
     def loss(model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         images, given = batch
-        grid = grid_of(core, images)
+        grid = core.grid_of(images)
         core.to(images.device)
         with torch.no_grad():
             target = core.forward_features(images, layer_idx=config.core_layer)
