@@ -77,3 +77,10 @@ def test_layers_are_measured_and_plotted(model, monkeypatch, tmp_path):
     assert Image.open(tmp_path / "layers.png").width > 500
     with pytest.raises(SystemExit):
         command.main(["depth", "--out", str(tmp_path)])
+
+
+def test_pictures_are_written(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "create_model", lambda *args, **options: model)
+    command.main([*command.PICTURES, "--out", str(tmp_path), "--threads", "1"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features.png", "textmap.png", "zeroshot.png"]
+    assert all(Image.open(path).width > 400 for path in tmp_path.iterdir())

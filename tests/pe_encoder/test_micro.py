@@ -83,5 +83,5 @@ def test_recipe_writes_a_file_that_the_name_loads(tmp_path, monkeypatch):
 def test_retraining_from_scratch_reaches_the_bounds(tmp_path):
     torch.manual_seed(0)
     scores = micro_clip.train(tmp_path)
-    assert scores[micro_clip.ZERO_SHOT] >= 80
+    assert scores[micro_clip.ZERO_SHOT] >= 90
     assert scores[micro_clip.RETRIEVAL] >= 80

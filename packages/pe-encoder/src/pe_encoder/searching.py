@@ -48,7 +48,10 @@ def nearest(model: Any, text: str, vectors: NDArray[Any], top: int = 10) -> list
 
 
 def contact_sheet(images: Sequence[tuple[Path, str]]) -> Image.Image:
-    """Draw images in rows of five, each with a line of text below. A file that is gone leaves its place grey."""
+    """Draw images in rows of five, each with a line of text below. A file that is gone leaves its place grey.
+
+    Small images are enlarged by a whole factor.
+    """
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * SIDE, max(rows, 1) * (SIDE + LINE)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -58,6 +61,8 @@ def contact_sheet(images: Sequence[tuple[Path, str]]) -> Image.Image:
             picture = Channels(3)(open_image(path))
         except InputError:
             picture = Image.new("RGB", (SIDE, SIDE), "lightgrey")
+        if (factor := (SIDE - 4) // max(picture.size)) > 1:
+            picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
         picture.thumbnail((SIDE - 4, SIDE - 4))
         sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
         pen.text((left + 4, top + SIDE), f"{line} {path.name}"[:26], fill="black")

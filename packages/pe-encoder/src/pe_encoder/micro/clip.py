@@ -31,7 +31,7 @@ from plm_core.utils.progress import track
 
 NAME = "pe_micro_clip"
 SIZE = 48
-LARGE = 18_000
+LARGE = 22_000
 """Training scenes of one large object."""
 MIXED = 14_000
 """Training scenes of one to four objects."""

@@ -181,7 +181,7 @@ CONTRASTIVE: dict[str, ContrastiveConfig] = {
         mask_share=0.0,
     ),
     "micro": ContrastiveConfig(
-        recipe=Recipe(epochs=11, batch_size=96, lr=2e-3, betas=(0.9, 0.95), warmup_epochs=0.5, clip_grad=1.0),
+        recipe=Recipe(epochs=16, batch_size=96, lr=2e-3, betas=(0.9, 0.95), warmup_epochs=0.5, clip_grad=1.0),
         **_PLAIN,
     ),
     **PRETRAIN,
