@@ -204,6 +204,23 @@ def test_search_finds_what_is_nearest(plm, model, photos, tmp_path):
     assert Image.open(tmp_path / "found.png").size == (800, 176)
 
 
+def test_images_of_16_bits_are_embedded_as_those_of_8(plm, model, tmp_path):
+    folder, net = model
+    vectors, probabilities = [], []
+    for factor, name, dtype in ((1, "d8", np.uint8), (257, "d16", np.uint16)):
+        rng = np.random.default_rng(0)
+        images = [Image.fromarray((rng.integers(0, 256, (40, 30)) * factor).astype(dtype)) for _ in range(2)]
+        write_captions(tmp_path / name, [(image, "a red circle") for image in images])
+        vectors.append(media.embed_data(net, load_captions(tmp_path / name), progress=False))
+        image = tmp_path / name / "images" / "000000.png"
+        result = plm("zeroshot", image, "a red circle", "a blue square", "--json", "--model", folder)
+        probabilities.append(json.loads(result.out)[0]["texts"])
+    torch.testing.assert_close(vectors[1], vectors[0], atol=0.05, rtol=0)
+    assert [row["text"] for row in probabilities[0]] == [row["text"] for row in probabilities[1]]
+    for row, other in zip(*probabilities, strict=True):
+        assert row["probability"] == pytest.approx(other["probability"], abs=2e-3)
+
+
 def test_search_needs_a_text_tower(plm, photos, tmp_path):
     assert plm("embed", photos, "--model", "hiera_micro_digits", "--out", tmp_path / "e.safetensors").code == 0
     result = plm("search", tmp_path / "e.safetensors", "a red circle")
