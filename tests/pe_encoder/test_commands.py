@@ -204,6 +204,24 @@ def test_search_finds_what_is_nearest(plm, model, photos, tmp_path):
     assert Image.open(tmp_path / "found.png").size == (800, 176)
 
 
+def test_search_overwrites_no_image_and_counts_those_that_are_gone(plm, model, photos, tmp_path, monkeypatch):
+    assert plm("embed", photos, "--model", model[0], "--out", tmp_path / "e.safetensors").code == 0
+    found = ("search", tmp_path / "e.safetensors", "a red circle", "--out")
+    image = photos / "red_circle" / "0.png"
+    before = image.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("plm_core.models.create_model", lambda *args, **options: pytest.fail("a model was created"))
+        result = plm(*found, image)
+    assert result.code == 2
+    assert "0.png' would overwrite an image that is read; name another file" in result.err
+    assert result.err.count("\n") == 1
+    assert image.read_bytes() == before
+    assert "no longer there" not in plm(*found, tmp_path / "found.png").err
+    image.unlink()
+    assert "1 of the 5 images are no longer there, and grey" in plm(*found, tmp_path / "found.png").err
+    assert "no such file" in plm("search", tmp_path / "nofile", "a red circle").err
+
+
 def test_images_of_16_bits_are_embedded_as_those_of_8(plm, model, tmp_path):
     folder, net = model
     vectors, probabilities = [], []
