@@ -93,6 +93,7 @@ def test_unknown_words_are_named(plm, model, photos):
         (["{photo}", "a", "--templates", "imagenett"], "no set of templates 'imagenett'; did you mean 'imagenet'"),
         (["{folder}", "a"], "has no images or videos: found 1 .txt file"),
         (["{photo}", "a", "--model", "pe_core_t16_384"], "no weights|cannot get|no text tower"),
+        (["{photo}", "a", "--model", "resnet18"], "no text tower, which zero-shot classification needs: pe_clip_"),
     ],
 )
 def test_wrong_arguments_are_one_line(plm, model, photos, tmp_path, arguments, message):

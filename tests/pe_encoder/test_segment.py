@@ -99,3 +99,4 @@ def test_what_cannot_be_segmented_is_refused_before_anything_is_loaded(plm, phot
     assert result.code == 2
     assert message in result.err
     assert result.err.count("\n") == 1
+        (("red", "blue", "--model", "resnet18.a1_in1k"), "has no text tower, which plm segment needs: pe_clip_*"),
