@@ -111,6 +111,17 @@ def test_wrong_inputs_are_refused(tower, shape, message):
         tower()(torch.rand(shape))
 
 
+@pytest.mark.parametrize(("both", "layout"), [(False, "timm"), (True, "open_clip")])
+def test_a_projection_with_a_bias_that_is_not_zero_does_not_fit_and_says_so(tower, clip, both, layout):
+    model = clip if both else tower()
+    state = plm_core.weights.export(model, layout)
+    plm_core.weights.load(model, state)
+    name = "visual.trunk.head.bias" if both else "head.bias"
+    state[name] = torch.ones_like(state[name])
+    with pytest.raises(plm_core.WeightsError, match=r"only a head\.bias of zeros can be left out"):
+        plm_core.weights.load(model, state)
+
+
 def test_another_size_by_timms_rules(tower):
     official, like_timm = tower(), tower(resampling="timm")
     assert torch.equal(official(IMAGES), like_timm(IMAGES))

@@ -170,7 +170,7 @@ class CLIP(nn.Module):
                 f"the file's texts have {length} tokens and the model's {self.context_length}: set context_length in "
                 "the keywords of text"
             )
-        return ""
+        return self.visual.why_not(state)
 
     def resample(self, key: str, table: Tensor) -> Tensor:
         """Resize the positions of a checkpoint's vision tower to this model's size; other tensors stay."""

@@ -9,7 +9,7 @@ Shapes: B batch, N tokens (a class token first, in the models that have one), C 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -422,6 +422,14 @@ class VisionTower(nn.Module):
         return {"pos_embed", "cls_token", "attn_pool.latent"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def why_not(self, state: Mapping[str, Tensor]) -> str:
+        """Say why a file with these tensors, by their names in the file, does not fit this tower."""
+        bias = next((tensor for name, tensor in state.items() if f".{name}".endswith(".head.bias")), None)
+        projects = isinstance(self.head, nn.Linear) and self.head.bias is None
+        if projects and bias is not None and not bias.is_meta and bool(bias.any()):
+            return "the projection has no bias here, so only a head.bias of zeros can be left out, and this one is not"
+        return ""
+
         """Return the patterns that group parameters for layer decay: the stem, each block, and what follows."""
         return {
             "stem": r"^cls_token|^pos_embed|^patch_embed|^norm_pre",
