@@ -109,6 +109,8 @@ def test_a_model_by_name_refuses_sizes_that_do_not_fit():
 def test_wrong_inputs_are_refused(tower, shape, message):
     with pytest.raises(plm_core.InputError, match=message):
         tower()(torch.rand(shape))
+    with pytest.raises(plm_core.InputError, match=r"x is torch\.uint8; floats are expected"):
+        tower()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(("both", "layout"), [(False, "timm"), (True, "open_clip")])

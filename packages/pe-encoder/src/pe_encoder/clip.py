@@ -131,9 +131,10 @@ class CLIP(nn.Module):
         Returns:
             [B, E].
         """
-        if video.ndim != 5:
+        if video.ndim != 5 or not video.shape[1]:
             raise InputError(
-                f"video has shape {list(video.shape)}; [batch, frames, channels, height, width] is expected"
+                f"video has shape {list(video.shape)}; [batch, frames, channels, height, width] with one frame or more "
+                "is expected"
             )
         frames = self.encode_image(video.flatten(0, 1), normalize)
         return frames.unflatten(0, (video.shape[0], video.shape[1])).mean(1)

@@ -217,6 +217,8 @@ class VisionTower(nn.Module):
             hint = " (is the batch dimension missing?)" if x.ndim == 3 else ""
             hint = " (a video? see CLIP.encode_video)" if x.ndim == 5 else hint
             raise InputError(f"x has shape {list(x.shape)}; [batch, {self.in_chans}, height, width] is expected{hint}")
+        if not x.is_floating_point():
+            raise InputError(f"x is {x.dtype}; floats are expected, as pe_encoder.preprocess returns them")
 
     def positions(self, grid: tuple[int, int]) -> Tensor | None:
         """Return the absolute positions [1, N, C] for a grid, or None if there are none."""
