@@ -283,11 +283,14 @@ class VisionTower(nn.Module):
     def forward_features(
         self, x: Tensor, norm: bool = False, layer_idx: Depth = -1, strip_cls_token: bool = False
     ) -> Tensor:
-        """Return the tokens of a layer.
+        """Return the tokens of a layer, by default before the norm after the blocks, as the original does.
+
+        The method of this name of timm's models returns normed tokens.
 
         Args:
             x: [B, in_chans, H, W].
-            norm: Whether to apply the norm after the blocks, if the model has one. `forward_head` applies it too.
+            norm: Whether to apply the norm after the blocks, if the model has one. `forward_head` applies it too, so it
+                takes tokens without it.
             layer_idx: The layer; the blocks after it do not run. An index from 0, a negative one from the end, or a
                 float for the relative depth, such as one of ``pe_encoder.BEST_LAYER``.
             strip_cls_token: Whether to leave the class token out, if there is one.
@@ -419,11 +422,6 @@ class VisionTower(nn.Module):
             return table
         return resize_positions(table, (side, side), self.grid, self.num_prefix_tokens, self.resampling)
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of the parameters that optimizers should not decay."""
-        return {"pos_embed", "cls_token", "attn_pool.latent"}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
     def why_not(self, state: Mapping[str, Tensor]) -> str:
         """Say why a file with these tensors, by their names in the file, does not fit this tower."""
         bias = next((tensor for name, tensor in state.items() if f".{name}".endswith(".head.bias")), None)
@@ -432,6 +430,11 @@ class VisionTower(nn.Module):
             return "the projection has no bias here, so only a head.bias of zeros can be left out, and this one is not"
         return ""
 
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that optimizers should not decay."""
+        return {"pos_embed", "cls_token", "attn_pool.latent"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return the patterns that group parameters for layer decay: the stem, each block, and what follows."""
         return {
             "stem": r"^cls_token|^pos_embed|^patch_embed|^norm_pre",
