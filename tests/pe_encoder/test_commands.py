@@ -93,6 +93,7 @@ def test_unknown_words_are_named(plm, model, photos):
         (["{photo}", "a", "--templates", "imagenett"], "no set of templates 'imagenett'; did you mean 'imagenet'"),
         (["{folder}", "a"], "has no images or videos: found 1 .txt file"),
         (["{photo}", "a", "--model", "pe_core_t16_384"], "no weights|cannot get|no text tower"),
+        (["{photo}", "a", "--model", "resnet18"], "no text tower, which zero-shot classification needs: pe_clip_"),
     ],
 )
 def test_wrong_arguments_are_one_line(plm, model, photos, tmp_path, arguments, message):
@@ -202,6 +203,41 @@ def test_search_finds_what_is_nearest(plm, model, photos, tmp_path):
     assert [row[0] for row in result.rows] == [str(table.files[i]) for i in expected.indices]
     assert [float(row[1]) for row in result.rows] == pytest.approx(expected.values.tolist(), abs=1e-4)
     assert Image.open(tmp_path / "found.png").size == (800, 176)
+
+
+def test_search_overwrites_no_image_and_counts_those_that_are_gone(plm, model, photos, tmp_path, monkeypatch):
+    assert plm("embed", photos, "--model", model[0], "--out", tmp_path / "e.safetensors").code == 0
+    found = ("search", tmp_path / "e.safetensors", "a red circle", "--out")
+    image = photos / "red_circle" / "0.png"
+    before = image.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("plm_core.models.create_model", lambda *args, **options: pytest.fail("a model was created"))
+        result = plm(*found, image)
+    assert result.code == 2
+    assert "0.png' would overwrite an image that is read; name another file" in result.err
+    assert result.err.count("\n") == 1
+    assert image.read_bytes() == before
+    assert "no longer there" not in plm(*found, tmp_path / "found.png").err
+    image.unlink()
+    assert "1 of the 5 images are no longer there, and grey" in plm(*found, tmp_path / "found.png").err
+    assert "no such file" in plm("search", tmp_path / "nofile", "a red circle").err
+
+
+def test_images_of_16_bits_are_embedded_as_those_of_8(plm, model, tmp_path):
+    folder, net = model
+    vectors, probabilities = [], []
+    for factor, name, dtype in ((1, "d8", np.uint8), (257, "d16", np.uint16)):
+        rng = np.random.default_rng(0)
+        images = [Image.fromarray((rng.integers(0, 256, (40, 30)) * factor).astype(dtype)) for _ in range(2)]
+        write_captions(tmp_path / name, [(image, "a red circle") for image in images])
+        vectors.append(media.embed_data(net, load_captions(tmp_path / name), progress=False))
+        image = tmp_path / name / "images" / "000000.png"
+        result = plm("zeroshot", image, "a red circle", "a blue square", "--json", "--model", folder)
+        probabilities.append(json.loads(result.out)[0]["texts"])
+    torch.testing.assert_close(vectors[1], vectors[0], atol=0.05, rtol=0)
+    assert [row["text"] for row in probabilities[0]] == [row["text"] for row in probabilities[1]]
+    for row, other in zip(*probabilities, strict=True):
+        assert row["probability"] == pytest.approx(other["probability"], abs=2e-3)
 
 
 def test_search_needs_a_text_tower(plm, photos, tmp_path):

@@ -100,6 +100,7 @@ def test_maps_are_enlarged_to_the_patches_and_repeated_beyond_the_last():
     torch.testing.assert_close(large[0, 0, :16, :24][4::8, 4::8].round(), maps[0, 0])
     assert (large[..., 16:, :] == large[..., 15:16, :]).all()
     assert (large[..., 24:] == large[..., 23:24]).all()
+    assert torch.equal(dense.upsample(maps[..., :2], 18, 8), dense.upsample(maps[..., :2], (18, 18), 8))
 
 
 def test_the_parts_of_an_image_get_their_texts(clip):
@@ -124,6 +125,7 @@ def test_the_parts_of_an_image_get_their_texts(clip):
         (lambda m, x: dense.patch_embeddings(m, x, last="first"), InputError, "last 'first' is not allowed"),
         (lambda m, x: dense.text_maps(m, x, torch.rand(9, 2)), InputError, r"\[9, 2\]; \[10, texts\] is expected"),
         (lambda m, x: dense.upsample(torch.rand(1, 1, 3, 5), (40, 24), 8), InputError, "3 x 5 patches of 8 pixels"),
+        (lambda m, x: dense.upsample(torch.rand(1, 1, 3, 3), 23, 8), InputError, r"size is \(23, 23\); 3 x 3 patches"),
         (lambda m, x: dense.patch_embeddings(torch.nn.Identity(), x), NotSupported, "model is a Identity"),
     ],
 )

@@ -109,6 +109,19 @@ def test_a_model_by_name_refuses_sizes_that_do_not_fit():
 def test_wrong_inputs_are_refused(tower, shape, message):
     with pytest.raises(plm_core.InputError, match=message):
         tower()(torch.rand(shape))
+    with pytest.raises(plm_core.InputError, match=r"x is torch\.uint8; floats are expected"):
+        tower()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("both", "layout"), [(False, "timm"), (True, "open_clip")])
+def test_a_projection_with_a_bias_that_is_not_zero_does_not_fit_and_says_so(tower, clip, both, layout):
+    model = clip if both else tower()
+    state = plm_core.weights.export(model, layout)
+    plm_core.weights.load(model, state)
+    name = "visual.trunk.head.bias" if both else "head.bias"
+    state[name] = torch.ones_like(state[name])
+    with pytest.raises(plm_core.WeightsError, match=r"only a head\.bias of zeros can be left out"):
+        plm_core.weights.load(model, state)
 
 
 def test_another_size_by_timms_rules(tower):

@@ -21,12 +21,20 @@ def test_pixels_are_those_of_the_original(golden):
             torch.testing.assert_close(pixels, case.outputs[f"{number}.{mode}"], atol=1e-6, rtol=0)
 
 
-def test_timms_transform_of_a_model_is_the_same():
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16", "I", "F"])
+def test_timms_transform_of_a_model_is_the_same(mode):
     model = plm_core.create_model("pe_core_t16_384", layers=1)
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 37, 3), dtype=np.uint8))
-    torch.testing.assert_close(
-        plm_core.transform_for(model)(image), pe_encoder.preprocess(384)(image), atol=1e-6, rtol=0
-    )
+    shares = np.random.default_rng(0).random((37, 50, 3), dtype=np.float32)
+    if mode == "F":
+        image = Image.fromarray(shares[..., 0])
+    elif mode[0] == "I":
+        image = Image.fromarray((65535 * shares[..., 0]).astype(np.uint16)).convert(mode)
+    else:
+        image = Image.fromarray((255 * shares).astype(np.uint8)).convert(mode)
+    pixels = pe_encoder.preprocess(384)(image)
+    assert pixels.std() > 0.1
+    atol = 1e-5 if mode[0] in "IF" else 1e-6  # more than 8 bits are resized by torch there, and by PIL here
+    torch.testing.assert_close(plm_core.transform_for(model)(image), pixels, atol=atol, rtol=0)
 
 
 def test_an_image_keeps_its_mode_until_it_is_resized():
@@ -35,6 +43,13 @@ def test_an_image_keeps_its_mode_until_it_is_resized():
     assert set(pe_encoder.preprocess(9)(palette).unique().tolist()) == {-1.0, 1.0}, "no pixel is between the colours"
     clear = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
     assert pe_encoder.preprocess(4)(clear).shape == (3, 4, 4)
+
+
+def test_levels_beyond_8_bits_are_kept():
+    levels = Image.fromarray(np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64))
+    for mode in ("squash", "center"):
+        pixels = pe_encoder.preprocess(64, mode)(levels)
+        assert (pixels.min(), pixels.max(), len(pixels[0].unique())) == (-1, 1, 64 * 64)
 
 
 def test_it_can_be_sent_to_workers():
@@ -54,3 +69,5 @@ def test_wrong_arguments_are_refused(arguments, message):
 def test_what_is_no_image_is_refused():
     with pytest.raises(plm_core.InputError, match="a PIL image is expected"):
         pe_encoder.preprocess(8)(np.zeros((8, 8, 3)))
+    with pytest.raises(plm_core.InputError, match="floats from 0 to 1 are allowed"):
+        pe_encoder.preprocess(8)(Image.new("F", (8, 8), 255.0))

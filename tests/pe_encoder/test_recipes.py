@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -211,6 +212,13 @@ def test_accumulated_gradients_are_refused():
         train_contrastive(untrained(), Pairs(), CONFIG, per_device_batch_size=4)
     assert "\n" not in str(error.value)
     check_whole_batch(RECIPE, 8)
+
+
+@pytest.mark.parametrize("training", [train_contrastive, partial(train_distilled, teacher=untrained())])
+def test_a_batch_of_one_pair_is_refused(training):
+    config = tables.ContrastiveConfig if training is train_contrastive else tables.DistillConfig
+    with pytest.raises(InputError, match="batch_size is 1; a contrastive loss needs at least 2 pairs"):
+        training(untrained(), Pairs(), config(recipe=replace(RECIPE, batch_size=1)))
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")

@@ -62,6 +62,33 @@ def test_each_text_gets_its_share_of_the_area_and_a_picture(plm, folder, photo, 
     assert share == pytest.approx(0.75, abs=0.15)
     odd = plm("segment", photo, "red", "blue", "--model", folder, "--size", "100")
     assert "100 is not a multiple of the patch of 8 pixels: resize to 96 or 104" in odd.err
+    assert "ragged" not in odd.err
+    small = plm("segment", photo, "red", "blue", "--model", folder, "--size", "5")
+    assert small.err.endswith("resize to 8\n")
+
+
+def test_the_legend_has_the_texts_that_occur(plm, folder, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("pe_encoder.dense.segment", lambda *args: np.ones((100, 200), np.int64))
+    out = tmp_path / "segments.png"
+    assert plm("segment", photo, "red", "blue", "--model", folder, "--out", out).code == 0
+    picture = np.asarray(Image.open(out))
+    assert tuple(picture[-2, 2]) == colour_of(1)
+    assert not (picture == colour_of(0)).all(-1).any()
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a video", "itself", "itself by a link"])
+def test_one_image_is_needed_that_is_not_overwritten(plm, photo, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("plm_core.models.create_model", lambda *args, **options: pytest.fail("a model was created"))
+    before = photo.read_bytes()
+    (tmp_path / "link.png").symlink_to(photo)
+    image = {"a folder": tmp_path, "a video": tmp_path / "clip.mp4"}.get(kind, photo)
+    out = {"itself": photo, "itself by a link": tmp_path / "link.png"}.get(kind, tmp_path / "out.png")
+    result = plm("segment", image, "red", "blue", "--out", out)
+    assert result.code == 2
+    said = "would overwrite an image that is read" if "itself" in kind else f"is {kind}; one image is needed"
+    assert said in result.err
+    assert result.err.count("\n") == 1
+    assert photo.read_bytes() == before
 
 
 def test_regions_are_painted_with_a_legend():
@@ -77,6 +104,8 @@ def test_regions_are_painted_with_a_legend():
         shift = picture[30 * scale, column * scale] - 128
         assert np.dot(shift, np.array(colour_of(number)) - 128) > 0
     assert (picture[-3:, :3] == colour_of(2)).all(), "the legend names every label"
+    only = np.asarray(draw_regions(grey, regions, ["left", "right", "nowhere"], absent=False)).astype(int)
+    assert (only[-3:, :3] == colour_of(1)).all()
     with pytest.raises(ValueError, match=r"regions has shape \[60, 90\]; \[90, 60\] is expected"):
         draw_regions(grey.rotate(90, expand=True), regions, ["left"])
 
@@ -90,6 +119,7 @@ def test_regions_are_painted_with_a_legend():
         (("red", "blue", "--model", "pe_spatial_t16_512"), "has no text tower, which plm segment needs: the alignment"),
         (("red", "blue", "--model", "pe_lang_l14_448.fb"), "has no text tower, which plm segment needs: the alignment"),
         (("red", "blue", "--model", "pe_core_b16_224"), "it is the vision tower of pe_clip_b16_224, which has both"),
+        (("red", "blue", "--model", "resnet18.a1_in1k"), "has no text tower, which plm segment needs: pe_clip_*"),
         (("red", "blue", "--model", "hiera_micro_digits"), "has no text tower, which plm segment needs: pe_clip_*"),
     ],
 )

@@ -102,6 +102,14 @@ def test_wrong_ids_are_refused(text_tower, ids):
         text_tower()(ids)
 
 
+@pytest.mark.parametrize("wrong", [-1, 50])
+def test_ids_outside_the_vocabulary_are_refused(text_tower, wrong):
+    ids = texts(3)
+    ids[0, 2] = wrong
+    with pytest.raises(plm_core.InputError, match=rf"ids from .*{wrong}.*; 0 to 49 is allowed"):
+        text_tower()(ids)
+
+
 def test_gradients_reach_every_parameter_with_checkpointing_too(clip):
     clip.set_grad_checkpointing()
     image, text, scale = clip.train()(torch.rand(2, 3, 32, 32), texts(2, 3))
@@ -117,6 +125,8 @@ def test_a_video_is_the_mean_of_its_frames(clip):
     lengths = clip.encode_video(video, normalize=True).norm(dim=-1)
     assert bool((lengths < 1).all()), "the mean is not normalised again, as in the original"
     torch.testing.assert_close(clip.encode_video(video, True), normalize(frames, dim=-1).mean(1), atol=1e-5, rtol=1e-5)
+    with pytest.raises(plm_core.InputError, match=r"\[2, 0, 3, 32, 32\]; .* with one frame or more is expected"):
+        clip.encode_video(video[:, :0])
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def test_scores_by_hand():
         (lambda: zeroshot.classifier([torch.rand(0, 8)]), "at least one"),
         (lambda: zeroshot.scores(torch.rand(3, 4), torch.tensor([0, 1])), "one class for each of 3"),
         (lambda: zeroshot.scores(torch.rand(2, 4), torch.tensor([0, 4])), "0 to 3 is allowed"),
+        (lambda: zeroshot.scores(torch.full((2, 4), math.nan), torch.tensor([0, 3])), "logits has values that are not"),
+        (
+            lambda: zeroshot.classifier(torch.full((2, 1, 4), math.inf)),
+            "text_embeddings has values that are not finite",
+        ),
+        (lambda: zeroshot.embed_classes(None, "cat"), "names is the text 'cat'; a sequence of names"),
     ],
 )
 def test_wrong_inputs_are_refused(call, message):
@@ -107,6 +113,8 @@ def test_recalls_by_counting(media, extra, seed, k):
         ({"text_id": [0]}, "a number for each of 3 texts"),
         ({"ks": (0,)}, "numbers from 1 on"),
         ({"media_emb": torch.rand(2, 5)}, "are expected"),
+        ({"media_emb": torch.full((2, 4), math.inf)}, "media_emb has values that are not finite"),
+        ({"text_emb": torch.full((3, 4), math.nan)}, "text_emb has values that are not finite"),
     ],
 )
 def test_wrong_inputs_of_recalls_are_refused(changes, message):

@@ -201,8 +201,11 @@ def test_a_file_that_holds_no_embeddings_is_one_line(tmp_path):
         ):
             with pytest.raises(InputError, match=f"{name}{ending}' {said}"):
                 Embeddings.load(tmp_path / f"{name}{ending}")
+    (tmp_path / "x.csv").touch()
     with pytest.raises(InputError, match=r"does not end in \.safetensors or \.parquet"):
         Embeddings.load(tmp_path / "x.csv")
+    with pytest.raises(InputError, match="nofile' cannot be read: there is no such file"):
+        Embeddings.load(tmp_path / "nofile")
 
 
 def test_a_table_is_checked():

@@ -131,9 +131,10 @@ class CLIP(nn.Module):
         Returns:
             [B, E].
         """
-        if video.ndim != 5:
+        if video.ndim != 5 or not video.shape[1]:
             raise InputError(
-                f"video has shape {list(video.shape)}; [batch, frames, channels, height, width] is expected"
+                f"video has shape {list(video.shape)}; [batch, frames, channels, height, width] with one frame or more "
+                "is expected"
             )
         frames = self.encode_image(video.flatten(0, 1), normalize)
         return frames.unflatten(0, (video.shape[0], video.shape[1])).mean(1)
@@ -170,7 +171,7 @@ class CLIP(nn.Module):
                 f"the file's texts have {length} tokens and the model's {self.context_length}: set context_length in "
                 "the keywords of text"
             )
-        return ""
+        return self.visual.why_not(state)
 
     def resample(self, key: str, table: Tensor) -> Tensor:
         """Resize the positions of a checkpoint's vision tower to this model's size; other tensors stay."""

@@ -106,12 +106,13 @@ def text_maps(
     return (SCALE * cosines).softmax(1) if softmax else cosines
 
 
-def upsample(maps: Tensor, size: Sequence[int], patch_size: int) -> Tensor:
+def upsample(maps: Tensor, size: int | Sequence[int], patch_size: int) -> Tensor:
     """Enlarge maps to the pixels of the image, bilinearly.
 
     Args:
         maps: [B, K, rows, columns].
-        size: Height and width of the image that the model saw. Pixels beyond the last whole patch repeat the edge.
+        size: Side, or height and width, of the image that the model saw. Pixels beyond the last whole patch repeat the
+            edge.
         patch_size: Side of a patch in pixels.
 
     Returns:
@@ -119,11 +120,10 @@ def upsample(maps: Tensor, size: Sequence[int], patch_size: int) -> Tensor:
     """
     rows, columns = maps.shape[2:]
     height, width = rows * patch_size, columns * patch_size
-    below, right = size[0] - height, size[1] - width
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    below, right = sides[0] - height, sides[1] - width
     if not (0 <= below < patch_size and 0 <= right < patch_size):
-        raise InputError(
-            f"size is {tuple(size)}; {rows} x {columns} patches of {patch_size} pixels cover {height} x {width}"
-        )
+        raise InputError(f"size is {sides}; {rows} x {columns} patches of {patch_size} pixels cover {height} x {width}")
     large = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
     return F.pad(large, (0, right, 0, below), mode="replicate")
 

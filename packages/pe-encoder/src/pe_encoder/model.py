@@ -9,7 +9,7 @@ Shapes: B batch, N tokens (a class token first, in the models that have one), C 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -217,6 +217,8 @@ class VisionTower(nn.Module):
             hint = " (is the batch dimension missing?)" if x.ndim == 3 else ""
             hint = " (a video? see CLIP.encode_video)" if x.ndim == 5 else hint
             raise InputError(f"x has shape {list(x.shape)}; [batch, {self.in_chans}, height, width] is expected{hint}")
+        if not x.is_floating_point():
+            raise InputError(f"x is {x.dtype}; floats are expected, as pe_encoder.preprocess returns them")
 
     def positions(self, grid: tuple[int, int]) -> Tensor | None:
         """Return the absolute positions [1, N, C] for a grid, or None if there are none."""
@@ -281,11 +283,14 @@ class VisionTower(nn.Module):
     def forward_features(
         self, x: Tensor, norm: bool = False, layer_idx: Depth = -1, strip_cls_token: bool = False
     ) -> Tensor:
-        """Return the tokens of a layer.
+        """Return the tokens of a layer, by default before the norm after the blocks, as the original does.
+
+        The method of this name of timm's models returns normed tokens.
 
         Args:
             x: [B, in_chans, H, W].
-            norm: Whether to apply the norm after the blocks, if the model has one. `forward_head` applies it too.
+            norm: Whether to apply the norm after the blocks, if the model has one. `forward_head` applies it too, so it
+                takes tokens without it.
             layer_idx: The layer; the blocks after it do not run. An index from 0, a negative one from the end, or a
                 float for the relative depth, such as one of ``pe_encoder.BEST_LAYER``.
             strip_cls_token: Whether to leave the class token out, if there is one.
@@ -416,6 +421,14 @@ class VisionTower(nn.Module):
         if self.pos_embed is None or not patches or side * side != patches:
             return table
         return resize_positions(table, (side, side), self.grid, self.num_prefix_tokens, self.resampling)
+
+    def why_not(self, state: Mapping[str, Tensor]) -> str:
+        """Say why a file with these tensors, by their names in the file, does not fit this tower."""
+        bias = next((tensor for name, tensor in state.items() if f".{name}".endswith(".head.bias")), None)
+        projects = isinstance(self.head, nn.Linear) and self.head.bias is None
+        if projects and bias is not None and not bias.is_meta and bool(bias.any()):
+            return "the projection has no bias here, so only a head.bias of zeros can be left out, and this one is not"
+        return ""
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters that optimizers should not decay."""

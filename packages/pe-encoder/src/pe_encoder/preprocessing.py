@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pe_encoder.arguments import check_arguments
 from plm_core import InputError
+from plm_core.utils.images import plain
 from plm_core.utils.ranges import check_choice
 
 MODES = ("squash", "center")
@@ -22,9 +23,10 @@ class Preprocess:
     """A function from a PIL image to float32 [3, size, size] with values from -1 to 1.
 
     The image is resized in its own mode, with PIL's bilinear filter, and then converted to RGB: so a palette is resized
-    by the nearest pixel, and an alpha channel is dropped after it has weighted the colours. An EXIF orientation is not
-    applied. `plm_core.utils.images.open_image`, with which the commands read files, turns an image upright and lays
-    transparent pixels over white before this function sees it.
+    by the nearest pixel, and an alpha channel is dropped after it has weighted the colours. Images of more than 8 bits,
+    which PIL cannot convert so, become shares of their full scale first, see `plm_core.utils.images.plain`. An EXIF
+    orientation is not applied. `plm_core.utils.images.open_image`, with which the commands read files, turns an image
+    upright and lays transparent pixels over white before this function sees it.
 
     Attributes:
         size: Height and width of the result in pixels.
@@ -45,16 +47,21 @@ class Preprocess:
         """Convert an image.
 
         Raises:
-            InputError: It is no PIL image.
+            InputError: It is no PIL image, or see `plm_core.utils.images.plain`.
         """
         if not isinstance(image, Image.Image):
             raise InputError(f"image is a {type(image).__name__}; a PIL image is expected")
+        if image.mode[0] in "IF":
+            image = plain(image)
         if self.mode == "squash":
             resized = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         else:
             resized = self._centre(image)
-        pixels = torch.from_numpy(np.array(resized.convert("RGB"), dtype=np.float32))
-        return pixels.permute(2, 0, 1).contiguous().div_(255).sub_(0.5).div_(0.5)
+        if resized.mode == "F":  # shares of the full scale, which 8 bits would round
+            shares = torch.from_numpy(np.array(resized)).repeat(3, 1, 1)
+        else:
+            shares = torch.from_numpy(np.array(resized.convert("RGB"), dtype=np.float32)).permute(2, 0, 1) / 255
+        return shares.contiguous().sub_(0.5).div_(0.5)
 
     def _centre(self, image: Image.Image) -> Image.Image:
         width, height = image.size

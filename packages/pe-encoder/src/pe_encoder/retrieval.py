@@ -47,7 +47,7 @@ def recalls(
         share of media with one of their texts among the first k, ``text_retrieval_recall@k``.
 
     Raises:
-        InputError: Shapes do not fit, an owner is no medium, or a medium has no text.
+        InputError: Shapes do not fit, a value is not finite, an owner is no medium, or a medium has no text.
     """
     positive = _positives(len(text_emb), len(media_emb), torch.as_tensor(owner), text_id)
     if text_emb.ndim != 2 or media_emb.ndim != 2 or text_emb.shape[1] != media_emb.shape[1]:
@@ -55,6 +55,9 @@ def recalls(
             f"text_emb has shape {list(text_emb.shape)} and media_emb {list(media_emb.shape)}; [texts, width] and "
             "[media, width] are expected"
         )
+    for name, embeddings in ("text_emb", text_emb), ("media_emb", media_emb):
+        if not embeddings.isfinite().all():
+            raise InputError(f"{name} has values that are not finite")
     if not ks or min(ks) < 1:
         raise InputError(f"ks is {tuple(ks)}; numbers from 1 on are expected")
     if normalize:

@@ -88,12 +88,19 @@ class TextTower(nn.Module):
         initialise(self)
 
     def check_ids(self, ids: Tensor) -> None:
-        """Raise an InputError unless ``ids`` are texts for this tower: int64 [B, L], L at most the context."""
+        """Raise an InputError unless ``ids`` are texts for this tower: int64 [B, L], L at most the context.
+
+        Their values are compared with the vocabulary unless a program is being made of the model.
+        """
         if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32) or not 0 < ids.shape[1] <= self.context_length:
             raise InputError(
                 f"text is {str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}; int64 [batch, 1 to "
                 f"{self.context_length}] is expected, as pe_encoder.tokenizer({self.context_length}) returns it"
             )
+        if ids.numel() and not (ids.is_meta or is_traced()):
+            low, high = (int(value) for value in ids.aminmax())
+            if low < 0 or high >= self.vocab_size:
+                raise InputError(f"text has ids from {low} to {high}; 0 to {self.vocab_size - 1} is allowed")
 
     def ends(self, ids: Tensor) -> Tensor:
         """Return the place of each text's end, the first of its largest ids: [B, L] -> [B]."""

@@ -40,7 +40,7 @@ def classifier(text_embeddings: Tensor | Sequence[Tensor]) -> Tensor:
         [E, C], with columns of length 1.
 
     Raises:
-        InputError: The embeddings have another shape, or a class has no text.
+        InputError: The embeddings have another shape, a value is not finite, or a class has no text.
     """
     if isinstance(text_embeddings, Tensor):
         _check_embeddings("text_embeddings", text_embeddings, 3, "[classes, texts, width]")
@@ -78,8 +78,10 @@ def embed_classes(
         float32 [E, C] on the device of the model, as of `classifier`.
 
     Raises:
-        InputError: There is no name, or one is empty.
+        InputError: ``names`` is one text, there is no name, or one is empty.
     """
+    if isinstance(names, str):
+        raise InputError(f"names is the text {names!r}; a sequence of names is expected")
     names = list(names)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise InputError(f"names has {len(names)} entries; at least one is needed, and each has to be a text")
@@ -126,7 +128,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
         over the classes that occur of the share of their members that are recognised.
 
     Raises:
-        InputError: The shapes do not fit, a label names no class, or there is nothing to score.
+        InputError: The shapes do not fit, a value is not finite, a label names no class, or there is nothing to score.
     """
     _check_embeddings("logits", logits, 2, "[samples, classes]")
     labels = torch.as_tensor(labels)
@@ -174,7 +176,7 @@ def evaluate(
     Raises:
         InputError: There are not as many names as classes, or an image or video cannot be read.
     """
-    names = [re.sub(r"[_-]+", " ", name) for name in data.classes] if names is None else list(names)
+    names = [re.sub(r"[_-]+", " ", name) for name in data.classes] if names is None else names
     if len(names) != len(data.classes):
         raise InputError(f"names has {len(names)} entries; the data have {len(data.classes)} classes")
     weight = embed_classes(model, names, templates, cache=cache).cpu()
@@ -186,3 +188,5 @@ def _check_embeddings(name: str, x: Tensor, ndim: int, expected: str) -> None:
     if not isinstance(x, Tensor) or x.ndim != ndim or not x.is_floating_point() or not x.numel():
         what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise InputError(f"{name} is {what}; floats {expected}, at least one, are expected")
+    if not x.isfinite().all():
+        raise InputError(f"{name} has values that are not finite")

@@ -27,7 +27,7 @@ def text_model(name: str, device: str, needed_for: str, **options: Any) -> Any:
         **options: Keywords of `plm_core.create_model`.
 
     Raises:
-        NotSupported: The model has no text tower. If its declaration says so, nothing is downloaded.
+        NotSupported: The model has no text tower. If its name alone says so, nothing is downloaded.
     """
     from plm_core.errors import NotSupported
     from plm_core.hookspecs import Model
@@ -37,11 +37,18 @@ def text_model(name: str, device: str, needed_for: str, **options: Any) -> Any:
 
     declared = registry().all(Model).get(name.partition(".")[0])
     created: Any = None
-    if declared is None or declared.declaration.task.startswith("zero-shot"):
+    if not _is_of_timm(name) if declared is None else declared.declaration.task.startswith("zero-shot"):
         created = create_model(name, pretrained=True, **options).eval()
     if not (hasattr(created, "encode_text") and hasattr(created, "tokenizer")):
         raise NotSupported(f"model {name!r} has no text tower, which {needed_for} needs: {why_not(name)}")
     return created.to(pick_device(device))
+
+
+def _is_of_timm(name: str) -> bool:
+    """Return whether a name that no plug-in declares is that of a model of timm, none of which has a text tower."""
+    import timm
+
+    return not {"/", ":"} & set(name) and bool(timm.is_model(name.partition(".")[0]))
 
 
 def why_not(name: str) -> str:

@@ -12,7 +12,7 @@ from plm_core.cli.options import Device, Json
 from plm_core.cli.table import show
 from plm_core.errors import InputError
 from plm_core.utils.arguments import DEVICE
-from plm_core.utils.images import picture_format
+from plm_core.utils.images import check_overwrites, picture_format
 
 
 def search(
@@ -34,16 +34,21 @@ def search(
     from plm_core.embeddings import Embeddings
 
     table = Embeddings.load(embeddings)
+    files = table.files
+    if out:
+        check_overwrites(out, files)
     model = text_model(table.model, device, "plm search")
     say_unknown(model, table.model, [text])
     from pe_encoder.searching import contact_sheet, nearest
     from plm_core.utils.files import atomic_path
 
     found = nearest(model, text, table.vectors, top)
-    files = table.files
     show([{"file": str(files[place]), "score": round(score, 4)} for place, score in found], as_json)
     if out:
         sheet = contact_sheet([(files[place], f"{score:.3f}") for place, score in found])
         with atomic_path(out) as part:
             sheet.save(part, format=file_format)
+        gone = sum(not files[place].is_file() for place, _ in found)
+        if gone:
+            typer.echo(f"{gone} of the {len(found)} images are no longer there, and grey in the picture", err=True)
         typer.echo(f"picture: {out.resolve()}", err=True)

@@ -85,7 +85,9 @@ def fit_towers(
 
 
 def check_whole_batch(recipe: Recipe, per_device_batch_size: int | None) -> None:
-    """Raise an InputError if gradients would be accumulated, over parts of a batch that is compared as a whole."""
+    """Raise an InputError if a batch is too small to compare, or is compared in parts as gradients are accumulated."""
+    if recipe.batch_size < 2:
+        raise InputError(f"batch_size is {recipe.batch_size}; a contrastive loss needs at least 2 pairs")
     share = recipe.batch_size // int(os.environ.get("WORLD_SIZE", "1"))
     if per_device_batch_size is not None and per_device_batch_size < share:
         raise InputError(

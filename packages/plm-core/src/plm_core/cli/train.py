@@ -25,7 +25,9 @@ def train(
         typer.Argument(
             help="Data of the recipe's kind. Images: a folder with one folder of images per class, or such folders "
             "train and val; an .npz file; or hf:name[,label=COLUMN]. Videos: a folder with one folder of videos per "
-            "class, or such folders train and val. COCO: folders train and val, each with images/ and instances.json."
+            "class, or such folders train and val. Captions: a folder with captions.jsonl or shards (.tar), such "
+            "folders train and val, or one such file. COCO: folders train and val, each with images/ and "
+            "instances.json."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the trained model and its checkpoints.")] = None,
@@ -80,7 +82,8 @@ def train(
         typer.Option(
             "--per-device-batch-size",
             min=1,
-            help="Samples per device in one forward pass. Gradients are accumulated up to the recipe's batch_size.",
+            help="Samples per device in one forward pass. Gradients are accumulated up to the recipe's batch_size, "
+            "which recipes refuse whose loss compares all samples of a batch.",
         ),
     ] = None,
     num_workers: Annotated[

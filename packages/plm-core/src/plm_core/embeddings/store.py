@@ -155,9 +155,9 @@ class Embeddings:
             MissingDependency: pyarrow is needed for parquet and is not installed.
         """
         path = Path(path)
-        read = _read_parquet if ending_of(path) == PARQUET else _read_safetensors
         if not path.is_file():
             raise InputError(f"embeddings {str(path)!r} cannot be read: there is no such file")
+        read = _read_parquet if ending_of(path) == PARQUET else _read_safetensors
         try:
             vectors, paths, texts = read(path)
             return cls(vectors, paths, Provenance.from_metadata(texts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -50,14 +50,17 @@ def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     return picture
 
 
-def draw_regions(image: Image.Image, regions: NDArray[np.integer[Any]], labels: Sequence[str]) -> Image.Image:
+def draw_regions(
+    image: Image.Image, regions: NDArray[np.integer[Any]], labels: Sequence[str], *, absent: bool = True
+) -> Image.Image:
     """Draw the regions of a segmentation over a picture, with a legend in its lower left corner.
 
     Args:
         image: The picture, in any mode.
         regions: The number of the region of each pixel, integers [H, W] of the size of the picture, from 0. Pixels of
             another number, such as -1, have no region.
-        labels: The label of each region. It has the colour of this number, and is in the legend even if no pixel is.
+        labels: The label of each region. It has the colour of this number.
+        absent: Whether the legend also has the labels of regions without a pixel.
 
     Returns:
         The picture, RGB. A small picture is enlarged by a whole factor.
@@ -70,7 +73,9 @@ def draw_regions(image: Image.Image, regions: NDArray[np.integer[Any]], labels: 
     picture, factor, scale, line = _canvas(image)
     for number in range(len(labels)):
         _paint_mask(picture, Image.fromarray(regions == number).convert("L"), factor, colour_of(number), line)
-    _draw_legend(ImageDraw.Draw(picture), picture.size, labels, round(15 * scale))
+    present = set(np.unique(regions).tolist())
+    legend = {number: label for number, label in enumerate(labels) if absent or number in present}
+    _draw_legend(ImageDraw.Draw(picture), picture.size, legend, round(15 * scale))
     return picture
 
 
@@ -136,16 +141,16 @@ def _draw_tags(
         pen.text((x + pad, y + pad / 2), text, fill=_readable_on(colour), font=font)
 
 
-def _draw_legend(pen: ImageDraw.ImageDraw, size: tuple[int, int], labels: Sequence[str], height: int) -> None:
-    """Draw a tag for each label, one above the other. They shrink if they would not fit into the picture."""
+def _draw_legend(pen: ImageDraw.ImageDraw, size: tuple[int, int], labels: Mapping[int, str], height: int) -> None:
+    """Draw a tag for each label, by its number, one above the other. They shrink if they would not fit otherwise."""
     lines = max(len(labels), 1)
     height = max(6, min(height, round(0.5 * size[1] / lines)))
     font = ImageFont.load_default(size=height)
     pad = max(2, height // 4)
     ascent, descent = font.getmetrics()  # type: ignore[union-attr]
     tall = ascent + descent + pad
-    for number, label in enumerate(labels):
-        colour, top = colour_of(number), size[1] - (lines - number) * tall
+    for line, (number, label) in enumerate(labels.items()):
+        colour, top = colour_of(number), size[1] - (lines - line) * tall
         pen.rectangle((0, top, pen.textlength(label, font) + 2 * pad, top + tall - 1), fill=colour)
         pen.text((pad, top + pad / 2), label, fill=_readable_on(colour), font=font)
 

@@ -14,7 +14,7 @@ The rule, which predictions, rankings, probes and trainings share:
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -73,6 +73,18 @@ def picture_format(out: Path) -> str:
     if name not in Image.SAVE:
         raise InputError(f"--out {str(out)!r} does not end in a picture format such as .png")
     return str(name)
+
+
+def check_overwrites(out: Path, images: Iterable[Path]) -> None:
+    """Check that the picture of a command's option ``--out`` does not take the place of an image that it reads.
+
+    Raises:
+        InputError: It would.
+    """
+    if out.exists():  # otherwise it can be none of them, and there may be very many
+        place = out.resolve()
+        if any(image.resolve() == place for image in images):
+            raise InputError(f"--out {str(out)!r} would overwrite an image that is read; name another file")
 
 
 def decode_image(contents: bytes | NDArray[np.uint8]) -> Image.Image:
