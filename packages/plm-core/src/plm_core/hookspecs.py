@@ -273,7 +273,8 @@ class Merger(Declaration):
 
     Attributes:
         name: The name of the way.
-        merge: ``"module:function"``: ``function(models, **options) -> nn.Module``.
+        merge: ``"module:function"``: ``function(models, batches, **options) -> nn.Module``. ``batches`` is an iterable
+            of inputs without labels, which may be empty for a merger that needs no data.
         help: The merger in a few words.
     """
 

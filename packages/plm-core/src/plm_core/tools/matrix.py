@@ -156,9 +156,10 @@ def _check_same(now: Tensor, before: Tensor, when: str) -> None:
 
 
 def _try_merger(adapter: BlockAdapter, merger: Merger) -> str:
-    model, x = make(adapter)
-    merged = tensor_of(resolve(merger.merge)([model, make(adapter)[0]])(x))
-    own = tensor_of(model(x))
+    with torch.inference_mode(False), torch.no_grad():  # a merger may have the models traced
+        model, x = make(adapter)
+        merged = tensor_of(resolve(merger.merge)([model, make(adapter)[0]], [x])(x))
+        own = tensor_of(model(x))
     if merged.shape != own.shape:
         raise RuntimeError(f"merged output is {list(merged.shape)}, the model's is {list(own.shape)}")
     return "yes"
