@@ -81,6 +81,14 @@ features = numpy.eye(4)[labels] + numpy.random.default_rng(0).normal(0, 0.1, (10
 assert parc.score("parc", features, labels) > 70 and parc.score("knn", features, labels) == 100, "scores are off"
 assert len(parc.sample_probe(labels, budget=40)) == 40
 """,
+    "zipit": """
+import timm, torch, zipit
+models = [timm.create_model("resnet18", num_classes=4).eval() for _ in range(2)]
+images = torch.rand(8, 3, 64, 64)
+assert zipit.check(models[0], images[:2]).passed, "the graph is wrong"
+merged = zipit.merge(models, [images], until="layer3.0.conv1")
+assert [tuple(output.shape) for output in merged(images)] == [(8, 4), (8, 4)]
+""",
 }
 
 # Of one Requires-Dist row: the name, then the version specifiers, without extras and marker.

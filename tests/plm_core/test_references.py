@@ -98,8 +98,8 @@ def test_miss_does_not_name_a_provider_that_is_installed():
 
 
 def test_miss_looks_at_the_kind():
-    assert "would provide" in miss("merger", "zipit", [])
-    assert "would provide" not in miss("model", "zipit", [])
+    assert "would provide" in miss("model", "gazelle_vitb14", [])
+    assert "would provide" not in miss("merger", "gazelle_vitb14", [])
 
 
 @pytest.mark.parametrize(("kind", "pattern", "provider"), PROVIDERS)

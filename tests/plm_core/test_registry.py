@@ -564,7 +564,7 @@ def test_switches_come_from_the_environment(monkeypatch):
     [
         (Model, "hiera_micro_digit", "no model 'hiera_micro_digit'; did you mean 'hiera_micro_digits'"),
         (Model, "gazelle_vitb14", "no model 'gazelle_vitb14'; gazelle would provide it and is not installed"),
-        (Merger, "zipit", "no merger 'zipit'; zipit would provide it and is not installed"),
+        (Merger, "zipitt", "no merger 'zipitt'; did you mean 'zipit'"),
         (Command, "dokter", "no command 'dokter'; did you mean 'doctor'?"),
         (Command, "frobnicate", "no command 'frobnicate'; acme would provide it"),
         (Command, "zzz", "no command 'zzz'; there are: bench, convert, doctor, "),

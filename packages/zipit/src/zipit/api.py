@@ -1,0 +1,160 @@
+"""What is declared as mergers: `merge`, which makes one model of several without training, and its baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plm_core import InputError
+from plm_core.utils.progress import track
+from zipit.aligning import align
+from zipit.combining import averaged, combine, in_eval_mode, tensors_of
+from zipit.graphs import Graph, graph
+from zipit.matching import matcher_of
+from zipit.norms import reset_norms
+from zipit.statistics import covariances, inputs_of
+from zipit.tracing.cutting import Cut, tensors_by_side
+
+
+def merge(
+    models: Sequence[nn.Module],
+    batches: Iterable[Any],
+    method: str = "zipit",
+    until: str | Sequence[str] | None = None,
+    *,
+    a: float = 0.3,
+    b: float = 0.125,
+    reset_norm: bool = True,
+    legacy: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> nn.Module:
+    """Merge models of one architecture that were trained from different initialisations, without training.
+
+    Each group of features that must change places together is seen in all models on the same data, and matched. The
+    features of a matched group become their mean, and the weights before and after are changed to fit. The models
+    themselves are left as they are.
+
+    Args:
+        models: Two models or more, on one device, with the same modules. They are run in eval mode.
+        batches: Inputs without labels: tensors [B, ...], or tuples that begin with one. A few hundred images are
+            enough. They are gone through twice if there are batch norms to reset, so a generator is kept in a list.
+        method: ``zipit``, ``permute``, ``identity`` (the average of the weights), ``optimal`` or ``kmeans``, see
+            `zipit.match`.
+        until: The module that is the first not to be merged, one of `zipit.cuts`, or several with the same input. Then
+            the result has one trunk, and the rest of each model as a head. None to merge everything.
+        a: See `zipit.match`.
+        b: See `zipit.match`.
+        reset_norm: Whether the statistics of batch norms are computed anew on the batches.
+        legacy: See `zipit.match`.
+        seed: See `zipit.match`.
+        progress: Whether to show progress bars on a terminal.
+
+    Returns:
+        A module in eval mode: of the models' own class, or, with ``until``, a `Merged`, whose outputs are a list, one
+        for each model.
+
+    Raises:
+        InputError: The models differ, ``until`` is no place where they can be cut, or there is no data.
+        NotSupported: The model cannot be traced.
+    """
+    _check_models(models)
+    match = matcher_of(method, len(models), a=a, b=b, legacy=legacy, seed=seed)
+    if method == "identity" and until is None:
+        return _averaged(models, batches, reset_norm, progress)
+    data = batches if isinstance(batches, Sequence) or not isinstance(batches, Iterator) else list(batches)
+    plan = graph(models[0], _example(models[0], data))
+    cut = plan.cut_at(until)
+    _check_alike(models, plan, cut)
+    chosen = plan.chosen(cut)
+    sites = {number: site for number, site in enumerate(plan.sites(cut)) if site and number in chosen}
+    with in_eval_mode(models):
+        shown = track(data, "statistics") if progress else data
+        found = covariances(models, shown, sites) if sites else {}
+    matched = align(plan.groups, found, chosen, len(models), match)
+    merged = combine(models, plan, matched, cut)
+    if reset_norm:
+        reset_norms(merged, map(inputs_of, track(data, "norms") if progress else data))
+    return merged.eval()
+
+
+def average(models: Sequence[nn.Module], batches: Iterable[Any] = (), **options: Any) -> nn.Module:
+    """Average the weights of models. Without data, the statistics of batch norms are averaged too.
+
+    Args:
+        models: See `merge`.
+        batches: See `merge`.
+        **options: Other keywords of `merge`.
+    """
+    return merge(models, batches, "identity", **options)
+
+
+def permute(models: Sequence[nn.Module], batches: Iterable[Any], **options: Any) -> nn.Module:
+    """Permute the features of each model to fit those of the first, and average the weights.
+
+    Args:
+        models: See `merge`.
+        batches: See `merge`.
+        **options: Other keywords of `merge`.
+    """
+    return merge(models, batches, "permute", **options)
+
+
+def _averaged(models: Sequence[nn.Module], batches: Iterable[Any], reset_norm: bool, progress: bool) -> nn.Module:
+    """Average all weights, for which no graph is needed."""
+    _check_same(models, tensors_of(models[0]), "")
+    merged = averaged(models)
+    if reset_norm:
+        reset_norms(merged, map(inputs_of, track(batches, "norms") if progress else batches))
+    return merged.eval()
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+def _check_models(models: Sequence[nn.Module]) -> None:
+    if isinstance(models, nn.Module) or len(models) < 2 or not all(isinstance(model, nn.Module) for model in models):
+        raise InputError("models has to be a list of two modules or more")
+    homes = [{(x.device, x.dtype) for x in model.parameters() if x.is_floating_point()} for model in models]
+    if any(home != homes[0] for home in homes):
+        names = [", ".join(sorted(f"{device} {dtype}" for device, dtype in home)) for home in homes]
+        raise InputError(f"models are on different devices or in different dtypes: {'; '.join(dict.fromkeys(names))}")
+
+
+def _check_alike(models: Sequence[nn.Module], plan: Graph, cut: Cut | None) -> None:
+    """Raise an error that names the first difference of the parts that are merged."""
+    names, _ = tensors_by_side(plan.traced, cut.node if cut else None)
+    first = {name: x for name, x in tensors_of(models[0]).items() if cut is None or name in names}
+    last = plan.cuts[-1].name if plan.cuts and cut is None else ""
+    _check_same(models, first, last)
+
+
+def _check_same(models: Sequence[nn.Module], first: Mapping[str, Tensor], last: str) -> None:
+    """Raise an error that names the first tensor of the first model that another has not, or in another shape.
+
+    ``last`` is a module before which the models could be cut, so that each keeps its own end.
+    """
+    for number, model in enumerate(models[1:], 1):
+        other = tensors_of(model)
+        for name, x in first.items():
+            if name not in other or other[name].shape != x.shape:
+                theirs = f"{list(other[name].shape)}" if name in other else "missing"
+                hint = f"; with until={last!r} each model keeps its own end" if last else ""
+                raise InputError(f"{name!r} is {list(x.shape)} in models[0] and {theirs} in models[{number}]{hint}")
+        odd = next((name for name in other if name not in first), None)
+        if odd is not None and not last and len(first) == len(tensors_of(models[0])):
+            raise InputError(f"{odd!r} is in models[{number}] and not in models[0]; one architecture is needed")
+
+
+def _example(model: nn.Module, data: Iterable[Any]) -> Tensor:
+    """Return two inputs or more, to trace the model with."""
+    first = next(iter(data), None)
+    if first is None:
+        raise InputError("batches has no data; at least one input is needed")
+    x = inputs_of(first)[:2]
+    x = torch.cat([x, x]) if len(x) == 1 else x
+    weight = next(model.parameters())
+    return x.to(weight.device, weight.dtype) if x.is_floating_point() else x.to(weight.device)

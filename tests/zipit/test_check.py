@@ -1,0 +1,136 @@
+"""The proof that graphs are right, for many architectures, and that it can fail."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import plm_core
+import zipit
+from zipit.tracing import rules
+
+# Small inputs of architectures that take any size; those of the others are their own.
+MODELS = {
+    "resnet18": 64,
+    "resnext50_32x4d": 32,
+    "densenet121": 64,
+    "mobilenetv3_small_100": 64,
+    "efficientnet_b0": 64,
+    "regnety_002": 64,
+    "convnext_atto": 64,
+    "vit_tiny_patch16_224": 224,
+    "mixer_s32_224": 224,
+    "hiera_micro_digits": 32,
+}
+SLOW = {"resnet50": 64, "vgg11_bn": 224, "convnext_tiny": 64, "deit_tiny_patch16_224": 224,
+        "swin_tiny_patch4_window7_224": 224, "regnetx_002": 64, "eva02_tiny_patch14_224": 224,
+        "maxvit_pico_rw_256": 256, "levit_128s": 224, "nfnet_f0": 64, "inception_v3": 299,
+        "vit_small_patch14_reg4_dinov2": 518, "xcit_nano_12_p16_224": 224, "repvgg_a0": 64}  # fmt: skip
+
+
+def check(name, size):
+    torch.manual_seed(0)
+    return zipit.check(plm_core.create_model(name), torch.randn(2, 3, size, size))
+
+
+@pytest.mark.parametrize(("name", "size"), MODELS.items())
+def test_permutations_leave_an_architecture_as_it_is(name, size):
+    result = check(name, size)
+    assert result.passed, result
+    assert result.moved > 0.9
+    assert not result.unknown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), SLOW.items())
+def test_permutations_leave_more_architectures_as_they_are(name, size):
+    result = check(name, size)
+    assert result.passed, result
+
+
+def test_permutations_leave_a_tower_with_rotary_positions_as_it_is():
+    result = zipit.check(plm_core.create_model("pe_micro_clip").visual, torch.randn(2, 3, 48, 48))
+    assert result.passed, result
+    assert result.moved > 0.9
+
+
+@pytest.mark.parametrize("broken", ["add", "linear", "layer_norm", "cat"])
+def test_a_wrong_rule_is_found(monkeypatch, broken):
+    """Without the rule of an operation's own, its inputs would be free to move apart."""
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
+    image = torch.randn(2, 3, 32, 32)
+    assert zipit.check(model, image).passed
+
+    def forgets(call):
+        return call.tensors[0] if broken in ("add", "layer_norm") else rules.nothing(call)
+
+    monkeypatch.setitem(rules.RULES, broken, forgets)
+    assert not zipit.check(model, image).passed
+
+
+class Shuffled(nn.Module):
+    """Channels that are cut, shuffled in groups, repeated, padded, gated and put into pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 16, 3, padding=1, groups=4)
+        self.norm = nn.GroupNorm(4, 16)
+        self.deep = nn.Conv2d(16, 32, 3, padding=1, groups=16)
+        self.up = nn.ConvTranspose2d(32, 16, 2, 2)
+        self.gate = nn.Linear(16, 16)
+        self.mix = nn.Conv2d(8 + 16, 16, 1)
+        self.pixels = nn.PixelShuffle(2)
+        self.last = nn.Conv2d(4, 6, 3)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.norm(self.grouped(x))
+        y = self.up(self.deep(y).relu())
+        y = y * self.gate(y.mean((2, 3))).sigmoid()[:, :, None, None]
+        x = nn.functional.interpolate(x, scale_factor=2.0)
+        a, b = x.chunk(2, 1)
+        x = self.mix(torch.cat([b, a, y], 1))
+        x = nn.functional.pad(self.last(self.pixels(x)), (0, 0, 0, 0, 0, 2))
+        return self.head(x[:, :6].amax((2, 3)))
+
+
+def test_permutations_leave_shuffled_channels_as_they_are():
+    result = zipit.check(Shuffled(), torch.randn(2, 3, 8, 8))
+    assert result.passed, result
+    assert result.moved > 0.5
+    assert not result.unknown
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(torch.sort(self.first(x), dim=-1).values)
+
+
+def test_what_no_rule_follows_keeps_its_place_and_is_named():
+    result = zipit.check(Odd(), torch.randn(5, 4))
+    assert result.passed
+    assert result.groups == 0
+    assert result.unknown == {"sort": ""}
+
+
+def test_a_model_is_left_as_it_is():
+    model = timm.create_model("resnet18").train()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    zipit.check(model, torch.randn(2, 3, 32, 32))
+    assert model.training
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_what_cannot_be_traced_is_refused():
+    class Looks(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(plm_core.NotSupported, match="model Looks cannot be traced: "):
+        zipit.graph(Looks(), torch.randn(2, 3))
