@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from plm_core.hookspecs import Merger, hookimpl
+from plm_core.hookspecs import Input, Merger, Micro, Model, Pretrained, TourStop, hookimpl
+from plm_core.shapes.words import SHAPES
+
+FAMILY = "zipit"
+TASKS = {"a": (SHAPES[:4], 99.90), "b": (SHAPES[4:], 100.0)}
+"""The shapes that each micro model knows, and its held-out score."""
 
 
 @hookimpl
@@ -21,3 +26,41 @@ def plm_mergers() -> list[Merger]:
         ),
         Merger(name="average", merge="zipit.api:average", help="The weights are averaged as they are."),
     ]
+
+
+@hookimpl
+def plm_models() -> list[Model]:
+    """Declare two micro models that know different shapes."""
+    return [_micro(letter, shapes, score) for letter, (shapes, score) in TASKS.items()]
+
+
+def _micro(letter: str, shapes: tuple[str, ...], score: float) -> Model:
+    return Model(
+        name=f"zipit_micro_shapes_{letter}",
+        family=FAMILY,
+        builder="zipit.models:small_resnet",
+        config={"channels": (16, 32, 64, 128)},
+        params=325_092,
+        input=Input(size=(3, 48, 48), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0),
+        num_classes=len(shapes),
+        classifier="fc",
+        license="Apache-2.0",
+        paper="arXiv 1512.03385",
+        micro=Micro(recipe=f"zipit.micro.shapes:train_{letter}", evaluate=f"zipit.micro.shapes:evaluate_{letter}"),
+        pretrained=(
+            Pretrained(
+                tag="plm_shapes",
+                file=f"zipit:weights/zipit_micro_shapes_{letter}.safetensors",
+                license="Apache-2.0",
+                labels=shapes,
+                metrics={"held-out top-1 % of its four shapes": score},
+                note=f"trained by plm retrain zipit_micro_shapes_{letter}; see its model card",
+            ),
+        ),
+    )
+
+
+@hookimpl
+def plm_tour_stops() -> list[TourStop]:
+    """Declare the stop of the tour: two networks that know different shapes become one."""
+    return [TourStop(name="zipit", title="Two networks become one", run="zipit.tour:stop", order=60)]

@@ -1,0 +1,1 @@
+"""The recipes of the micro models, which ``plm retrain`` runs."""
