@@ -46,6 +46,10 @@ class Check:
         """Return whether both differences are at most 1e-5."""
         return max(self.permuted, self.own_copy) <= TOLERANCE
 
+    def __bool__(self) -> bool:
+        """Return whether the check is passed."""
+        return self.passed
+
 
 @torch.no_grad()
 def check(model: nn.Module, example: Tensor | tuple[Any, ...], *, seed: int = 0) -> Check:

@@ -155,9 +155,10 @@ class _Linkage:
         self.similarity = similarity.astype(np.float32)
         np.fill_diagonal(self.similarity, -np.inf)
         self.factor = np.float32(a if a > 0 else 1)
-        self.owner = np.arange(len(similarity))
         self.alive = np.ones(len(similarity), dtype=bool)
+        self.gone = np.zeros(len(similarity), dtype=np.float32)  # -inf for a group that is gone, whose column stays
         self.history: list[tuple[int, int]] = []
+        self.lost: list[int] = []
         self.s = self.similarity.copy()
         self.partner = self.s.argmax(1)
         self.value = self.s.max(1)
@@ -170,22 +171,23 @@ class _Linkage:
     def merge(self, i: int, j: int) -> None:
         """Let group i take in group j, which has a larger number."""
         self.history.append((i, j))
-        self.owner[self.owner == j] = i
-        self.alive[j] = False
-        self._join(i, j)
-        new = self.s[i]
-        stale = (self.partner == i) | (self.partner == j)
-        better = ~stale & ((new > self.value) | ((new == self.value) & (i < self.partner)))
-        self.partner[better], self.value[better] = i, new[better]
-        stale[[i, j]] = True
-        self._scan(np.flatnonzero(stale))
+        self._leave(j)
+        new = self._join(i, j)
+        changed = (new >= self.value) | (self.partner == i) | (self.partner == j)
+        changed &= self.alive
+        changed[i] = True
+        self._scan(changed.nonzero()[0])
 
-    def _join(self, i: int, j: int) -> None:
-        row = np.minimum(self.s[i], self.s[j])
+    def _join(self, i: int, j: int) -> Any:
+        row = np.minimum(self.s[i], self.s[j], out=self.s[i])
         row *= self.factor
         row[i] = -np.inf
-        self.s[i] = self.s[:, i] = row
-        self.s[j] = self.s[:, j] = -np.inf
+        self.s[:, i] = row
+        return row + self.gone
+
+    def _leave(self, j: int) -> None:
+        self.alive[j] = False
+        self.gone[j] = self.value[j] = -np.inf
 
     def ban(self, i: int, others: Groups) -> None:
         """Ban the pairs of a group with others."""
@@ -200,8 +202,9 @@ class _Linkage:
 
     def kin(self, i: int, origin: Groups) -> Groups:
         """Return the groups that have features of a model of which group i has some."""
-        own = np.isin(origin, origin[self.owner == i])
-        return np.setdiff1d(self.owner[own & (self.owner >= 0)], [i])
+        owner = self.owners()
+        own = np.isin(origin, origin[owner == i])
+        return np.setdiff1d(owner[own & (owner >= 0)], [i])
 
     def positions(self, origins: Groups, width: int) -> Groups:
         """Return the groups that the original takes for those of some models: it forgets the groups that are gone."""
@@ -211,27 +214,36 @@ class _Linkage:
     def drop_first(self) -> None:
         """Lose the first group, and all its features."""
         first = int(self.alive.argmax())
-        self.owner[self.owner == first] = -1
-        self.alive[first] = False
+        self.lost.append(first)
+        self._leave(first)
 
     def lift_bans(self) -> None:
         """Compute the similarities anew, without bans."""
         self.s[:] = self.similarity
         for i, j in self.history:
             self._join(i, j)
-        self._scan(np.arange(len(self.s)))
+        self._scan(np.flatnonzero(self.alive))
 
     def _scan(self, rows: Groups) -> None:
         """Find the best partners of some groups anew."""
         if len(rows):
-            part = self.s[rows]
-            self.partner[rows] = part.argmax(1)
-            self.value[rows] = part.max(1)
+            part = self.s[rows] + self.gone
+            self.partner[rows] = best = part.argmax(1)
+            self.value[rows] = part[np.arange(len(rows)), best]
+
+    def owners(self) -> Groups:
+        """Return the first member of the group of each feature; -1 for a lost one."""
+        owner = np.arange(len(self.s))
+        for i, j in reversed(self.history):  # what a group has taken in goes where the group itself goes
+            owner[j] = owner[i]
+        owner[np.isin(owner, self.lost)] = -1
+        return owner
 
     def groups(self) -> Groups:
         """Return the group of each feature, numbered in the order of their first members; -1 for a lost one."""
+        owner = self.owners()
         number = np.cumsum(self.alive) - 1
-        return np.where(self.owner < 0, -1, number[self.owner])
+        return np.where(owner < 0, -1, number[owner])
 
 
 def _permute(similarity: Floats, number: int, models: int) -> Groups:

@@ -5,7 +5,7 @@ Shapes: B images, S samples (an image has one for each place or token), n featur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +19,10 @@ BYTES = 256 * 2**20
 """How much the features of one part of a batch may take. A batch is divided into parts of so many images."""
 
 
+ROWS = 128
+"""Rows of a covariance that are computed at once, up to the diagonal."""
+
+
 class Covariance:
     """A covariance that is summed up from parts of the data.
 
@@ -30,7 +34,7 @@ class Covariance:
         self.count = 0
         self.centre: Any = None
         self.sum: Any = 0
-        self.outer: Any = 0
+        self.outer: Any = None
 
     def add(self, x: Tensor) -> None:
         """Add samples, float32 or float64 [O, S]."""
@@ -39,12 +43,17 @@ class Covariance:
         x = x - self.centre
         self.count += x.shape[1]
         self.sum += x.sum(1, dtype=torch.float64)
-        self.outer += (x @ x.T).double()
+        if self.outer is None:
+            self.outer = x.new_zeros(len(x), len(x), dtype=torch.float64)
+        for start in range(0, len(x), ROWS):  # the half above the diagonal is the same
+            stop = min(start + ROWS, len(x))
+            self.outer[start:stop, :stop] += x[start:stop] @ x[:stop].T
 
     def value(self) -> Tensor:
         """Return the covariance, float64 [O, O]."""
         mean = self.sum / self.count
-        return self.outer / self.count - torch.outer(mean, mean)
+        half = self.outer.tril()
+        return (half + half.tril(-1).T) / self.count - torch.outer(mean, mean)
 
 
 @torch.no_grad()
@@ -70,15 +79,18 @@ def covariances(
         PlmError: Features are not finite.
     """
     sums = {number: Covariance() for number in sites}
+    images = 0
     for batch in batches:
-        for part in _parts(models, inputs_of(batch), sites):
+        x = inputs_of(batch)
+        images = images or _images_at_once(models, x, sites)
+        for part in x.split(images):
             seen = [_features(model, part, sites) for model in models]
             for number, site in sites.items():
-                x = torch.cat([features[number] for features in seen])
-                if not x.isfinite().all():
+                both = torch.cat([features[number] for features in seen])
+                if not both.isfinite().all():
                     side = "output" if site.output else "input"
                     raise PlmError(f"the {side} of module {site.module!r} has values that are not finite")
-                sums[number].add(x)
+                sums[number].add(both)
             advance(len(part))
     if not sums or not all(total.count for total in sums.values()):
         raise InputError("batches has no data; at least one input is needed")
@@ -96,10 +108,10 @@ def inputs_of(batch: Any) -> Tensor:
     return x
 
 
-def _parts(models: Sequence[nn.Module], batch: Tensor, sites: Mapping[int, Site]) -> Iterator[Tensor]:
-    """Divide a batch, so that the features of a part take little memory."""
+def _images_at_once(models: Sequence[nn.Module], batch: Tensor, sites: Mapping[int, Site]) -> int:
+    """Return the number of images whose features take little memory."""
     one = sum(x.nbytes for x in _features(models[0], batch[:1], sites).values())
-    yield from batch.split(max(BYTES // max(one * len(models), 1), 1))
+    return max(BYTES // max(one * len(models), 1), 1)
 
 
 def _features(model: nn.Module, x: Tensor, sites: Mapping[int, Site]) -> dict[int, Tensor]:
