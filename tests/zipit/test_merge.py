@@ -313,3 +313,23 @@ def test_a_model_that_fx_cannot_trace_is_merged_whole_and_not_cut():
     assert zipit.merge(models, [torch.rand(9, 6)])(torch.rand(2, 6)).shape == (2, 3)
     with pytest.raises(NotSupported, match=r"model Sized cannot be cut before 'last': .*; merge all of it"):
         zipit.merge(models, [torch.rand(9, 6)], until="last")
+
+
+def test_weights_alone_find_a_shuffled_copy(resnets, images):
+    import numpy as np
+
+    from zipit.checking import _permute, permuted
+
+    for [model] in (resnets(1), vits(1)):
+        plan = graph(model, images[:2])
+        other = copy.deepcopy(model)
+        other.load_state_dict(_permute(model, plan, permuted(plan.groups, np.random.default_rng(1))), strict=False)
+        merged = zipit.merge([model, other], [images[:2]], "weights", reset_norm=False)
+        torch.testing.assert_close(merged(images), model(images), atol=1e-3, rtol=1e-3)
+
+
+def test_an_average_without_data_keeps_the_averaged_statistics(resnets):
+    models = resnets()
+    merged = zipit.average(models)
+    expected = torch.stack([model.bn1.running_var for model in models]).mean(0)
+    torch.testing.assert_close(merged.bn1.running_var, expected)

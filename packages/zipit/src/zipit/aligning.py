@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from torch import Tensor
 
-from zipit.matching import Floats, Groups, Matcher, assigned, correlation
+from zipit.matching import Floats, Groups, Matcher, assigned
 from zipit.tracing.groups import Group
 
 
 def align(
-    groups: Sequence[Group], covariances: Mapping[int, Tensor], chosen: Sequence[int], models: int, match: Matcher
+    groups: Sequence[Group], similar: Mapping[int, Floats], chosen: Sequence[int], models: int, match: Matcher
 ) -> dict[int, Groups]:
     """Return the merged feature that each feature of all models becomes, by the number of the group.
 
@@ -21,12 +20,12 @@ def align(
 
     Args:
         groups: The groups.
-        covariances: float64 [O, O] of the features that can be seen, by the number of their group.
+        similar: Similarities of the features of all models, such as correlations, float64 [O, O], by the number of the
+            group, of those that are known. Those of groups without any keep their numbers.
         chosen: The numbers of the groups that are merged.
         models: Number of models.
         match: The matching of features that are in no block, or in blocks that belong together.
     """
-    similar = {number: correlation(value.cpu().numpy()) for number, value in covariances.items()}
     parts: dict[int, list[int]] = {}
     for number in chosen:
         if groups[number].owner >= 0:
@@ -64,17 +63,22 @@ def _pieces(blocks: Groups, owners: Groups, models: int) -> list[list[Groups]]:
 
 
 def _of_blocks(part: Group, similar: Floats | None, models: int) -> Floats:
-    """Return how similar the blocks of each model are to those of the first, [models, blocks, blocks]."""
+    """Return how similar the blocks of each model are to those of the first, [models, blocks, blocks].
+
+    That is the sum over the features of a block, each with the one that it is assigned to.
+    """
     count = int(part.blocks.max()) + 1
     if similar is None:
         return np.zeros((models, count, count))
     order = np.argsort(part.blocks, kind="stable")
     size = part.size // count
-    scores = []
-    for m in range(models):
+    scores = np.zeros((models, count, count))
+    for m in range(1, models):
         corner = similar[: part.size, m * part.size : (m + 1) * part.size][np.ix_(order, order)]
-        scores.append(corner.reshape(count, size, count, size).max(3).mean(1))
-    return np.stack(scores)
+        for one, other in np.ndindex(count, count):
+            block = corner[one * size : (one + 1) * size, other * size : (other + 1) * size]
+            scores[m, one, other] = block[assigned(block), np.arange(size)].sum()
+    return scores
 
 
 def _assigned(scores: Floats, pieces: list[list[Groups]], models: int) -> Groups:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from plm_core import InputError
 from plm_core.utils.progress import track
+from plm_core.utils.ranges import check_choice
 from zipit.aligning import align
 from zipit.combining import averaged, combine, in_eval_mode, tensors_of
 from zipit.graphs import Graph, graph
-from zipit.matching import matcher_of
+from zipit.matching import METHODS, Floats, correlation, matcher_of
 from zipit.norms import reset_norms
+from zipit.rebasin import align_by_weights
 from zipit.statistics import covariances, inputs_of
 from zipit.tracing.cutting import Cut, tensors_by_side
 
@@ -43,7 +45,7 @@ def merge(
         batches: Inputs without labels: tensors [B, ...], or tuples that begin with one. A few hundred images are
             enough. They are gone through twice if there are batch norms to reset, so a generator is kept in a list.
         method: ``zipit``, ``permute``, ``identity`` (the average of the weights), ``optimal`` or ``kmeans``, see
-            `zipit.match`.
+            `zipit.match`; or ``weights``, which permutes by the weights alone (Git Re-Basin, arXiv 2209.04836).
         until: The module that is the first not to be merged, one of `zipit.cuts`, or several with the same input. Then
             the result has one trunk, and the rest of each model as a head. None to merge everything.
         a: See `zipit.match`.
@@ -62,7 +64,8 @@ def merge(
         NotSupported: The model cannot be traced.
     """
     _check_models(models)
-    match = matcher_of(method, len(models), a=a, b=b, legacy=legacy, seed=seed)
+    check_choice("method", method, ("weights", *METHODS))
+    match = matcher_of("permute" if method == "weights" else method, len(models), a=a, b=b, legacy=legacy, seed=seed)
     if method == "identity" and until is None:
         return _averaged(models, batches, reset_norm, progress)
     data = batches if isinstance(batches, Sequence) or not isinstance(batches, Iterator) else list(batches)
@@ -70,15 +73,27 @@ def merge(
     cut = plan.cut_at(until)
     _check_alike(models, plan, cut)
     chosen = plan.chosen(cut)
-    sites = {number: site for number, site in enumerate(plan.sites(cut)) if site and number in chosen}
-    with in_eval_mode(models):
-        shown = track(data, "statistics") if progress else data
-        found = covariances(models, shown, sites) if sites else {}
-    matched = align(plan.groups, found, chosen, len(models), match)
+    if method == "weights":
+        matched = align_by_weights(plan.groups, [tensors_of(model) for model in models], chosen)
+    else:
+        similar = _correlations(models, data, plan, cut, progress)
+        matched = align(plan.groups, similar, chosen, len(models), match)
     merged = combine(models, plan, matched, cut)
     if reset_norm:
         reset_norms(merged, map(inputs_of, track(data, "norms") if progress else data))
     return merged.eval()
+
+
+def _correlations(
+    models: Sequence[nn.Module], data: Iterable[Any], plan: Graph, cut: Cut | None, progress: bool
+) -> dict[int, Floats]:
+    """Return the correlations of the features of all models, [O, O], by the number of the group."""
+    chosen = plan.chosen(cut)
+    sites = {number: site for number, site in enumerate(plan.sites(cut)) if site and number in chosen}
+    with in_eval_mode(models):
+        shown = track(data, "statistics") if progress else data
+        found = covariances(models, shown, sites) if sites else {}
+    return {number: correlation(value.cpu().numpy()) for number, value in found.items()}
 
 
 def average(models: Sequence[nn.Module], batches: Iterable[Any] = (), **options: Any) -> nn.Module:

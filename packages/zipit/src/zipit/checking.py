@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zipit.aligning import align
 from zipit.combining import combine, in_eval_mode, tensors_of
 from zipit.graphs import Graph, graph
-from zipit.matching import Groups, matcher_of
+from zipit.matching import Groups, correlation, matcher_of
 from zipit.statistics import covariances
 from zipit.tracing.groups import Group
 from zipit.zipping import Zip, zipped
@@ -119,7 +119,8 @@ def _zipped_with_itself(model: nn.Module, plan: Graph, inputs: tuple[Any, ...], 
     models = [model, model]
     sites = {number: site for number, site in enumerate(plan.sites()) if site and number in chosen}
     found = covariances(models, [inputs[0]], sites) if sites else {}
-    matched = align(plan.groups, found, chosen, 2, matcher_of("permute", 2))
+    similar = {number: correlation(value.numpy()) for number, value in found.items()}
+    matched = align(plan.groups, similar, chosen, 2, matcher_of("permute", 2))
     return combine(models, plan, matched, None, eps=0.0)
 
 

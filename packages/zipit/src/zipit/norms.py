@@ -9,6 +9,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+def _start(norms: list[_BatchNorm]) -> None:
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+        norm.training = True
+
+
 @torch.no_grad()
 def reset_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running statistics of all batch norms to the averages over batches.
@@ -25,13 +32,11 @@ def reset_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.training = True
     weight = next(model.parameters())
     try:
-        for x in batches:
+        for number, x in enumerate(batches):
+            if number == 0:  # without data, the statistics stay as they are
+                _start(norms)
             model(x.to(weight.device, weight.dtype) if x.is_floating_point() else x.to(weight.device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
