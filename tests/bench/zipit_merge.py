@@ -15,7 +15,7 @@ from side_by_side import machine
 
 from zipit import api
 
-PARTS = {"graph": "trace and groups", "covariances": "statistics", "align": "matching", "combine": "application",
+PARTS = {"graph": "trace and groups", "observe": "statistics", "align": "matching", "combine": "application",
          "reset_norms": "batch norms"}  # fmt: skip
 
 

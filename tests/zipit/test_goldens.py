@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import zipit
-from zipit.api import covariances
 from zipit.graphs import graph
 from zipit.matching import matrices
+from zipit.statistics import covariances
 
 MATCHES = ["match_2x16", "match_2x24_signed", "match_2x64", "match_3x12"]
 NETWORKS = ["resnet_two_models", "vgg_two_models", "resnet_three_models"]

@@ -10,7 +10,7 @@ from torch import nn
 import zipit
 from plm_core import InputError, NotSupported, PlmError
 from zipit.graphs import graph
-from zipit.statistics import Covariance, covariances
+from zipit.statistics import Covariance, covariances, observe
 
 SIZE = (2, 3, 16, 16)
 
@@ -76,10 +76,10 @@ def test_a_batch_is_divided_so_that_features_take_little_memory(resnets, images,
     whole = covariances(models, [images], sites)
     monkeypatch.setattr(statistics, "BYTES", 1)
     done = []
-    parts = covariances(models, [images], sites, done.append)
+    parts = observe(models, [images], sites, done.append)
     assert done == [1] * len(images)
     for number, value in whole.items():
-        torch.testing.assert_close(parts[number], value, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(parts[number].value(), value, rtol=1e-5, atol=1e-7)
 
 
 # --- whole merges ---------------------------------------------------------------------------------------------------
@@ -333,3 +333,40 @@ def test_an_average_without_data_keeps_the_averaged_statistics(resnets):
     merged = zipit.average(models)
     expected = torch.stack([model.bn1.running_var for model in models]).mean(0)
     torch.testing.assert_close(merged.bn1.running_var, expected)
+
+
+def test_least_squares_predict_features_best_from_merged_ones():
+    import numpy as np
+
+    from zipit.zipping import fitted, maps_of
+
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.standard_normal((8, 12)) @ rng.standard_normal((12, 500)) + 0.5, 0)
+    groups = np.array([0, 1, 1, 2, 3, 0, 2, 3])
+    maps = maps_of({0: groups}, 2, eps=0.0)
+    found = torch.cat([own[0].unmerge for own in fitted(maps, {0: torch.from_numpy(x @ x.T / 500)})]).numpy()
+    z = np.stack([x[groups == group].mean(0) for group in range(4)])
+    best = np.linalg.lstsq(z.T, x.T, rcond=None)[0].T
+    np.testing.assert_allclose(found, best, atol=5e-3)
+    assert ((x - found @ z) ** 2).sum() < ((x - z[groups]) ** 2).sum()
+
+
+def test_least_squares_leave_a_network_and_its_copy_as_they_are(resnets, images):
+    [model] = resnets(1)
+    merged = zipit.merge([model, model], [images], "permute", reset_norm=False, least_squares=True)
+    torch.testing.assert_close(merged(images), model(images), atol=0.02, rtol=0.02)
+
+
+def test_least_squares_leave_more_of_what_the_micro_models_know():
+    import plm_core
+    from zipit.micro.shapes import NAMES, scenes
+    from zipit.tour import scores
+
+    models = [plm_core.create_model(name, pretrained=True).eval() for name in NAMES]
+    batches, (images, labels) = scenes("train", 256)[0].split(64), scenes("heldout", 200)
+    joint = {}
+    for fit in (False, True):
+        merged = zipit.merge(models, batches, until="layer3.0.conv1", least_squares=fit)
+        with torch.no_grad():
+            joint[fit] = scores(merged(images), labels)["joint"]
+    assert joint[True] > joint[False] + 8

@@ -14,10 +14,10 @@ from plm_core.utils.ranges import check_choice
 from zipit.aligning import align
 from zipit.combining import averaged, combine, in_eval_mode, tensors_of
 from zipit.graphs import Graph, graph
-from zipit.matching import METHODS, Floats, correlation, matcher_of
+from zipit.matching import METHODS, correlation, matcher_of
 from zipit.norms import reset_norms
 from zipit.rebasin import align_by_weights
-from zipit.statistics import covariances, inputs_of
+from zipit.statistics import Covariance, inputs_of, observe
 from zipit.tracing.cutting import Cut, tensors_by_side
 
 
@@ -30,6 +30,7 @@ def merge(
     a: float = 0.3,
     b: float = 0.125,
     reset_norm: bool = True,
+    least_squares: bool = False,
     legacy: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -51,6 +52,8 @@ def merge(
         a: See `zipit.match`.
         b: See `zipit.match`.
         reset_norm: Whether the statistics of batch norms are computed anew on the batches.
+        least_squares: Whether the weights that use merged features are fitted to them by least squares, from the same
+            statistics, in place of the unmerge of the paper.
         legacy: See `zipit.match`.
         seed: See `zipit.match`.
         progress: Whether to show progress bars on a terminal.
@@ -73,27 +76,35 @@ def merge(
     cut = plan.cut_at(until)
     _check_alike(models, plan, cut)
     chosen = plan.chosen(cut)
+    moments: dict[int, Tensor] = {}
     if method == "weights":
         matched = align_by_weights(plan.groups, [tensors_of(model) for model in models], chosen)
     else:
-        similar = _correlations(models, data, plan, cut, progress)
+        totals = _observed(models, data, plan, cut, progress)
+        similar = {number: correlation(total.value().cpu().numpy()) for number, total in totals.items()}
         matched = align(plan.groups, similar, chosen, len(models), match)
-    merged = combine(models, plan, matched, cut)
+        if least_squares:
+            moments = {number: total.moment().cpu() for number, total in totals.items() if _is_plain(plan, number)}
+    merged = combine(models, plan, matched, cut, moments=moments)
     if reset_norm:
         reset_norms(merged, map(inputs_of, track(data, "norms") if progress else data))
     return merged.eval()
 
 
-def _correlations(
+def _is_plain(plan: Graph, number: int) -> bool:
+    """Return whether weights may see any mixture of the features of a group: if they are in no blocks."""
+    return plan.groups[number].owner < 0 and not plan.groups[number].grouped
+
+
+def _observed(
     models: Sequence[nn.Module], data: Iterable[Any], plan: Graph, cut: Cut | None, progress: bool
-) -> dict[int, Floats]:
-    """Return the correlations of the features of all models, [O, O], by the number of the group."""
+) -> dict[int, Covariance]:
+    """Return the covariances of the features of all models by the number of the group."""
     chosen = plan.chosen(cut)
     sites = {number: site for number, site in enumerate(plan.sites(cut)) if site and number in chosen}
     with in_eval_mode(models):
         shown = track(data, "statistics") if progress else data
-        found = covariances(models, shown, sites) if sites else {}
-    return {number: correlation(value.cpu().numpy()) for number, value in found.items()}
+        return observe(models, shown, sites) if sites else {}
 
 
 def average(models: Sequence[nn.Module], batches: Iterable[Any] = (), **options: Any) -> nn.Module:

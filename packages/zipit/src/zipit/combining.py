@@ -15,11 +15,16 @@ from zipit.matching import EPS, Groups
 from zipit.parts import Merged, Unmerge, cut_in_two
 from zipit.tracing.cutting import Cut, tensors_by_side
 from zipit.tracing.groups import Group
-from zipit.zipping import Maps, maps_of, mean, only, zipped
+from zipit.zipping import Maps, fitted, maps_of, mean, only, zipped
 
 
 def combine(
-    models: Sequence[nn.Module], plan: Graph, matched: Mapping[int, Groups], cut: Cut | None, eps: float = EPS
+    models: Sequence[nn.Module],
+    plan: Graph,
+    matched: Mapping[int, Groups],
+    cut: Cut | None,
+    eps: float = EPS,
+    moments: Mapping[int, Tensor] | None = None,
 ) -> nn.Module:
     """Make one model of several whose features are matched.
 
@@ -29,9 +34,10 @@ def combine(
         matched: The merged feature of each feature of all models, int64 [O], by the number of the group.
         cut: Where the merged part ends, or None.
         eps: See `zipit.zipping.maps_of`.
+        moments: See `zipit.zipping.fitted`; None for the unmerge of the paper.
     """
     states = [tensors_of(model) for model in models]
-    maps = maps_of(matched, len(models), eps)
+    maps = fitted(maps_of(matched, len(models), eps), moments or {})
     if cut is None:
         merged = copy.deepcopy(models[0])
         _load(merged, mean([zipped(state, plan.groups, own) for state, own in zip(states, maps, strict=True)]))

@@ -55,15 +55,20 @@ class Covariance:
         half = self.outer.tril()
         return (half + half.tril(-1).T) / self.count - torch.outer(mean, mean)
 
+    def moment(self) -> Tensor:
+        """Return the mean of the products of the features, float64 [O, O]."""
+        mean = self.sum / self.count + self.centre[:, 0].double()
+        return self.value() + torch.outer(mean, mean)
+
 
 @torch.no_grad()
-def covariances(
+def observe(
     models: Sequence[nn.Module],
     batches: Iterable[Any],
     sites: Mapping[int, Site],
     advance: Callable[[int], object] = lambda number: None,
-) -> dict[int, Tensor]:
-    """Return the covariance of the features of all models at each site.
+) -> dict[int, Covariance]:
+    """Sum up the covariance of the features of all models at each site.
 
     Args:
         models: Models of one architecture, in eval mode.
@@ -72,7 +77,7 @@ def covariances(
         advance: A function that is told the number of images that are done.
 
     Returns:
-        float64 [O, O] for each site, with the features of the first model first.
+        The covariance for each site, with the features of the first model first.
 
     Raises:
         InputError: There is no data, or less than two samples.
@@ -96,7 +101,12 @@ def covariances(
         raise InputError("batches has no data; at least one input is needed")
     if any(total.count < 2 for total in sums.values()):
         raise InputError("batches has a single sample for some features; several images are needed")
-    return {number: total.value() for number, total in sums.items()}
+    return sums
+
+
+def covariances(models: Sequence[nn.Module], batches: Iterable[Any], sites: Mapping[int, Site]) -> dict[int, Tensor]:
+    """Return the covariance of the features of all models at each site, float64 [O, O], see `observe`."""
+    return {number: total.value() for number, total in observe(models, batches, sites).items()}
 
 
 def inputs_of(batch: Any) -> Tensor:

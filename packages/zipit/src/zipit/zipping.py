@@ -29,11 +29,16 @@ class Zip:
     Attributes:
         index: The merged feature of each feature, int64 [n].
         scale: What the sum over the features of a merged one is multiplied by, float64 [n].
+        unmerge: How weights see the features in the merged ones, float64 [n, R], if not each in the one that it is in.
     """
 
     index: Tensor
     scale: Tensor
+    unmerge: Tensor | None = None
 
+
+RIDGE = 1e-4
+"""What is added to the moments of the merged features, as a share of their mean, so that dead ones do no harm."""
 
 Maps = Mapping[int, Zip]
 """How each group of features becomes merged ones, by its number."""
@@ -55,6 +60,35 @@ def maps_of(matched: Mapping[int, Groups], models: int, eps: float = EPS) -> lis
         for model, part in enumerate(index.chunk(models)):
             maps[model][number] = Zip(part, scale)
     return maps
+
+
+def fitted(maps: Sequence[Mapping[int, Zip]], moments: Mapping[int, Tensor]) -> list[dict[int, Zip]]:
+    """Return maps in which weights see features as well as a linear map of the merged ones can tell them.
+
+    The unmerge of the paper gives each feature the merged one that it is in. The least squares solution predicts the
+    features x from the merged ones, z = M x: U = E[x z^T] E[z z^T]^-1. It needs nothing but the moments E[x x^T] that
+    the matching has already seen. Least squares for each layer after a merge (PLeaS) amounts to it if neighbouring
+    places of an image are taken as independent.
+
+    Args:
+        maps: How the features of each model become merged ones.
+        moments: E[x x^T], float64 [O, O], by the number of the group, of those that are fitted.
+    """
+    result = [dict(own) for own in maps]
+    for number, moment in moments.items():
+        parts = [own[number] for own in maps]
+        size = len(parts[0].index)
+        merge = torch.zeros(size, len(moment), dtype=torch.float64)
+        columns = torch.arange(len(moment))
+        merge[torch.cat([part.index for part in parts]), columns] = 1.0
+        merge *= parts[0].scale[:, None] / len(maps)
+        both = merge @ moment
+        inner = both @ merge.T
+        inner += RIDGE * inner.diagonal().mean() * torch.eye(size, dtype=torch.float64)
+        unmerge = torch.linalg.solve(inner, both).T
+        for own, part, rows in zip(result, parts, unmerge.chunk(len(maps)), strict=True):
+            own[number] = replace(part, unmerge=rows)
+    return result
 
 
 def zipped(tensors: Mapping[str, Tensor], groups: Sequence[Group], maps: Maps) -> dict[str, Tensor]:
@@ -84,7 +118,12 @@ def along(x: Tensor, axis: Axis, own: Zip) -> Tensor:
     index = own.index.to(x.device)
     for places in torch.from_numpy(axis.places).to(x.device):
         part = x.index_select(axis.dim, places).to(torch.promote_types(x.dtype, torch.float32))
-        new = torch.zeros_like(part).index_add_(axis.dim, index, part)
+        if axis.consumed and own.unmerge is not None:
+            new = torch.tensordot(part, own.unmerge.to(part.device, part.dtype), ([axis.dim], [0])).movedim(
+                -1, axis.dim
+            )
+        else:
+            new = torch.zeros_like(part).index_add_(axis.dim, index, part)
         if not axis.consumed:
             scale = own.scale.to(new.device, new.dtype)
             new *= scale.view([-1 if dim == axis.dim else 1 for dim in range(x.ndim)])
