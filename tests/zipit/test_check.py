@@ -120,6 +120,42 @@ def test_permutations_leave_shuffled_channels_as_they_are():
     assert not result.unknown
 
 
+class Forms(nn.Module):
+    """Operations in forms that are easy to take for others."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.slope = nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8)
+        self.norm, self.second = nn.InstanceNorm2d(8, affine=True), nn.Conv2d(8, 8, 1)
+        self.table = nn.Parameter(torch.randn(5, 8))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.slope(self.first(x))
+        x = torch.max(x, self.second(self.norm(x)))
+        x = nn.functional.normalize(x, dim=1)
+        x = torch.einsum("bchw,kc->bkhw", x, self.table).repeat(1, 1, 2, 1).flip(2).roll(1, 3)
+        rows = self.table.index_select(-2, torch.tensor([0, 3]))
+        return self.head(rows + x.mean((1, 2, 3))[:, None, None])
+
+
+def test_permutations_leave_unusual_forms_as_they_are():
+    result = zipit.check(Forms(), torch.randn(2, 3, 8, 8))
+    assert result.passed, result
+    assert result.moved > 0.5
+    assert not result.unknown
+
+
+def test_a_rule_that_fails_leaves_its_inputs_in_their_places(monkeypatch):
+    def fails(call):
+        raise ValueError("a form of its own")
+
+    monkeypatch.setitem(rules.RULES, "prelu", fails)
+    result = zipit.check(Forms(), torch.randn(2, 3, 8, 8))
+    assert result.passed
+    assert result.unknown == {"prelu": "slope"}
+
+
 class Odd(nn.Module):
     def __init__(self):
         super().__init__()

@@ -89,11 +89,13 @@ class Labels:
         shape: The shape of the tensor.
         arrays: Arrays of labels, see the module.
         weight: Whether the tensor is computed from parameters alone.
+        same: Dimensions along which all values are known to be the same.
     """
 
     shape: tuple[int, ...]
     arrays: tuple[Ints, ...] = ()
     weight: bool = False
+    same: frozenset[int] = frozenset()
 
     @property
     def ndim(self) -> int:
@@ -131,14 +133,15 @@ def elementwise(features: Features, *operands: Labels) -> Labels:
 def _raised(labels: Labels, ndim: int) -> Labels:
     lead = (1,) * (ndim - labels.ndim)
     arrays = tuple(x.reshape(*lead, *x.shape) for x in labels.arrays)
-    return Labels((*lead, *labels.shape), arrays, labels.weight)
+    same = frozenset(dim + len(lead) for dim in labels.same)
+    return Labels((*lead, *labels.shape), arrays, labels.weight, same)
 
 
 def _pair(features: Features, one: Labels, other: Labels) -> Labels:
     for this, that in ((one, other), (other, one)):
         labelled = frozenset[int]().union(*(covers(x) for x in that.arrays))
         for x in this.arrays:
-            plain = [dim for dim in covers(x) if that.shape[dim] > 1 and dim not in labelled]
+            plain = [dim for dim in covers(x) if that.shape[dim] > 1 and dim not in labelled | that.same]
             if plain:
                 features.mark(x, _places(x.shape, plain))
     arrays = []

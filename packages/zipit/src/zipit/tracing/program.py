@@ -148,11 +148,14 @@ def _called(traced: Trace, node: Node) -> Any:
     rule = RULES.get(name) or RULES.get(name.rstrip("_"))
     args = _arguments(traced, node, schema)
     call = Call(traced.features, args, shape)
-    if rule is None:
-        if any(x.arrays for x in call.tensors):
-            traced.unknown.setdefault(name, module_of(node))
-        return unknown(call)
-    return rule(call)
+    try:
+        if rule is not None:
+            return rule(call)
+    except (ArithmeticError, LookupError, TypeError, ValueError):  # a form of the operation that its rule does not know
+        pass
+    if any(x.arrays for x in call.tensors):
+        traced.unknown.setdefault(name, module_of(node))
+    return unknown(call)
 
 
 def _arguments(traced: Trace, node: Node, schema: Any) -> Mapping[str, Any]:

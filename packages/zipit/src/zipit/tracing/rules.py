@@ -71,6 +71,12 @@ def first(call: Call) -> Result:
     return Labels(x.shape, x.arrays, x.weight)
 
 
+def prelu(call: Call) -> Result:
+    """A function of single places with a slope for each channel."""
+    x, slope = call.tensors
+    return elementwise(call.features, x, _at(slope, 1, x.ndim))
+
+
 def norm_of_batch(call: Call) -> Result:
     """A norm with statistics of each channel."""
     x = call["input"]
@@ -262,6 +268,8 @@ def _of_groups(features: Features, ins: Ints | None, weight: Labels, groups: int
 def statistic(call: Call) -> Result:
     """A sum, a mean or another statistic over dimensions."""
     x = call.tensors[0]
+    if len(call.tensors) > 1:  # the larger of two tensors
+        return pointwise(call)
     dims = call.get("dim")
     if dims is None or dims == []:
         dims = range(x.ndim)
@@ -319,7 +327,8 @@ def expand(call: Call) -> Result:
     """Copies along dimensions of size 1, and new ones in front."""
     x = call.tensors[0]
     lead = (1,) * (len(call.shape) - x.ndim)
-    return Labels(call.shape, tuple(y.reshape(*lead, *y.shape) for y in x.arrays), x.weight)
+    same = frozenset(dim for dim, size in enumerate((*lead, *x.shape)) if size == 1)
+    return Labels(call.shape, tuple(y.reshape(*lead, *y.shape) for y in x.arrays), x.weight, same)
 
 
 def permute(call: Call) -> Result:
@@ -423,6 +432,7 @@ def embedding(call: Call) -> Result:
 
 
 def _looked_up(call: Call, x: Labels, dim: int, ndim: int) -> Labels:
+    dim %= x.ndim
     y = in_order(call.features, x, [dim])
     shape = [(*a.shape[:dim], *(1,) * ndim, *a.shape[dim + 1 :]) for a in y.arrays]
     return Labels(call.shape, tuple(a.reshape(n) for a, n in zip(y.arrays, shape, strict=True)), x.weight)
@@ -459,7 +469,7 @@ RULES: Mapping[str, Rule] = {
     **_named(
         pointwise,
         "add sub rsub mul div true_divide pow minimum maximum where masked_fill clamp clamp_min clamp_max lerp addcmul "
-        "eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or atan2 fmod remainder copy prelu _prelu_kernel",
+        "eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or atan2 fmod remainder copy _prelu_kernel",
     ),
     **_named(
         first,
@@ -469,6 +479,7 @@ RULES: Mapping[str, Rule] = {
         "contiguous to _to_copy type_as float alias detach lift_fresh_copy rrelu threshold hardshrink softshrink "
         "tanhshrink nan_to_num bernoulli",
     ),
+    **_named(prelu, "prelu"),
     **_named(norm_of_batch, "batch_norm _native_batch_norm_legit_no_training instance_norm"),
     **_named(norm_of_layer, "layer_norm native_layer_norm rms_norm _fused_rms_norm"),
     **_named(norm_of_groups, "group_norm native_group_norm"),
