@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plm_core.hookspecs import Merger, hookimpl
+from plm_core.hookspecs import Input, Merger, Model, hookimpl
 
 
 @hookimpl
@@ -20,4 +20,26 @@ def plm_mergers() -> list[Merger]:
             help="The features of each model are assigned to those of the first, and the weights averaged.",
         ),
         Merger(name="average", merge="zipit.api:average", help="The weights are averaged as they are."),
+    ]
+
+
+@hookimpl
+def plm_models() -> list[Model]:
+    """Declare partial merges. The default is a small one, and a config.json names the models of another."""
+    small = ("test_resnet", {"num_classes": 10})
+    return [
+        Model(
+            name="zipit_merged",
+            family="zipit",
+            builder="zipit.models:merged",
+            config={"models": (small, small), "until": "layer3.0.conv1"},
+            params=684_900,
+            task="other",
+            input=Input(size=(3, 160, 160), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.95, interpolation="bilinear"),
+            num_classes=20,
+            classifier=None,
+            first_conv="trunk.conv1.0",
+            license="Apache-2.0",
+            paper="arXiv 2305.03053",
+        )
     ]
