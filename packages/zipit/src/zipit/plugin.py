@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plm_core.hookspecs import Input, Merger, Model, hookimpl
+from plm_core.hookspecs import Command, Input, Merger, Model, hookimpl
 
 
 @hookimpl
@@ -41,5 +41,17 @@ def plm_models() -> list[Model]:
             first_conv="trunk.conv1.0",
             license="Apache-2.0",
             paper="arXiv 2305.03053",
+        )
+    ]
+
+
+@hookimpl
+def plm_commands() -> list[Command]:
+    """Declare ``plm merge``."""
+    return [
+        Command(
+            name="merge",
+            help="Merge models without training, and compare the result with them.",
+            implementation="zipit.cli:merge",
         )
     ]
