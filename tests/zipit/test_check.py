@@ -71,6 +71,20 @@ def test_permutations_leave_more_architectures_as_they_are(name, size):
     assert result.passed, result
 
 
+def test_positions_that_are_cut_out_of_a_table_keep_their_places():
+    """timm does so if the size may change; their labels doubled with each sum, so that the trace had no end."""
+    model = timm.create_model("test_vit", img_size=48)
+    result = zipit.check(model, torch.randn(2, 3, 48, 48))
+    assert result.passed, result
+    assert result.moved > 0.9
+
+
+def test_the_table_of_a_graph_has_no_rows_of_blocks_alone():
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
+    rows = [line.split() for line in str(zipit.graph(model, torch.randn(2, 3, 32, 32))).splitlines()[1:-1]]
+    assert [row[:2] for row in rows] == [["192", "cls_token"], ["192", "3"], ["192", "3"], ["768", "blocks.0.mlp.fc1"]]
+
+
 @pytest.mark.parametrize("broken", ["add", "linear", "layer_norm", "cat"])
 def test_a_wrong_rule_is_found(monkeypatch, broken):
     """Without the rule of an operation's own, its inputs would be free to move apart."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zipit.graphs import Graph
 from zipit.matching import EPS, Groups
+from zipit.models import name_partial, name_whole
 from zipit.parts import Merged, Unmerge, cut_in_two
 from zipit.tracing.cutting import Cut, tensors_by_side
 from zipit.tracing.groups import Group
@@ -41,21 +42,25 @@ def combine(
     if cut is None:
         merged = copy.deepcopy(models[0])
         _load(merged, mean([zipped(state, plan.groups, own) for state, own in zip(states, maps, strict=True)]))
+        name_whole(merged, models)
         return merged
     before, after = tensors_by_side(plan.traced, cut.node)
     first = [only(group, before) for group in plan.groups]
     shared = [{name: x for name, x in state.items() if name in before} for state in states]
-    trunk = copy.deepcopy(models[0])
+    trunk = copy.deepcopy(models[0]).eval()  # what torch.fx records of the mode stays so
     _load(trunk, mean([zipped(state, first, own) for state, own in zip(shared, maps, strict=True)]))
     rest = [only(group, after) for group in plan.groups]
     heads = [_head(model, rest, own, cut) for model, own in zip(models, maps, strict=True)]
-    return Merged(cut_in_two(trunk, cut.modules)[0], heads)
+    merged = Merged(cut_in_two(trunk, cut.modules)[0], heads)
+    name_partial(merged, models, cut.modules)
+    return merged
 
 
 def averaged(models: Sequence[nn.Module]) -> nn.Module:
     """Return the first model with the mean of the weights of all."""
     merged = copy.deepcopy(models[0])
     _load(merged, mean([tensors_of(model) for model in models]))
+    name_whole(merged, models)
     return merged
 
 
@@ -65,7 +70,7 @@ def _head(model: nn.Module, rest: Sequence[Group], maps: Maps, cut: Cut) -> nn.M
     Where the weights after the cut do nothing but consume the features, they are changed to fit. Otherwise each feature
     is first given the merged one that it is in.
     """
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model).eval()
     folded = [n for n in cut.places if all(axis.consumed for axis in rest[n].axes)]
     state = tensors_of(model)
     _load(model, zipped(state, rest, {n: maps[n] for n in folded}))

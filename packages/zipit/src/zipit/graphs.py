@@ -97,6 +97,8 @@ class Graph:
         lines = [f"{'features':>8}  {'blocks':>6}  {'made by':<32} {'seen in'}"]
         for number, site in zip(self.merged, [self.sites()[number] for number in self.merged], strict=True):
             group = self.groups[number]
+            if not group.axes:  # blocks, which are in no tensor themselves
+                continue
             blocks = str(len(np.unique(group.blocks))) if group.owner >= 0 else ""
             seen = f"{'output' if site.output else 'input'} of {site.module}" if site else ""
             lines.append(f"{group.size:>8}  {blocks:>6}  {group.name:<32} {seen}")

@@ -30,9 +30,9 @@ class Merged(nn.Module):
         self.trunk = trunk
         self.heads = nn.ModuleList(heads)
 
-    def forward(self, *inputs: Any) -> list[Any]:
+    def forward(self, x: Any, *others: Any) -> list[Any]:
         """Return the outputs of the models, one for each head."""
-        x = self.trunk(*inputs)
+        x = self.trunk(x, *others)
         return [head(x) for head in self.heads]
 
 

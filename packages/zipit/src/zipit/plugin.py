@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plm_core.hookspecs import Input, Merger, Micro, Model, Pretrained, TourStop, hookimpl
+from plm_core.hookspecs import Command, Input, Merger, Micro, Model, Pretrained, TourStop, hookimpl
 from plm_core.shapes.words import SHAPES
 
 FAMILY = "zipit"
@@ -30,15 +30,36 @@ def plm_mergers() -> list[Merger]:
 
 @hookimpl
 def plm_models() -> list[Model]:
-    """Declare two micro models that know different shapes."""
-    return [_micro(letter, shapes, score) for letter, (shapes, score) in TASKS.items()]
+    """Declare two micro models that know different shapes, and partial merges.
+
+    The default of a partial merge is a small one, and a config.json names the models of another.
+    """
+    return [*(_micro(letter, shapes, score) for letter, (shapes, score) in TASKS.items()), _merged()]
+
+
+def _merged() -> Model:
+    small = ("test_resnet", {"num_classes": 10})
+    return Model(
+        name="zipit_merged",
+        family="zipit",
+        builder="zipit.models:merged",
+        config={"models": (small, small), "until": "layer3.0.conv1"},
+        params=684_900,
+        task="other",
+        input=Input(size=(3, 160, 160), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.95, interpolation="bilinear"),
+        num_classes=20,
+        classifier=None,
+        first_conv="trunk.conv1.0",
+        license="Apache-2.0",
+        paper="arXiv 2305.03053",
+    )
 
 
 def _micro(letter: str, shapes: tuple[str, ...], score: float) -> Model:
     return Model(
         name=f"zipit_micro_shapes_{letter}",
         family=FAMILY,
-        builder="zipit.models:small_resnet",
+        builder="zipit.micro.networks:small_resnet",
         config={"channels": (16, 32, 64, 128)},
         params=325_092,
         input=Input(size=(3, 48, 48), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0),
@@ -64,3 +85,15 @@ def _micro(letter: str, shapes: tuple[str, ...], score: float) -> Model:
 def plm_tour_stops() -> list[TourStop]:
     """Declare the stop of the tour: two networks that know different shapes become one."""
     return [TourStop(name="zipit", title="Two networks become one", run="zipit.tour:stop", order=60)]
+
+
+@hookimpl
+def plm_commands() -> list[Command]:
+    """Declare ``plm merge``."""
+    return [
+        Command(
+            name="merge",
+            help="Merge models without training, and compare the result with them.",
+            implementation="zipit.cli:merge",
+        )
+    ]

@@ -37,7 +37,7 @@ INTERFACE = (
 """The attributes of timm's interface that a model must have."""
 ENCODERS = ("encode_image", "encode_text", "context_length", "vocab_size", "num_features")
 """The attributes of a model that embeds images and texts in one space."""
-LACKING_HEADS = ("object-detection", "zero-shot-image-classification")
+LACKING_HEADS = ("object-detection", "zero-shot-image-classification", "other")
 """The tasks of models that have another interface than timm's."""
 
 
@@ -51,7 +51,8 @@ def check_model(name: str) -> None:
     of more than five million parameters is built on the meta device. For an object detector, which has torchvision's
     interface, the checks cover the facts, the loading, also with other classes, and, unless it is that large, the model
     folder and the form of the detections. For a model that embeds images and texts in one space
-    (``zero-shot-image-classification``), they cover its embeddings in place of heads and features.
+    (``zero-shot-image-classification``), they cover its embeddings in place of heads and features. For one of the task
+    ``other``, whose outputs may be any tensors, heads and features are left out.
 
     Args:
         name: Name of a model in the registry.
@@ -76,7 +77,7 @@ def check_model(name: str) -> None:
         elif spec.task == "zero-shot-image-classification":
             inputs = (x, _texts(model))
             _run(check_encoders, model, *inputs)
-        else:
+        elif spec.task not in LACKING_HEADS:
             _run(check_heads, spec, model, x)
             _run(check_features, spec, model, x)
         _run(check_strict_loading, spec, model)
@@ -147,7 +148,8 @@ def check_declaration(spec: Model) -> nn.Module:
 
     with torch.device("meta"):
         model = create_model(spec.name)
-    interface = {"object-detection": (), "zero-shot-image-classification": ENCODERS}.get(spec.task, INTERFACE)
+    interfaces = {"object-detection": (), "zero-shot-image-classification": ENCODERS, "other": ()}
+    interface = interfaces.get(spec.task, INTERFACE)
     lacking = [name for name in interface if not hasattr(model, name)]
     assert not lacking, f"{spec.name} lacks {', '.join(lacking)} of the interface of its task, {spec.task}"
     count = sum(p.numel() for p in model.parameters())
@@ -217,7 +219,7 @@ def check_strict_loading(spec: Model, model: nn.Module) -> None:
     adapted: list[dict[str, Any]] = [{"num_classes": 7}, {"in_chans": spec.input.size[0] + 1}, {"features_only": True}]
     if spec.task == "object-detection":
         adapted = [{"num_classes": 7}]
-    elif spec.task == "zero-shot-image-classification":
+    elif spec.task in LACKING_HEADS:
         adapted = [{"in_chans": spec.input.size[0] + 1}]
     for options in ({}, *adapted):
         _load(spec, state, options)
@@ -305,10 +307,10 @@ def check_export(model: nn.Module, *inputs: Tensor) -> None:
         _same_outputs(program.module()(*bigger), model(*bigger), "exported and eager")
 
 
-def _same_outputs(a: Tensor | tuple[Tensor, ...], b: Tensor | tuple[Tensor, ...], what: str) -> None:
+def _same_outputs(a: Tensor | Sequence[Tensor], b: Tensor | Sequence[Tensor], what: str) -> None:
     for number, (one, other) in enumerate(zip(_tuple(a), _tuple(b), strict=True)):
         same(one, other, what if isinstance(a, Tensor) else f"output {number} of {what}")
 
 
-def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else outputs
+def _tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

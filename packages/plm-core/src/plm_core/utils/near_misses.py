@@ -31,7 +31,7 @@ PROVIDERS = (
 )
 
 
-def miss(kind: str, name: str, known: Iterable[str], most: int = 20) -> str:
+def miss(kind: str, name: str, known: Iterable[str], most: int = 30) -> str:
     """Return one line for a look-up that failed: similar names, and the distribution that would provide the name.
 
     Without similar names, all that are known are listed if they are at most ``most``.

@@ -129,7 +129,7 @@ def save_pretrained(
         raise InputError(f"labels has {len(labels)} names; the model has {num_classes} classes")
     license = (license or _license_of(start)).strip().lower()  # the Hub's spelling of SPDX identifiers
     folder = Path(folder)
-    _check_replaceable(folder)
+    check_replaceable(folder)
     declared = registry().all(Model).get(name)
     task = declared.declaration.task if declared else "image-classification"
     if not num_classes and not task.startswith("zero-shot"):  # whose classes are texts
@@ -142,7 +142,7 @@ def save_pretrained(
     _say_what_is_left_out(model)
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
     """Refuse to overwrite files that are not those of a model folder, of a training, or of a save that was killed.
 
     Raises:
@@ -206,7 +206,7 @@ def _front_matter(license: str, task: str) -> str:
 
 def _card(name: str, text: str, task: str) -> str:
     use = USE + (USE_IMAGES if task == "image-classification" else "")
-    command = "Or `plm predict FOLDER FILE` on the command line."
+    command = "" if task == "other" else "Or `plm predict FOLDER FILE` on the command line."
     if registry().all(Model).get(name):  # timm does not know it by itself
         command += f" `timm.create_model` takes it too, once `plm_core` is imported, which knows `{name}`."
-    return f"\n# {name}\n\n{text.strip()}\n\n## Use\n\n```python\n{use}```\n\n{command}\n"
+    return f"\n# {name}\n\n{text.strip()}\n\n## Use\n\n```python\n{use}```\n\n{command.strip()}\n"

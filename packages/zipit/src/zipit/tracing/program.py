@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from plm_core import NotSupported
-from zipit.tracing.labels import Features, Ints, Labels
+from zipit.tracing.labels import Features, Ints, Labels, covers
 from zipit.tracing.rules import RULES, Call, unknown
 
 KERNELS = (nn.modules.conv._ConvNd,)
@@ -150,12 +150,27 @@ def _called(traced: Trace, node: Node) -> Any:
     call = Call(traced.features, args, shape)
     try:
         if rule is not None:
-            return rule(call)
+            return _settled(traced.features, rule(call))
     except (ArithmeticError, LookupError, TypeError, ValueError):  # a form of the operation that its rule does not know
         pass
     if any(x.arrays for x in call.tensors):
         traced.unknown.setdefault(name, module_of(node))
     return unknown(call)
+
+
+def _settled(features: Features, value: Any) -> Any:
+    """Fix the features that a tensor has on no dimension, such as a position that was cut out of a table.
+
+    Otherwise each sum would add the arrays of its inputs, which share no dimension, and they would double with depth.
+    """
+    if isinstance(value, list):
+        return [_settled(features, part) for part in value]
+    if not isinstance(value, Labels) or all(covers(x) for x in value.arrays):
+        return value
+    for x in value.arrays:
+        if not covers(x):
+            features.fix(x)
+    return replace(value, arrays=tuple(x for x in value.arrays if covers(x)))
 
 
 def _arguments(traced: Trace, node: Node, schema: Any) -> Mapping[str, Any]:

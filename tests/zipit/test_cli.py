@@ -1,0 +1,115 @@
+"""``plm merge``."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import plm_core
+from plm_core import weights
+from zipit.comparing import ABSENT, numbers_of, scores, share_right
+
+CUT = ("--until", "layer3.0.conv1")
+ROWS = ["ensemble", "average", "permute", "zipit"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Return the folders of two models that know some of the classes of the pictures."""
+    made = []
+    for seed, labels in enumerate((["circle", "cross"], ["star", "cross"])):
+        torch.manual_seed(seed)
+        made.append(str(tmp_path_factory.mktemp("models") / "ab"[seed]))
+        model = plm_core.create_model("test_resnet", num_classes=2, img_size=32)
+        weights.save_pretrained(model, made[-1], license="mit", labels=labels)
+    return made
+
+
+def test_a_partial_merge_is_compared_and_written(plm, folders, pictures, tmp_path):
+    out, picture = tmp_path / "merged", tmp_path / "graph.png"
+    words = ("--data", pictures, *CUT, "--images", 8, "--batch-size", 4, "--out", out, "--graph", picture, "--json")
+    result = plm("merge", *folders, *words)
+    assert result.code == 0, result.err
+    rows = json.loads(result.out)
+    assert [row["model"] for row in rows] == [*folders, *ROWS]
+    assert all(0 <= row["accuracy %"] <= 100 and 0 <= row["mean of tasks %"] <= 100 for row in rows)
+    one, ensemble, merge = rows[0], rows[2], rows[-1]
+    assert ensemble["parameters"] == 2 * one["parameters"] > merge["parameters"] > one["parameters"]
+    assert one["GFLOPs"] < merge["GFLOPs"] < ensemble["GFLOPs"] == pytest.approx(2 * one["GFLOPs"], abs=1e-4)
+    assert Image.open(picture).format == "PNG"
+    again = plm_core.create_model(out, pretrained=True).eval()
+    assert sum(p.numel() for p in again.parameters()) == merge["parameters"]
+    assert again.pretrained_cfg["label_names"] == ["circle", "cross", "star", "cross"]
+    assert json.loads((out / "config.json").read_text())["plm"]["merge"]["until"] == CUT[1]
+
+
+def test_the_written_model_is_the_one_of_the_method(plm, folders, pictures, tmp_path):
+    words = ("--data", pictures, "--images", 8, "--out", tmp_path / "merged", "--method", "average")
+    result = plm("merge", folders[0], folders[0], *words, "--json")
+    assert result.code == 0, result.err
+    rows = json.loads(result.out)
+    assert [row["model"] for row in rows] == [f"{folders[0]} (1)", f"{folders[0]} (2)", *ROWS]
+    assert rows[3]["accuracy %"] is not None
+    assert "mean of tasks %" not in rows[0]
+    one, average = plm_core.create_model(folders[0], pretrained=True), plm_core.create_model(tmp_path / "merged", True)
+    assert torch.allclose(one.fc.weight, average.fc.weight)
+
+
+def test_another_method_is_a_further_row(plm, pictures):
+    words = ("--data", pictures, "--images", 4, *CUT, "--method", "optimal", "--json")
+    result = plm("merge", "random:test_resnet", "random:test_resnet", *words)
+    assert [row["model"] for row in json.loads(result.out)][2:] == [*ROWS, "optimal"]
+    assert {row["accuracy %"] for row in json.loads(result.out)} == {None}
+    assert "note: no accuracy of" in result.err
+
+
+def test_images_without_classes(plm, folders, pictures):
+    flat = next((pictures / "train").iterdir())
+    result = plm("merge", *folders, "--data", flat, "--images", 4, *CUT, "--json")
+    assert result.code == 0, result.err
+    assert {row["accuracy %"] for row in json.loads(result.out)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("A", "--data", "D"), "models are 1; two or more are needed"),
+        (("A", "B", "--data", "D", "--method", "mean"), "--method 'mean' is not allowed: zipit, permute"),
+        (("A", "B", "--data", "D", "--graph", "graph.txt"), "--graph 'graph.txt' does not end in .png"),
+        (("A", "B", "--data", "nowhere"), "'nowhere' does not exist"),
+        (("A", "B", "--data", "D", "--until", "layer3.0.conv2"), "cut before 'layer3.0.conv1'"),
+        (("A", "random:test_vit", "--data", "D"), "takes images with size"),
+        (("A", "random:hiera_micro_motions", "--data", "D"), "takes videos"),
+        (("A", "random:test_resnet", "--data", "D"), "takes images with size"),
+        (("A", "B", "--data", "D", "--out", "file"), "--out 'file' is a file"),
+        (("A", "B", "--data", "D", "--out", "full"), "would be overwritten"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_the_work(words, message, plm, folders, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "README.md").write_text("mine")
+    places = {"A": folders[0], "B": folders[1], "D": str(pictures)}
+    result = plm("merge", *(places.get(word, word) for word in words))
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_classes_are_found_in_the_spelling_that_fits_best():
+    assert numbers_of([["n01", "n02"], ["Cat", "dog"]], ["dog", "cat", "owl"]) == [1, 0, ABSENT]
+
+
+def test_a_score_is_the_mean_probability_in_the_models_that_have_the_class():
+    one, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0]])
+    found = scores([one, other], [[0, 1, ABSENT, ABSENT], [ABSENT, 2, 0, ABSENT]])
+    assert torch.allclose(found, torch.tensor([[1 / 2, 5 / 12, 1 / 3, -1]]))
+
+
+def test_the_share_of_a_task_is_among_its_classes():
+    found = torch.tensor([[0.4, 0.5, 0.1], [0.3, 0.1, 0.6], [0.2, 0.3, 0.5]])
+    labels = torch.tensor([0, 0, 2])
+    assert share_right(found, labels) == pytest.approx(100 / 3)
+    assert share_right(found, labels, [0, 2]) == pytest.approx(200 / 3)
