@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zipit.matching import match
     from zipit.norms import reset_norms
     from zipit.parts import Merged
+    from zipit.sweeping import sweep
 
     __version__: str
 
@@ -37,6 +38,7 @@ _LAZY = {
     "merge": "zipit.api",
     "permute": "zipit.api",
     "reset_norms": "zipit.norms",
+    "sweep": "zipit.sweeping",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "merge",
     "permute",
     "reset_norms",
+    "sweep",
 ]
 
 __getattr__, __dir__ = attributes(__name__, "zipit", _LAZY)

@@ -66,13 +66,13 @@ def merge(
         InputError: The models differ, ``until`` is no place where they can be cut, or there is no data.
         NotSupported: The model cannot be traced.
     """
-    _check_models(models)
+    check_models(models)
     check_choice("method", method, ("weights", *METHODS))
     match = matcher_of("permute" if method == "weights" else method, len(models), a=a, b=b, legacy=legacy, seed=seed)
     if method == "identity" and until is None:
         return _averaged(models, batches, reset_norm, progress)
     data = batches if isinstance(batches, Sequence) or not isinstance(batches, Iterator) else list(batches)
-    plan = graph(models[0], _example(models[0], data))
+    plan = graph(models[0], example_of(models[0], data))
     cut = plan.cut_at(until)
     _check_alike(models, plan, cut)
     chosen = plan.chosen(cut)
@@ -141,7 +141,8 @@ def _averaged(models: Sequence[nn.Module], batches: Iterable[Any], reset_norm: b
 # --- arguments ------------------------------------------------------------------------------------------------------
 
 
-def _check_models(models: Sequence[nn.Module]) -> None:
+def check_models(models: Sequence[nn.Module]) -> None:
+    """Raise an error if these are not several modules on one device."""
     if isinstance(models, nn.Module) or len(models) < 2 or not all(isinstance(model, nn.Module) for model in models):
         raise InputError("models has to be a list of two modules or more")
     homes = [{(x.device, x.dtype) for x in model.parameters() if x.is_floating_point()} for model in models]
@@ -175,7 +176,7 @@ def _check_same(models: Sequence[nn.Module], first: Mapping[str, Tensor], last: 
             raise InputError(f"{odd!r} is in models[{number}] and not in models[0]; one architecture is needed")
 
 
-def _example(model: nn.Module, data: Iterable[Any]) -> Tensor:
+def example_of(model: nn.Module, data: Iterable[Any]) -> Tensor:
     """Return two inputs or more, to trace the model with."""
     first = next(iter(data), None)
     if first is None:
