@@ -8,7 +8,7 @@ from PIL import Image
 
 import plm_core
 from plm_core import weights
-from zipit.comparing import ABSENT, numbers_of, scores, share_right
+from zipit.comparing import ABSENT, numbers_of, scores
 
 CUT = ("--until", "layer3.0.conv1")
 ROWS = ["ensemble", "average", "permute", "zipit"]
@@ -106,10 +106,3 @@ def test_a_score_is_the_mean_probability_in_the_models_that_have_the_class():
     one, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0]])
     found = scores([one, other], [[0, 1, ABSENT, ABSENT], [ABSENT, 2, 0, ABSENT]])
     assert torch.allclose(found, torch.tensor([[1 / 2, 5 / 12, 1 / 3, -1]]))
-
-
-def test_the_share_of_a_task_is_among_its_classes():
-    found = torch.tensor([[0.4, 0.5, 0.1], [0.3, 0.1, 0.6], [0.2, 0.3, 0.5]])
-    labels = torch.tensor([0, 0, 2])
-    assert share_right(found, labels) == pytest.approx(100 / 3)
-    assert share_right(found, labels, [0, 2]) == pytest.approx(200 / 3)

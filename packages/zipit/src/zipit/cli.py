@@ -262,7 +262,8 @@ def _compare(
     from plm_core.datasets import Pictures
     from plm_core.models import transform_for
     from plm_core.utils.progress import track
-    from zipit.comparing import ABSENT, Compared, accuracies, operations
+    from zipit.comparing import ABSENT, Compared, accuracies
+    from zipit.evaluation import flops
 
     found: Mapping[str, tuple[float, float | None]] = {}
     if any(contender.classes for contender in contenders):
@@ -275,7 +276,7 @@ def _compare(
     for contender in contenders:
         accuracy, mean = found.get(contender.name, (None, None))
         count = sum(p.numel() for p in contender.model.parameters())
-        rows.append(Compared(contender.name, accuracy, mean, operations(contender.model, image), count))
+        rows.append(Compared(contender.name, accuracy, mean, int(flops(contender.model, image)), count))
     return rows
 
 

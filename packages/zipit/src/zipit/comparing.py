@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from zipit.evaluation import joint_accuracy, task_accuracy
 
 ABSENT = -1
 """The number of a class that a model does not have."""
@@ -104,21 +105,6 @@ def scores(outputs: Tensor | Sequence[Tensor], classes: Sequence[Sequence[int]])
     return torch.where(count > 0, torch.stack(parts).sum(0) / count.clamp_min(1), float(ABSENT))
 
 
-def share_right(found: Tensor, labels: Tensor, among: Sequence[int] | None = None) -> float:
-    """Return the share of images in percent whose class has the best score, of all classes or among some.
-
-    Args:
-        found: The scores of all images, [N, C].
-        labels: Their classes, [N].
-        among: Numbers of classes. Only images of these are counted.
-    """
-    if among is None:
-        return 100 * float((found.argmax(1) == labels).float().mean())
-    chosen = torch.tensor(among)
-    rows = torch.isin(labels, chosen)
-    return 100 * float((chosen[found[rows][:, chosen].argmax(1)] == labels[rows]).float().mean())
-
-
 @torch.no_grad()
 def accuracies(
     contenders: Sequence[Contender], batches: Iterable[tuple[Tensor, Tensor]], tasks: Sequence[Sequence[int]]
@@ -144,13 +130,5 @@ def accuracies(
 
 
 def _accuracy(found: Tensor, labels: Tensor, tasks: Sequence[Sequence[int]]) -> tuple[float, float | None]:
-    shares = [share_right(found, labels, task) for task in tasks]
-    return share_right(found, labels), sum(shares) / len(shares) if shares else None
-
-
-@torch.no_grad()
-def operations(model: nn.Module, image: Tensor) -> int:
-    """Return the operations for one image [1, ...], where a multiplication with an addition counts as two."""
-    with FlopCounterMode(display=False) as counter:
-        model(image.to(next(model.parameters())))
-    return int(counter.get_total_flops())
+    shares = [task_accuracy(found, labels, task) for task in tasks]
+    return joint_accuracy(found, labels), sum(shares) / len(shares) if shares else None
