@@ -114,6 +114,13 @@ def test_every_feature_is_in_one_group_and_every_group_has_one(seed, n, models, 
         assert (unmerge.view(models, n, n).sum(1) == 1).all(), "one feature of each model in each group"
 
 
+def test_only_the_symmetric_part_of_a_covariance_counts():
+    covariance = covariance_of(2, 600)
+    odd = np.triu(np.random.default_rng(0).standard_normal(covariance.shape))
+    for one, other in zip(zipit.match(covariance), zipit.match(covariance + odd - odd.T), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_permute_is_the_best_of_all_permutations():
     from itertools import permutations
 

@@ -320,8 +320,17 @@ def _checked(covariance: Any, models: int) -> Floats:
         raise InputError(f"covariance has {len(values)} features, which is no multiple of {models} models")
     if not np.isfinite(values).all():
         raise InputError("covariance has values that are not finite")
-    values = values.astype(np.float64)
-    return (values + values.T) / 2
+    return _symmetric(values.astype(np.float64))
+
+
+def _symmetric(x: Floats, size: int = 256) -> Floats:
+    """Average a matrix with its transpose, in place. Blocks stay in the cache, where whole rows and columns do not."""
+    for i in range(0, len(x), size):
+        for j in range(i, len(x), size):
+            mean = (x[i : i + size, j : j + size] + x[j : j + size, i : i + size].T) / 2
+            x[i : i + size, j : j + size] = mean
+            x[j : j + size, i : i + size] = mean.T
+    return x
 
 
 def _groups_left(total: int, r: float) -> int:
