@@ -370,3 +370,59 @@ def test_least_squares_leave_more_of_what_the_micro_models_know():
         with torch.no_grad():
             joint[fit] = scores(merged(images), labels)["joint"]
     assert joint[True] > joint[False] + 8
+
+
+def plain_networks():
+    """Networks without norms, in which averages vary less with each layer."""
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
+        )  # fmt: skip
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        models.append(model.eval())
+    return models
+
+
+def moments_of(model, images):
+    """Return the mean and the deviation of the outputs of each convolution, by its number."""
+    seen = {}
+    for number, layer in enumerate(model):
+        images = layer(images)
+        if isinstance(layer, nn.Conv2d):
+            seen[number] = images.mean((0, 2, 3)), images.std((0, 2, 3), correction=0)
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("until", [None, "7"])
+def test_repair_gives_merged_features_the_moments_of_their_members(images, until):
+    models = plain_networks()
+    plan = graph(models[0], images[:2])
+    plain = zipit.merge(models, [images], "permute", until)
+    repaired = zipit.merge(models, [images], "permute", until, repair=True)
+    parts = [m.trunk if until else m for m in (plain, repaired)]
+    before, after = (moments_of(part.children(), images) for part in parts)
+    theirs = [moments_of(model, images) for model in models]
+    for number, (mean, deviation) in after.items():
+        members = torch.stack([seen[number][1] for seen in theirs])
+        assert deviation.mean().item() == pytest.approx(members.mean().item(), rel=1e-3)
+        assert mean.mean().item() == pytest.approx(
+            torch.stack([seen[number][0] for seen in theirs]).mean().item(), rel=1e-3, abs=1e-4
+        )
+        assert before[number][1].mean() < 0.9 * deviation.mean(), "averages vary less"
+    assert len(plan.merged) == 3
+
+
+def test_repair_leaves_a_network_and_its_copy_as_they_are(images):
+    model = plain_networks()[0]
+    merged = zipit.merge([model, model], [images], "permute", repair=True)
+    torch.testing.assert_close(merged(images), model(images), atol=1e-3, rtol=1e-3)
+
+
+def test_repair_and_norms_go_together(resnets, images):
+    merged = zipit.merge(resnets(), [images], repair=True)
+    assert torch.equal(merged(images), zipit.merge(resnets(), [images])(images)), "its layers have norms and no bias"

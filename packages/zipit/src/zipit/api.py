@@ -13,9 +13,11 @@ from plm_core.utils.progress import track
 from plm_core.utils.ranges import check_choice
 from zipit.aligning import align
 from zipit.combining import averaged, combine, in_eval_mode, tensors_of
+from zipit.correcting import repair as repair_layers
 from zipit.graphs import Graph, graph
 from zipit.matching import METHODS, correlation, matcher_of
 from zipit.norms import reset_norms
+from zipit.parts import Merged
 from zipit.rebasin import align_by_weights
 from zipit.statistics import Covariance, inputs_of, observe
 from zipit.tracing.cutting import Cut, tensors_by_side
@@ -31,6 +33,7 @@ def merge(
     b: float = 0.125,
     reset_norm: bool = True,
     least_squares: bool = False,
+    repair: bool = False,
     legacy: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -54,6 +57,8 @@ def merge(
         reset_norm: Whether the statistics of batch norms are computed anew on the batches.
         least_squares: Whether the weights that use merged features are fitted to them by least squares, from the same
             statistics, in place of the unmerge of the paper.
+        repair: Whether layers without a batch norm are corrected, so that merged features have the means and deviations
+            that their members had (REPAIR, arXiv 2211.08403).
         legacy: See `zipit.match`.
         seed: See `zipit.match`.
         progress: Whether to show progress bars on a terminal.
@@ -69,7 +74,7 @@ def merge(
     check_models(models)
     check_choice("method", method, ("weights", *METHODS))
     match = matcher_of("permute" if method == "weights" else method, len(models), a=a, b=b, legacy=legacy, seed=seed)
-    if method == "identity" and until is None:
+    if method == "identity" and until is None and not (least_squares or repair):
         return _averaged(models, batches, reset_norm, progress)
     data = batches if isinstance(batches, Sequence) or not isinstance(batches, Iterator) else list(batches)
     plan = graph(models[0], example_of(models[0], data))
@@ -86,6 +91,8 @@ def merge(
         if least_squares:
             moments = {number: total.moment().cpu() for number, total in totals.items() if _is_plain(plan, number)}
     merged = combine(models, plan, matched, cut, moments=moments)
+    if repair:
+        repair_layers(merged.trunk if isinstance(merged, Merged) else merged, models, plan.groups, matched, data)
     if reset_norm:
         reset_norms(merged, map(inputs_of, track(data, "norms") if progress else data))
     return merged.eval()
