@@ -34,6 +34,15 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def start_autograd():
+    """Let autograd start while no device but the CPU is known to it.
+
+    It starts threads otherwise, and then refuses to work in a fork. torch.export makes more devices known.
+    """
+    if torch := sys.modules.get("torch"):
+        torch.ones(1, requires_grad=True).sum().backward()
+
+
 gc.set_threshold(50_000, 20, 50)  # the compilers make millions of objects, few of them in circles
 _seen = 0  # imported modules, the last time that they were counted
 
@@ -47,6 +56,7 @@ def spare_the_collector():
 
 
 def pytest_collection_finish(session):
+    start_autograd()
     spare_the_collector()
 
 
