@@ -76,7 +76,7 @@ def test_resolve_says_what_is_wrong(modules, reference, error, said):
         ("model", "resnet19", ["resnet18", "vit"], "no model 'resnet19'; did you mean 'resnet18'?"),
         ("model", "abc1", ["abc2", "abc", "abc2"], "no model 'abc1'; did you mean 'abc' or 'abc2'?"),
         ("model", "zzz", ["b", "a", "b"], "no model 'zzz'; there are: a, b"),
-        ("model", "zzz", map(str, range(21)), "no model 'zzz'"),
+        ("model", "zzz", map(str, range(31)), "no model 'zzz'"),
         ("model", "zzz", [], "no model 'zzz'"),
         ("model", "", ["a"], "no model ''; there are: a"),
     ],

@@ -113,17 +113,12 @@ def _places(group: Group, column: dict[str, int]) -> set[tuple[int, bool]]:
 
 def _box(axes: Any, row: int, group: Group, column: dict[str, int], free: bool) -> None:
     """Draw a group from the first of its modules to the last, with a mark on each."""
-    from matplotlib.patches import FancyBboxPatch
-
     places = _places(group, column)
     if not places:
         return
     first, last = min(places)[0], max(places)[0]
     colour = BLUE if free else GREY
-    shape = "round,pad=0,rounding_size=0.25"
-    axes.add_patch(
-        FancyBboxPatch((first - 0.4, row - 0.3), last - first + 0.8, 0.6, shape, fc=colour, ec=colour, alpha=0.35)
-    )
+    axes.barh(row, last - first + 0.8, 0.6, left=first - 0.4, color=colour, alpha=0.35)
     for place, consumed in sorted(places):
         mark = {"mfc": "white", "mec": ORANGE if free else GREY} if consumed else {"mfc": colour, "mec": colour}
         axes.plot(place, row, "o", ms=5, **mark)
