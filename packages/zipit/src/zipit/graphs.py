@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.fx import Node
 
 from plm_core import InputError
 from zipit.tracing.cutting import Cut, cuts_of, tensors_by_side
 from zipit.tracing.groups import Group, groups_of
 from zipit.tracing.labels import Ints
-from zipit.tracing.program import Trace, trace
+from zipit.tracing.program import Trace, modules_of, trace
 from zipit.tracing.sites import Site, sites
 
 
@@ -69,7 +68,7 @@ class Graph:
         legal = [cut.name for cut in self.cuts]
         if name is None:
             return f"the name of a module is needed, such as {', '.join(map(repr, legal[:3]))}"
-        ran = [place for place, node in enumerate(self.traced.nodes) if name in _modules(node)]
+        ran = [place for place, node in enumerate(self.traced.nodes) if name in modules_of(node)]
         if not ran:
             return f"the model runs no module {name!r}; it can be cut before {_listed(legal)}"
         order = {node: place for place, node in enumerate(self.traced.nodes)}
@@ -128,12 +127,6 @@ def cuts(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[str]:
         example: See `graph`.
     """
     return [cut.name for cut in graph(model, example).cuts]
-
-
-def _modules(node: Node) -> list[str]:
-    from zipit.tracing.program import modules_of
-
-    return modules_of(node)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -282,12 +282,12 @@ def softmax(call: Call) -> Result:
     return reduced(call.features, call.tensors[0], [call["dim"]], keep=True)
 
 
-def neighbours(dims: int | None) -> Rule:
-    """Return the rule of an operation on neighbours along the last dimensions, or along all after the channels."""
+def neighbours(dims: int) -> Rule:
+    """Return the rule of an operation on neighbours along the last dimensions."""
 
     def rule(call: Call) -> Result:
         x = call.tensors[0]
-        y = in_order(call.features, x, range(2 if dims is None else x.ndim - dims, x.ndim))
+        y = in_order(call.features, x, range(x.ndim - dims, x.ndim))
         return call.outputs(lambda shape: Labels(shape, y.arrays, y.weight))
 
     return rule
