@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 import plm_core
-from plm_core import weights
+from plm_core import shapes, weights
 from zipit.comparing import ABSENT, numbers_of, scores
+from zipit.evaluation import class_scores, joint_accuracy, text_embeddings
 
 CUT = ("--until", "layer3.0.conv1")
 ROWS = ["ensemble", "average", "permute", "zipit"]
@@ -64,6 +65,44 @@ def test_another_method_is_a_further_row(plm, pictures):
     assert "note: no accuracy of" in result.err
 
 
+def test_the_sweep_and_the_corrections(plm, folders, pictures, tmp_path):
+    words = ("--data", pictures, "--images", 8, "--repair", "--least-squares", "--json")
+    result = plm("merge", *folders, *words, "--method", "weights", "--sweep", tmp_path / "sweep.png", *CUT)
+    assert result.code == 0, result.err
+    assert Image.open(tmp_path / "sweep.png").format == "PNG"
+    assert [row["model"] for row in json.loads(result.out)][3:] == [*ROWS[1:], "weights"]
+    plain = json.loads(plm("merge", *folders, "--data", pictures, "--images", 8, *CUT, "--json").out)
+    assert [row["GFLOPs"] for row in plain] == [row["GFLOPs"] for row in json.loads(result.out)[:-1]]
+
+
+def test_models_whose_outputs_are_embeddings_are_judged_by_texts(plm, tmp_path):
+    """The vision tower of a micro CLIP stands for two models that share its embeddings."""
+    from pe_encoder.configs import MICRO_CLIP
+
+    clip = plm_core.create_model("pe_micro_clip", pretrained=True).eval()
+    config = {key: value for key, value in MICRO_CLIP["vision"].items() if key != "image_size"}
+    tower = plm_core.create_model("pe_core_t16_384", img_size=48, num_classes=64, **config)
+    tower.load_state_dict(clip.visual.state_dict())
+    weights.save_pretrained(tower, tmp_path / "tower", license="mit")
+    scenes = shapes.Images("heldout", size=48, count=24, objects=(1, 1))
+    names = [f"{scene.objects[0].colour} {scene.objects[0].shape}" for scene in scenes]
+    for number, (scene, name) in enumerate(zip(scenes, names, strict=True)):
+        (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(tmp_path / "images" / name / f"{number}.png")
+    folders, words = [tmp_path / "tower"] * 2, ("--data", tmp_path / "images", "--texts", "pe_micro_clip")
+    result = plm("merge", *folders, *words, "--images", 8, "--json")
+    assert result.code == 0, result.err
+    classes = sorted(set(names))
+    preprocess = plm_core.transform_for(clip)
+    with torch.no_grad():
+        images = clip.encode_image(torch.stack([preprocess(Image.fromarray(scene.image)) for scene in scenes]))
+    texts = text_embeddings(clip, [f"a photo of a {name}" for name in classes])
+    expected = joint_accuracy(class_scores(images, texts), torch.tensor([classes.index(name) for name in names]))
+    assert expected > 60
+    for row in json.loads(result.out):
+        assert row["accuracy %"] == pytest.approx(expected, abs=0.01)
+
+
 def test_images_without_classes(plm, folders, pictures):
     flat = next((pictures / "train").iterdir())
     result = plm("merge", *folders, "--data", flat, "--images", 4, *CUT, "--json")
@@ -77,6 +116,9 @@ def test_images_without_classes(plm, folders, pictures):
         (("A", "--data", "D"), "models are 1; two or more are needed"),
         (("A", "B", "--data", "D", "--method", "mean"), "--method 'mean' is not allowed: zipit, permute"),
         (("A", "B", "--data", "D", "--graph", "graph.txt"), "--graph 'graph.txt' does not end in .png"),
+        (("A", "B", "--data", "D", "--sweep", "sweep"), "--sweep 'sweep' does not end in .png"),
+        (("random:test_resnet", "random:test_resnet", "--data", "D", "--sweep", "s.png"), "--sweep needs --data with"),
+        (("A", "B", "--data", "D", "--texts", "hiera_micro_digits"), "'hiera_micro_digits' has no encode_text"),
         (("A", "B", "--data", "nowhere"), "'nowhere' does not exist"),
         (("A", "B", "--data", "D", "--until", "layer3.0.conv2"), "cut before 'layer3.0.conv1'"),
         (("A", "random:test_vit", "--data", "D"), "takes images with size"),

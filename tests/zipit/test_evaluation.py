@@ -5,8 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from plm_core import InputError
-from zipit.evaluation import accuracy, class_scores, flops, joined, joint_accuracy, task_accuracy
+from plm_core import InputError, NotSupported
+from zipit.evaluation import accuracy, class_scores, flops, joined, joint_accuracy, task_accuracy, text_embeddings
 
 TASKS = [[0, 2], [1, 3]]
 
@@ -61,11 +61,12 @@ def test_scores_of_classes_are_cosines():
         (lambda: joined(torch.zeros(1, 3), [[0, 1], [1]]), "each class from 0 on"),
         (lambda: joined([torch.zeros(1, 3)], [[0, 1], [2]]), "outputs are of 1 heads"),
         (lambda: joined(torch.zeros(1, 4), [[0, 1], [2]]), r"outputs\[0\] is \[1, 4\]"),
+        (lambda: text_embeddings("hiera_micro_digits", ["a"]), "'hiera_micro_digits' has no encode_text and tokenizer"),
         (lambda: class_scores(torch.zeros(1, 4), torch.zeros(2, 3)), r"features are \[1, 4\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, says):
-    with pytest.raises(InputError, match=says):
+    with pytest.raises((InputError, NotSupported), match=says):
         call()
 
 

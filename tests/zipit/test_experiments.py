@@ -66,14 +66,16 @@ def test_the_command_writes_numbers_tables_and_the_plot(tmp_path, capsys):
         study = digits.STUDIES[name]
         found = json.loads((tmp_path / f"{name}.json").read_text())
         (cut,) = study.cuts
-        assert [(row["until"], row["b"]) for row in found["grid"]] == [(None, 0.5), (None, 1), (cut, 0.5), (cut, 1)]
+        assert [(row["method"], row["until"], row["b"]) for row in found["grid"]] == [
+            (method, until, b) for method in digits.TUNED for until in (None, cut) for b in (0.5, 1)
+        ]
         rows = found["rows"]
         assert {row["seed"] for row in rows} == {1}
         count = len(study.tasks)
         assert [(row["method"], row["until"]) for row in rows] == [
             *((f"model {number + 1}", None) for number in range(count)),
             ("average", None),
-            *((method, until) for method in ("permute", "zipit") for until in (None, cut)),
+            *((method, until) for method in ("permute", *digits.TUNED) for until in (None, cut)),
             ("ensemble", None),
         ]
         for row in rows:
@@ -81,15 +83,22 @@ def test_the_command_writes_numbers_tables_and_the_plot(tmp_path, capsys):
             assert 0 <= row["joint"] <= max(row["tasks"]) <= 100, "who knows the task is right more often"
         assert [rows[i]["flops"] for i in (0, count, -1)] == [1 / count, 1 / count, 1]
         best = digits.best_of(found["grid"])
-        assert [{"a": row["a"], "b": row["b"]} for row in rows if "a" in row] == [best[None], best[cut]]
+        chosen = {(row["method"], row["until"]): {"a": row["a"], "b": row["b"]} for row in rows if "a" in row}
+        assert chosen == best
         assert study.title in printed
     assert Image.open(tmp_path / "sweep.png").width > 700
 
 
-def test_the_best_options_are_those_of_a_place():
-    grid = [{"until": until, "a": a, "b": 1, "joint": joint} for until, a, joint in
+def test_the_best_options_are_those_of_a_method_and_a_place():
+    grid = [{"method": "zipit", "until": until, "a": a, "b": 1, "joint": joint} for until, a, joint in
             ((None, 0.1, 60), (None, 1, 70), ("x", 0.1, 80), ("x", 1, 75), ("y", 0.1, 5), ("y", 1, 5))]  # fmt: skip
-    assert digits.best_of(grid) == {None: {"a": 1, "b": 1}, "x": {"a": 0.1, "b": 1}, "y": {"a": 0.1, "b": 1}}
+    grid.append({"method": "other", "until": "x", "a": 1, "b": 0, "joint": 1})
+    assert digits.best_of(grid) == {
+        ("zipit", None): {"a": 1, "b": 1},
+        ("zipit", "x"): {"a": 0.1, "b": 1},
+        ("zipit", "y"): {"a": 0.1, "b": 1},
+        ("other", "x"): {"a": 1, "b": 0},
+    }
 
 
 def test_tables_have_means_and_deviations():

@@ -1,5 +1,7 @@
 """The sweep over the places where models can be cut, and its plot."""
 
+import itertools
+
 import pytest
 import torch
 from PIL import Image
@@ -45,6 +47,21 @@ def test_a_sweep_of_some_places_with_options(resnets, images):
     rows = zipit.sweep(models, [images], lambda merged: merged(images).detach().sum(), cuts=[None], a=1.0, b=1.0)
     expected = zipit.merge(models, [images], a=1.0, b=1.0)(images).detach().sum()
     assert rows == [{"score": float(expected), "until": None, "flops": 0.5}]
+
+
+def test_models_are_run_on_the_data_once_for_several_merges(resnets, images, monkeypatch):
+    models = resnets()
+    calls = []
+    models[1].register_forward_hook(lambda *args: calls.append(1))
+    cuts = ["layer2.0.conv1", "layer3.0.conv1", None]
+    seen = zipit.Observed(models, [images])
+    seen.observe(cuts)
+    observed = len(calls)
+    for method, until in itertools.product(("zipit", "permute"), cuts):
+        merged = seen.merge(method, until, a=1.0, b=0.5)(images)
+        expected = zipit.merge(resnets(), [images], method, until, a=1.0, b=0.5)(images)
+        torch.testing.assert_close(merged, expected, rtol=0, atol=0)
+    assert len(calls) == observed == 1
 
 
 def test_a_sweep_refuses_before_it_merges(resnets, images):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zipit.graphs import Graph, cuts, graph
     from zipit.matching import match
     from zipit.norms import reset_norms
+    from zipit.observed import Observed
     from zipit.parts import Merged
     from zipit.sweeping import sweep
 
@@ -30,6 +31,7 @@ _LAZY = {
     "Check": "zipit.checking",
     "Graph": "zipit.graphs",
     "Merged": "zipit.parts",
+    "Observed": "zipit.observed",
     "average": "zipit.api",
     "check": "zipit.checking",
     "cuts": "zipit.graphs",
@@ -45,6 +47,7 @@ __all__ = [
     "Check",
     "Graph",
     "Merged",
+    "Observed",
     "__version__",
     "average",
     "check",

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from plm_core import InputError
-from plm_core.utils.progress import track
-from plm_core.utils.ranges import check_choice
-from zipit.aligning import align
-from zipit.combining import averaged, combine, in_eval_mode, tensors_of
-from zipit.correcting import repair as repair_layers
-from zipit.graphs import Graph, graph
-from zipit.matching import METHODS, correlation, matcher_of
-from zipit.norms import reset_norms
-from zipit.parts import Merged
-from zipit.rebasin import align_by_weights
-from zipit.statistics import Covariance, inputs_of, observe
-from zipit.tracing.cutting import Cut, tensors_by_side
+from zipit.observed import Observed
 
 
 def merge(
@@ -71,47 +58,17 @@ def merge(
         InputError: The models differ, ``until`` is no place where they can be cut, or there is no data.
         NotSupported: The model cannot be traced.
     """
-    check_models(models)
-    check_choice("method", method, ("weights", *METHODS))
-    match = matcher_of("permute" if method == "weights" else method, len(models), a=a, b=b, legacy=legacy, seed=seed)
-    if method == "identity" and until is None and not (least_squares or repair):
-        return _averaged(models, batches, reset_norm, progress)
-    data = batches if isinstance(batches, Sequence) or not isinstance(batches, Iterator) else list(batches)
-    plan = graph(models[0], example_of(models[0], data))
-    cut = plan.cut_at(until)
-    _check_alike(models, plan, cut)
-    chosen = plan.chosen(cut)
-    moments: dict[int, Tensor] = {}
-    if method == "weights":
-        matched = align_by_weights(plan.groups, [tensors_of(model) for model in models], chosen)
-    else:
-        totals = _observed(models, data, plan, cut, progress)
-        similar = {number: correlation(total.value().cpu().numpy()) for number, total in totals.items()}
-        matched = align(plan.groups, similar, chosen, len(models), match)
-        if least_squares:
-            moments = {number: total.moment().cpu() for number, total in totals.items() if _is_plain(plan, number)}
-    merged = combine(models, plan, matched, cut, moments=moments)
-    if repair:
-        repair_layers(merged.trunk if isinstance(merged, Merged) else merged, models, plan.groups, matched, data)
-    if reset_norm:
-        reset_norms(merged, map(inputs_of, track(data, "norms") if progress else data))
-    return merged.eval()
-
-
-def _is_plain(plan: Graph, number: int) -> bool:
-    """Return whether weights may see any mixture of the features of a group: if they are in no blocks."""
-    return plan.groups[number].owner < 0 and not plan.groups[number].grouped
-
-
-def _observed(
-    models: Sequence[nn.Module], data: Iterable[Any], plan: Graph, cut: Cut | None, progress: bool
-) -> dict[int, Covariance]:
-    """Return the covariances of the features of all models by the number of the group."""
-    chosen = plan.chosen(cut)
-    sites = {number: site for number, site in enumerate(plan.sites(cut)) if site and number in chosen}
-    with in_eval_mode(models):
-        shown = track(data, "statistics") if progress else data
-        return observe(models, shown, sites) if sites else {}
+    return Observed(models, batches, progress=progress).merge(
+        method,
+        until,
+        a=a,
+        b=b,
+        reset_norm=reset_norm,
+        least_squares=least_squares,
+        repair=repair,
+        legacy=legacy,
+        seed=seed,
+    )
 
 
 def average(models: Sequence[nn.Module], batches: Iterable[Any] = (), **options: Any) -> nn.Module:
@@ -134,61 +91,3 @@ def permute(models: Sequence[nn.Module], batches: Iterable[Any], **options: Any)
         **options: Other keywords of `merge`.
     """
     return merge(models, batches, "permute", **options)
-
-
-def _averaged(models: Sequence[nn.Module], batches: Iterable[Any], reset_norm: bool, progress: bool) -> nn.Module:
-    """Average all weights, for which no graph is needed."""
-    _check_same(models, tensors_of(models[0]), "")
-    merged = averaged(models)
-    if reset_norm:
-        reset_norms(merged, map(inputs_of, track(batches, "norms") if progress else batches))
-    return merged.eval()
-
-
-# --- arguments ------------------------------------------------------------------------------------------------------
-
-
-def check_models(models: Sequence[nn.Module]) -> None:
-    """Raise an error if these are not several modules on one device."""
-    if isinstance(models, nn.Module) or len(models) < 2 or not all(isinstance(model, nn.Module) for model in models):
-        raise InputError("models has to be a list of two modules or more")
-    homes = [{(x.device, x.dtype) for x in model.parameters() if x.is_floating_point()} for model in models]
-    if any(home != homes[0] for home in homes):
-        names = [", ".join(sorted(f"{device} {dtype}" for device, dtype in home)) for home in homes]
-        raise InputError(f"models are on different devices or in different dtypes: {'; '.join(dict.fromkeys(names))}")
-
-
-def _check_alike(models: Sequence[nn.Module], plan: Graph, cut: Cut | None) -> None:
-    """Raise an error that names the first difference of the parts that are merged."""
-    names, _ = tensors_by_side(plan.traced, cut.node if cut else None)
-    first = {name: x for name, x in tensors_of(models[0]).items() if cut is None or name in names}
-    last = plan.cuts[-1].name if plan.cuts and cut is None else ""
-    _check_same(models, first, last)
-
-
-def _check_same(models: Sequence[nn.Module], first: Mapping[str, Tensor], last: str) -> None:
-    """Raise an error that names the first tensor of the first model that another has not, or in another shape.
-
-    ``last`` is a module before which the models could be cut, so that each keeps its own end.
-    """
-    for number, model in enumerate(models[1:], 1):
-        other = tensors_of(model)
-        for name, x in first.items():
-            if name not in other or other[name].shape != x.shape:
-                theirs = f"{list(other[name].shape)}" if name in other else "missing"
-                hint = f"; with until={last!r} each model keeps its own end" if last else ""
-                raise InputError(f"{name!r} is {list(x.shape)} in models[0] and {theirs} in models[{number}]{hint}")
-        odd = next((name for name in other if name not in first), None)
-        if odd is not None and not last and len(first) == len(tensors_of(models[0])):
-            raise InputError(f"{odd!r} is in models[{number}] and not in models[0]; one architecture is needed")
-
-
-def example_of(model: nn.Module, data: Iterable[Any]) -> Tensor:
-    """Return two inputs or more, to trace the model with."""
-    first = next(iter(data), None)
-    if first is None:
-        raise InputError("batches has no data; at least one input is needed")
-    x = inputs_of(first)[:2]
-    x = torch.cat([x, x]) if len(x) == 1 else x
-    weight = next(model.parameters())
-    return x.to(weight.device, weight.dtype) if x.is_floating_point() else x.to(weight.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +11,13 @@ import typer
 from plm_core.cli.options import BatchSize, Device, Json, Seed
 from plm_core.cli.table import show
 from plm_core.errors import InputError, NotSupported
-from plm_core.utils.arguments import DEVICE, split_random
+from plm_core.utils.arguments import DEVICE
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import nn
 
-    from plm_core.datasets import Dataset
-    from zipit.comparing import Compared, Contender
+    from zipit.comparing import Compared, Comparison
+    from zipit.observed import Observed
 
 METHODS = {
     "zipit": "zipit",
@@ -26,6 +25,7 @@ METHODS = {
     "average": "identity",
     "optimal": "optimal",
     "kmeans": "kmeans",
+    "weights": "weights",
 }
 """The words for ``--method``, and what `zipit.merge` calls them."""
 ROWS = ("average", "permute", "zipit")
@@ -66,8 +66,31 @@ def merge(
     images: Annotated[
         int, typer.Option("--images", min=2, help="Number of images, taken at random, to see the features on.")
     ] = 512,
+    least_squares: Annotated[
+        bool,
+        typer.Option("--least-squares", help="Fit the weights that use merged features to them by least squares."),
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Correct the layers without a batch norm by the means and deviations (REPAIR)."),
+    ] = False,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            "--texts",
+            help="Name of a CLIP, such as pe_micro_clip, for models whose outputs are embeddings in its space: classes "
+            'are found by the embeddings of "a photo of a ..." with their names.',
+        ),
+    ] = None,
     graph: Annotated[
         Path | None, typer.Option("--graph", help="Picture of the merge graph to write: .png, .pdf or .svg.")
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep",
+            help="Plot to write of the accuracy of merges up to every place, by their operations: .png, .pdf or .svg.",
+        ),
     ] = None,
     batch_size: BatchSize = 64,
     seed: Seed = 0,
@@ -75,22 +98,28 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge models of one architecture without training, and compare the result with them."""
-    _check(models, method, graph)
-    seen, judged = _read(data)  # before the models, so that bad data fail at once
+    _check(models, method, {"--graph": graph, "--sweep": sweep})
 
     from plm_core.utils.devices import pick_device
-    from zipit import merge as merge_models
+    from zipit.comparing import Comparison
+    from zipit.evaluation import text_embeddings
+    from zipit.observed import Observed
+    from zipit.sources import batches_for, create_models, read_images
 
-    nets = _models(models, pick_device(device))
+    shown, judged = read_images(data)  # before the models, so that bad data fail at once
+    nets = create_models(models, pick_device(device))
     _check_out(out, nets)
-    batches = _batches(nets[0], seen, images, batch_size, seed)
-    _plan(nets[0], batches[0], until, graph)
-    merges = {
-        name: merge_models(nets, batches, METHODS[name], until, a=a, b=b, seed=seed)
-        for name in dict.fromkeys([*ROWS, method])
-    }
-    contenders = _contenders(models, nets, merges, judged.classes, partial=until is not None)
-    rows = _compare(contenders, nets, judged, batches[0][:1], batch_size)
+    prompts = [f"a photo of a {name}" for name in judged.classes]
+    vectors = None if texts is None else text_embeddings(texts, prompts)
+    comparison = Comparison(models, nets, judged, batch_size, vectors)
+    _check_sweep(sweep, comparison)
+    batches = batches_for(nets[0], shown, images, batch_size, seed)
+    seen = Observed(nets, batches)
+    _plan(seen, until, graph)
+    options: dict[str, Any] = {"a": a, "b": b, "seed": seed, "least_squares": least_squares, "repair": repair}
+    methods = list(dict.fromkeys([*ROWS, method]))
+    merges = {name: seen.merge(METHODS[name], until, **options) for name in methods}
+    rows = comparison.rows(merges, batches[0][:1])
     with_tasks = any(row.tasks is not None for row in rows)
     show([_row(row, with_tasks) for row in rows], as_json)
     if judged.classes and any(row.accuracy is None for row in rows):
@@ -98,63 +127,30 @@ def merge(
         typer.echo(f"note: no accuracy of {unknown}: their classes are not those of the data", err=True)
     if out:
         _write(merges[method], out, models, method, until)
+    if sweep:
+        _sweep(seen, comparison, rows, [name for name in methods if name != "average"], options, sweep)
 
 
 # --- before the work ------------------------------------------------------------------------------------------------
 
 
-def _check(models: Sequence[str], method: str, graph: Path | None) -> None:
+def _check(models: Sequence[str], method: str, pictures: Mapping[str, Path | None]) -> None:
     from plm_core.utils.plots import require_matplotlib
 
     if len(models) < 2:
         raise InputError(f"models are {len(models)}; two or more are needed")
     if method not in METHODS:
         raise InputError(f"--method {method!r} is not allowed: {', '.join(METHODS)} are")
-    if graph is not None:
-        if graph.suffix.lower() not in PICTURES:
-            raise InputError(f"--graph {str(graph)!r} does not end in {', '.join(PICTURES)}")
-        require_matplotlib("--graph", "plm-core[tour]")
+    for option, path in pictures.items():
+        if path is not None:
+            if path.suffix.lower() not in PICTURES:
+                raise InputError(f"{option} {str(path)!r} does not end in {', '.join(PICTURES)}")
+            require_matplotlib(option, "plm-core[tour]")
 
 
-def _read(source: str) -> tuple[Dataset, Dataset]:
-    """Return the images to merge on and those to judge by, which have no classes in a folder that has none."""
-    import numpy as np
-
-    from plm_core.datasets import Dataset
-    from plm_core.datasets.splits import own_splits
-    from plm_core.prediction.files import Kind, find_files, select_files
-
-    path = Path(source)
-    files = [file for file in find_files([path]) if file.kind == Kind.IMAGE] if path.is_dir() else []
-    if files and all(file.path.parent == path for file in files):
-        paths = [file.path for file in select_files(files, Kind.IMAGE, "merge")]
-        plain = Dataset(source, [file.name for file in paths], np.zeros(len(paths), np.int64), (), paths)
-        return plain, plain
-    train, val = own_splits(source, skip_unreadable=False)
-    if train.kind != "images":
-        raise InputError(f"data {source!r} holds {train.kind}; images are needed")
-    return train, train if val is None else val
-
-
-def _models(names: Sequence[str], device: torch.device) -> list[nn.Module]:
-    """Return the models, which must take the same images."""
-    from plm_core.models import create_model, input_of
-
-    nets = []
-    for name in names:
-        plain, pretrained = split_random(name, None)
-        nets.append(create_model(plain, pretrained=pretrained is None).eval().to(device))
-    inputs = [input_of(net) for net in nets]
-    for name, spec in zip(names, inputs, strict=True):
-        if spec.frames is not None:
-            raise NotSupported(f"model {name!r} takes videos; plm merge is for models of images, zipit.merge for both")
-        odd = [field for field in ("size", "mean", "std") if getattr(spec, field) != getattr(inputs[0], field)]
-        if odd:
-            raise InputError(
-                f"model {name!r} takes images with {odd[0]} {getattr(spec, odd[0])}, and model {names[0]!r} with "
-                f"{getattr(inputs[0], odd[0])}; merged models see the same images"
-            )
-    return nets
+def _check_sweep(sweep: Path | None, comparison: Comparison) -> None:
+    if sweep is not None and not comparison.judges_partial_merges:
+        raise InputError("--sweep needs --data with classes of the names that all models have, or --texts")
 
 
 def _check_out(out: Path | None, nets: Sequence[Any]) -> None:
@@ -169,115 +165,25 @@ def _check_out(out: Path | None, nets: Sequence[Any]) -> None:
         raise NotSupported("--out is for models with timm's interface, which can be created by name again")
 
 
-def _batches(net: nn.Module, data: Dataset, count: int, batch_size: int, seed: int) -> list[Tensor]:
-    """Return images of the data, taken at random, in batches [B, C, H, W] on the device of a model."""
-    import numpy as np
-    import torch
-    from torch.utils.data import DataLoader
-
-    from plm_core.datasets import Pictures
-    from plm_core.models import transform_for
-    from plm_core.utils.progress import track
-
-    chosen = np.random.default_rng(seed).permutation(len(data))[:count]
-    loader: DataLoader[Any] = DataLoader(Pictures(data.take(chosen), transform_for(net)), batch_size)
-    weight: Any = next(net.parameters())
-    found = [x.to(weight) for x, _ in track(loader, "images", len(loader))]
-    if len(found) > 1 and len(found[-1]) == 1:  # a batch norm needs two
-        found[-2:] = [torch.cat(found[-2:])]
-    return found
-
-
-def _plan(net: nn.Module, batch: Tensor, until: str | None, picture: Path | None) -> None:
+def _plan(seen: Observed, until: str | None, picture: Path | None) -> None:
     """Check the cut, and write the picture of the graph."""
-    if until is None and picture is None:
-        return
-    from zipit.graphs import graph
-
-    plan = graph(net, batch[:2])
-    plan.cut_at(until)
+    if until is not None:
+        seen.plan.cut_at(until)
     if picture is not None:
-        from plm_core.utils.files import atomic_path
         from zipit.pictures import paint_graph
 
-        with atomic_path(picture) as part:
-            paint_graph(plan).savefig(part, format=picture.suffix.lower().removeprefix("."), dpi=110)
-        typer.echo(f"graph: {picture.resolve()}", err=True)
+        _save(paint_graph(seen.plan), picture, "graph")
+
+
+def _save(figure: Any, path: Path, word: str) -> None:
+    from plm_core.utils.files import atomic_path
+
+    with atomic_path(path) as part:
+        figure.savefig(part, format=path.suffix.lower().removeprefix("."), dpi=110)
+    typer.echo(f"{word}: {path.resolve()}", err=True)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
-
-
-def _contenders(
-    names: Sequence[str], nets: Sequence[Any], merges: dict[str, Any], classes: Sequence[str], partial: bool
-) -> list[Contender]:
-    """Return the models, their ensemble and their merges, with the classes of the data that each has.
-
-    The outputs of a whole merge have a meaning only if those of all models have the same.
-    """
-    from zipit.comparing import Contender, Ensemble
-
-    numbers = [_numbers(net, classes) for net in nets]
-    known = all(n is not None for n in numbers)
-    every = [n for n in numbers if n is not None] if known else None
-    same = every[:1] if every and all(n == every[0] for n in every) else None
-    alone = [
-        Contender(name, net, None if n is None else [n]) for name, net, n in zip(names, nets, numbers, strict=True)
-    ]
-    merged = [Contender(name, net, every if partial else same) for name, net in merges.items()]
-    return [*_distinct(alone), Contender("ensemble", Ensemble(nets), every), *merged]
-
-
-def _distinct(contenders: Sequence[Contender]) -> Iterator[Contender]:
-    """Yield contenders with names of their own: a model may be merged with itself."""
-    from dataclasses import replace
-
-    names = [contender.name for contender in contenders]
-    for number, contender in enumerate(contenders, 1):
-        twice = names.count(contender.name) > 1
-        yield replace(contender, name=f"{contender.name} ({number})") if twice else contender
-
-
-def _numbers(net: Any, classes: Sequence[str]) -> list[int] | None:
-    """Return the number of each class of the data in a model; None if it has none of them."""
-    from plm_core.models import class_names
-    from plm_core.prediction.labels import labels_of
-    from plm_core.prediction.tasks import task_of
-    from zipit.comparing import ABSENT, numbers_of
-
-    count = getattr(net, "num_classes", 0)
-    if not classes or not count:
-        return None
-    label = labels_of(net, task_of(net))
-    names = [[label(number) for number in range(count)], *class_names(net)]
-    numbers = numbers_of(names, classes)
-    return None if set(numbers) == {ABSENT} else numbers
-
-
-def _compare(
-    contenders: Sequence[Contender], nets: Sequence[nn.Module], data: Dataset, image: Tensor, batch_size: int
-) -> list[Compared]:
-    from torch.utils.data import DataLoader
-
-    from plm_core.datasets import Pictures
-    from plm_core.models import transform_for
-    from plm_core.utils.progress import track
-    from zipit.comparing import ABSENT, Compared, accuracies
-    from zipit.evaluation import flops
-
-    found: Mapping[str, tuple[float, float | None]] = {}
-    if any(contender.classes for contender in contenders):
-        of_model = [contender.classes[0] for contender in contenders[: len(nets)] if contender.classes]
-        tasks = [[c for c, number in enumerate(numbers) if number != ABSENT] for numbers in of_model]
-        tasks = [] if all(task == tasks[0] for task in tasks) else tasks
-        loader: DataLoader[Any] = DataLoader(Pictures(data, transform_for(nets[0])), batch_size)
-        found = accuracies(contenders, track(loader, "evaluating", len(loader)), tasks)
-    rows = []
-    for contender in contenders:
-        accuracy, mean = found.get(contender.name, (None, None))
-        count = sum(p.numel() for p in contender.model.parameters())
-        rows.append(Compared(contender.name, accuracy, mean, int(flops(contender.model, image)), count))
-    return rows
 
 
 def _row(row: Compared, with_tasks: bool) -> dict[str, Any]:
@@ -293,6 +199,29 @@ def _row(row: Compared, with_tasks: bool) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
+
+
+def _sweep(
+    seen: Observed,
+    comparison: Comparison,
+    rows: Sequence[Compared],
+    methods: Sequence[str],
+    options: Mapping[str, Any],
+    path: Path,
+) -> None:
+    """Plot the accuracies of merges up to every place, beside those of the models and of their ensemble."""
+    from zipit.sweeping import plot, rows_of
+
+    places: list[str | None] = [cut.name for cut in seen.plan.cuts]
+    if comparison.judges_whole_merges:
+        places.append(None)
+    curves = {
+        name: rows_of(seen, comparison.accuracy, method=METHODS[name], cuts=places, **options) for name in methods
+    }
+    lines = {row.name: row.accuracy for row in rows[: len(seen.models) + 1] if row.accuracy is not None}
+    figure = plot(curves, lines)
+    figure.axes[0].set_ylabel("accuracy, %")
+    _save(figure, path, "sweep")
 
 
 def _write(net: nn.Module, out: Path, models: Sequence[str], method: str, until: str | None) -> None:

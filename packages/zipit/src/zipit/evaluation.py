@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from plm_core import InputError
+from plm_core import InputError, NotSupported, create_model
 from zipit.combining import in_eval_mode
 
 Tasks = Sequence[Sequence[int]]
@@ -141,6 +142,27 @@ def class_scores(features: Tensor, classes: Tensor, scale: float = 100.0) -> Ten
             "[classes, size] are expected"
         )
     return scale * F.normalize(features, dim=1) @ F.normalize(classes, dim=1).mT
+
+
+@torch.no_grad()
+def text_embeddings(model: str | nn.Module, texts: Sequence[str]) -> Tensor:
+    """Return embeddings of texts by a model with a text tower, for `class_scores`: [K, D].
+
+    Args:
+        model: The name of a CLIP, such as "pe_micro_clip" or "pe_clip_base_16_224" of the package pe-encoder, which is
+            created with its weights; or a module with ``tokenizer()`` and ``encode_text``.
+        texts: The texts, such as "a photo of a cat".
+
+    Raises:
+        NotSupported: The model has no text tower.
+    """
+    clip: Any = create_model(model, pretrained=True).eval() if isinstance(model, str) else model
+    if not (hasattr(clip, "encode_text") and hasattr(clip, "tokenizer")):
+        name = repr(model) if isinstance(model, str) else type(model).__name__
+        raise NotSupported(f"model {name} has no encode_text and tokenizer; a CLIP such as 'pe_micro_clip' is needed")
+    ids = clip.tokenizer()(list(texts)).to(next(clip.parameters()).device)
+    embeddings: Tensor = clip.encode_text(ids, normalize=True)
+    return embeddings
 
 
 @torch.no_grad()

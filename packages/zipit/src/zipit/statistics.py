@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from plm_core import InputError, PlmError
 from zipit.tracing.sites import Site
+
+K = TypeVar("K")
 
 BYTES = 256 * 2**20
 """How much the features of one part of a batch may take. A batch is divided into parts of so many images."""
@@ -65,15 +67,15 @@ class Covariance:
 def observe(
     models: Sequence[nn.Module],
     batches: Iterable[Any],
-    sites: Mapping[int, Site],
+    sites: Mapping[K, Site],
     advance: Callable[[int], object] = lambda number: None,
-) -> dict[int, Covariance]:
+) -> dict[K, Covariance]:
     """Sum up the covariance of the features of all models at each site.
 
     Args:
         models: Models of one architecture, in eval mode.
         batches: Input tensors [B, ...], or tuples that begin with one.
-        sites: The sites, by the number of their group.
+        sites: The sites, by any key, such as the number of their group.
         advance: A function that is told the number of images that are done.
 
     Returns:
@@ -118,17 +120,17 @@ def inputs_of(batch: Any) -> Tensor:
     return x
 
 
-def _images_at_once(models: Sequence[nn.Module], batch: Tensor, sites: Mapping[int, Site]) -> int:
+def _images_at_once(models: Sequence[nn.Module], batch: Tensor, sites: Mapping[K, Site]) -> int:
     """Return the number of images whose features take little memory."""
     one = sum(x.nbytes for x in _features(models[0], batch[:1], sites).values())
     return max(BYTES // max(one * len(models), 1), 1)
 
 
-def _features(model: nn.Module, x: Tensor, sites: Mapping[int, Site]) -> dict[int, Tensor]:
+def _features(model: nn.Module, x: Tensor, sites: Mapping[K, Site]) -> dict[K, Tensor]:
     """Return the features of one model at each site, [n, S], in float32 or better."""
-    found: dict[int, Tensor] = {}
+    found: dict[K, Tensor] = {}
 
-    def keep(number: int, site: Site, value: Any) -> None:
+    def keep(number: K, site: Site, value: Any) -> None:
         value = value if isinstance(value, Tensor) else value[0]  # of a tuple, or of an output of transformers
         if value.ndim != site.rank:
             raise PlmError(f"module {site.module!r} has a tensor {list(value.shape)}; rank {site.rank} is expected")

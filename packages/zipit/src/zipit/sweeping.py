@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,9 +11,8 @@ from torch import nn
 from plm_core import InputError
 from plm_core.utils import plots
 from plm_core.utils.progress import track
-from zipit.api import check_models, example_of, merge
 from zipit.evaluation import flops
-from zipit.graphs import graph
+from zipit.observed import Observed, example_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,21 +56,44 @@ def sweep(
         InputError: See `zipit.merge`.
         NotSupported: See `zipit.merge`.
     """
-    check_models(models)
+    return rows_of(
+        Observed(models, batches, progress=False), evaluate, method=method, cuts=cuts, progress=progress, **options
+    )
+
+
+def rows_of(
+    seen: Observed,
+    evaluate: Callable[[nn.Module], float | Mapping[str, float]],
+    *,
+    method: str = "zipit",
+    cuts: Sequence[str | None] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Return the rows of `sweep` for models that are observed already, or are to be merged by several methods.
+
+    Args:
+        seen: The models and their data.
+        evaluate: See `sweep`.
+        method: See `sweep`.
+        cuts: See `sweep`.
+        progress: See `sweep`.
+        **options: Other keywords of `Observed.merge`.
+    """
     if isinstance(cuts, str):
         raise InputError(f"cuts is {cuts!r}; a list is expected, such as [{cuts!r}, None]")
-    data = list(batches) if isinstance(batches, Iterator) else batches
-    example = example_of(models[0], data)
-    plan = graph(models[0], example)
-    cuts = [*(cut.name for cut in plan.cuts), None] if cuts is None else cuts
+    cuts = [*(cut.name for cut in seen.plan.cuts), None] if cuts is None else cuts
     for until in cuts:
-        plan.cut_at(until)  # raises an error before anything is merged
-    ensemble = sum(flops(model, example) for model in models)
+        seen.plan.cut_at(until)  # raises an error before anything is merged
+    if len(cuts) > 1 and method != "weights":
+        seen.observe(cuts)
+    example = example_of(seen.models[0], seen.data)
+    ensemble = sum(flops(model, example) for model in seen.models)
     rows: list[dict[str, Any]] = []
     for until in track(cuts, "sweep") if progress else cuts:
-        merged = merge(models, data, method, until, progress=False, **options)
-        found = evaluate(merged)
-        scores = found if isinstance(found, Mapping) else {"score": float(found)}
+        merged = seen.merge(method, until, **options)
+        scores = evaluate(merged)
+        scores = scores if isinstance(scores, Mapping) else {"score": float(scores)}
         rows.append({**scores, "until": until, "flops": flops(merged, example) / ensemble})
     return rows
 

@@ -25,7 +25,7 @@ from zipit.evaluation import Tasks, accuracy, class_scores, joined
 from zipit.experiments.networks import ResNet, vit
 from zipit.experiments.training import SCALE, Digits, Recipe, class_vectors, digits, train
 from zipit.parts import Merged
-from zipit.sweeping import EVERYTHING, Row, deviation, draw
+from zipit.sweeping import EVERYTHING, Row, deviation, draw, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,16 @@ A = (0.01, 0.1, 0.3, 1.0)
 B = (0.125, 0.5, 1.0)
 BATCH = 100
 ALONE, AVERAGE, ENSEMBLE = "model", "average", "ensemble"
-METHODS = ("permute", "zipit")
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "permute": {"method": "permute"},
+    "zipit": {},
+    "zipit, least squares": {"least_squares": True},
+}
+"""The options of each method that is measured up to every place."""
+TUNED = tuple(name for name, options in METHODS.items() if "method" not in options)
+"""The methods that ``a`` and ``b`` are chosen for."""
+Best = Mapping[tuple[str, str | None], Mapping[str, float]]
+"""The ``a`` and ``b`` of a method up to a place."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +94,8 @@ def measure(study: Study, seeds: Sequence[int]) -> tuple[list[dict[str, Any]], l
     Returns:
         The grid: see `tune`.
         The results: rows of ``seed``, ``method``, ``until``, ``flops`` (as a share of those of all networks), ``joint``
-        and ``average`` (of the tasks), in percent, and ``tasks``, those of each. Those of ``zipit`` have ``a`` and
-        ``b``.
+        and ``average`` (of the tasks), in percent, and ``tasks``, those of each. Those of `TUNED` methods have ``a``
+        and ``b``.
     """
     grid = tune(study)
     return grid, [row for seed in track(seeds, study.title) for row in results(study, seed, best_of(grid))]
@@ -96,42 +105,47 @@ def tune(study: Study) -> list[dict[str, Any]]:
     """Merge the networks of the seeds that are not reported, with each ``a`` and ``b``.
 
     Returns:
-        Rows of ``until``, ``a``, ``b`` and ``joint``, the mean over the seeds.
+        Rows of ``method``, ``until``, ``a``, ``b`` and ``joint``, the mean over the seeds.
     """
-    trained = [networks(study, seed) for seed in TUNING]
+    tuned = []
+    for seed in TUNING:
+        data, models = networks(study, seed)
+        tuned.append((data, zipit.Observed(models, data.train.split(BATCH), progress=False)))
     grid = []
-    for until, a, b in track(list(itertools.product(study.places, A, B)), f"{study.title}: a and b"):
+    for method, until, a, b in track(list(itertools.product(TUNED, study.places, A, B)), f"{study.title}: a and b"):
         scores = []
-        for data, models in trained:
-            merged = zipit.merge(models, data.train.split(BATCH), until=until, a=a, b=b, progress=False)
+        for data, seen in tuned:
+            merged = seen.merge(until=until, a=a, b=b, **METHODS[method])
             scores.append(score(merged, data, study.tasks)["joint"])
-        grid.append({"until": until, "a": a, "b": b, "joint": statistics.mean(scores)})
+        grid.append({"method": method, "until": until, "a": a, "b": b, "joint": statistics.mean(scores)})
     return grid
 
 
-def best_of(grid: Sequence[Row]) -> dict[str | None, dict[str, float]]:
-    """Return the ``a`` and ``b`` with the best joint accuracy, the first of equal ones, for each place."""
-    best = {}
-    for until in dict.fromkeys(row["until"] for row in grid):
-        row = max((row for row in grid if row["until"] == until), key=lambda row: row["joint"])
-        best[until] = {"a": row["a"], "b": row["b"]}
-    return best
+def best_of(grid: Sequence[Row]) -> Best:
+    """Return the ``a`` and ``b`` with the best joint accuracy, the first of equal ones, for each method and place."""
+    best: dict[tuple[str, str | None], Row] = {}
+    for row in grid:
+        key = (row["method"], row["until"])
+        if key not in best or row["joint"] > best[key]["joint"]:
+            best[key] = row
+    return {key: {"a": row["a"], "b": row["b"]} for key, row in best.items()}
 
 
-def results(study: Study, seed: int, best: Mapping[str | None, Mapping[str, float]]) -> list[dict[str, Any]]:
+def results(study: Study, seed: int, best: Best) -> list[dict[str, Any]]:
     """Merge the networks of a seed in every way, and compare them with each alone and with all together."""
     data, models = networks(study, seed)
-    batches = data.train.split(BATCH)
+    seen = zipit.Observed(models, data.train.split(BATCH), progress=False)
     evaluate = partial(score, data=data, tasks=study.tasks)
     rows: list[dict[str, Any]] = []
     for number, model in enumerate(models, 1):
         rows.append({"method": f"{ALONE} {number}", "until": None, "flops": 1 / len(models), **evaluate(model)})
-    for method in (AVERAGE, *METHODS):
-        for until in study.places if method != AVERAGE else [None]:
-            options = dict(best[until]) if method == "zipit" else {}
-            how = "identity" if method == AVERAGE else method
-            (row,) = zipit.sweep(models, batches, evaluate, method=how, cuts=[until], progress=False, **options)
-            rows.append({"method": method, **options, **row})
+    (row,) = rows_of(seen, evaluate, method="identity", cuts=[None], progress=False)
+    rows.append({"method": AVERAGE, **row})
+    for method, options in METHODS.items():
+        for until in study.places:
+            chosen: Mapping[str, Any] = best.get((method, until), {})
+            (row,) = rows_of(seen, evaluate, cuts=[until], progress=False, **options, **chosen)
+            rows.append({"method": method, **chosen, **row})
     rows.append({"method": ENSEMBLE, "until": None, "flops": 1.0, **evaluate(Merged(nn.Identity(), models))})
     return [{"seed": seed, **row} for row in rows]
 
@@ -166,10 +180,12 @@ def score(model: nn.Module, data: Digits, tasks: Tasks) -> dict[str, Any]:
 
 def grid_table(grid: Sequence[Row]) -> str:
     """Return the grid as a Markdown table."""
-    lines = [f"| merged up to | a | {' | '.join(f'b = {b:g}' for b in B)} |", "|---" * (len(B) + 2) + "|"]
-    by = {(row["until"], row["a"], row["b"]): row["joint"] for row in grid}
-    for until, a in dict.fromkeys((row["until"], row["a"]) for row in grid):
-        lines.append(f"| {_place(until)} | {a:g} | {' | '.join(f'{by[until, a, b]:.1f}' for b in B)} |")
+    heads = ["", "merged up to", "a", *(f"b = {b:g}" for b in B)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    by = {(row["method"], row["until"], row["a"], row["b"]): row["joint"] for row in grid}
+    for method, until, a in dict.fromkeys((row["method"], row["until"], row["a"]) for row in grid):
+        shown = " | ".join(f"{by[method, until, a, b]:.1f}" for b in B)
+        lines.append(f"| {method} | {_place(until)} | {a:g} | {shown} |")
     return "\n".join(lines)
 
 
