@@ -96,17 +96,27 @@ class FirstDrawOfClips(shapes.Clips):
         return rng.random()
 
 
+class FirstDrawOfGazes(shapes.Gazes):
+    def _make(self, rng):
+        return rng.random()
+
+
+class FirstDrawOfGazeClips(shapes.GazeClips):
+    def _make(self, rng):
+        return rng.random()
+
+
 def test_splits_seeds_and_datasets_share_no_stream():
-    """Compare the first random number of each stream; two equal ones among 240 would be no coincidence."""
+    """Compare the first random number of each stream; two equal ones among 480 would be no coincidence."""
     firsts = [
         draw
-        for dataset in (FirstDrawOfImages, FirstDrawOfClips)
+        for dataset in (FirstDrawOfImages, FirstDrawOfClips, FirstDrawOfGazes, FirstDrawOfGazeClips)
         for split in shapes.SPLITS
         for seed in (0, 1, 2**32)
         for draw in dataset(split, count=20, seed=seed)
     ]
-    assert len(firsts) == 240
-    assert len(set(firsts)) == 240
+    assert len(firsts) == 480
+    assert len(set(firsts)) == 480
 
 
 def test_splits_show_different_scenes():
@@ -160,6 +170,23 @@ def test_indexing_and_iteration():
         (shapes.Clips, {"objects": (1, 5)}, "objects must be (fewest, most) with 1 <= fewest <= most <= 4, not (1, 5)"),
         (shapes.Images, {"background": None}, "background must be one of 'plain', 'gradient', 'clutter', not None"),
         (shapes.Clips, {"frames": 0}, "frames must be a whole number from 1 to 4096, not 0"),
+        (shapes.Gazes, {"size": 63}, "size must be a whole number from 64 to 4096, not 63"),
+        (
+            shapes.Gazes,
+            {"people": (1, 5)},
+            "people must be (fewest, most) with 1 <= fewest <= most <= 4, not (1, 5)",
+        ),
+        (
+            shapes.GazeClips,
+            {"people": (0, 1)},
+            "people must be (fewest, most) with 1 <= fewest <= most <= 4, not (0, 1)",
+        ),
+        (
+            shapes.GazeClips,
+            {"objects": (1, 5)},
+            "objects must be (fewest, most) with 1 <= fewest <= most <= 4, not (1, 5)",
+        ),
+        (shapes.GazeClips, {"frames": 1}, "frames must be a whole number from 2 to 4096, not 1"),
         (shapes.Clips, {"split": "val"}, "split must be one of 'train', 'heldout', not 'val'"),
     ],
 )

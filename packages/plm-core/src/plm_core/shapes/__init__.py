@@ -2,8 +2,11 @@
 
 `Images` holds still scenes and `Clips` moving ones. Every item has a caption in plain English and, for each object, its
 words, tight box and visible mask. A clip also has the motions of each object, with their first and last frames.
+`Gazes` and `GazeClips` add figures that look at things. Each figure has the box of its head, the direction and the
+point of its gaze, what it looks at, and whether that is in the picture.
+
 An item is a pure function of its split, seed, index and options: it depends neither on the items read before it nor on
-the process. The two splits, and the two datasets, never share a random stream.
+the process. The two splits, and the four datasets, never share a random stream.
 
 The world gives tests, examples and micro models data that ships with the library. It is not a substitute for
 photographs: it has no texture, light, depth or camera, and a vocabulary of a few dozen words. The held-out split shows
@@ -15,11 +18,20 @@ can learn, not that it can see.
     >>> scene.image.shape
     (64, 64, 3)
 
+The gaze of a figure is a ray from the centre of its head in the direction of its nose. Objects and heads stop it, and
+bodies do not. It ends at the first thing whose disc, the circle around its outline, it meets. A head turned by up to 8
+degrees to either side would still look at the same thing, except while it turns in a clip. So a gaze that leaves the
+picture passes all things by at least that much.
+
+    >>> [(person.head, person.inside) for person in shapes.Gazes("train", size=64)[0].people]
+    [((17.0, 14.0, 30.0, 26.0), True), ((42.0, 11.0, 54.0, 23.0), False)]
+
 The package needs NumPy only.
 
 - ``words``: the names of shapes, colours and motions, without NumPy.
-- ``scenes``: the datasets `Images` and `Clips`, and their items.
+- ``scenes``: the datasets `Images`, `Clips`, `Gazes` and `GazeClips`, and their items.
 - ``graph``: the plan of a scene, sampled first.
+- ``gazing``: the plan of a scene with figures, and the geometry of their gazes.
 - ``draw``: the pixels of a plan, drawn second.
 """
 
@@ -27,13 +39,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from plm_core.shapes.words import BACKGROUNDS, COLOURS, MOTIONS, PALETTE, SHAPES, SIZES, SPLITS
+from plm_core.shapes.words import BACKGROUNDS, CLOTHES, COLOURS, MOTIONS, PALETTE, SHAPES, SIZES, SPLITS
 
 if TYPE_CHECKING:
-    from plm_core.shapes.scenes import Clip, Clips, Event, Images, Object, Scene, Track
+    from plm_core.shapes.scenes import (
+        Clip,
+        Clips,
+        Event,
+        GazeClip,
+        GazeClips,
+        Gazes,
+        GazeScene,
+        Images,
+        Object,
+        Person,
+        Scene,
+        Track,
+    )
 
 __all__ = [
     "BACKGROUNDS",
+    "CLOTHES",
     "COLOURS",
     "MOTIONS",
     "PALETTE",
@@ -43,8 +69,13 @@ __all__ = [
     "Clip",
     "Clips",
     "Event",
+    "GazeClip",
+    "GazeClips",
+    "GazeScene",
+    "Gazes",
     "Images",
     "Object",
+    "Person",
     "Scene",
     "Track",
 ]

@@ -119,6 +119,19 @@ def _crescent(x: Floats, y: Floats) -> Floats:
     return np.maximum(disc, np.negative(bite))
 
 
+def _body(x: Floats, y: Floats) -> Floats:
+    return np.maximum(np.hypot(x, y) - 1, y - 0.6)
+
+
+def _hair(x: Floats, y: Floats) -> Floats:
+    return np.maximum(np.hypot(x, y) - 1, x + 0.2)
+
+
+def _nose(x: Floats, y: Floats) -> Floats:
+    """Taper from the middle of the head to a tip on the disc, in the direction of the gaze."""
+    return np.maximum(-x, np.abs(y) * 0.85 + (x - 1) * 0.5268)
+
+
 def _stroke(x: Floats, y: Floats) -> Floats:
     return np.maximum(np.abs(x) - 0.95, np.abs(y) - 0.12)
 
@@ -135,4 +148,7 @@ OUTLINES: Mapping[str, Callable[[Floats, Floats], Floats]] = {
     "heart": _heart,
     "crescent": _crescent,
     "stroke": _stroke,
+    "body": _body,
+    "hair": _hair,
+    "nose": _nose,
 }

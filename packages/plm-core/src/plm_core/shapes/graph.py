@@ -109,35 +109,35 @@ class Backdrop:
 
 def sample_sprites(rng: np.random.Generator, size: int, objects: tuple[int, int]) -> list[Sprite]:
     """Sample the sprites of a picture, in drawing order. Each may overlap a little with at most one other."""
-    identities = _identities(rng, objects)
+    identities = sample_identities(rng, objects)
 
     def propose(identity: tuple[str, str]) -> Sprite:
-        word = _pick(rng, SIZES)
-        radius = _between(rng, *RADII[word]) * size
+        word = pick(rng, SIZES)
+        radius = between(rng, *RADII[word]) * size
         low, high = radius + 1, size - radius - 1
-        return _sprite(rng, identity, word, (_between(rng, low, high), _between(rng, low, high)), radius)
+        return sample_sprite(rng, identity, word, (between(rng, low, high), between(rng, low, high)), radius)
 
-    return _scatter(lambda: identities, propose, _tucks)
+    return scatter(lambda: identities, propose, tucks)
 
 
 def sample_actors(rng: np.random.Generator, size: int, frames: int, objects: tuple[int, int]) -> list[Actor]:
     """Sample the actors of a clip. Their paths never meet, so no event is hidden."""
-    identities = _identities(rng, objects)
+    identities = sample_identities(rng, objects)
 
     def plan() -> list[tuple[tuple[str, str], str]]:
-        return [(identity, _pick(rng, _possible(identity[0], frames))) for identity in identities]
+        return [(identity, pick(rng, _possible(identity[0], frames))) for identity in identities]
 
     def propose(part: tuple[tuple[str, str], str]) -> Actor:
         identity, name = part
-        word = {"grow": "small", "shrink": "large"}.get(name) or _pick(rng, SIZES)
-        radius = _between(rng, *RADII[word]) * size
+        word = {"grow": "small", "shrink": "large"}.get(name) or pick(rng, SIZES)
+        radius = between(rng, *RADII[word]) * size
         motion = _motion(rng, name, radius, size, frames)
         pad = max(radius, radius + motion.steps * motion.growth) + 1
-        x = _between(rng, *_room(size, pad, motion.steps * motion.dx))
-        y = _between(rng, *_room(size, pad, motion.steps * motion.dy))
-        return Actor(_sprite(rng, identity, word, (x, y), radius), motion)
+        x = between(rng, *_room(size, pad, motion.steps * motion.dx))
+        y = between(rng, *_room(size, pad, motion.steps * motion.dy))
+        return Actor(sample_sprite(rng, identity, word, (x, y), radius), motion)
 
-    return _scatter(plan, propose, _clear)
+    return scatter(plan, propose, _clear)
 
 
 def sample_backdrop(rng: np.random.Generator, size: int, background: str, sprites: Sequence[Sprite]) -> Backdrop:
@@ -145,11 +145,11 @@ def sample_backdrop(rng: np.random.Generator, size: int, background: str, sprite
     flat = background == "plain"
     washes = [_wash(rng, flat) for _ in range(6)]
     start, end = max(washes, key=lambda wash: min(math.dist(rgb, s.rgb) for rgb in wash for s in sprites))
-    angle = _between(rng, 0, math.tau)
+    angle = between(rng, 0, math.tau)
     strokes: tuple[Sprite, ...] = ()
     if background == "clutter":
         strokes = tuple(_stroke(rng, size, start) for _ in range(2 + int(rng.random() * 4)))
-    return Backdrop(start, end, angle, strokes, grain=0.0 if flat else _between(rng, 2, 8))
+    return Backdrop(start, end, angle, strokes, grain=0.0 if flat else between(rng, 2, 8))
 
 
 def describe_sprites(sprites: Sequence[Sprite]) -> str:
@@ -166,22 +166,24 @@ def describe_actors(actors: Sequence[Actor]) -> str:
     return " while ".join(clauses) if len(clauses) == 2 else _listed(clauses)
 
 
-def _between(rng: np.random.Generator, low: float, high: float) -> float:
+def between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Sample a number from a range, with equal chances."""
     return low + (high - low) * rng.random()
 
 
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """Sample one of some options, with equal chances."""
     return options[int(rng.random() * len(options))]
 
 
-def _identities(rng: np.random.Generator, objects: tuple[int, int]) -> list[tuple[str, str]]:
+def sample_identities(rng: np.random.Generator, objects: tuple[int, int]) -> list[tuple[str, str]]:
     """Sample distinct (shape, colour) pairs, so that "the red circle" always means one object."""
-    count = _pick(rng, range(objects[0], objects[1] + 1))
+    count = pick(rng, range(objects[0], objects[1] + 1))
     drawn = np.argsort(rng.random(len(SHAPES) * len(COLOURS)))[:count].tolist()
     return [(SHAPES[pair // len(COLOURS)], COLOURS[pair % len(COLOURS)]) for pair in drawn]
 
 
-def _scatter(
+def scatter(
     plan: Callable[[], Sequence[Plan]], propose: Callable[[Plan], T], fits: Callable[[T, list[T]], bool]
 ) -> list[T]:
     """Propose places until each part of a plan has one, and make a new plan whenever no room is left."""
@@ -196,24 +198,24 @@ def _scatter(
                 return placed
 
 
-def _tucks(sprite: Sprite, others: list[Sprite]) -> bool:
+def tucks(sprite: Sprite, others: list[Sprite]) -> bool:
     """Return whether a sprite may lie on the others: over at most one, not deep, and never over its own colour.
 
     With one overlap per object, more than half of it stays visible even if its outline is thin.
     """
-    under = [other for other in others if _depth(sprite, other) > 0]
+    under = [other for other in others if depth(sprite, other) > 0]
     if not under:
         return True
     (other, *more) = under
     return (
         not more
         and other.colour != sprite.colour
-        and _depth(sprite, other) <= TUCK * min(sprite.radius, other.radius)
-        and all(_depth(other, third) <= 0 for third in others if third is not other)
+        and depth(sprite, other) <= TUCK * min(sprite.radius, other.radius)
+        and all(depth(other, third) <= 0 for third in others if third is not other)
     )
 
 
-def _depth(a: Sprite, b: Sprite) -> float:
+def depth(a: Sprite, b: Sprite) -> float:
     """Return the depth of the overlap of two discs, plus a pixel of margin; not positive if they are apart."""
     return a.radius + b.radius + 1 - math.hypot(a.x - b.x, a.y - b.y)
 
@@ -225,14 +227,15 @@ def _clear(actor: Actor, others: list[Actor]) -> bool:
     return all(x1 + 1 < a0 or a1 + 1 < x0 or y1 + 1 < b0 or b1 + 1 < y0 for a0, b0, a1, b1 in boxes)
 
 
-def _sprite(
+def sample_sprite(
     rng: np.random.Generator, identity: tuple[str, str], size: str, centre: tuple[float, float], radius: float
 ) -> Sprite:
+    """Sample the shade and tilt of an object whose shape, colour, place and size are decided."""
     shape, colour = identity
-    shade = _between(rng, -SHADE, SHADE)
+    shade = between(rng, -SHADE, SHADE)
     red, green, blue = PALETTE[colour]
     return Sprite(
-        shape, colour, size, (red + shade, green + shade, blue + shade), *centre, radius, _between(rng, -TILT, TILT)
+        shape, colour, size, (red + shade, green + shade, blue + shade), *centre, radius, between(rng, -TILT, TILT)
     )
 
 
@@ -251,19 +254,19 @@ def _motion(rng: np.random.Generator, name: str, radius: float, size: int, frame
     if name == "still":
         return Motion(name, 0, frames)
     speed = 1 + int(rng.random() * size / 24)  # whole pixels, so that a box moves exactly as its object
-    target = _between(rng, *RADII["large" if name == "grow" else "small"]) * size
+    target = between(rng, *RADII["large" if name == "grow" else "small"]) * size
     longest = frames
     if name in DIRECTIONS:
         longest = min(frames, 1 + int(TRAVEL * size / speed))
     elif name in ("grow", "shrink"):
         longest = min(frames, 1 + int(abs(target - radius) / GROWTH))
-    length = _pick(rng, range(max(2, longest // 2), longest + 1))
+    length = pick(rng, range(max(2, longest // 2), longest + 1))
     if name == "blink":
         length = max(3, length - 1 + length % 2)  # odd, so that it ends visible
     start = int(rng.random() * (frames - length + 1))
     dx, dy = DIRECTIONS.get(name, (0, 0))
     growth = (target - radius) / (length - 1) if name in ("grow", "shrink") else 0.0
-    turn = math.radians(_between(rng, 15, 25)) * _pick(rng, (-1, 1)) if name == "spin" else 0.0
+    turn = math.radians(between(rng, 15, 25)) * pick(rng, (-1, 1)) if name == "spin" else 0.0
     return Motion(name, start, start + length, speed * dx, speed * dy, growth, turn)
 
 
@@ -273,18 +276,18 @@ def _room(size: int, pad: float, travel: float) -> tuple[float, float]:
 
 
 def _wash(rng: np.random.Generator, flat: bool) -> tuple[RGB, RGB]:
-    level = _between(rng, 45, 210)
-    red, green, blue = (level + _between(rng, -12, 12) for _ in range(3))
-    slope = 0.0 if flat else _between(rng, -30, 30)
+    level = between(rng, 45, 210)
+    red, green, blue = (level + between(rng, -12, 12) for _ in range(3))
+    slope = 0.0 if flat else between(rng, -30, 30)
     return (red, green, blue), (red + slope, green + slope, blue + slope)
 
 
 def _stroke(rng: np.random.Generator, size: int, ground: RGB) -> Sprite:
     """Sample a faint line in the hue of the backdrop: clutter that no colour word and no shape word describes."""
-    lift = _between(rng, 12, 26) * _pick(rng, (-1, 1))
+    lift = between(rng, 12, 26) * pick(rng, (-1, 1))
     rgb = (ground[0] + lift, ground[1] + lift, ground[2] + lift)
-    x, y = _between(rng, 0, size), _between(rng, 0, size)
-    return Sprite("stroke", "", "", rgb, x, y, _between(rng, 0.08, 0.25) * size, _between(rng, 0, math.pi))
+    x, y = between(rng, 0, size), between(rng, 0, size)
+    return Sprite("stroke", "", "", rgb, x, y, between(rng, 0.08, 0.25) * size, between(rng, 0, math.pi))
 
 
 def _relation(a: Sprite, b: Sprite) -> str:

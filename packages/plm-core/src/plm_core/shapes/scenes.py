@@ -1,15 +1,16 @@
 """The datasets of scenes and clips. Each item is a pure function of its index and of the options."""
 
+import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plm_core.shapes import draw, graph
+from plm_core.shapes import draw, gazing, graph
 from plm_core.shapes.words import BACKGROUNDS, SPLITS
 
 Item = TypeVar("Item", covariant=True)
@@ -105,9 +106,76 @@ class Clip:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One figure in one picture, and what it looks at.
+
+    Attributes:
+        clothes: One of `CLOTHES`. No two figures of a picture wear the same.
+        head: The pixel edges (x0, y0, x1, y1) of the round of the head as in `Object`. The nose is not part of it, so
+            that the box does not tell where the figure looks.
+        mask: The round of the head, bool [H, W]. Nothing covers it.
+        centre: The centre of the head (x, y) in pixels, where the gaze starts.
+        angle: The direction of the gaze in radians, from 0 for the right clockwise to below 2 pi.
+        inside: Whether the figure looks at something in the picture.
+        point: Where it looks, (x, y) in pixels: a visible point of an object, its centre unless that is empty, or the
+            centre of a head. None if the gaze leaves the picture.
+        object: The index into the objects of the picture, or None.
+        person: The index into the people of the picture, or None.
+        steady: Whether a head turned by up to 8 degrees to either side would look at the same thing. Only a head of a
+            clip that is turning may look at something less certain.
+    """
+
+    clothes: str
+    head: tuple[float, float, float, float]
+    mask: NDArray[np.bool_]
+    centre: tuple[float, float]
+    angle: float
+    inside: bool
+    point: tuple[float, float] | None
+    object: int | None
+    person: int | None
+    steady: bool
+
+
+@dataclass(frozen=True, eq=False)
+class GazeScene(Scene):
+    """One picture of figures that look at things.
+
+    The gaze is a ray from the centre of a head in the direction of its nose. Objects and heads stop it, and bodies do
+    not. The figure looks at the first thing whose disc (the circle around its outline) the ray meets.
+
+    Attributes:
+        image: Red, green and blue levels, uint8 [H, W, 3].
+        caption: A description, for example "a large red circle; a person in navy looks at the large red circle".
+        objects: The objects in drawing order, as in `Scene`. They may hide bodies, but never heads.
+        people: The figures.
+    """
+
+    people: tuple[Person, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class GazeClip:
+    """One clip of figures that turn their heads from one thing to another while all else holds still.
+
+    Attributes:
+        frames: Red, green and blue levels, uint8 [T, H, W, 3]. Each frame has its own grain.
+        caption: A description of the objects, and of all that each figure looks at while its head rests, for example
+            "a large red circle; a person in navy looks at the large red circle, then out of the picture".
+        objects: The objects, which never overlap here. Their boxes and masks are those of every frame.
+        people: The figures as they are in each frame, as ``people[frame][figure]``.
+    """
+
+    frames: NDArray[np.uint8]
+    caption: str
+    objects: tuple[Object, ...]
+    people: tuple[tuple[Person, ...], ...]
+
+
 @dataclass(frozen=True)
 class _World(ABC, Generic[Item]):
-    """The base of `Images` and `Clips`: checked options, indexing, and one random stream per item."""
+    """The base of the datasets: checked options, indexing, and one random stream per item."""
 
     split: str = "train"
     _: KW_ONLY
@@ -118,11 +186,12 @@ class _World(ABC, Generic[Item]):
     background: str = "clutter"
 
     stream: ClassVar[int]
+    least: ClassVar[int] = 32
     most: ClassVar[int]
 
     def __post_init__(self) -> None:
         _check_choice("split", self.split, SPLITS)
-        _check_whole("size", self.size, 32, 4096)
+        _check_whole("size", self.size, self.least, 4096)
         _check_whole("count", self.count, 1, 2**32)
         _check_whole("seed", self.seed, 0, 2**64 - 1)
         _check_span("objects", self.objects, 1, self.most)
@@ -173,11 +242,7 @@ class Images(_World[Scene]):
         sprites = graph.sample_sprites(rng, self.size, self.objects)
         backdrop = graph.sample_backdrop(rng, self.size, self.background, sprites)
         canvas = draw.paint_backdrop(backdrop, self.size)
-        masks = draw.paint(canvas, sprites)
-        objects = tuple(
-            Object(sprite.shape, sprite.colour, sprite.size, (x0, y0, x1, y1), mask)
-            for sprite, (x0, y0, x1, y1), mask in zip(sprites, draw.boxes(masks).tolist(), masks, strict=True)
-        )
+        objects = _objects(sprites, draw.paint(canvas, sprites))
         return Scene(draw.expose(canvas, backdrop.grain, rng), graph.describe_sprites(sprites), objects)
 
 
@@ -221,6 +286,142 @@ class Clips(_World[Clip]):
         )
         events = tuple(event for index, actor in enumerate(actors) for event in _events(index, actor, self.frames))
         return Clip(draw.expose(canvas, backdrop.grain, rng), graph.describe_actors(actors), objects, events)
+
+
+@dataclass(frozen=True)
+class Gazes(_World[GazeScene]):
+    """A sequence of still scenes in which figures look at things. Each `GazeScene` is drawn when it is indexed.
+
+    About three figures in ten look out of the picture, and the others at an object or at another head. Every gaze
+    leaves a margin: with the head turned by up to 8 degrees to either side, the ray still meets the same thing first,
+    or still leaves the picture.
+
+    Args:
+        split: "train" or "heldout".
+        size: Height and width in pixels, at least 64. A head is a sixth to a fifth of it wide.
+        count: Number of scenes, at least 1.
+        seed: Random seed, at least 0.
+        objects: Smallest and largest number of objects in a scene, from 1 to 6.
+        background: "plain" (one grey), "gradient" (two greys and grain) or "clutter" (faint strokes as well).
+        people: Smallest and largest number of figures in a scene, from 1 to 4.
+
+    Raises:
+        ValueError: An argument is out of range. The message names it.
+        IndexError: The index is out of range.
+    """
+
+    _: KW_ONLY
+    objects: tuple[int, int] = (2, 4)
+    people: tuple[int, int] = (1, 3)
+
+    stream = 2
+    least = 64
+    most = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_span("people", self.people, 1, 4)
+
+    def _make(self, rng: np.random.Generator) -> GazeScene:
+        party = gazing.sample_party(rng, self.size, self.objects, self.people)
+        canvas, objects, backdrop = _stage(rng, self.size, self.background, party)
+        people = _people(canvas, party)
+        return GazeScene(draw.expose(canvas, backdrop.grain, rng), gazing.describe_party([party]), objects, people)
+
+
+@dataclass(frozen=True)
+class GazeClips(_World[GazeClip]):
+    """A sequence of clips in which figures turn their heads. Each `GazeClip` is drawn when it is indexed.
+
+    Every figure looks at two things or more, one after the other, each with the margin of `Gazes`. While a head turns,
+    the labels say what its ray meets in that frame, and `Person.steady` whether the margin holds.
+
+    Args:
+        split: "train" or "heldout".
+        size: Height and width in pixels, at least 64. A head is a sixth to a fifth of it wide.
+        count: Number of clips, at least 1.
+        seed: Random seed, at least 0.
+        objects: Smallest and largest number of objects in a clip, from 1 to 4.
+        background: "plain" (one grey), "gradient" (two greys and grain) or "clutter" (faint strokes as well).
+        people: Smallest and largest number of figures in a clip, from 1 to 4.
+        frames: Frames in a clip, at least 2.
+
+    Raises:
+        ValueError: An argument is out of range. The message names it.
+        IndexError: The index is out of range.
+    """
+
+    _: KW_ONLY
+    objects: tuple[int, int] = (2, 4)
+    people: tuple[int, int] = (1, 3)
+    frames: int = 16
+
+    stream = 3
+    least = 64
+    most = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_span("people", self.people, 1, 4)
+        _check_whole("frames", self.frames, 2, 4096)
+
+    def _make(self, rng: np.random.Generator) -> GazeClip:
+        parties = gazing.sample_moving_party(rng, self.size, self.frames, self.objects, self.people)
+        stage, objects, backdrop = _stage(rng, self.size, self.background, parties[0])
+        canvas = np.repeat(stage[None], self.frames, axis=0)
+        people = tuple(_people(page, party) for page, party in zip(canvas, parties, strict=True))
+        return GazeClip(draw.expose(canvas, backdrop.grain, rng), gazing.describe_party(parties), objects, people)
+
+
+def _stage(
+    rng: np.random.Generator, size: int, background: str, party: gazing.Party
+) -> tuple[draw.Canvas, tuple[Object, ...], graph.Backdrop]:
+    """Paint all but the heads: the backdrop, then the bodies, then the objects."""
+    bodies = [figure.body for figure in party.figures]
+    heads = [figure.head for figure in party.figures]
+    backdrop = graph.sample_backdrop(rng, size, background, [*heads, *bodies, *party.objects])
+    canvas = draw.paint_backdrop(backdrop, size)
+    masks = draw.paint(canvas, [*bodies, *party.objects])[len(bodies) :]
+    return canvas, _objects(party.objects, masks), backdrop
+
+
+def _people(canvas: draw.Canvas, party: gazing.Party) -> tuple[Person, ...]:
+    """Paint the heads of a party on a canvas, in place, and return its labelled figures."""
+    parts = [figure.parts for figure in party.figures]
+    painted = draw.paint(canvas, [part for head in parts for part in head])
+    rounds = painted.reshape(len(parts), -1, *painted.shape[1:])[:, 1:]  # all but the nose
+    masks: draw.Masks = np.logical_or.reduce(rounds, 1)
+    return tuple(
+        _person(party, index, gaze, (x0, y0, x1, y1), mask)
+        for index, (gaze, (x0, y0, x1, y1), mask) in enumerate(
+            zip(party.gazes(), draw.boxes(masks).tolist(), masks, strict=True)
+        )
+    )
+
+
+def _person(
+    party: gazing.Party, index: int, gaze: gazing.Gaze, head: tuple[float, float, float, float], mask: NDArray[np.bool_]
+) -> Person:
+    figure, target, objects = party.figures[index], gaze.target, len(party.objects)
+    return Person(
+        clothes=figure.clothes,
+        head=head,
+        mask=mask,
+        centre=(figure.x, figure.y),
+        angle=figure.angle % math.tau,
+        inside=target is not None,
+        point=None if target is None else gazing.gaze_point(figure.head, party.things[target]),
+        object=target if target is not None and target < objects else None,
+        person=target - objects if target is not None and target >= objects else None,
+        steady=gaze.steady,
+    )
+
+
+def _objects(sprites: Sequence[graph.Sprite], masks: draw.Masks) -> tuple[Object, ...]:
+    return tuple(
+        Object(sprite.shape, sprite.colour, sprite.size, (x0, y0, x1, y1), mask)
+        for sprite, (x0, y0, x1, y1), mask in zip(sprites, draw.boxes(masks).tolist(), masks, strict=True)
+    )
 
 
 def _events(index: int, actor: graph.Actor, frames: int) -> list[Event]:

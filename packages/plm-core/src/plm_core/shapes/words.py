@@ -27,6 +27,15 @@ PALETTE: Mapping[str, RGB] = MappingProxyType(
     }
 )
 COLOURS = tuple(PALETTE)
+CLOTHES: Mapping[str, RGB] = MappingProxyType(
+    {
+        "navy": (34, 44, 96),
+        "maroon": (110, 30, 52),
+        "olive": (112, 112, 48),
+        "teal": (26, 106, 108),
+        "lilac": (166, 150, 192),
+    }
+)
 SIZES = ("small", "large")
 MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink")
 BACKGROUNDS = ("plain", "gradient", "clutter")
