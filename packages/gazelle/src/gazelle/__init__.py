@@ -1,3 +1,41 @@
-"""Gaze-LLE: where is each person in a picture looking (arXiv 2412.09586)?"""
+"""Gaze-LLE: where is each person in a picture looking (arXiv 2412.09586)?
+
+    import gazelle
+
+    model = gazelle.GazeLLE("vit_base_patch14_dinov2", inout=True).eval()
+    features = model.encode(images)                        # the scene, once
+    gaze = model.decode(features, [[(0.1, 0.2, 0.3, 0.5), None]])  # any people, as often as wanted
+    gaze["heatmap"][0].shape, gaze["inout"][0].shape       # [2, 64, 64], [2]
+
+Importing this package imports neither torch nor timm.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plm_core.utils.lazy import attributes
+
+if TYPE_CHECKING:
+    from gazelle.boxes import head_maps
+    from gazelle.decoder import Decoder, Gaze
+    from gazelle.model import GazeLLE
+
+    __version__: str
+
+_LAZY = {
+    "Decoder": "gazelle.decoder",
+    "Gaze": "gazelle.decoder",
+    "GazeLLE": "gazelle.model",
+    "head_maps": "gazelle.boxes",
+}
+
+__all__ = [
+    "Decoder",
+    "Gaze",
+    "GazeLLE",
+    "__version__",
+    "head_maps",
+]
+
+__getattr__, __dir__ = attributes(__name__, "gazelle", _LAZY)
