@@ -9,7 +9,7 @@ from PIL import Image
 
 import plm_core
 from plm_core.errors import InputError
-from plm_core.utils.images import ORIENTATION, Channels, decode_image, open_image, pixels_of, plain
+from plm_core.utils.images import ORIENTATION, Channels, decode_image, open_image, pixels_of, plain, stored_size
 
 
 def encoded(image, kind="PNG", **options):
@@ -50,6 +50,20 @@ def test_images_are_turned_as_their_exif_data_say(kind, tmp_path):
     (tmp_path / "x").write_bytes(contents)
     assert open_image(tmp_path / "x").size == (48, 32)
     assert not open_image(tmp_path / "x").getexif(), "the next one to turn it would turn it twice"
+
+
+def test_an_image_can_be_read_as_stored(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "x.png", upright=False)), pixels)
+    assert open_image(tmp_path / "x.png").size == (4, 6)
+    assert stored_size(tmp_path / "x.png") == (6, 4)
+    (tmp_path / "text").write_text("text")
+    for name, reason in {"text": "not an image", "absent": "No such file or directory"}.items():
+        with pytest.raises(InputError, match=reason):
+            stored_size(tmp_path / name)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

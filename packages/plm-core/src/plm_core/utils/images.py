@@ -47,20 +47,31 @@ TOLERANCE = 0.5 / 255
 """Share of the full scale by which floats may lie beyond it, since resizing overshoots."""
 
 
-def open_image(path: str | Path, contents: bytes | None = None) -> Image.Image:
+def open_image(path: str | Path, contents: bytes | None = None, *, upright: bool = True) -> Image.Image:
     """Read an image file of any format that PIL reads, as `plain` returns it, and upright.
 
     Args:
         path: The file.
         contents: Its contents, if they have been read already.
+        upright: Whether it is turned as its EXIF data say. Annotations of some datasets refer to the image as stored.
 
     Raises:
         InputError: The file cannot be read; the message names it.
     """
     try:
-        return _read(_bytes(Path(path)) if contents is None else contents)
+        return _read(_bytes(Path(path)) if contents is None else contents, upright)
     except InputError as e:
         raise InputError(f"image {str(path)!r} cannot be read: {e}") from e
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Return the width and height of an image file as stored, before its EXIF data turn it. Only its header is read.
+
+    Raises:
+        InputError: The header cannot be read. The message says why, without a name.
+    """
+    with _opened(path) as image:
+        return image.size
 
 
 def picture_format(out: Path) -> str:
@@ -182,14 +193,14 @@ def _bytes(path: Path) -> bytes:
         raise InputError(e.strerror or first_line(e)) from e
 
 
-def _read(contents: bytes) -> Image.Image:
+def _read(contents: bytes, upright: bool = True) -> Image.Image:
     with _opened(contents) as image:
         image.load()
-        turn = TURNS.get(_orientation(image))
-        upright = plain(image)
-        upright = upright.copy() if turn is None else upright.transpose(turn)
-    upright.info = {}  # with the orientation, which would turn it again
-    return upright
+        turn = TURNS.get(_orientation(image)) if upright else None
+        picture = plain(image)
+        picture = picture.copy() if turn is None else picture.transpose(turn)
+    picture.info = {}  # with the orientation, which would turn it again
+    return picture
 
 
 @contextmanager
