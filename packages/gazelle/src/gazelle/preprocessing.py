@@ -33,9 +33,13 @@ class Preprocess:
 
     Attributes:
         size: Height and width of the result in pixels.
+        mean: Mean of each channel, in shares of full scale.
+        std: Its standard deviation.
     """
 
     size: tuple[int, int]
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def __call__(self, image: Any) -> Tensor:
         """Convert an image.
@@ -48,18 +52,20 @@ class Preprocess:
             InputError: It is neither, or see `plm_core.utils.images.plain`.
         """
         pixels = pixels_of(_picture(image))
-        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         normalised = pixels.sub(mean).div_(std)
         if normalised.shape[1:] == self.size:
             return normalised
         return F.interpolate(normalised[None], size=self.size, mode="bilinear", antialias=True)[0]
 
 
-def preprocess(size: int | Sequence[int] = 448) -> Preprocess:
+def preprocess(size: int | Sequence[int] = 448, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Preprocess:
     """Return the preprocessing of the model: a function from an image to float32 [3, height, width].
 
     Args:
         size: Side of the result in pixels, or its (height, width), those of the model.
+        mean: Mean of each channel that the backbone was trained with, in shares of full scale.
+        std: Its standard deviation.
 
     Raises:
         InputError: The size is not allowed.
@@ -67,7 +73,7 @@ def preprocess(size: int | Sequence[int] = 448) -> Preprocess:
     sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
     if len(sides) != 2 or not all(map(whole, sides)):
         raise InputError(f"size is {size!r}; a whole number of pixels, or (height, width), is expected")
-    return Preprocess((int(sides[0]), int(sides[1])))
+    return Preprocess((int(sides[0]), int(sides[1])), tuple(mean), tuple(std))
 
 
 def _picture(image: Any) -> Image.Image:
