@@ -156,7 +156,7 @@ def person(box=(0.1, 0.2, 0.3, 0.4), gaze=((0.5, 0.25),), inout=1, head_id="0"):
 def annotations(tmp_path):
     scenes = []
     people = [
-        (person(), person(gaze=((-1, -1),), inout=0)),
+        (person(), person(gaze=((0.7, 0.7),), inout=0)),  # GazeFollow has points of targets outside
         (person(inout=None), person((0.2, 0.2, 0.4, 0.4), ((0.9, 0.1), (0.8, 0.2)))),
     ]
     for number, group in enumerate(people):
