@@ -18,24 +18,38 @@ from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
     from gazelle.boxes import head_maps
+    from gazelle.builders import load_release
     from gazelle.decoder import Decoder, Gaze
+    from gazelle.estimation import Estimator, Look
     from gazelle.model import GazeLLE
+    from gazelle.pictures import overlay
+    from gazelle.preprocessing import preprocess
 
     __version__: str
 
 _LAZY = {
     "Decoder": "gazelle.decoder",
     "Gaze": "gazelle.decoder",
+    "Estimator": "gazelle.estimation",
     "GazeLLE": "gazelle.model",
+    "Look": "gazelle.estimation",
     "head_maps": "gazelle.boxes",
+    "load_release": "gazelle.builders",
+    "overlay": "gazelle.pictures",
+    "preprocess": "gazelle.preprocessing",
 }
 
 __all__ = [
     "Decoder",
+    "Estimator",
     "Gaze",
     "GazeLLE",
+    "Look",
     "__version__",
     "head_maps",
+    "load_release",
+    "overlay",
+    "preprocess",
 ]
 
 __getattr__, __dir__ = attributes(__name__, "gazelle", _LAZY)

@@ -1,0 +1,58 @@
+"""Declare the models, weight layouts and commands of gazelle to plm-core.
+
+This module imports neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+from gazelle.configs import IMAGE_SIZE, INOUT_PARAMS, KINDS, MEAN, PAPER, SIZES, STD, Size
+from plm_core.hookspecs import Input, Model, WeightLayout, hookimpl
+
+LICENSE = "Apache-2.0"
+
+
+def _released(name: str, size: Size, inout: bool) -> Model:
+    return Model(
+        name=name,
+        family="gazelle",
+        task="other",
+        builder="gazelle.builders:gaze_lle",
+        config={"backbone": size.backbone, "inout": inout},
+        params=size.params + (INOUT_PARAMS if inout else 0),
+        input=Input(size=(3, IMAGE_SIZE, IMAGE_SIZE), mean=MEAN, std=STD, crop_pct=1.0, crop_mode="squash"),
+        num_classes=0,
+        classifier=None,
+        first_conv="backbone.model.patch_embed.proj",
+        out_indices=(),
+        license=LICENSE,
+        paper=PAPER,
+    )
+
+
+@hookimpl
+def plm_models() -> list[Model]:
+    """Declare the released variants."""
+    return [
+        _released(f"gazelle_dinov2_{short}{kind}", size, inout)
+        for short, size in SIZES.items()
+        for kind, inout in KINDS.items()
+    ]
+
+
+@hookimpl
+def plm_weight_layouts() -> list[WeightLayout]:
+    """Declare the names of the release, and those of a model with the DINOv2 of torch.hub."""
+    return [
+        WeightLayout(
+            name="release",
+            models=("gazelle.decoder:Decoder",),
+            rules="gazelle.layouts:release",
+            help="Gaze-LLE's released files, which hold the decoder alone",
+        ),
+        WeightLayout(
+            name="official",
+            models=("gazelle.model:GazeLLE",),
+            rules="gazelle.layouts:official",
+            help="Gaze-LLE with the DINOv2 of torch.hub, whose mask token is not used",
+        ),
+    ]
