@@ -1,0 +1,3 @@
+"""People in pictures, found offline."""
+
+from __future__ import annotations
