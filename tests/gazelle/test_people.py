@@ -537,10 +537,10 @@ def test_boxes_of_a_picture_go_to_fractions_and_back(data, width, height):
 
 
 def test_importing_people_imports_no_torch():
-    """Neither do boxes from files."""
+    """Neither do boxes from files or the numbers of people."""
     code = (
         "import sys, gazelle, gazelle.people as people\n"
-        "people.parse_box('0,0,1,1'), people.find_heads\n"
+        "people.parse_box('0,0,1,1'), people.Tracker(), people.find_heads\n"
         "print([name for name in ('torch', 'torchvision', 'timm', 'skimage') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
