@@ -11,6 +11,7 @@ from torch import nn
 
 import gazelle
 import plm_core
+from gazelle import decoder
 from gazelle.layers import HeatmapHead, draw, sine_positions
 from plm_core import InputError, NotSupported
 
@@ -68,7 +69,7 @@ def test_many_people_are_decoded_in_parts(model, images, monkeypatch):
     corners = torch.rand(11, 2) / 2
     people = torch.cat([corners, corners + 0.3], 1).tolist()
     expected = model.decode(features, [people[:7], people[7:]])
-    monkeypatch.setattr("gazelle.decoder.PEOPLE_AT_ONCE", 3)
+    monkeypatch.setitem(decoder.PEOPLE_AT_ONCE, "cpu", 3)
     parts = model.decode(features, [people[:7], people[7:]])
     for key in ("heatmap", "inout"):
         torch.testing.assert_close(torch.cat(parts[key]), torch.cat(expected[key]))

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from gazelle.boxes import Box, as_tensor, head_maps, people_of
-from gazelle.layers import HeatmapHead, block, draw, sine_positions
+from gazelle.layers import HeatmapHead, before_last, block, draw, sine_positions
 from plm_core import InputError
 
-PEOPLE_AT_ONCE = 64
-"""Number of people that are decoded at once, which bounds the memory."""
+PEOPLE_AT_ONCE = {"cpu": 1}
+"""Number of people that are decoded at once, by the kind of device. What one person takes fits into a CPU's caches."""
+MOST_AT_ONCE = 64
+"""That of other devices, which bounds the memory."""
 
 
 class Gaze(TypedDict):
@@ -109,9 +111,10 @@ class Decoder(nn.Module):
         image = torch.repeat_interleave(torch.arange(len(people)), torch.tensor(counts, dtype=torch.int64))
         scenes = self.scenes(features)
         heads = head_maps(boxes, (features.shape[2], features.shape[3]), fill).to(features.device)
+        count = MOST_AT_ONCE if self.training else PEOPLE_AT_ONCE.get(features.device.type, MOST_AT_ONCE)
         parts = [
-            self.look(scenes, heads[start : start + PEOPLE_AT_ONCE], image[start : start + PEOPLE_AT_ONCE])
-            for start in range(0, max(len(boxes), 1), PEOPLE_AT_ONCE)
+            self.look(scenes, heads[start : start + count], image[start : start + count])
+            for start in range(0, max(len(boxes), 1), count)
         ]
         heatmaps = torch.cat([heatmap for heatmap, _ in parts]).split(counts)
         scores = torch.cat([score for _, score in parts if score is not None]).split(counts) if self.has_inout else None
@@ -151,12 +154,15 @@ class Decoder(nn.Module):
         tokens = scenes[image.to(scenes.device)] + heads.flatten(1)[:, :, None] * self.head_token.weight
         if self.has_inout:
             tokens = torch.cat([self.inout_token.weight.expand(tokens.shape[0], 1, -1), tokens], 1)
-        tokens = self.transformer(tokens)
-        score = None
-        if self.has_inout:
-            score = self.inout_head(tokens[:, 0])[:, 0].sigmoid()
-            tokens = tokens[:, 1:]
-        heatmap = draw(self.heatmap_head(tokens), grid).sigmoid()
+        if self.training:
+            tokens = self.transformer(tokens)
+            points = self.heatmap_head(tokens)
+        else:
+            tokens, hidden, last = before_last(self.transformer, tokens)
+            points = self.heatmap_head.after(tokens, hidden, last)
+            tokens = tokens[:, :1] + last(hidden[:, :1])
+        score = self.inout_head(tokens[:, 0])[:, 0].sigmoid() if self.has_inout else None
+        heatmap = draw(points[:, self.has_inout :], grid).sigmoid()
         if tuple(heatmap.shape[1:]) != self.out_size:
             heatmap = TF.resize(heatmap[:, None], list(self.out_size), antialias=True)[:, 0]
         return heatmap, score

@@ -59,6 +59,20 @@ def block(dim: int, eps: float) -> nn.Module:
     return made
 
 
+def before_last(blocks: nn.Sequential, tokens: Tensor) -> tuple[Tensor, Tensor, nn.Linear]:
+    """Run blocks up to the last product, in eval mode.
+
+    Returns:
+        The tokens [P, N, D] to which the last MLP is to be added, its hidden features [P, N, 4 D], and its last layer.
+    """
+    *before, final = blocks
+    for module in before:
+        tokens = module(tokens)
+    last: Any = final
+    tokens = tokens + last.attn(last.norm1(tokens))
+    return tokens, last.mlp.act(last.mlp.fc1(last.norm2(tokens))), last.mlp.fc2
+
+
 class HeatmapHead(nn.Sequential):
     """A transposed convolution and a projection to one channel: tokens [P, h * w, D] -> [P, h * w, 4], see `draw`.
 
@@ -78,6 +92,15 @@ class HeatmapHead(nn.Sequential):
         projection: Any = self[1]
         down = projection.weight[0, :, 0, 0]
         return torch.einsum("cokl,o->klc", up.weight, down).flatten(0, 1), (up.bias @ down)[None]
+
+    def after(self, tokens: Tensor, hidden: Tensor, layer: nn.Linear) -> Tensor:
+        """Return what `forward` makes of ``tokens + layer(hidden)``, by a product of the weights instead of the tokens.
+
+        The sum is of no other use, and the product with four outputs takes a hundredth of that with D.
+        """
+        weight, bias = self.folded()
+        points = nn.functional.linear(tokens, weight, weight @ layer.bias + bias)
+        return points + nn.functional.linear(hidden, weight @ layer.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the logits of the four points that each patch is drawn as."""
