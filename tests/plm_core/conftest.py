@@ -5,6 +5,15 @@ import contextlib
 import pytest
 
 
+@pytest.fixture
+def acme(monkeypatch):
+    """Let a distribution that is not installed provide some names, as one of this family that a user lacks."""
+    from plm_core.utils import near_misses
+
+    names = (("command", "frob*", "acme"), ("model", "acme_*", "acme"))
+    monkeypatch.setattr(near_misses, "PROVIDERS", (*near_misses.PROVIDERS, *names))
+
+
 @pytest.fixture(scope="session")
 def micro():
     """Return the shipped micro model; tests do not change it."""

@@ -18,7 +18,6 @@ from plm_core.cli.app import PluginCommands
 from plm_core.cli.table import show
 from plm_core.hookspecs import BlockAdapter, Command, Model
 from plm_core.registry import registry
-from plm_core.utils import near_misses
 
 MICRO = "hiera_micro_digits"
 COMMANDS = sorted(registry().all(Command))
@@ -126,9 +125,9 @@ def test_version(plm):
         (["frobnicate"], "no command 'frobnicate'; acme would provide it and is not installed"),
         (["zzz"], "there are: bench, convert, doctor, "),
         (["list", "hierra_*"], "no model 'hierra_*'"),
-        (["list", "gazelle_*"], "gazelle would provide it and is not installed"),
+        (["list", "acme_*"], "acme would provide it and is not installed"),
         (["info", "hiera_micro_digit"], f"no model 'hiera_micro_digit'; did you mean '{MICRO}'"),
-        (["info", "gazelle_x"], "gazelle would provide it and is not installed"),
+        (["info", "acme_x"], "acme would provide it and is not installed"),
         (["info", f"{MICRO}.mnist"], f"no tag of model '{MICRO}' named 'mnist'; there are: sklearn_digits"),
         (["predict", MICRO, "/no/such.png"], "path '/no/such.png' does not exist"),
         (["predict", "no_such_model", "/no/such.png"], "path '/no/such.png' does not exist"),
@@ -152,9 +151,9 @@ def test_version(plm):
         (["push", "/no/such/folder", "org/name"], "/no/such/folder"),
     ],
 )
+@pytest.mark.usefixtures("acme")
 def test_errors_are_one_line(plm, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(near_misses, "PROVIDERS", (*near_misses.PROVIDERS, ("command", "frob*", "acme")))
     failed = plm(*words)
     assert_one_line(failed, said)
     assert "pip install" not in failed.err
@@ -360,7 +359,7 @@ from plm_core.hookspecs import *
 
 @hookimpl
 def plm_models():
-    needs = ("plm-core", "gazelle", "plm-core[no-such-extra]")
+    needs = ("plm-core", "acme", "plm-core[no-such-extra]")
     return [Model(name="demo_net", family="demo", builder="a:b", params=1_500_000, needs=needs)]
 
 @hookimpl
@@ -431,8 +430,8 @@ def test_withdrawn_command(plm, plm_registry):
 def test_info_says_which_needs_are_not_met(plm, plm_registry):
     plm_registry(DEMO)
     facts = dict(plm("info", "demo_net").rows)
-    assert "needs gazelle, plm-core[no-such-extra]" in facts["problem"]
-    assert facts["needs"] == ("plm-core (installed) gazelle (NOT installed) plm-core[no-such-extra] (NOT installed)")
+    assert "needs acme, plm-core[no-such-extra]" in facts["problem"]
+    assert facts["needs"] == ("plm-core (installed) acme (NOT installed) plm-core[no-such-extra] (NOT installed)")
     assert plm("list", "demo_net").rows[0][2] == "1.5M"
 
 

@@ -85,11 +85,12 @@ def test_miss(kind, name, known, line):
     assert miss(kind, name, known) == line
 
 
+@pytest.mark.usefixtures("acme")
 def test_miss_names_the_provider_and_what_is_near():
-    line = miss("model", "gazelle_vitb15", ["gazelle_vitb14"])
+    line = miss("model", "acme_vitb15", ["acme_vitb14"])
     assert line == (
-        "no model 'gazelle_vitb15'; gazelle would provide it and is not installed "
-        "(see 'Install' in the repository's README); did you mean 'gazelle_vitb14'?"
+        "no model 'acme_vitb15'; acme would provide it and is not installed "
+        "(see 'Install' in the repository's README); did you mean 'acme_vitb14'?"
     )
 
 
@@ -97,9 +98,10 @@ def test_miss_does_not_name_a_provider_that_is_installed():
     assert miss("model", "hiera_nonsense", []) == "no model 'hiera_nonsense'"
 
 
+@pytest.mark.usefixtures("acme")
 def test_miss_looks_at_the_kind():
-    assert "would provide" in miss("model", "gazelle_vitb14", [])
-    assert "would provide" not in miss("merger", "gazelle_vitb14", [])
+    assert "would provide" in miss("model", "acme_vitb14", [])
+    assert "would provide" not in miss("merger", "acme_vitb14", [])
 
 
 @pytest.mark.parametrize(("kind", "pattern", "provider"), PROVIDERS)

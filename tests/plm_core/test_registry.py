@@ -18,7 +18,6 @@ from plm_core.hookspecs import BlockAdapter, Command, Merger, Model
 from plm_core.registry import Registry, using
 from plm_core.registry import registry as current_registry
 from plm_core.testing.distributions import write_distribution
-from plm_core.utils import near_misses
 
 PREAMBLE = """
 from functools import partial
@@ -563,15 +562,15 @@ def test_switches_come_from_the_environment(monkeypatch):
     ("kind", "name", "said"),
     [
         (Model, "hiera_micro_digit", "no model 'hiera_micro_digit'; did you mean 'hiera_micro_digits'"),
-        (Model, "gazelle_vitb14", "no model 'gazelle_vitb14'; gazelle would provide it and is not installed"),
+        (Model, "acme_vitb14", "no model 'acme_vitb14'; acme would provide it and is not installed"),
         (Merger, "zipitt", "no merger 'zipitt'; did you mean 'zipit'"),
         (Command, "dokter", "no command 'dokter'; did you mean 'doctor'?"),
         (Command, "frobnicate", "no command 'frobnicate'; acme would provide it"),
         (Command, "zzz", "no command 'zzz'; there are: bench, convert, doctor, "),
     ],
 )
-def test_a_miss_says_what_is_near_and_who_provides(plm_registry, monkeypatch, kind, name, said):
-    monkeypatch.setattr(near_misses, "PROVIDERS", (*near_misses.PROVIDERS, ("command", "frob*", "acme")))
+@pytest.mark.usefixtures("acme")
+def test_a_miss_says_what_is_near_and_who_provides(plm_registry, kind, name, said):
     registry = plm_registry()
     with pytest.raises(UnknownName) as raised:
         registry.get(kind, name)

@@ -345,7 +345,7 @@ def test_a_declaration_that_timm_cannot_take_hurts_no_other(plm_registry, caplog
     [
         ("hiera_micro_digit", UnknownName, "no model 'hiera_micro_digit'; did you mean 'hiera_micro_digits'"),
         ("resnet19", UnknownName, "did you mean 'resnet18'"),
-        ("gazelle_vitb14", UnknownName, "gazelle would provide it and is not installed"),
+        ("acme_vitb14", UnknownName, "acme would provide it and is not installed"),
         ("", UnknownName, "no model ''"),
         ("hiera_*", UnknownName, "no model 'hiera_*'"),
         ("a/b/c", UnknownName, "no model 'a/b/c'"),
@@ -362,6 +362,7 @@ def test_a_declaration_that_timm_cannot_take_hurts_no_other(plm_registry, caplog
         ("org/name", WeightsError, "HF_HUB_OFFLINE is set"),
     ],
 )
+@pytest.mark.usefixtures("acme")
 def test_names_that_miss(name, error, said):
     if error is None:
         assert plm_core.create_model(name)
