@@ -59,7 +59,7 @@ def test_nobody_and_no_list(model, images):
     assert [len(x) for x in gaze["heatmap"]] == [0, 0]
     one = model({"images": images, "bboxes": [None, [None]]})
     alone = model(images)
-    torch.testing.assert_close(torch.cat(one["heatmap"]), alone["heatmap"][:, 0])
+    torch.testing.assert_close(torch.cat(one["heatmap"]), alone)
 
 
 @torch.no_grad()
@@ -188,8 +188,8 @@ def test_any_backbone(name, size, options):
             size = plm_core.create_model(name).pretrained_cfg["input_size"][1]
         model = gazelle.GazeLLE(name, in_size=size, **SMALL, **options).eval()
         x = torch.rand(1, 3, size, size)
-        gaze = model(x)
-    assert gaze["heatmap"].shape == (1, 1, 64, 64)
+        heatmaps = model(x)
+    assert heatmaps.shape == (1, 64, 64)
     assert tuple(model.pos_embed.shape[1:]) == tuple(model.encode(x).shape[2:])
 
 
@@ -261,9 +261,9 @@ def test_the_backbone_is_frozen(vit, images):
 
 @torch.no_grad()
 def test_copies_and_pickles(model, images):
-    expected = model(images)["heatmap"]
+    expected = model(images)
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(again(images)["heatmap"], expected)
+        assert torch.equal(again(images), expected)
 
 
 class Decoding(nn.Module):
@@ -297,3 +297,22 @@ def test_export_with_any_number_of_people_and_onnx(model, images):
     outputs = session.run(None, dict(zip(names, (x.numpy() for x in other), strict=True)))
     for found, wanted in zip(outputs, expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(found), wanted, atol=1e-5, rtol=0)
+
+
+# --- transforms -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["tome", "hydra", "packed"])
+def test_transforms_reach_the_backbone(vit, images, name):
+    torch.manual_seed(0)
+    model = gazelle.GazeLLE(vit(init_values=1.0), **SMALL, in_size=70, out_size=(10, 10), positions="hub").eval()
+    expected = model.encode(images)
+    options = {"tome": {"r": 4}, "hydra": {"layers": 1}, "packed": {}}[name]
+    plm_core.apply(model, name, **options)
+    changed = model.encode(images)
+    assert changed.shape == expected.shape
+    assert torch.allclose(changed, expected, atol=1e-5) == (name == "packed")
+    assert type(model.transformer[0].attn).__name__ == "Attention", "the decoder is left as it is"
+    plm_core.remove(model, name)
+    torch.testing.assert_close(model.encode(images), expected)

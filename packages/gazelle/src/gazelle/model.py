@@ -73,18 +73,19 @@ class GazeLLE(Decoder):
         features: Tensor = self.backbone(images)
         return features
 
-    def forward(self, inputs: Mapping[str, Any] | Tensor) -> Gaze:
+    def forward(self, inputs: Mapping[str, Any] | Tensor) -> Gaze | Tensor:
         """Return where people look.
 
         Args:
             inputs: ``images`` [B, 3, H, W] and ``bboxes``, see `decode`. ``mask`` as well if the boxes are a tensor. Or
-                images alone, each with one person without a box.
+                images alone, each with one person without a box, as timm's models are called.
 
         Returns:
-            See `decode`.
+            See `decode`. For images alone the heatmaps, [B, h, w].
         """
         if isinstance(inputs, Tensor):
-            return self.decode(self.encode(inputs), inputs.new_zeros(inputs.shape[0], 1, 4))
+            heatmaps: Tensor = self.decode(self.encode(inputs), inputs.new_zeros(inputs.shape[0], 1, 4))["heatmap"]
+            return heatmaps[:, 0]
         images: Tensor = inputs["images"]
         bboxes: Sequence[Sequence[Box] | None] | Tensor = inputs["bboxes"]
         if not isinstance(bboxes, Tensor) and len(bboxes) != len(images):

@@ -6,7 +6,7 @@ This module imports neither torch nor timm.
 from __future__ import annotations
 
 from gazelle.configs import IMAGE_SIZE, INOUT_PARAMS, KINDS, MEAN, PAPER, SIZES, STD, Size
-from plm_core.hookspecs import Input, Model, WeightLayout, hookimpl
+from plm_core.hookspecs import BlockAdapter, Input, Model, WeightLayout, hookimpl
 
 LICENSE = "Apache-2.0"
 
@@ -36,6 +36,32 @@ def plm_models() -> list[Model]:
         _released(f"gazelle_dinov2_{short}{kind}", size, inout)
         for short, size in SIZES.items()
         for kind, inout in KINDS.items()
+    ]
+
+
+@hookimpl
+def plm_block_adapters() -> list[BlockAdapter]:
+    """Declare the way into the blocks of the backbone."""
+    backbone = {"embed_dim": 64, "depth": 2, "num_heads": 4}
+    return [
+        BlockAdapter(
+            name="gazelle",
+            models=("gazelle.model:GazeLLE",),
+            view="gazelle.blocks:view",
+            embed="gazelle.blocks:embed",
+            example=(
+                "gazelle.builders:gaze_lle",
+                {
+                    "backbone": "vit_tiny_patch16_224",
+                    "img_size": 64,
+                    "dim": 32,
+                    "num_layers": 1,
+                    "inout": True,
+                    "backbone_options": backbone,
+                },
+            ),
+            input_size=(3, 64, 64),
+        )
     ]
 
 
