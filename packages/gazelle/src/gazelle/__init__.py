@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gazelle.builders import load_release
     from gazelle.decoder import Decoder, Gaze
     from gazelle.estimation import Estimator, Look
+    from gazelle.exporting import Exportable, export, export_onnx
     from gazelle.model import GazeLLE
     from gazelle.pictures import overlay
     from gazelle.preprocessing import preprocess
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Decoder": "gazelle.decoder",
+    "Exportable": "gazelle.exporting",
     "Gaze": "gazelle.decoder",
     "Estimator": "gazelle.estimation",
     "GazeLLE": "gazelle.model",
     "Look": "gazelle.estimation",
+    "export": "gazelle.exporting",
+    "export_onnx": "gazelle.exporting",
     "head_maps": "gazelle.boxes",
     "load_release": "gazelle.builders",
     "overlay": "gazelle.pictures",
@@ -42,10 +46,13 @@ _LAZY = {
 __all__ = [
     "Decoder",
     "Estimator",
+    "Exportable",
     "Gaze",
     "GazeLLE",
     "Look",
     "__version__",
+    "export",
+    "export_onnx",
     "head_maps",
     "load_release",
     "overlay",
