@@ -69,4 +69,4 @@ def export_onnx(model: GazeLLE, path: str | Path) -> None:
     check_needs("export_onnx", ("gazelle[onnx]",))
     outputs = ["heatmap", "inout"] if model.has_inout else ["heatmap"]
     with atomic_path(Path(path)) as part:
-        torch.onnx.export(export(model), f=part, output_names=outputs, external_data=False)
+        torch.onnx.export(export(model), f=part, output_names=outputs, external_data=False, verbose=False)
