@@ -5,6 +5,7 @@ import io
 import json
 import runpy
 import socket
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gazelle import people
 from gazelle.app.answers import COLOURS, heatmap_picture, inside_words, person, report
 from gazelle.app.session import MOST_PEOPLE, Desk
+from gazelle.cli import app as command
 from gazelle.estimation import Estimator, Look
-from plm_core.errors import InputError, MissingDependency
+from plm_core.errors import InputError, MissingDependency, NotSupported
 
 BOXES = [(0.1, 0.1, 0.4, 0.5), (0.6, 0.2, 0.8, 0.6)]
 ROTATED = 6
@@ -193,6 +196,24 @@ def test_a_question_without_a_photo_is_an_error(desk):
         desk.report(None)
 
 
+def test_the_command_finds_heads_in_fractions(monkeypatch):
+    boxes = np.array([[10, 5, 30, 20]], np.float32)
+    monkeypatch.setattr(people, "find_heads", lambda pixels: people.Heads(boxes, np.ones(1, np.float32)), raising=False)
+    assert command.find_heads(np.zeros((50, 100, 3), np.uint8)) == [[0.1, 0.1, 0.3, 0.4]]
+
+
+def test_a_missing_gradio_is_said_before_a_model_is_made(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "gazelle.app.page", raising=False)
+    with pytest.raises(MissingDependency, match=r"^the page needs gradio: install gazelle\[app\]$"):
+        command.app(model="no_such_model")
+
+
+def test_the_page_tells_of_a_model_of_a_drawn_world():
+    assert "trained on a drawn world" in command.note_of("pe_micro_spatial.plm_shapes")
+    assert command.note_of("gazelle_dinov2_vitb14") == command.note_of("/some/folder") == ""
+
+
 @pytest.fixture(scope="module")
 def served(model):
     """Serve the page, and return its address and its estimator, whose encodings are counted."""
@@ -249,6 +270,21 @@ def test_a_port_that_is_taken_is_one_line(model):
         port = other.getsockname()[1]
         with pytest.raises(InputError, match=f"^port {port} cannot be used: it is not free$"):
             launch(build(Estimator(model), lambda pixels: []), port, browser=False)
+
+
+def test_the_command_serves_a_gaze_model_and_no_other(model, monkeypatch, capsys):
+    page = pytest.importorskip("gradio") and __import__("gazelle.app.page", fromlist=["build"])
+    served = []
+    monkeypatch.setattr("plm_core.models.create_model", lambda name, pretrained: model)
+    monkeypatch.setattr(page, "launch", lambda *args, **options: served.append((args, options)) or "http://here/")
+    monkeypatch.setattr("gradio.Blocks.block_thread", lambda page: None)
+    command.app(model="gazelle_dinov2_vitb14", port=8123, device="cpu", no_browser=True)
+    (((_, port), options),) = served
+    assert (port, options) == (8123, {"browser": False})
+    assert "page: http://here/ (Ctrl-C stops it)" in capsys.readouterr().err
+    monkeypatch.setattr("plm_core.models.create_model", lambda name, pretrained: model.backbone)
+    with pytest.raises(NotSupported, match=r"^model 'vit' is a Backbone; plm gaze-app needs one that estimates gaze$"):
+        command.app(model="vit", device="cpu")
 
 
 @pytest.fixture
