@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gazelle.decoder import Decoder, Gaze
     from gazelle.estimation import Estimator, Look
     from gazelle.model import GazeLLE
-    from gazelle.pictures import overlay
+    from gazelle.pictures import overlay, paint
     from gazelle.preprocessing import preprocess
 
     __version__: str
@@ -36,6 +36,7 @@ _LAZY = {
     "head_maps": "gazelle.boxes",
     "load_release": "gazelle.builders",
     "overlay": "gazelle.pictures",
+    "paint": "gazelle.pictures",
     "preprocess": "gazelle.preprocessing",
 }
 
@@ -49,6 +50,7 @@ __all__ = [
     "head_maps",
     "load_release",
     "overlay",
+    "paint",
     "preprocess",
 ]
 
