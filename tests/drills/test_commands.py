@@ -4,7 +4,21 @@ import random
 
 import pytest
 
-COMMANDS = ("list", "info", "predict", "rank", "probe", "train", "bench", "matrix", "convert", "push", "scores", "x")
+COMMANDS = (
+    "list",
+    "info",
+    "predict",
+    "rank",
+    "probe",
+    "train",
+    "bench",
+    "matrix",
+    "convert",
+    "push",
+    "scores",
+    "gaze",
+    "x",
+)
 WORDS = (
     "--json", "--out", "--models", "", "-1", "nan", "a" * 300, "..", "/dev/null", "\x1b[31mred", "local-dir:",
     "hf-hub:", "hf-hub:a/b/c", "local-dir:/", "--no-such", "finetune", "hiera_micro_digits", "--r=1e9", "[1", "é\u0301",

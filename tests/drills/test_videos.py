@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+import gazelle
+from gazelle.people.source import HeadSource
+from gazelle.video import VideoSummary, write_gaze_video
 from plm_core.datasets import Dataset
 from plm_core.datasets.checking import unreadable
 from plm_core.errors import InputError
@@ -73,6 +76,7 @@ def test_videos(trials, drill, tmp_path):
             "folder": lambda s=stride: VideoFolder(tmp_path, 4, s, pad="last")[0][0],
             "train": lambda s=spec: open_clips(data_of(file), s, ClipSettings(), lambda clip: clip)[0][0],
             "windows": partial(windows, file, spec),
+            "frames": lambda: torch.stack(list(Video(file).frames(10)))[:1].expand(4, -1, -1, -1),
         }
         results = {name: drill.attempt(f"{number} {name}", read) for name, read in answers.items()}
         for name, result in results.items():
@@ -90,6 +94,33 @@ def test_videos(trials, drill, tmp_path):
                 f"{number} strict", lambda s=spec: open_clips(data_of(file), s, ClipSettings(pad=None), lambda c: c)
             )
             drill.expect(f"{number} strict", isinstance(strict, InputError) == (frames < needed), f"{frames}: {strict}")
+
+
+@pytest.mark.trials(short=12, long=300)
+def test_gaze_in_videos(trials, drill, tmp_path):
+    """The video with drawings has the frames and times of the original. If that is damaged, nothing is written."""
+    model = gazelle.GazeLLE("test_vit", inout=True, dim=16, num_layers=1, in_size=160, out_size=(8, 8))
+    estimator = gazelle.Estimator(model)
+    file, out, table = (tmp_path / name for name in ("x.mp4", "out/x.mp4", "out/x.csv"))
+    for number in range(trials):
+        draw = random.Random(number)
+        frames = odd_video(file, draw)
+        if not (whole := draw.random() < 0.5):
+            damage(file, draw)
+        source = HeadSource(boxes={"x.mp4": [(0.1, 0.1, 0.6, 0.6)] * draw.choice([0, 1, 3])})
+        result = drill.attempt(number, lambda s=source: write_gaze_video(estimator, file, out, table, s))
+        if isinstance(result, VideoSummary):
+            written, read = Video(out), Video(file)
+            same = len(written) == len(read) == result.frames
+            drill.expect(number, same, f"{len(written)} frames of {len(read)}")
+            times = [abs(written.seconds(i) - read.seconds(i)) < 1e-3 for i in range(len(read))]
+            drill.expect(number, all(times), "other times")
+        else:
+            drill.expect(number, not whole or not frames, f"not written: {result}")
+            drill.expect(number, str(file) in str(result), f"no name of the file: {result}")
+            drill.expect(number, not any(path.exists() for path in (out, table)), "something is written")
+        for path in (out, table):
+            path.unlink(missing_ok=True)
 
 
 def data_of(file):

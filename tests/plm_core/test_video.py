@@ -127,6 +127,8 @@ def test_frames_are_those_of_decoding_in_order(name, clip, tmp_path, monkeypatch
         assert not all(times) or times != sorted(times)  # some frames are stored in another order
     read = Video(path)
     assert len(read) == len(expected) == 60
+    assert torch.equal(torch.stack(list(read.frames())), expected)
+    assert torch.equal(torch.stack(list(read.frames(7))), expected[::7])
     for spared in (0, video_file.SPARED):  # with and without jumps
         monkeypatch.setattr(video_file, "SPARED", spared)
         for indices in ([0], [59], [57, 13, 13, 40, 41], list(range(2, 60, 7))):
@@ -278,6 +280,24 @@ def test_damage_in_the_middle_is_named(clip, tmp_path):
     assert torch.equal(read_clip(path, 8, 1, start=30), torch.from_numpy(clip[30:38]))
     with pytest.raises(InputError, match=r"whole.mp4 is damaged: frame 16 of 60 cannot be decoded"):
         read_clip(path, 16, 1, start=10)
+    frames = Video(path).frames()
+    assert torch.equal(torch.stack([next(frames) for _ in range(16)]), torch.from_numpy(clip[:16]))
+    with pytest.raises(InputError, match=r"whole.mp4 is damaged: frame 16 of 60 cannot be decoded"):
+        next(frames)
+
+
+def test_a_size_that_changes_is_named_with_the_frame(clip, tmp_path):
+    """Two raw streams of H.264 one after the other are one, whose frames change their size."""
+    parts = [
+        write(tmp_path / f"{i}.h264", frames, **LOSSY, format="h264")
+        for i, frames in enumerate([clip, clip[:, :, :32]])
+    ]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = Video(path).frames()
+    assert len([next(frames) for _ in range(60)]) == 60
+    with pytest.raises(InputError, match=r"both.h264 has frames of several sizes: 48 x 32 pixels, and 32 x 32 from"):
+        next(frames)
 
 
 def audio_only(path):

@@ -9,7 +9,8 @@
 
 - ``people``: heads in pictures, found offline or read from files.
 - ``data``, ``targets``, ``metrics``: the public datasets, the maps that models are trained on, the benchmarks' scores.
-- ``pictures``: heatmaps over images.
+- ``pictures``: heatmaps over images, and what everybody in a picture looks at.
+- ``video``: gaze over the frames of a video.
 
 Importing this package imports neither torch nor timm.
 """
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
-    from gazelle import data, metrics, people, pictures, targets
+    from gazelle import data, metrics, people, pictures, targets, video
     from gazelle.boxes import head_maps
     from gazelle.builders import load_release
     from gazelle.decoder import Decoder, Gaze
@@ -49,6 +50,7 @@ _LAZY = {
     "pictures": "",
     "preprocess": "gazelle.preprocessing",
     "targets": "",
+    "video": "",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "pictures",
     "preprocess",
     "targets",
+    "video",
 ]
 
 __getattr__, __dir__ = attributes(__name__, "gazelle", _LAZY)

@@ -6,7 +6,7 @@ This module imports neither torch nor timm.
 from __future__ import annotations
 
 from gazelle.configs import IMAGE_SIZE, INOUT_PARAMS, KINDS, MEAN, PAPER, SIZES, STD, Size
-from plm_core.hookspecs import BlockAdapter, Input, Model, WeightLayout, hookimpl
+from plm_core.hookspecs import BlockAdapter, Command, Input, Model, WeightLayout, hookimpl
 
 LICENSE = "Apache-2.0"
 
@@ -82,3 +82,25 @@ def plm_weight_layouts() -> list[WeightLayout]:
             help="Gaze-LLE with the DINOv2 of torch.hub, whose mask token is not used",
         ),
     ]
+
+
+def _gaze() -> Command:
+    return Command(
+        name="gaze",
+        help="Show where each person in photos and videos is looking.",
+        implementation="gazelle.cli.gaze:gaze",
+    )
+
+
+@hookimpl
+def plm_commands() -> list[Command]:
+    """Declare what models of gaze do."""
+    return [_gaze(), _page()]
+
+
+def _page() -> Command:
+    return Command(
+        name="gaze-app",
+        help="Show a page on which you drop a photo and see where each person looks.",
+        implementation="gazelle.cli.app:app",
+    )

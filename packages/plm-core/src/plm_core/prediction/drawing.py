@@ -37,7 +37,7 @@ def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     Returns:
         The picture, RGB.
     """
-    picture, factor, scale, line = _canvas(image)
+    picture, factor, scale, line = canvas(image)
     for detection in reversed(detections):  # the best ones are on top
         if detection.mask is not None:
             mask = Image.fromarray(detection.mask.decode()).convert("L")
@@ -70,7 +70,7 @@ def draw_regions(
     """
     if regions.shape != (image.height, image.width):
         raise InputError(f"regions has shape {list(regions.shape)}; [{image.height}, {image.width}] is expected")
-    picture, factor, scale, line = _canvas(image)
+    picture, factor, scale, line = canvas(image)
     for number in range(len(labels)):
         _paint_mask(picture, Image.fromarray(regions == number).convert("L"), factor, colour_of(number), line)
     present = set(np.unique(regions).tolist())
@@ -79,7 +79,7 @@ def draw_regions(
     return picture
 
 
-def _canvas(image: Image.Image) -> tuple[Image.Image, int, float, int]:
+def canvas(image: Image.Image) -> tuple[Image.Image, int, float, int]:
     """Return a picture to draw on, the factor by which it is enlarged, the scale of letters and the width of lines."""
     factor = max(1, round(LONGEST / max(image.size)))
     picture: Image.Image = Channels(3)(image)
@@ -134,11 +134,11 @@ def _draw_tags(
     for detection, box in objects:
         text = f"{detection.label} {detection.score:.2f}"
         width, tall = pen.textlength(text, font) + 2 * pad, ascent + descent + pad
-        x, y = _place(width, tall, box, size, taken)
+        x, y = place(width, tall, box, size, taken)
         colour = colour_of(detection.number)
         taken.append((x, y, x + width, y + tall))
         pen.rectangle(taken[-1], fill=colour)
-        pen.text((x + pad, y + pad / 2), text, fill=_readable_on(colour), font=font)
+        pen.text((x + pad, y + pad / 2), text, fill=readable_on(colour), font=font)
 
 
 def _draw_legend(pen: ImageDraw.ImageDraw, size: tuple[int, int], labels: Mapping[int, str], height: int) -> None:
@@ -152,10 +152,10 @@ def _draw_legend(pen: ImageDraw.ImageDraw, size: tuple[int, int], labels: Mappin
     for line, (number, label) in enumerate(labels.items()):
         colour, top = colour_of(number), size[1] - (lines - line) * tall
         pen.rectangle((0, top, pen.textlength(label, font) + 2 * pad, top + tall - 1), fill=colour)
-        pen.text((pad, top + pad / 2), label, fill=_readable_on(colour), font=font)
+        pen.text((pad, top + pad / 2), label, fill=readable_on(colour), font=font)
 
 
-def _place(width: float, height: float, box: Box, size: tuple[int, int], taken: Sequence[Box]) -> tuple[float, float]:
+def place(width: float, height: float, box: Box, size: tuple[int, int], taken: Sequence[Box]) -> tuple[float, float]:
     """Return the top left corner of a tag: above its box, else inside, else below, and always inside the picture."""
     x0, y0, x1, y1 = box
     corners = [(x, y) for y in (y0 - height, y0, y1, y1 - height) for x in (x0, x1 - width)]
@@ -172,7 +172,7 @@ def _overlap(a: Box, b: Box) -> float:
     return max(width, 0.0) * max(height, 0.0)
 
 
-def _readable_on(colour: Colour) -> Colour:
+def readable_on(colour: Colour) -> Colour:
     """Return black or white, whichever stands out more."""
     red, green, blue = colour
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)

@@ -28,6 +28,9 @@ PROVIDERS = (
     ("command", "paint-tokens", "tome"),
     ("command", "zeroshot", "pe-encoder"),
     ("command", "search", "pe-encoder"),
+    ("command", "segment", "pe-encoder"),
+    ("command", "merge", "zipit"),
+    ("command", "gaze*", "gazelle"),
 )
 
 

@@ -5,7 +5,7 @@
     data = VideoFolder("train", transform=per_clip(create_transform(224, is_training=True)))
 
 Frames are counted in the order in which they are shown. Times and frame rates are ignored, so files with a varying rate
-or none are read like any other. Reading needs PyAV (extra ``plm-core[video]``).
+or none are read like any other. Reading and writing need PyAV (extra ``plm-core[video]``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 from plm_core.video.augmentation import per_clip
 from plm_core.video.clips import ClipSettings, read_clip
 from plm_core.video.evaluation import classify, input_of, views
-from plm_core.video.file import Video
+from plm_core.video.file import Video, require_av
 from plm_core.video.folder import VideoClips, VideoFolder, open_clips
+from plm_core.video.writing import video_writer
 
 __all__ = [
     "ClipSettings",
@@ -26,5 +27,7 @@ __all__ = [
     "open_clips",
     "per_clip",
     "read_clip",
+    "require_av",
+    "video_writer",
     "views",
 ]

@@ -110,6 +110,31 @@ class Video:
             raise InputError(f"{self.name} has frames of {len(shapes)} sizes: {', '.join(map(str, sorted(shapes)))}")
         return torch.stack([pictures[i] for i in indices])
 
+    def frames(self, step: int = 1) -> Iterator[Tensor]:
+        """Yield the frames in order, uint8 [H, W, 3], in one pass over the file that holds one frame at a time.
+
+        Args:
+            step: 1 for every frame, 4 for every fourth, from the first on.
+
+        Raises:
+            InputError: A frame cannot be decoded, or is not as large as the first one.
+        """
+        numbers = range(0, len(self), step)
+        pictures = self._pictures([(None, numbers)])
+        size: tuple[int, int] | None = None
+        for expected in numbers:
+            number, picture = next(pictures, (-1, None))
+            if picture is None or number != expected:
+                raise InputError(f"{self.name} is damaged: frame {expected} of {len(self)} cannot be decoded")
+            height, width = picture.shape[:2]
+            size = size or (width, height)
+            if size != (width, height):
+                raise InputError(
+                    f"{self.name} has frames of several sizes: {size[0]} x {size[1]} pixels, and {width} x {height} "
+                    f"from frame {number} on"
+                )
+            yield picture
+
     def _runs(self, numbers: Sequence[int]) -> list[tuple[int | None, list[int]]]:
         """Group frames into runs that are decoded without a jump, each with the key frame to jump to first, or None."""
         if not self._times:
@@ -145,6 +170,21 @@ class Video:
                         break
 
 
+def require_av(extra: str = "plm-core[video]") -> None:
+    """Check that PyAV is installed, which reads and writes videos.
+
+    Args:
+        extra: What to install for it.
+
+    Raises:
+        MissingDependency: It is not.
+    """
+    try:
+        import av  # noqa: F401
+    except ModuleNotFoundError as e:
+        raise MissingDependency(f"video needs PyAV: install {extra}") from e
+
+
 def check_video(path: Path) -> None:
     """Check that a file is a video, by its header only.
 
@@ -163,11 +203,10 @@ def _name(file: Path | bytes) -> str:
 @contextmanager
 def _opened(file: Path | bytes) -> Iterator[tuple[Any, Any]]:
     """Open a file and yield its container and first video stream."""
-    try:
-        import av
-        from av.stream import Disposition
-    except ModuleNotFoundError as e:
-        raise MissingDependency("reading video needs PyAV: install plm-core[video]") from e
+    require_av()
+    import av
+    from av.stream import Disposition
+
     if isinstance(file, Path) and not file.is_file():
         raise InputError(f"path {str(file)!r} is not a file")
     source = f"file:{file}" if isinstance(file, Path) else io.BytesIO(file)  # else "a:b.mp4" would be a protocol
