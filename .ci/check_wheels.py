@@ -81,6 +81,14 @@ features = numpy.eye(4)[labels] + numpy.random.default_rng(0).normal(0, 0.1, (10
 assert parc.score("parc", features, labels) > 70 and parc.score("knn", features, labels) == 100, "scores are off"
 assert len(parc.sample_probe(labels, budget=40)) == 40
 """,
+    "gazelle": """
+import gazelle, numpy, plm_core
+picture = numpy.full((64, 64, 3), 128, numpy.uint8)
+model = plm_core.create_model("gazelle_micro_shapes", pretrained=True)
+looks = gazelle.Estimator(model)(picture, [(0.1, 0.1, 0.4, 0.4), None])
+assert [look.heatmap.shape for look in looks] == [(64, 64)] * 2, "no heatmaps"
+assert not len(gazelle.people.find_heads(picture).boxes), "a head in a grey picture"
+""",
     "zipit": """
 import timm, torch, zipit
 models = [timm.create_model("resnet18", num_classes=4).eval() for _ in range(2)]
