@@ -6,7 +6,7 @@ This module imports neither torch nor timm.
 from __future__ import annotations
 
 from gazelle.configs import IMAGE_SIZE, INOUT_PARAMS, KINDS, MEAN, MICRO, MICRO_SIZE, PAPER, SIZES, STD, Size
-from plm_core.hookspecs import Input, Micro, Model, Pretrained, WeightLayout, hookimpl
+from plm_core.hookspecs import Input, Micro, Model, Pretrained, Training, WeightLayout, hookimpl
 
 LICENSE = "Apache-2.0"
 
@@ -69,6 +69,36 @@ def plm_models() -> list[Model]:
         for kind, inout in KINDS.items()
     ]
     return [*released, _micro()]
+
+
+@hookimpl
+def plm_trainings() -> list[Training]:
+    """Declare the trainings on GazeFollow and on VideoAttentionTarget."""
+    presets = {"gazelle_micro_*": "micro", "gazelle_*": "paper"}
+    return [
+        Training(
+            name="gaze-follow",
+            help="Train a decoder of gaze on GazeFollow.",
+            data="gazefollow",
+            train="gazelle.recipes.following:follow",
+            configs="gazelle.recipes.tables:FOLLOW",
+            presets=presets,
+            model="gazelle_dinov2_vitb14",
+            micro="gazelle_micro_shapes",
+            options=("pretrained", "weights"),
+        ),
+        Training(
+            name="gaze-vat",
+            help="Train a model of gaze further on VideoAttentionTarget, also to tell whether targets are inside.",
+            data="vat",
+            train="gazelle.recipes.following:video",
+            configs="gazelle.recipes.tables:VIDEO",
+            presets=presets,
+            model="gazelle_dinov2_vitb14_inout",
+            micro="gazelle_micro_shapes",
+            options=("pretrained", "weights"),
+        ),
+    ]
 
 
 @hookimpl
