@@ -6,7 +6,7 @@ This module imports neither torch nor timm.
 from __future__ import annotations
 
 from gazelle.configs import IMAGE_SIZE, INOUT_PARAMS, KINDS, MEAN, MICRO, MICRO_SIZE, PAPER, SIZES, STD, Size
-from plm_core.hookspecs import Input, Micro, Model, Pretrained, Training, WeightLayout, hookimpl
+from plm_core.hookspecs import Command, Input, Micro, Model, Pretrained, Training, WeightLayout, hookimpl
 
 LICENSE = "Apache-2.0"
 
@@ -118,3 +118,17 @@ def plm_weight_layouts() -> list[WeightLayout]:
             help="Gaze-LLE with the DINOv2 of torch.hub, whose mask token is not used",
         ),
     ]
+
+
+def _gaze_eval() -> Command:
+    return Command(
+        name="gaze-eval",
+        help="Compute the published scores of a model on a dataset of gaze.",
+        implementation="gazelle.cli.evaluate:evaluate",
+    )
+
+
+@hookimpl
+def plm_commands() -> list[Command]:
+    """Declare what models of gaze do."""
+    return [_gaze_eval()]

@@ -1,0 +1,1 @@
+"""The commands of gazelle, one file for each. The modules import nothing heavy."""
