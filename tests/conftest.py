@@ -265,6 +265,30 @@ def video_captions(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def gaze_photos(tmp_path_factory):
+    """Write a training split of 12 scenes and a test split of 6 in GazeFollow's format; tests do not change them."""
+    from gazelle.data import write_gazefollow
+    from plm_core.shapes import Gazes
+
+    folder = tmp_path_factory.mktemp("gaze_photos")
+    write_gazefollow(Gazes("train", size=64, count=12), folder, "train")
+    write_gazefollow(Gazes("heldout", size=64, count=6), folder, "test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gaze_videos(tmp_path_factory):
+    """Write a training split of 4 clips and a test split of 2 in VideoAttentionTarget's format."""
+    from gazelle.data import write_vat
+    from plm_core.shapes import GazeClips
+
+    folder = tmp_path_factory.mktemp("gaze_videos")
+    write_vat(GazeClips("train", size=64, count=4, frames=14), folder, "train")
+    write_vat(GazeClips("heldout", size=64, count=2, frames=4), folder, "test")
+    return folder
+
+
 @pytest.fixture
 def all_layers_gain(monkeypatch):
     """Let every layer be packed that can be, whatever is faster on this machine; return the products with them."""

@@ -36,7 +36,7 @@ def text(path, *rows):
 
 
 def test_reading_annotations_imports_no_torch():
-    readers = "gazefollow, videoattentiontarget, childplay, goo, jsons, augmentation"
+    readers = "gazefollow, videoattentiontarget, childplay, goo, jsons, augmentation, opening, writing"
     code = f"import sys; from gazelle.data import {readers}; assert not sys.modules.keys() & {{'torch', 'timm'}}"
     subprocess.run([sys.executable, "-c", code], check=True)
 

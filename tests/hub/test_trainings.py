@@ -18,15 +18,18 @@ SHORT = {
     "videos": {"epochs": 2, "batch_size": 4},
     "coco": {"epochs": 1, "batch_size": 4},
     "captions": {"epochs": 2, "batch_size": 8},
+    "gazefollow": {"epochs": 2, "batch_size": 8},
+    "vat": {"epochs": 2, "batch_size": 8},
 }
 
 
 @pytest.fixture
-def data(request, pictures, videos, objects, captions):
+def data(request, pictures, videos, objects, captions, gaze_photos, gaze_videos):
     """Folders by kind. Images and videos with captions are one kind, of which a recipe takes either."""
     if "video" in request.node.callspec.params["name"]:
         captions = request.getfixturevalue("video_captions")
-    return {"images": pictures, "videos": videos, "coco": objects, "captions": captions}
+    folders = {"images": pictures, "videos": videos, "coco": objects, "captions": captions}
+    return {**folders, "gazefollow": gaze_photos, "vat": gaze_videos}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -7,7 +7,7 @@ from timm.models import VisionTransformer
 from torch import nn
 
 from plm_core.hookspecs import Input, Model
-from plm_core.testing import conformance, interface
+from plm_core.testing import conformance, interface, run_folders
 from plm_core.testing.conformance import check_model
 
 CONFIG = {"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
@@ -213,3 +213,12 @@ def test_whatever_a_model_raises_is_a_check_that_failed(monkeypatch):
     fail.__name__ = "check_plugin"
     with pytest.raises(AssertionError, match=r"^check plugin: ZeroDivisionError: in the model$"):
         check_model("hiera_micro_digits")
+
+
+def test_outputs_may_be_mappings_in_which_a_part_is_missing():
+    one, two = torch.zeros(1), torch.ones(1)
+    conformance._same_outputs({"a": one, "b": None}, {"a": one, "b": None}, "outputs")
+    with pytest.raises(AssertionError, match="output 1 of outputs differ"):
+        conformance._same_outputs({"a": one, "b": one}, {"a": one, "b": two}, "outputs")
+    pairs = run_folders._compare({"a": one, "b": None, "c": None}, {"a": one, "b": None, "c": two})
+    assert [path for path, same in pairs if not same] == ["output.c"]

@@ -44,3 +44,7 @@ RELEASES = {
     "gazelle_dinov2_vitl14_childplay": "gazelle_dinov2_vitl14_inout_childplay.pt",
 }
 """The file of each model in the original's release v1.0.0 on GitHub. They hold the decoder alone, as pickles."""
+
+MICRO_SIZE = 64
+MICRO = {"backbone": "hiera_micro_shapes", "inout": True, "dim": 64, "num_layers": 3, "img_size": MICRO_SIZE}
+"""Our micro model for the world of shapes."""

@@ -55,9 +55,13 @@ class GazeLLE(Decoder):
         super().__init__(eyes.width, eyes.grid((height, width)), inout, dim, num_layers, out_size, decoder_ln_eps)
         self.backbone = eyes
         self.in_size = (height, width)
+        self.freeze(frozen)
+
+    def freeze(self, frozen: bool = True) -> GazeLLE:
+        """Set whether the backbone needs no gradients and stays in eval mode."""
         self.frozen = frozen
         self.backbone.requires_grad_(not frozen)
-        self.train(self.training)
+        return self.train(self.training)
 
     def train(self, mode: bool = True) -> GazeLLE:
         """Set the mode of the decoder, and of the backbone if it is not frozen."""

@@ -6,10 +6,12 @@
     childplay.py             `read_childplay`
     goo.py                   `read_goo`, of GOO-Real's pickles
     jsons.py                 `read_json`, of the JSON files that the original writes for the first two
+    opening.py               `open_gaze`, a dataset of any of these formats
     rows.py                  lines, numbers and boxes of these files
     frames.py                the image files they name
     pickles.py               pickles of plain values and arrays, read without running code
     augmentation.py          `augment`, the three augmentations of the training
+    writing.py               `write_gazefollow` and `write_vat`, scenes of `plm_core.shapes` in these formats
     samples.py               `PersonSamples` and `SceneSamples`, datasets for torch, and how they are collated
 
 Rows that cannot be used are counted and listed with their line numbers. They are an error, or left out with a warning
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from gazelle.data.gazefollow import read_gazefollow
     from gazelle.data.goo import read_goo
     from gazelle.data.jsons import read_json
+    from gazelle.data.opening import open_gaze
     from gazelle.data.samples import PersonSamples, SceneSamples, collate_people, collate_scenes
     from gazelle.data.videoattentiontarget import read_vat
+    from gazelle.data.writing import write_gazefollow, write_vat
 
 _LAZY = {
     "Annotations": "gazelle.data.annotations",
@@ -41,11 +45,14 @@ _LAZY = {
     "augment": "gazelle.data.augmentation",
     "collate_people": "gazelle.data.samples",
     "collate_scenes": "gazelle.data.samples",
+    "open_gaze": "gazelle.data.opening",
     "read_childplay": "gazelle.data.childplay",
     "read_gazefollow": "gazelle.data.gazefollow",
     "read_goo": "gazelle.data.goo",
     "read_json": "gazelle.data.jsons",
     "read_vat": "gazelle.data.videoattentiontarget",
+    "write_gazefollow": "gazelle.data.writing",
+    "write_vat": "gazelle.data.writing",
 }
 
 __all__ = [
@@ -57,11 +64,14 @@ __all__ = [
     "augment",
     "collate_people",
     "collate_scenes",
+    "open_gaze",
     "read_childplay",
     "read_gazefollow",
     "read_goo",
     "read_json",
     "read_vat",
+    "write_gazefollow",
+    "write_vat",
 ]
 
 __getattr__, __dir__ = attributes(__name__, "gazelle", _LAZY)

@@ -1,4 +1,4 @@
-"""What a source of data holds: images, videos, captions, COCO's format, a model, or nothing that is known.
+"""What a source of data holds: images, videos, captions, COCO's or a gaze format, a model, or nothing that is known.
 
 Commands describe the data that they take by `KINDS`, and refuse other data by `check_kind` before anything is loaded.
 Only names of files are looked at.
@@ -48,6 +48,18 @@ KINDS: Mapping[str, Kind] = {
             'captions.jsonl with rows such as {"image": "a/1.png", "caption": "..."}, or shards (.tar)',
         ),
         Kind("coco", "COCO data", "images and instances.json", "train/ and val/, each with images/ and instances.json"),
+        Kind(
+            "gazefollow",
+            "GazeFollow's data",
+            "photos and GazeFollow's annotations",
+            "train_annotations_release.txt and test_annotations_release.txt beside the images",
+        ),
+        Kind(
+            "vat",
+            "VideoAttentionTarget's data",
+            "frames and VideoAttentionTarget's annotations",
+            "images/SHOW/CLIP/ and annotations/train/SHOW/CLIP/PERSON.txt, and test/ likewise",
+        ),
         Kind("model", "models", "a model", "a folder with config.json and model.safetensors"),
         Kind("empty", "empty folders", "no files", "a folder without files"),
         Kind("unknown", "other files", "other files", "any other files"),
@@ -64,11 +76,13 @@ def kind_of(source: str | Path) -> str:
     - ``captions``: ``captions.jsonl``, or ``train.jsonl``, whatever lies beside it; shards (.tar) where there are no
       class folders; a .jsonl or .tar file.
     - ``coco``: ``images/`` beside ``instances.json``.
+    - ``gazefollow``: ``train_annotations_release.txt`` or ``test_annotations_release.txt``, whatever lies beside it.
+    - ``vat``: ``images/`` beside text files such as ``annotations/train/SHOW/CLIP/PERSON.txt``.
     - ``model``: ``config.json`` beside ``model.safetensors``.
     - ``empty``: no file at all. ``unknown``: anything else.
 
-    All but models may also lie in splits (see `plm_core.datasets.layout.find_splits`). Hidden files and folders are not
-    seen.
+    All but models and the two formats of gaze may also lie in splits (see `plm_core.datasets.layout.find_splits`).
+    Hidden files and folders are not seen.
 
     Raises:
         InputError: There is no such file or folder.
@@ -87,7 +101,17 @@ def kind_of(source: str | Path) -> str:
         return "images"
     if find_rows(path):
         return "captions"
-    return _kind_of_splits(path) or ("unknown" if next(files_below(path), None) else "empty")
+    return _kind_of_gaze(path) or _kind_of_splits(path) or ("unknown" if next(files_below(path), None) else "empty")
+
+
+def _kind_of_gaze(path: Path) -> str | None:
+    """Return the kind of the annotations of gaze in a folder. Their images may look like class folders."""
+    if any((path / f"{split}_annotations_release.txt").is_file() for split in ("train", "test")):
+        return "gazefollow"
+    tracks = (path / "annotations" / split for split in ("train", "test"))
+    if (path / "images").is_dir() and any(next(folder.glob("*/*/*.txt"), None) for folder in tracks):
+        return "vat"
+    return None
 
 
 def _kind_of_splits(path: Path) -> str | None:

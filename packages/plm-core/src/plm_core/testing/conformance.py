@@ -307,10 +307,13 @@ def check_export(model: nn.Module, *inputs: Tensor) -> None:
         _same_outputs(program.module()(*bigger), model(*bigger), "exported and eager")
 
 
-def _same_outputs(a: Tensor | Sequence[Tensor], b: Tensor | Sequence[Tensor], what: str) -> None:
+def _same_outputs(a: Any, b: Any, what: str) -> None:
     for number, (one, other) in enumerate(zip(_tuple(a), _tuple(b), strict=True)):
         same(one, other, what if isinstance(a, Tensor) else f"output {number} of {what}")
 
 
-def _tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _tuple(outputs: Any) -> tuple[Tensor, ...]:
+    """Return the tensors of a model's output: a tensor, a sequence, or a mapping, in which None stands for no value."""
+    if isinstance(outputs, Mapping):
+        return tuple(value for value in outputs.values() if value is not None)
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

@@ -1,0 +1,1 @@
+"""The recipe of the micro model that is shipped with this package."""
