@@ -6,7 +6,7 @@ decoder, h x w the grid of patches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -109,16 +109,10 @@ class Decoder(nn.Module):
         counts = [len(boxes) for boxes in people]
         boxes = as_tensor([box for image in people for box in image])
         image = torch.repeat_interleave(torch.arange(len(people)), torch.tensor(counts, dtype=torch.int64))
-        scenes = self.scenes(features)
         heads = head_maps(boxes, (features.shape[2], features.shape[3]), fill).to(features.device)
-        count = MOST_AT_ONCE if self.training else PEOPLE_AT_ONCE.get(features.device.type, MOST_AT_ONCE)
-        parts = [
-            self.look(scenes, heads[start : start + count], image[start : start + count])
-            for start in range(0, max(len(boxes), 1), count)
-        ]
-        heatmaps = torch.cat([heatmap for heatmap, _ in parts]).split(counts)
-        scores = torch.cat([score for _, score in parts if score is not None]).split(counts) if self.has_inout else None
-        return {"heatmap": list(heatmaps), "inout": None if scores is None else list(scores)}
+        heatmaps, scores = self.look_at_all(features, heads, image)
+        inout = None if scores is None else list(scores.split(counts))
+        return {"heatmap": list(heatmaps.split(counts)), "inout": inout}
 
     def _decode_tensor(self, features: Tensor, bboxes: Tensor, mask: Tensor | None, fill: bool) -> Gaze:
         if bboxes.ndim != 3 or bboxes.shape[0] != features.shape[0] or bboxes.shape[2] != 4:
@@ -133,6 +127,20 @@ class Decoder(nn.Module):
             heatmap = heatmap * mask[:, :, None, None]
             score = None if score is None else score * mask
         return {"heatmap": heatmap, "inout": score}
+
+    def look_at_all(self, features: Tensor, heads: Tensor, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what `look` does, for any number of people: the memory that is needed does not grow with it.
+
+        Args:
+            features: [B, C, h, w].
+            heads: See `look`.
+            image: See `look`.
+        """
+        scenes = self.scenes(features)
+        count = MOST_AT_ONCE if self.training else PEOPLE_AT_ONCE.get(features.device.type, MOST_AT_ONCE)
+        parts = [self.look(scenes, *part) for part in zip(heads.split(count), image.split(count), strict=True)]
+        scores = [score for _, score in parts if score is not None]
+        return torch.cat([heatmap for heatmap, _ in parts]), torch.cat(scores) if scores else None
 
     def scenes(self, features: Tensor) -> Tensor:
         """Return the tokens of images before they know of a person: [B, C, h, w] -> [B, h * w, D]."""
@@ -175,11 +183,3 @@ class Decoder(nn.Module):
         if stored is not None and stored.shape != own.shape and stored.shape[:1] == own.shape[:1]:
             state_dict[key] = own
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def parameter_groups(self, lr: float, inout_lr: float) -> list[Mapping[str, Any]]:
-        """Return groups of parameters for an optimizer: those of the in/out head and token, and all others."""
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        return [
-            {"params": [p for name, p in named if "inout" not in name], "lr": lr},
-            {"params": [p for name, p in named if "inout" in name], "lr": inout_lr},
-        ]

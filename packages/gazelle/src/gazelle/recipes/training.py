@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 
 from gazelle.boxes import Box, as_tensor, head_maps
 from gazelle.data import collate_people
-from gazelle.decoder import PEOPLE_AT_ONCE
 from gazelle.model import GazeLLE
 from gazelle.recipes.tables import GazeConfig
 from plm_core import InputError
@@ -51,13 +50,7 @@ class Looker(nn.Module):
         grid = (features.shape[2], features.shape[3])
         heads = head_maps(as_tensor([box for image in boxes for box in image]), grid).to(features.device)
         image = torch.tensor([number for number, people in enumerate(boxes) for _ in people])
-        scenes = self.model.scenes(features)
-        parts = [
-            self.model.look(scenes, some, places)
-            for some, places in zip(heads.split(PEOPLE_AT_ONCE), image.split(PEOPLE_AT_ONCE), strict=True)
-        ]
-        scores = [score for _, score in parts if score is not None]
-        return torch.cat([heatmap for heatmap, _ in parts]), torch.cat(scores) if scores else None
+        return self.model.look_at_all(features, heads, image)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Return timm's patterns for two groups of parameters: all others, and above them those of in/out."""
