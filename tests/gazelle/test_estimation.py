@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import gazelle
+import plm_core
 from gazelle.estimation import Estimator, peak, preprocess_of
 
 
@@ -45,5 +46,9 @@ def test_a_picture_is_encoded_once(model, monkeypatch):
 def test_pixels_are_scaled_as_the_backbone_was_trained():
     model = gazelle.GazeLLE("pe_micro_spatial", dim=16, num_layers=1, in_size=48)
     assert preprocess_of(model).mean == (0.5, 0.5, 0.5)
+    named = plm_core.create_model("gazelle_micro_shapes", backbone="pe_micro_spatial", img_size=48)
+    assert preprocess_of(named).mean == (0.5, 0.5, 0.5)
+    released = plm_core.create_model("gazelle_micro_shapes", backbone="test_vit", img_size=96)
+    assert preprocess_of(released).mean == tuple(released.backbone.model.pretrained_cfg["mean"])
     plain = gazelle.GazeLLE("test_convnext", dim=16, num_layers=1, in_size=96, out_size=(8, 8))
     assert preprocess_of(plain).size == (96, 96)

@@ -125,7 +125,7 @@ def _size(image: Any) -> tuple[int, int]:
 
 def preprocess_of(model: GazeLLE) -> Preprocess:
     """Return the preprocessing of a model: its size, and the mean and deviation that its backbone was trained with."""
-    for module in (model, model.backbone.model):
+    for module in (model.backbone.model, model):
         config = getattr(module, "pretrained_cfg", None) or {}
         if "mean" in config and "std" in config:
             return preprocess(model.in_size, config["mean"], config["std"])
