@@ -82,9 +82,9 @@ assert parc.score("parc", features, labels) > 70 and parc.score("knn", features,
 assert len(parc.sample_probe(labels, budget=40)) == 40
 """,
     "gazelle": """
-import gazelle, numpy, plm_core
+import gazelle, numpy
 picture = numpy.full((64, 64, 3), 128, numpy.uint8)
-model = plm_core.create_model("gazelle_micro_shapes", pretrained=True)
+model = gazelle.GazeLLE("test_vit", inout=True, in_size=96)
 looks = gazelle.Estimator(model)(picture, [(0.1, 0.1, 0.4, 0.4), None])
 assert [look.heatmap.shape for look in looks] == [(64, 64)] * 2, "no heatmaps"
 assert not len(gazelle.people.find_heads(picture).boxes), "a head in a grey picture"

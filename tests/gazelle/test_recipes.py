@@ -188,6 +188,21 @@ def test_videos_go_on_from_a_decoder_without_in_out_parts(gaze_photos, gaze_vide
     check_run_folder(tmp_path / "run", trained.model)
 
 
+def test_a_released_decoder_comes_without_a_backbone(gaze_videos, tmp_path):
+    """The backbone then has its own pretrained weights. An in/out head of the file is loaded, too."""
+    decoder = {k: v for k, v in plm_core.create_model(MICRO).state_dict().items() if not k.startswith("backbone.")}
+    torch.save(decoder, tmp_path / "decoder.pt")
+    settings = {**SHORT, "lr": 1e-12, "inout_lr": 1e-12, "frozen": True}
+    trained = train("gaze-vat", gaze_videos, tmp_path / "run", model=MICRO, weights=tmp_path / "decoder.pt",
+                    settings=settings, max_steps=1)  # fmt: skip
+    eyes = plm_core.create_model("hiera_micro_shapes", pretrained=True).state_dict()
+    for name, value in trained.model.state_dict().items():
+        expected = decoder.get(name, eyes.get(name.removeprefix("backbone.model.")))
+        assert expected is not None or name.startswith("backbone.model.pos_embed"), name
+        if expected is not None and expected.shape == value.shape:  # positions follow the size of the image
+            torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
+
+
 def test_frames_are_taken_by_steps(gaze_videos, tmp_path):
     trained = train("gaze-vat", gaze_videos, tmp_path, model=MICRO, settings={**SHORT, "batch_size": 4, "step": 6},
                     max_steps=1)  # fmt: skip

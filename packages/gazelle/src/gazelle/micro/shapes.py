@@ -208,13 +208,12 @@ def train(out: Path, seed: int = 0) -> Mapping[str, float]:
     return scores
 
 
-def trained(seed: int = 0, frozen: bool = False, helped: bool = True, **options: Any) -> Any:
+def trained(seed: int = 0, frozen: bool = False, **options: Any) -> Any:
     """Return a trained model in eval mode.
 
     Args:
         seed: Random seed.
         frozen: Whether the backbone keeps its shipped weights.
-        helped: Whether the two layers help.
         **options: Keywords of `plm_core.training.fit`.
     """
     torch.manual_seed(seed)

@@ -53,7 +53,7 @@ class GazeConfig:
         recipe: The optimisation.
         inout_lr: Learning rate of the in/out head and token, at least that of the recipe, which is for all else. None
             if they are not trained, and only people count whose target is inside.
-        step: Every how manieth frame of a clip is taken to train on.
+        step: Step between the frames of a clip that are trained on: 6 takes every sixth frame.
         augmented: Whether pictures are cropped and flipped and head boxes are moved, see `gazelle.data.augment`.
         frozen: Whether the backbone stays as it is.
     """
