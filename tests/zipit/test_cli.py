@@ -1,6 +1,7 @@
 """``plm merge``."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -101,6 +102,15 @@ def test_models_whose_outputs_are_embeddings_are_judged_by_texts(plm, tmp_path):
     assert expected > 60
     for row in json.loads(result.out):
         assert row["accuracy %"] == pytest.approx(expected, abs=0.01)
+
+
+def test_a_model_may_have_the_name_of_a_method(plm, folders, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folders[0], "zipit")
+    words = ("--data", pictures, "--images", 8, *CUT, "--json")
+    rows, expected = (json.loads(plm("merge", first, folders[1], *words).out) for first in ("zipit", folders[0]))
+    assert [row["model"] for row in rows] == ["zipit (1)", folders[1], *ROWS[:-1], "zipit (6)"]
+    assert [row["accuracy %"] for row in rows] == [row["accuracy %"] for row in expected]
 
 
 def test_images_without_classes(plm, folders, pictures):
