@@ -136,6 +136,8 @@ def test_images_without_classes(plm, folders, pictures):
         (("A", "random:test_resnet", "--data", "D"), "takes images with size"),
         (("A", "B", "--data", "D", "--out", "file"), "--out 'file' is a file"),
         (("A", "B", "--data", "D", "--out", "full"), "would be overwritten"),
+        (("A", "B", "--data", "D", "--out", "B"), "is one of the models; another folder is expected"),
+        (("A", "B", "--data", "D", "--texts", "pe_micro_clip"), "has embeddings of size 64, and model "),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_work(words, message, plm, folders, pictures, tmp_path, monkeypatch):
