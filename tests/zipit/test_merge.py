@@ -223,6 +223,9 @@ def test_three_models_have_three_heads(resnets, images):
         ("layer9", "the model runs no module 'layer9'; it can be cut before 'bn1'"),
         (["layer2.0.conv1", "layer3.0.conv1"], "modules with one and the same input are needed"),
         ([], "the name of a module is needed, such as "),
+        (5, "until is 5; the name of a module, or a list of names, is expected"),
+        ([5], r"until is \[5\]; the name of a module, or a list"),
+        ("conv1", "'conv1'; this module takes the input of the model itself; cut before 'bn1'"),
     ],
 )
 def test_a_place_where_the_model_cannot_be_cut_is_refused(resnets, images, until, message):
