@@ -119,6 +119,7 @@ def graph(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Graph:
         example: An input, or a tuple of all inputs. It should have two images or more.
 
     Raises:
+        InputError: The model is no module, or the example is a list.
         NotSupported: The model cannot be traced.
     """
     traced = trace(model, example)
