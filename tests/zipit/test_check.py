@@ -201,3 +201,12 @@ def test_what_cannot_be_traced_is_refused():
 
     with pytest.raises(plm_core.NotSupported, match="model Looks cannot be traced: "):
         zipit.graph(Looks(), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("find", [zipit.graph, zipit.cuts, zipit.check])
+def test_lists_of_models_or_of_batches_are_refused(find):
+    model, x = nn.Linear(3, 2), torch.randn(2, 3)
+    with pytest.raises(plm_core.InputError, match="model is a list; a single module is expected"):
+        find([model, model], x)
+    with pytest.raises(plm_core.InputError, match="example is a list; an input, or a tuple of all inputs, is expected"):
+        find(model, [x])

@@ -1,6 +1,7 @@
 """``plm merge``."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -103,6 +104,15 @@ def test_models_whose_outputs_are_embeddings_are_judged_by_texts(plm, tmp_path):
         assert row["accuracy %"] == pytest.approx(expected, abs=0.01)
 
 
+def test_a_model_may_have_the_name_of_a_method(plm, folders, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folders[0], "zipit")
+    words = ("--data", pictures, "--images", 8, *CUT, "--json")
+    rows, expected = (json.loads(plm("merge", first, folders[1], *words).out) for first in ("zipit", folders[0]))
+    assert [row["model"] for row in rows] == ["zipit (1)", folders[1], *ROWS[:-1], "zipit (6)"]
+    assert [row["accuracy %"] for row in rows] == [row["accuracy %"] for row in expected]
+
+
 def test_images_without_classes(plm, folders, pictures):
     flat = next((pictures / "train").iterdir())
     result = plm("merge", *folders, "--data", flat, "--images", 4, *CUT, "--json")
@@ -126,6 +136,8 @@ def test_images_without_classes(plm, folders, pictures):
         (("A", "random:test_resnet", "--data", "D"), "takes images with size"),
         (("A", "B", "--data", "D", "--out", "file"), "--out 'file' is a file"),
         (("A", "B", "--data", "D", "--out", "full"), "would be overwritten"),
+        (("A", "B", "--data", "D", "--out", "B"), "is one of the models; another folder is expected"),
+        (("A", "B", "--data", "D", "--texts", "pe_micro_clip"), "has embeddings of size 64, and model "),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_work(words, message, plm, folders, pictures, tmp_path, monkeypatch):

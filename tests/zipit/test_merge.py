@@ -223,6 +223,9 @@ def test_three_models_have_three_heads(resnets, images):
         ("layer9", "the model runs no module 'layer9'; it can be cut before 'bn1'"),
         (["layer2.0.conv1", "layer3.0.conv1"], "modules with one and the same input are needed"),
         ([], "the name of a module is needed, such as "),
+        (5, "until is 5; the name of a module, or a list of names, is expected"),
+        ([5], r"until is \[5\]; the name of a module, or a list"),
+        ("conv1", "'conv1'; this module takes the input of the model itself; cut before 'bn1'"),
     ],
 )
 def test_a_place_where_the_model_cannot_be_cut_is_refused(resnets, images, until, message):
@@ -256,6 +259,8 @@ def test_models_on_different_devices_or_in_different_dtypes_are_refused(resnets,
         ([], "batches has no data"),
         ([torch.zeros(0, 3, 16, 16)], r"an element that is \[0, 3, 16, 16\]"),
         (["image.png"], "an element that is a str"),
+        (None, "batches is None; several batches are expected"),
+        (torch.zeros(4, 3, 16, 16), r"batches is a tensor \[4, 3, 16, 16\]; several batches are expected"),
     ],
 )
 def test_no_data_is_refused(resnets, batches, message):
@@ -277,9 +282,37 @@ def test_a_single_image_gives_one_sample_of_pooled_features():
 
 def test_values_that_are_not_finite_name_their_place(resnets, images):
     models = resnets()
-    nn.init.constant_(models[1].layer2[0].conv1.weight, float("inf"))
+    nn.init.constant_(models[1].layer2[0].conv1.weight, 3e38)
     with pytest.raises(PlmError, match=r"of module 'layer2\.0\.conv2' has values that are not finite"):
         zipit.merge(models, [images])
+
+
+@pytest.mark.parametrize("method", ["zipit", "identity", "weights"])
+def test_values_that_are_not_finite_are_refused_by_every_method(resnets, images, method):
+    models = resnets()
+    images[1, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="batches has values that are not finite"):
+        zipit.merge(models, [images], method)
+    models[1].layer2[0].conv1.weight.detach()[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"'layer2\.0\.conv1\.weight' of models\[1\] has values that are not finite"):
+        zipit.merge(models, [images], method)
+
+
+def test_models_without_values_are_refused(resnets, images):
+    with torch.device("meta"):
+        models = [nn.Linear(3, 4) for _ in range(2)]
+    with pytest.raises(InputError, match=r"'weight' of models\[0\] is on the device meta"):
+        zipit.merge(models, [torch.rand(4, 3)], "weights")
+    with pytest.raises(InputError, match=r"models\[0\] has no parameters"):
+        zipit.merge([nn.ReLU(), nn.ReLU()], [images])
+
+
+def test_a_batch_that_norms_cannot_be_reset_on_is_refused():
+    models = [nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)) for _ in range(2)]
+    batches = [torch.rand(4, 3), torch.rand(1, 3)]
+    with pytest.raises(InputError, match="batches has one of a single input, which batch norms cannot be reset on"):
+        zipit.merge(models, batches)
+    zipit.merge(models, batches, reset_norm=False)
 
 
 def test_dead_features_are_merged_alike_every_time(resnets, images):

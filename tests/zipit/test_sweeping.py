@@ -75,6 +75,11 @@ def test_a_sweep_refuses_before_it_merges(resnets, images):
         zipit.sweep(models, [], never)
 
 
+def test_what_is_no_score_is_refused(resnets, images):
+    with pytest.raises(InputError, match="evaluate returned None; a number, or numbers by their names, are expected"):
+        zipit.sweep(resnets(), [images], lambda merged: None, cuts=[None])
+
+
 def test_a_plot_shows_means_and_deviations(tmp_path):
     rows = [{"until": until, "flops": share, "score": value} for until, share, value in
             ((None, 0.5, 60), ("b", 0.7, 80), (None, 0.5, 64), ("b", 0.7, 80))]  # fmt: skip

@@ -17,6 +17,7 @@ from zipit.graphs import Graph, graph
 from zipit.matching import Groups, correlation, matcher_of
 from zipit.statistics import covariances
 from zipit.tracing.groups import Group
+from zipit.tracing.program import arguments_of
 from zipit.zipping import Zip, zipped
 
 TOLERANCE = 1e-5
@@ -65,11 +66,12 @@ def check(model: nn.Module, example: Tensor | tuple[Any, ...], *, seed: int = 0)
         seed: Seed of the permutation and of the changes.
 
     Raises:
+        InputError: See `zipit.graph`.
         NotSupported: The model cannot be traced.
     """
+    inputs = tuple(_double(x) for x in arguments_of(model, example))
     rng = np.random.default_rng(seed)
     model = _stirred(model, rng)
-    inputs = tuple(_double(x) for x in (example if isinstance(example, tuple) else (example,)))
     plan = graph(model, inputs)
     chosen = plan.chosen(None)
     with in_eval_mode([model]):

@@ -14,7 +14,7 @@ from plm_core.errors import InputError, NotSupported
 from plm_core.utils.arguments import DEVICE
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from zipit.comparing import Compared, Comparison
     from zipit.observed import Observed
@@ -108,12 +108,13 @@ def merge(
 
     shown, judged = read_images(data)  # before the models, so that bad data fail at once
     nets = create_models(models, pick_device(device))
-    _check_out(out, nets)
+    _check_out(out, models, nets)
     prompts = [f"a photo of a {name}" for name in judged.classes]
     vectors = None if texts is None else text_embeddings(texts, prompts)
     comparison = Comparison(models, nets, judged, batch_size, vectors)
     _check_sweep(sweep, comparison)
     batches = batches_for(nets[0], shown, images, batch_size, seed)
+    _check_texts(texts, vectors, models, nets, batches[0][:1])
     seen = Observed(nets, batches)
     _plan(seen, until, graph)
     options: dict[str, Any] = {"a": a, "b": b, "seed": seed, "least_squares": least_squares, "repair": repair}
@@ -153,16 +154,37 @@ def _check_sweep(sweep: Path | None, comparison: Comparison) -> None:
         raise InputError("--sweep needs --data with classes of the names that all models have, or --texts")
 
 
-def _check_out(out: Path | None, nets: Sequence[Any]) -> None:
+def _check_out(out: Path | None, models: Sequence[str], nets: Sequence[Any]) -> None:
     from plm_core.weights.publishing import check_replaceable
 
     if out is None:
         return
     if out.is_file():
         raise InputError(f"--out {str(out)!r} is a file; a folder is expected")
+    if out.is_dir() and any(out.resolve() == Path(name.removeprefix("local-dir:")).resolve() for name in models):
+        raise InputError(f"--out {str(out)!r} is one of the models; another folder is expected")
     check_replaceable(out)
     if not all(hasattr(net, "num_classes") for net in nets):
         raise NotSupported("--out is for models with timm's interface, which can be created by name again")
+
+
+def _check_texts(
+    texts: str | None, vectors: Tensor | None, models: Sequence[str], nets: Sequence[nn.Module], image: Tensor
+) -> None:
+    """Raise an error if the outputs of a model cannot be in the space of the embeddings of the texts."""
+    import torch
+
+    if vectors is None:
+        return
+    for name, net in zip(models, nets, strict=True):
+        with torch.no_grad():
+            found = net(image)
+        size = (found if isinstance(found, torch.Tensor) else found[0]).shape[-1]
+        if size != vectors.shape[-1]:
+            raise InputError(
+                f"--texts {texts!r} has embeddings of size {vectors.shape[-1]}, and model {name!r} has outputs of size "
+                f"{size}; models whose outputs are embeddings in the space of the CLIP are needed"
+            )
 
 
 def _plan(seen: Observed, until: str | None, picture: Path | None) -> None:

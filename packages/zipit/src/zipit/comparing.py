@@ -125,10 +125,11 @@ class Comparison:
             for name, net, numbers in zip(self.names, self.nets, self._numbers, strict=True)
         ]
         contenders = [
-            *_distinct(alone),
+            *alone,
             Contender("ensemble", Ensemble(self.nets), self._every),
             *(Contender(name, net, self._classes_of(net)) for name, net in merges.items()),
         ]
+        contenders = [*_distinct(contenders)]
         found: Mapping[str, tuple[float, float | None]] = {}
         if any(contender.classes for contender in contenders):
             found = accuracies(contenders, self._batches("evaluating"), self._tasks(), self.texts)
@@ -159,7 +160,7 @@ class Comparison:
 
 
 def _distinct(contenders: Sequence[Contender]) -> Iterator[Contender]:
-    """Yield contenders with names of their own: a model may be merged with itself."""
+    """Yield contenders with names of their own: a model may be merged with itself, or be named like a method."""
     names = [contender.name for contender in contenders]
     for number, contender in enumerate(contenders, 1):
         twice = names.count(contender.name) > 1

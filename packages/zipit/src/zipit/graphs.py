@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.fx import Node
 
 from plm_core import InputError
 from zipit.tracing.cutting import Cut, cuts_of, tensors_by_side
 from zipit.tracing.groups import Group, groups_of
 from zipit.tracing.labels import Ints
 from zipit.tracing.program import Trace, modules_of, trace
-from zipit.tracing.sites import Site, sites
+from zipit.tracing.sites import Site, depends, sites
 
 
 @dataclass
@@ -54,7 +55,9 @@ class Graph:
         """
         if until is None:
             return None
-        names = [until] if isinstance(until, str) else list(until)
+        names = [until] if isinstance(until, str) else until
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"until is {until!r}; the name of a module, or a list of names, is expected")
         found = {name: next((cut for cut in self.cuts if name in cut.modules), None) for name in names}
         wrong = next((name for name, cut in found.items() if cut is None), None)
         if wrong is not None or not names:
@@ -74,7 +77,10 @@ class Graph:
         order = {node: place for place, node in enumerate(self.traced.nodes)}
         near = sorted(self.cuts, key=lambda cut: abs(order[cut.node] - ran[0]))[:2]
         names = " or ".join(repr(cut.name) for cut in near)
-        return f"more than the input of this module goes on, as in a residual branch; cut before {names or 'no module'}"
+        why = "more than the input of this module goes on, as in a residual branch"
+        if any(_is_input(self.traced, node) for node in self.traced.nodes[ran[0]].all_input_nodes):
+            why = "this module takes the input of the model itself"
+        return f"{why}; cut before {names or 'no module'}"
 
     def chosen(self, cut: Cut | None) -> list[int]:
         """Return the numbers of the groups that are merged up to a cut: those that a tensor before it makes."""
@@ -113,6 +119,7 @@ def graph(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Graph:
         example: An input, or a tuple of all inputs. It should have two images or more.
 
     Raises:
+        InputError: The model is no module, or the example is a list.
         NotSupported: The model cannot be traced.
     """
     traced = trace(model, example)
@@ -127,6 +134,10 @@ def cuts(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[str]:
         example: See `graph`.
     """
     return [cut.name for cut in graph(model, example).cuts]
+
+
+def _is_input(traced: Trace, node: Node) -> bool:
+    return node.op == "placeholder" and depends(traced, node)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,12 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from plm_core import InputError
+
 
 def _start(norms: list[_BatchNorm]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
         norm.training = True
+
+
+def _run(model: nn.Module, x: Tensor) -> None:
+    try:
+        model(x)
+    except ValueError as e:
+        if len(x) > 1:
+            raise
+        raise InputError(
+            f"batches has one of a single input, which batch norms cannot be reset on ({e}); join it with another batch"
+        ) from e
 
 
 @torch.no_grad()
@@ -25,6 +38,9 @@ def reset_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Args:
         model: The model.
         batches: Inputs [B, ...].
+
+    Raises:
+        InputError: A batch has a single sample for some features.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
@@ -37,7 +53,7 @@ def reset_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for number, x in enumerate(batches):
             if number == 0:  # without data, the statistics stay as they are
                 _start(norms)
-            model(x.to(weight.device, weight.dtype) if x.is_floating_point() else x.to(weight.device))
+            _run(model, x.to(weight.device, weight.dtype) if x.is_floating_point() else x.to(weight.device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

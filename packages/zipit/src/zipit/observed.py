@@ -45,11 +45,13 @@ class Observed:
         data: The batches.
 
     Raises:
-        InputError: These are not several modules on one device in one dtype.
+        InputError: These are not several modules on one device in one dtype, with finite parameters, or ``batches`` is
+            not several batches.
     """
 
     def __init__(self, models: Sequence[nn.Module], batches: Iterable[Any], *, progress: bool = True) -> None:
         check_models(models)
+        _check_batches(batches)
         self.models = list(models)
         self.data = list(batches) if isinstance(batches, Iterator) else batches
         self._progress = progress
@@ -162,6 +164,26 @@ def check_models(models: Sequence[nn.Module]) -> None:
     if any(home != homes[0] for home in homes):
         names = [", ".join(sorted(f"{device} {dtype}" for device, dtype in home)) for home in homes]
         raise InputError(f"models are on different devices or in different dtypes: {'; '.join(dict.fromkeys(names))}")
+    _check_values(models)
+
+
+def _check_values(models: Sequence[nn.Module]) -> None:
+    """Raise an error if a model has no parameters, or some without values, as on the device meta, or not finite."""
+    for number, model in enumerate(models):
+        parameters = dict(model.named_parameters())
+        if not parameters:
+            raise InputError(f"models[{number}] has no parameters; there is nothing to merge")
+        for name, x in parameters.items():
+            if x.is_meta:
+                raise InputError(f"{name!r} of models[{number}] is on the device meta, which holds no values")
+            if not x.isfinite().all():
+                raise InputError(f"{name!r} of models[{number}] has values that are not finite")
+
+
+def _check_batches(batches: Any) -> None:
+    if isinstance(batches, Tensor) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+        what = f"a tensor {list(batches.shape)}" if isinstance(batches, Tensor) else f"{batches!r}"
+        raise InputError(f"batches is {what}; several batches are expected, such as a list of tensors [batch, ...]")
 
 
 def _check_alike(models: Sequence[nn.Module], plan: Graph, cut: Cut | None) -> None:

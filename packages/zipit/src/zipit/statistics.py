@@ -117,6 +117,8 @@ def inputs_of(batch: Any) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
         what = f"{list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise InputError(f"batches has an element that is {what}; tensors [batch, ...] are expected")
+    if not x.isfinite().all():
+        raise InputError("batches has values that are not finite")
     return x
 
 

@@ -92,10 +92,17 @@ def rows_of(
     rows: list[dict[str, Any]] = []
     for until in track(cuts, "sweep") if progress else cuts:
         merged = seen.merge(method, until, **options)
-        scores = evaluate(merged)
-        scores = scores if isinstance(scores, Mapping) else {"score": float(scores)}
-        rows.append({**scores, "until": until, "flops": flops(merged, example) / ensemble})
+        rows.append({**_scores(evaluate(merged)), "until": until, "flops": flops(merged, example) / ensemble})
     return rows
+
+
+def _scores(found: Any) -> Mapping[str, float]:
+    if isinstance(found, Mapping):
+        return found
+    try:
+        return {"score": float(found)}
+    except (TypeError, ValueError) as e:
+        raise InputError(f"evaluate returned {found!r}; a number, or numbers by their names, are expected") from e
 
 
 def plot(curves: Mapping[str, Sequence[Row]], lines: Mapping[str, float] | None = None, score: str = "score") -> Figure:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from plm_core import NotSupported
+from plm_core import InputError, NotSupported
 from zipit.tracing.labels import Features, Ints, Labels, covers
 from zipit.tracing.rules import RULES, Call, unknown
 
@@ -53,9 +53,10 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Trace:
         example: An input, or a tuple of all inputs. Two images or more keep the batch apart from what has size 1.
 
     Raises:
+        InputError: The model is no module, or the example is a list.
         NotSupported: torch.export cannot record the model.
     """
-    inputs = example if isinstance(example, tuple) else (example,)
+    inputs = arguments_of(model, example)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -73,6 +74,19 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Trace:
     traced = Trace(program)
     _follow(traced, model)
     return traced
+
+
+def arguments_of(model: nn.Module, example: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return all inputs of a model for an example, which is one input or a tuple of all.
+
+    Raises:
+        InputError: The model is no module, or the example is a list, such as one of batches.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; a single module is expected")
+    if isinstance(example, list):
+        raise InputError("example is a list; an input, or a tuple of all inputs, is expected")
+    return example if isinstance(example, tuple) else (example,)
 
 
 def module_of(node: Node) -> str:
