@@ -122,6 +122,11 @@ def test_a_file_that_is_no_release_is_refused(released, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="no released decoder"):
         gazelle.load_release(tmp_path / "other.safetensors")
+    save_file({"linear.weight": torch.zeros(768)}, tmp_path / "flat.safetensors")
+    with pytest.raises(WeightsError, match="no released decoder"):
+        gazelle.load_release(tmp_path / "flat.safetensors")
+    with pytest.raises(InputError, match="name is 'test_vit', a VisionTransformer; the name of a model of gaze"):
+        gazelle.load_release(tmp_path / "flat.safetensors", "test_vit")
     with pytest.raises(NotSupported, match="load_release"):
         weights.export(build("gazelle_dinov2_vitb14"), "release")
 
@@ -138,5 +143,7 @@ def test_a_config_cannot_make_anything_be_fetched():
     for name, says in (("hf-hub:org/name", "without a source"), ("local-dir:x", "without a source")):
         with pytest.raises(InputError, match=says):
             plm_core.create_model("gazelle_dinov2_vitb14", backbone=name)
+    with pytest.raises(InputError, match="backbone is a Linear; its name is expected"):
+        plm_core.create_model("gazelle_dinov2_vitb14", backbone=torch.nn.Linear(1, 1))
     with pytest.raises(InputError, match="num_classes is 3"):
         plm_core.create_model("gazelle_dinov2_vitb14", num_classes=3)
