@@ -191,6 +191,18 @@ class Decoder(nn.Module):
             state_dict[key] = own
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def resample(self, key: str, tensor: Tensor) -> Tensor:
+        """Return positions of another grid as those of the own one, for `plm_core.weights.load`.
+
+        Args:
+            key: The name of a tensor of a checkpoint.
+            tensor: Its values. Those of other tensors are returned as they are.
+        """
+        own: Any = self.pos_embed
+        if key != "pos_embed" or tensor.shape[:1] != own.shape[:1]:
+            return tensor
+        return sine_positions(self.dim, (own.shape[1], own.shape[2])).to(tensor)
+
 
 def size_of(size: Any, name: str) -> tuple[int, int]:
     """Return a height and a width.
