@@ -116,6 +116,7 @@ def test_formats_are_found_by_the_names_of_files(gaze_photos, gaze_videos, tmp_p
         (("gazelle_micro_shapes", "{tmp}"), "has no split 'test' of gaze: test_annotations_release.txt (GazeFollow), "),
         (("gazelle_micro_shapes", "{tmp}/absent"), "does not exist; a folder of gaze, a .json file or a pickle"),
         (("hiera_micro_shapes", "{photos}"), "model 'hiera_micro_shapes' is no model of gaze; gazelle_* are"),
+        (("gazelle_micro_shapes", "{photos}", "--images", "{tmp}"), "which is for a file; a folder of gazefollow has"),
         (("gazelle_dinov2_vitb14", "{photos}"), "give its file of the original's release (--weights"),
         (
             ("gazelle_micro_shapes", "{photos}", "--benchmark", "iou"),
