@@ -246,6 +246,8 @@ def test_another_size_than_the_model_was_made_for(model):
         (lambda vit: gazelle.GazeLLE(vit(), in_size=70, dim=20), InputError, "dim is 20; a multiple of 8"),
         (lambda vit: gazelle.GazeLLE(vit(), in_size=70, dim=16.0), InputError, "dim is 16.0; a multiple of 8"),
         (lambda vit: gazelle.GazeLLE(vit(), in_size=70, num_layers=0), InputError, "num_layers is 0"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=70, inout="false"), InputError, "inout is 'false'; True or False"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=70, frozen="no"), InputError, "frozen is 'no'; True or False"),
         (lambda vit: gazelle.GazeLLE(vit(), in_size=0), InputError, r"in_size is \(0, 0\); \(height, width\)"),
         (lambda vit: gazelle.GazeLLE(vit(), in_size=(70,)), InputError, r"in_size is \(70,\); \(height, width\)"),
         (lambda vit: gazelle.GazeLLE(vit(), in_size="70"), InputError, r"in_size is '70'; \(height, width\)"),

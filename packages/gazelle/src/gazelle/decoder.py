@@ -51,7 +51,8 @@ class Decoder(nn.Module):
         decoder_ln_eps: What LayerNorm adds to the variance.
 
     Raises:
-        InputError: ``dim`` is not divisible by 8, ``num_layers`` is less than 1, or ``out_size`` is not two sizes.
+        InputError: ``dim`` is not divisible by 8, ``num_layers`` is less than 1, ``inout`` is no bool, or ``out_size``
+            is not two sizes.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Decoder(nn.Module):
         super().__init__()
         if not whole(dim) or dim % 8:
             raise InputError(f"dim is {dim!r}; a multiple of 8, the number of attention heads, is expected")
+        if not isinstance(inout, bool):  # a text such as "false" would count as true
+            raise InputError(f"inout is {inout!r}; True or False is expected")
         if not whole(num_layers):
             raise InputError(f"num_layers is {num_layers!r}; 1 or more is expected")
         self.dim, self.out_size, self.has_inout = dim, size_of(out_size, "out_size"), inout

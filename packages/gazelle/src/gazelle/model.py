@@ -50,6 +50,8 @@ class GazeLLE(Decoder):
         **options: Any,
     ) -> None:
         height, width = size_of((in_size, in_size) if isinstance(in_size, int) else in_size, "in_size")
+        if not isinstance(frozen, bool):
+            raise InputError(f"frozen is {frozen!r}; True or False is expected")
         eyes = create_backbone(backbone, (height, width), positions, **options)
         super().__init__(eyes.width, eyes.grid((height, width)), inout, dim, num_layers, out_size, decoder_ln_eps)
         self.backbone = eyes
