@@ -481,6 +481,12 @@ def test_the_head_may_be_elsewhere(goo):
     assert scene.people[0].box == (0, 0, 0.5, 1)
 
 
+def test_one_broken_entry_is_called_so(tmp_path):
+    (tmp_path / "test.json").write_text('[{"a": 1}]')
+    with pytest.raises(InputError, match="has 1 broken entry of 1: entry 0"):
+        data.open_gaze(tmp_path / "test.json")
+
+
 def test_broken_rows_of_goo_are_numbered(goo):
     rows = [goo_row(), 3, goo_row("b.png"), {"filename": "a.png"}, goo_row(ann={"bboxes": [[1, 2]]}), goo_row(ann=[])]
     assert data.read_goo(goo(rows), skip=True).left_out == tuple(f"row {number}" for number in range(1, 6))

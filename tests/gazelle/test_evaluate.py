@@ -86,9 +86,8 @@ def test_a_released_file_is_evaluated_on_its_model(plm, gaze_photos, tmp_path, m
     """The backbone of the double is small and has random weights."""
     seen = []
     monkeypatch.setattr(
-        "gazelle.load_release",
+        "gazelle.loading.load_release",
         lambda path, name: seen.append((path.name, name)) or plm_core.create_model(MICRO).eval(),
-        raising=False,
     )
     weights.write({"a": torch.zeros(1)}, tmp_path / "decoder.safetensors")
     result = plm("gaze-eval", "gazelle_dinov2_vitb14", gaze_photos, "--weights", tmp_path / "decoder.safetensors")
@@ -116,7 +115,9 @@ def test_formats_are_found_by_the_names_of_files(gaze_photos, gaze_videos, tmp_p
     [
         (("gazelle_micro_shapes", "{tmp}"), "has no split 'test' of gaze: test_annotations_release.txt (GazeFollow), "),
         (("gazelle_micro_shapes", "{tmp}/absent"), "does not exist; a folder of gaze, a .json file or a pickle"),
-        (("hiera_micro_shapes", "{photos}"), "model 'hiera_micro_shapes' is a Hiera; the name of a model of gaze"),
+        (("hiera_micro_shapes", "{photos}"), "model 'hiera_micro_shapes' is no model of gaze; gazelle_* are"),
+        (("gazelle_micro_shapes", "{photos}", "--images", "{tmp}"), "which is for a file; a folder of gazefollow has"),
+        (("gazelle_dinov2_vitb14", "{photos}"), "give its file of the original's release (--weights"),
         (
             ("gazelle_micro_shapes", "{photos}", "--benchmark", "iou"),
             "benchmark 'iou' is not allowed: 'gazefollow' and",

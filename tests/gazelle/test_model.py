@@ -121,6 +121,11 @@ def test_cells_are_slices_with_sides_rounded_to_even():
         assert torch.equal(gazelle.head_maps(boxes, (size, size)), expected)
 
 
+def test_boxes_of_two_numbers_do_not_become_one_box():
+    with pytest.raises(InputError, match=r"bboxes\[0\] is \(0, 0.1\); four numbers \(x0, y0, x1, y1\) or None"):
+        gazelle.head_maps([(0.0, 0.1), (0.5, 0.6)], (4, 4))
+
+
 def test_a_box_too_small_for_a_cell_is_filled_on_demand():
     boxes = [(0.31, 0.31, 0.33, 0.34), None, (0.0, 0.0, 1.0, 1.0), (0.99, 0.0, 1.0, 1.0)]
     plain, filled = (gazelle.head_maps(boxes, (5, 5), fill) for fill in (False, True))
@@ -162,6 +167,13 @@ def test_lists_and_tensors_that_do_not_fit(model, images):
         model({"images": images, "bboxes": torch.rand(3, 1, 4)})
     with pytest.raises(InputError, match=r"images is \[3, 70, 70\]"):
         model.encode(images[0])
+    with pytest.raises(InputError, match="inputs has images; images and bboxes are expected"):
+        model({"images": images})
+    with pytest.raises(InputError, match="mask is given with lists of boxes"):
+        model({"images": images, "bboxes": [[BOX], [OTHER]], "mask": torch.ones(2, 1, dtype=torch.bool)})
+    for mask, given in ((torch.ones(2, 1), r"\[2, 1\]"), (torch.ones(3), r"\[3\]"), ([[1, 1, 1]] * 2, "a list")):
+        with pytest.raises(InputError, match=rf"mask is {given}; a tensor \[2, 3\]"):
+            model({"images": images, "bboxes": torch.rand(2, 3, 4), "mask": mask})
 
 
 # --- backbones ------------------------------------------------------------------------------------------------------
@@ -232,12 +244,33 @@ def test_another_size_than_the_model_was_made_for(model):
         ),
         (lambda vit: gazelle.GazeLLE("test_convnext", in_size=96, positions="hub"), NotSupported, "absolute positions"),
         (lambda vit: gazelle.GazeLLE(vit(), in_size=70, dim=20), InputError, "dim is 20; a multiple of 8"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=70, dim=16.0), InputError, "dim is 16.0; a multiple of 8"),
         (lambda vit: gazelle.GazeLLE(vit(), in_size=70, num_layers=0), InputError, "num_layers is 0"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=70, inout="false"), InputError, "inout is 'false'; True or False"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=70, frozen="no"), InputError, "frozen is 'no'; True or False"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=0), InputError, r"in_size is \(0, 0\); \(height, width\)"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=(70,)), InputError, r"in_size is \(70,\); \(height, width\)"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size="70"), InputError, r"in_size is '70'; \(height, width\)"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=70, out_size=64), InputError, r"out_size is 64; \(height"),
+        (lambda vit: gazelle.GazeLLE(vit(), in_size=70, out_size=(0, 3)), InputError, r"out_size is \(0, 3\)"),
+        (
+            lambda vit: gazelle.GazeLLE(vit(), in_size=70, pretrained=True),
+            InputError,
+            "pretrained cannot be given with",
+        ),
+        (lambda vit: gazelle.GazeLLE("hiera_tiny_224", in_size=224), NotSupported, "Hiera of timm, which has no norm"),
     ],
 )
 def test_what_does_not_fit_is_refused(vit, make, error, says):
     with pytest.raises(error, match=says):
         make(vit)
+
+
+def test_a_backbone_whose_maps_have_other_channels_than_it_says_is_refused(vit, images):
+    backbone = vit()
+    backbone.feature_info[-1]["num_chs"] = 48
+    with pytest.raises(NotSupported, match="feature_info has 48 channels, where its feature map has 32"):
+        gazelle.GazeLLE(backbone, in_size=70).encode(images)
 
 
 # --- training and export --------------------------------------------------------------------------------------------

@@ -66,6 +66,18 @@ def test_the_size_is_checked(size):
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mean": (0.5, 0.5)}, r"mean is \(0.5, 0.5\); three numbers, one"),
+        ({"std": (0.5, 0.5, 0.0)}, r"std is \(0.5, 0.5, 0.0\); three numbers above 0, one"),
+    ],
+)
+def test_mean_and_deviation_are_checked(given, message):
+    with pytest.raises(InputError, match=message):
+        preprocess(8, **given)
+
+
+@pytest.mark.parametrize(
     ("image", "message"),
     [
         ("photo.jpg", "image is a str; a PIL image or pixels of uint8 are expected"),

@@ -122,6 +122,11 @@ def test_a_file_that_is_no_release_is_refused(released, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="no released decoder"):
         gazelle.load_release(tmp_path / "other.safetensors")
+    save_file({"linear.weight": torch.zeros(768)}, tmp_path / "flat.safetensors")
+    with pytest.raises(WeightsError, match="no released decoder"):
+        gazelle.load_release(tmp_path / "flat.safetensors")
+    with pytest.raises(InputError, match="name is 'test_vit', a VisionTransformer; the name of a model of gaze"):
+        gazelle.load_release(tmp_path / "flat.safetensors", "test_vit")
     with pytest.raises(NotSupported, match="load_release"):
         weights.export(build("gazelle_dinov2_vitb14"), "release")
 
@@ -134,9 +139,24 @@ def test_the_position_grid_of_another_size_is_made_anew(model):
         model.load_state_dict({**state, "pos_embed": torch.zeros(16, 5, 5)})
 
 
+@torch.no_grad()
+def test_weights_fit_another_size_of_image(tmp_path):
+    small = plm_core.create_model("gazelle_micro_shapes", pretrained=True).eval()
+    large = plm_core.create_model("gazelle_micro_shapes", pretrained=True, img_size=128).eval()
+    images = torch.rand(1, 3, 128, 128)
+    torch.testing.assert_close(large(images), small(images))
+    weights.save_pretrained(large, tmp_path / "large", license="mit")
+    again = plm_core.create_model(f"local-dir:{tmp_path / 'large'}", pretrained=True, img_size=64)
+    assert torch.equal(again.pos_embed, small.pos_embed)
+    with pytest.raises(WeightsError, match="wrong shape: pos_embed"):
+        weights.load(small, {**small.state_dict(), "pos_embed": torch.zeros(8, 9, 9)})
+
+
 def test_a_config_cannot_make_anything_be_fetched():
     for name, says in (("hf-hub:org/name", "without a source"), ("local-dir:x", "without a source")):
         with pytest.raises(InputError, match=says):
             plm_core.create_model("gazelle_dinov2_vitb14", backbone=name)
+    with pytest.raises(InputError, match="backbone is a Linear; its name is expected"):
+        plm_core.create_model("gazelle_dinov2_vitb14", backbone=torch.nn.Linear(1, 1))
     with pytest.raises(InputError, match="num_classes is 3"):
         plm_core.create_model("gazelle_dinov2_vitb14", num_classes=3)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.models.hiera import Hiera
+from timm.models.hieradet_sam2 import HieraDet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -39,6 +41,11 @@ class Backbone(nn.Module):
                 f"backbone is a {type(model).__name__} without forward_intermediates and feature_info, by which timm's "
                 "models give feature maps"
             )
+        if isinstance(model, Hiera | HieraDet):
+            raise NotSupported(
+                f"backbone is a {type(model).__name__} of timm, which has no normalized feature maps; hiera_image_* of "
+                "the package hiera have them"
+            )
         self.model: Any = model
         facts: Any = model.feature_info
         last = facts[-1] if isinstance(facts, list) else facts.get_dicts()[-1]
@@ -68,7 +75,13 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalized features of the last block: [B, 3, H, W] -> [B, C, h, w]."""
         maps: list[Tensor] = self.model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
-        return maps[-1]
+        features = maps[-1]
+        if features.shape[1] != self.width:
+            raise NotSupported(
+                f"backbone is a {type(self.model).__name__} whose feature_info has {self.width} channels, where its "
+                f"feature map has {features.shape[1]}"
+            )
+        return features
 
 
 def is_dinov2(model: nn.Module) -> bool:
@@ -86,8 +99,14 @@ def create_backbone(
         backbone: A name for `plm_core.create_model`, or a module.
         in_size: See `Backbone`.
         positions: See `Backbone`.
-        **options: Keywords of `plm_core.create_model`, such as ``pretrained``.
+        **options: Keywords of `plm_core.create_model`, such as ``pretrained``. They are for a name alone.
+
+    Raises:
+        InputError: There are keywords beside a module, or see `Backbone`.
+        NotSupported: See `Backbone`.
     """
     if isinstance(backbone, str):
         backbone = create_model(backbone, num_classes=0, **options)
+    elif options:
+        raise InputError(f"{', '.join(options)} cannot be given with a backbone that is a module; it is for a name")
     return Backbone(backbone, in_size, positions)

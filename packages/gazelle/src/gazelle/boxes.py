@@ -26,7 +26,7 @@ def head_maps(bboxes: Sequence[Box] | Tensor, grid: tuple[int, int], fill: bool 
 
     A side is rounded to the nearest cell border, halves to the even one, as the original does. So a box of less than
     half a cell may cover none, and the person is then treated like one without a box. Sides below 0 count from the far
-    end, as in a slice of Python. `check_boxes` refuses and clips such boxes.
+    end, as in a slice of Python. `check_box` refuses and clips such boxes.
 
     Args:
         bboxes: A box or None for each person, or a tensor of boxes [P, 4].
@@ -58,8 +58,15 @@ def _covered(start: Tensor, stop: Tensor, size: int, fill: bool) -> Tensor:
 
 
 def as_tensor(bboxes: Sequence[Box]) -> Tensor:
-    """Return boxes as float64 [P, 4], with a box that covers no cell for a person without one."""
+    """Return boxes as float64 [P, 4], with a box that covers no cell for a person without one.
+
+    Raises:
+        InputError: A box has not four numbers.
+    """
     rows = [NO_BOX if box is None else tuple(map(float, box)) for box in bboxes]
+    for k, row in enumerate(rows):
+        if len(row) != 4:  # the reshape would make one box of two halves
+            raise InputError(f"bboxes[{k}] is {_shown(row)}; four numbers (x0, y0, x1, y1) or None are expected")
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
 
 

@@ -36,6 +36,8 @@ def gaze_lle(
     """
     if num_classes:
         raise InputError(f"num_classes is {num_classes}; a model of gaze has none")
+    if not isinstance(backbone, str):
+        raise InputError(f"backbone is a {type(backbone).__name__}; its name is expected, and gazelle.GazeLLE takes it")
     if ":" in backbone or "/" in backbone:  # a config.json must not make anything be fetched
         raise InputError(f"backbone is {backbone!r}; a name of the registry without a source is expected")
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
@@ -53,11 +55,15 @@ def load_release(path: str | Path, name: str | None = None, pretrained_backbone:
         pretrained_backbone: Whether the backbone gets its weights. Without them the model is of no use, but for tests.
 
     Raises:
+        InputError: The name is of no model of gaze.
         WeightsError: The file cannot be read, or does not fit. The message lists what is missing and what is left over.
     """
     state = weights.read(path, allow_pickle=True)
     name = name or _name_of(Path(path), state)
-    model: Any = create_model(name)
+    created = create_model(name)
+    if not isinstance(created, GazeLLE):
+        raise InputError(f"name is {name!r}, a {type(created).__name__}; the name of a model of gaze is expected")
+    model: Any = created
     with torch.device("meta"):
         decoder = Decoder(
             model.backbone.width, tuple(model.pos_embed.shape[1:]), model.has_inout, model.dim, len(model.transformer)
@@ -76,7 +82,8 @@ def _name_of(path: Path, state: dict[str, Any]) -> str:
     for name, file in RELEASES.items():
         if path.stem == file.removesuffix(".pt"):
             return name
-    width = state["linear.weight"].shape[1] if "linear.weight" in state else None
+    linear = state.get("linear.weight")
+    width = None if linear is None or linear.ndim < 2 else linear.shape[1]
     sizes = {768: "vitb14", 1024: "vitl14"}
     if width not in sizes:
         raise WeightsError(f"{str(path)!r} is no released decoder: linear.weight has not 768 or 1024 channels")

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 from gazelle.boxes import Box, as_tensor, head_maps, people_of
 from gazelle.layers import HeatmapHead, before_last, block, draw, sine_positions
 from plm_core import InputError
+from plm_core.utils.ranges import whole
 
 PEOPLE_AT_ONCE = {"cpu": 1}
 """Number of people that are decoded at once, by the kind of device. What one person takes fits into a CPU's caches."""
@@ -50,7 +51,8 @@ class Decoder(nn.Module):
         decoder_ln_eps: What LayerNorm adds to the variance.
 
     Raises:
-        InputError: ``dim`` is not divisible by 8, or ``num_layers`` is less than 1.
+        InputError: ``dim`` is not divisible by 8, ``num_layers`` is less than 1, ``inout`` is no bool, or ``out_size``
+            is not two sizes.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Decoder(nn.Module):
         decoder_ln_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        if dim % 8 or dim < 8:
-            raise InputError(f"dim is {dim}; a multiple of 8, the number of attention heads, is expected")
-        if num_layers < 1:
-            raise InputError(f"num_layers is {num_layers}; 1 or more is expected")
-        self.dim, self.out_size, self.has_inout = dim, (int(out_size[0]), int(out_size[1])), inout
+        if not whole(dim) or dim % 8:
+            raise InputError(f"dim is {dim!r}; a multiple of 8, the number of attention heads, is expected")
+        if not isinstance(inout, bool):  # a text such as "false" would count as true
+            raise InputError(f"inout is {inout!r}; True or False is expected")
+        if not whole(num_layers):
+            raise InputError(f"num_layers is {num_layers!r}; 1 or more is expected")
+        self.dim, self.out_size, self.has_inout = dim, size_of(out_size, "out_size"), inout
         self.register_buffer("pos_embed", sine_positions(dim, grid))
         self.linear = nn.Conv2d(width, dim, 1)
         self.head_token = nn.Embedding(1, dim)
@@ -101,10 +105,13 @@ class Decoder(nn.Module):
             [B, N, h, w] and [B, N].
 
         Raises:
-            InputError: A box is not one, see `gazelle.boxes.check_box`, or there are other lists than images.
+            InputError: A box is not one, see `gazelle.boxes.check_box`, there are other lists than images, or a mask
+                does not fit the boxes.
         """
         if isinstance(bboxes, Tensor):
             return self._decode_tensor(features, bboxes, mask, fill)
+        if mask is not None:
+            raise InputError("mask is given with lists of boxes; it is for a tensor of boxes, [images, people, 4]")
         people = people_of(bboxes, len(features))
         counts = [len(boxes) for boxes in people]
         boxes = as_tensor([box for image in people for box in image])
@@ -117,6 +124,9 @@ class Decoder(nn.Module):
     def _decode_tensor(self, features: Tensor, bboxes: Tensor, mask: Tensor | None, fill: bool) -> Gaze:
         if bboxes.ndim != 3 or bboxes.shape[0] != features.shape[0] or bboxes.shape[2] != 4:
             raise InputError(f"bboxes is {list(bboxes.shape)}; [{len(features)}, people, 4] is expected")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.shape != bboxes.shape[:2]):
+            given = list(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+            raise InputError(f"mask is {given}; a tensor {list(bboxes.shape[:2])}, one value for each box, is expected")
         b, n = bboxes.shape[:2]
         heads = head_maps(bboxes.flatten(0, 1), (features.shape[2], features.shape[3]), fill)
         image = torch.arange(b, device=features.device)[:, None].expand(b, n).flatten()
@@ -183,3 +193,31 @@ class Decoder(nn.Module):
         if stored is not None and stored.shape != own.shape and stored.shape[:1] == own.shape[:1]:
             state_dict[key] = own
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def resample(self, key: str, tensor: Tensor) -> Tensor:
+        """Return positions of another grid as those of the own one, for `plm_core.weights.load`.
+
+        Args:
+            key: The name of a tensor of a checkpoint.
+            tensor: Its values. Those of other tensors are returned as they are.
+        """
+        own: Any = self.pos_embed
+        if key != "pos_embed" or tensor.shape[:1] != own.shape[:1]:
+            return tensor
+        return sine_positions(self.dim, (own.shape[1], own.shape[2])).to(tensor)
+
+
+def size_of(size: Any, name: str) -> tuple[int, int]:
+    """Return a height and a width.
+
+    Args:
+        size: Two whole numbers.
+        name: What an error calls them.
+
+    Raises:
+        InputError: They are not two, or one is less than 1.
+    """
+    sides = tuple(size) if isinstance(size, list | tuple) else ()
+    if len(sides) != 2 or not all(map(whole, sides)):
+        raise InputError(f"{name} is {size!r}; (height, width), whole numbers of 1 or more, is expected")
+    return int(sides[0]), int(sides[1])

@@ -97,7 +97,7 @@ class Estimator:
 
     @torch.inference_mode()
     def look_batch(self, scenes: Sequence[Encoded], boxes: Sequence[Sequence[Box]]) -> list[list[Look]]:
-        """Return where people look in pictures, in one pass, see `look`. People are decoded 64 at a time."""
+        """Return where people look in pictures, in one pass, see `look`."""
         if not scenes:
             return []
         gaze = self.model.decode(torch.cat([scene.features for scene in scenes]), [list(b) for b in boxes], fill=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from gazelle.backbones import create_backbone
-from gazelle.boxes import Box
-from gazelle.decoder import Decoder, Gaze
+from gazelle.decoder import Decoder, Gaze, size_of
 from plm_core import InputError
 
 
@@ -50,7 +49,9 @@ class GazeLLE(Decoder):
         frozen: bool = True,
         **options: Any,
     ) -> None:
-        height, width = (in_size, in_size) if isinstance(in_size, int) else in_size
+        height, width = size_of((in_size, in_size) if isinstance(in_size, int) else in_size, "in_size")
+        if not isinstance(frozen, bool):
+            raise InputError(f"frozen is {frozen!r}; True or False is expected")
         eyes = create_backbone(backbone, (height, width), positions, **options)
         super().__init__(eyes.width, eyes.grid((height, width)), inout, dim, num_layers, out_size, decoder_ln_eps)
         self.backbone = eyes
@@ -90,8 +91,9 @@ class GazeLLE(Decoder):
         if isinstance(inputs, Tensor):
             heatmaps: Tensor = self.decode(self.encode(inputs), inputs.new_zeros(inputs.shape[0], 1, 4))["heatmap"]
             return heatmaps[:, 0]
-        images: Tensor = inputs["images"]
-        bboxes: Sequence[Sequence[Box] | None] | Tensor = inputs["bboxes"]
+        images, bboxes = inputs.get("images"), inputs.get("bboxes")
+        if images is None or bboxes is None:
+            raise InputError(f"inputs has {', '.join(inputs) or 'nothing'}; images and bboxes are expected")
         if not isinstance(bboxes, Tensor) and len(bboxes) != len(images):
             raise InputError(f"bboxes has {len(bboxes)} lists; one for each of the {len(images)} images is expected")
         return self.decode(self.encode(images), bboxes, inputs.get("mask"))

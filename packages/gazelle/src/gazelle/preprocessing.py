@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plm_core import InputError
 from plm_core.utils.images import decode_image, pixels_of
-from plm_core.utils.ranges import whole
+from plm_core.utils.ranges import real, whole
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -68,11 +68,15 @@ def preprocess(size: int | Sequence[int] = 448, mean: Sequence[float] = MEAN, st
         std: Its standard deviation.
 
     Raises:
-        InputError: The size is not allowed.
+        InputError: The size, the mean or the deviation is not allowed.
     """
     sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
     if len(sides) != 2 or not all(map(whole, sides)):
         raise InputError(f"size is {size!r}; a whole number of pixels, or (height, width), is expected")
+    for name, values in {"mean": mean, "std": std}.items():
+        if len(values) != 3 or not all(map(real, values)) or (name == "std" and min(values) <= 0):
+            allowed = "three numbers above 0" if name == "std" else "three numbers"
+            raise InputError(f"{name} is {values!r}; {allowed}, one for each of red, green and blue, is expected")
     return Preprocess((int(sides[0]), int(sides[1])), tuple(mean), tuple(std))
 
 

@@ -9,7 +9,6 @@ import typer
 
 from plm_core.cli.options import BatchSize, Device, Json, NumWorkers, SkipUnreadable
 from plm_core.cli.table import show
-from plm_core.errors import InputError
 from plm_core.utils.arguments import DEVICE
 
 
@@ -56,10 +55,10 @@ def evaluate(
     opened = open_gaze(data, split, format, images, skip_unreadable)  # before the model, so that bad data fail at once
     from gazelle import evaluation
     from gazelle.estimation import preprocess_of
+    from gazelle.loading import load
     from gazelle.recipes import Looker
-    from plm_core.utils.devices import pick_device
 
-    net = _model(model, weights).to(pick_device(device))
+    net = load(model, weights, device).model
     scores = evaluation.evaluate(
         Looker(net).eval(),
         opened.annotations,
@@ -72,15 +71,3 @@ def evaluate(
     people = opened.annotations.people
     row = {"model": model, "data": data.name, "format": opened.format, "people": people, **rounded}
     show([row], as_json)
-
-
-def _model(name: str, weights: Path | None) -> Any:
-    from gazelle import GazeLLE, load_release
-    from plm_core import create_model
-
-    if weights is not None:
-        return load_release(weights, name)
-    model = create_model(name, pretrained=True)
-    if not isinstance(model, GazeLLE):
-        raise InputError(f"model {name!r} is a {type(model).__name__}; the name of a model of gaze is allowed")
-    return model.eval()

@@ -54,12 +54,14 @@ def open_gaze(
         skip: Whether broken rows are left out, and are no error.
 
     Raises:
-        InputError: The data are not of the format, or of none.
+        InputError: The data are not of the format, or of none, or there is a folder of images beside a folder.
     """
     if format is not None:
         check_choice("format", format, FORMATS)
     found = format or format_of(data, split)
     folders = {"gazefollow": read_gazefollow, "vat": read_vat, "childplay": read_childplay}
+    if found in folders and images is not None:
+        raise InputError(f"images is {str(images)!r}, which is for a file; a folder of {found} has its own images")
     if found in folders:
         return Opened(found, folders[found](data, split, skip))
     return Opened(found, read_json(data, images, skip) if found == "json" else read_goo(data, images, skip=skip))

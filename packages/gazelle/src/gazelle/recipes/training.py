@@ -104,7 +104,10 @@ def train_gaze(model: GazeLLE, data: Dataset[Any], config: GazeConfig, **options
     """
     inout = config.inout_lr is not None
     if inout and not model.has_inout:
-        raise InputError("the model has no in/out head to train: create one with inout=True")
+        raise InputError(
+            "the model has no in/out head to train: create one with inout=True, and load the weights of this one (for "
+            "plm train: --model and --weights with its folder, and --model-kwargs inout=True)"
+        )
     model.freeze(config.frozen)
     for name, parameter in model.named_parameters():
         if INOUT in name:

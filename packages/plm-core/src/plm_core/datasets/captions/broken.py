@@ -54,7 +54,7 @@ class Broken:
             return ()
         most = MAX_LISTED if skip and kept else MAX_NAMES
         listed = ", ".join(self.listed[:most]) + (f" and {count - most} more" if count > most else "")
-        rows = self.what if count > 1 else self.what.removesuffix("s")
+        rows = self.what if count > 1 else f"{self.what}.".replace("ies.", "y").removesuffix("s.")
         message = f"data {self.source!r} has {count} broken {rows} of {count + kept}"
         if not kept:
             raise InputError(f"{message}: {listed}")
