@@ -18,6 +18,7 @@ from gazelle.app.answers import COLOURS, heatmap_picture, inside_words, person, 
 from gazelle.app.session import MOST_PEOPLE, Desk
 from gazelle.cli import app as command
 from gazelle.estimation import Estimator, Look
+from gazelle.loading import MICRO_NOTE
 from plm_core.errors import InputError, MissingDependency, NotSupported
 
 BOXES = [(0.1, 0.1, 0.4, 0.5), (0.6, 0.2, 0.8, 0.6)]
@@ -209,11 +210,6 @@ def test_a_missing_gradio_is_said_before_a_model_is_made(monkeypatch):
         command.app(model="no_such_model")
 
 
-def test_the_page_tells_of_a_model_of_a_drawn_world():
-    assert "trained on a drawn world" in command.note_of("pe_micro_spatial.plm_shapes")
-    assert command.note_of("gazelle_dinov2_vitb14") == command.note_of("/some/folder") == ""
-
-
 @pytest.fixture(scope="module")
 def served(model):
     """Serve the page, and return its address and its estimator, whose encodings are counted."""
@@ -272,19 +268,18 @@ def test_a_port_that_is_taken_is_one_line(model):
             launch(build(Estimator(model), lambda pixels: []), port, browser=False)
 
 
-def test_the_command_serves_a_gaze_model_and_no_other(model, monkeypatch, capsys):
+def test_the_command_serves_a_gaze_model_and_no_other(monkeypatch, capsys):
     page = pytest.importorskip("gradio") and __import__("gazelle.app.page", fromlist=["build"])
     served = []
-    monkeypatch.setattr("plm_core.models.create_model", lambda name, pretrained: model)
     monkeypatch.setattr(page, "launch", lambda *args, **options: served.append((args, options)) or "http://here/")
     monkeypatch.setattr("gradio.Blocks.block_thread", lambda page: None)
-    command.app(model="gazelle_dinov2_vitb14", port=8123, device="cpu", no_browser=True)
-    (((_, port), options),) = served
+    command.app(port=8123, device="cpu", no_browser=True)
+    (((blocks, port), options),) = served
     assert (port, options) == (8123, {"browser": False})
+    assert MICRO_NOTE in str(blocks.config["components"])
     assert "page: http://here/ (Ctrl-C stops it)" in capsys.readouterr().err
-    monkeypatch.setattr("plm_core.models.create_model", lambda name, pretrained: model.backbone)
-    with pytest.raises(NotSupported, match=r"^model 'vit' is a Backbone; plm gaze-app needs one that estimates gaze$"):
-        command.app(model="vit", device="cpu")
+    with pytest.raises(NotSupported, match=r"^model 'test_vit' is no model of gaze"):
+        command.app(model="test_vit", device="cpu")
 
 
 @pytest.fixture

@@ -321,11 +321,12 @@ def test_a_model_that_is_not_to_be_relied_on_says_so(plm, tiny, monkeypatch, tmp
         assert picture[-6:, 480:].mean() < 40, "the note is on a dark band"
 
 
-def test_notes_are_those_of_micro_models(tiny):
-    model = plm_core.create_model(tiny, pretrained=True)
-    assert loading.note_of(model) == ""
-    model.pretrained_cfg = {**model.pretrained_cfg, "architecture": "hiera_micro_digits"}
-    assert loading.note_of(model) == loading.MICRO_NOTE
+def test_notes_are_those_of_micro_models(tiny, tmp_path):
+    assert loading.load(str(tiny)).note == ""
+    micro = loading.load()
+    assert micro.note == loading.MICRO_NOTE
+    plm_core.weights.save_pretrained(micro.model, tmp_path / "trained", license="mit")
+    assert loading.load(str(tmp_path / "trained")).note == "", "a folder may be trained on photos"
 
 
 def test_models_that_are_no_models_of_gaze(tmp_path):

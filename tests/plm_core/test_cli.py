@@ -146,7 +146,7 @@ def test_version(plm):
         (["predict", MICRO, "x.png", "--top", "0"], "Invalid value for '--top': Input should be greater than"),
         (["train", "--precision"], "Option '--precision' requires an argument"),
         (["\x1b[31m" * 1000], r"no command '\x1b[31m"),
-        (["retrain", "hiera_image_tiny_224"], "is not a micro model; there are: hiera_micro_"),
+        (["retrain", "hiera_image_tiny_224"], "is not a micro model; there are: gazelle_micro_shapes, hiera_micro_"),
         (["convert", "/no/such.pt", "x.safetensors"], "/no/such.pt"),
         (["push", "/no/such/folder", "org/name"], "/no/such/folder"),
     ],

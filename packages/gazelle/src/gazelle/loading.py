@@ -68,9 +68,14 @@ def load(name: str | None = None, release: str | Path | None = None, device: str
 
 
 def note_of(model: GazeLLE) -> str:
-    """Return what has to be said with the answers of a model with weights; empty for nothing."""
+    """Return what has to be said with the answers of a model with weights; empty for nothing.
+
+    A model folder has weights of another training than that of the micro model that it may be named after.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
     entry = registry().all(Model).get(name_of(model))
-    return MICRO_NOTE if entry is not None and entry.declaration.micro else ""
+    own = config.get("source") not in ("local-dir", "hf-hub")
+    return MICRO_NOTE if own and entry is not None and entry.declaration.micro else ""
 
 
 def _check_gaze(name: str) -> None:
