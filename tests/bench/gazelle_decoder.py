@@ -23,7 +23,7 @@ from gazelle.metrics import vat_rows
 PARTS = ("decoder", "head", "scene", "metrics", "tome")
 ROWS = 5000
 SIDE = 32
-TOKENS_MERGED = 30
+TOKENS_MERGED = 38
 
 
 class Plain(nn.Module):
