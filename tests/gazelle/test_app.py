@@ -197,12 +197,6 @@ def test_a_question_without_a_photo_is_an_error(desk):
         desk.report(None)
 
 
-def test_the_command_finds_heads_in_fractions(monkeypatch):
-    boxes = np.array([[10, 5, 30, 20]], np.float32)
-    monkeypatch.setattr(people, "find_heads", lambda pixels: people.Heads(boxes, np.ones(1, np.float32)), raising=False)
-    assert command.find_heads(np.zeros((50, 100, 3), np.uint8)) == [[0.1, 0.1, 0.3, 0.4]]
-
-
 def test_a_missing_gradio_is_said_before_a_model_is_made(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "gazelle.app.page", raising=False)
@@ -270,12 +264,17 @@ def test_a_port_that_is_taken_is_one_line(model):
 
 def test_the_command_serves_a_gaze_model_and_no_other(monkeypatch, capsys):
     page = pytest.importorskip("gradio") and __import__("gazelle.app.page", fromlist=["build"])
-    served = []
+    served, found, build = [], [], page.build
+    monkeypatch.setattr(page, "build", lambda net, find, note: found.append(find) or build(net, find, note))
     monkeypatch.setattr(page, "launch", lambda *args, **options: served.append((args, options)) or "http://here/")
     monkeypatch.setattr("gradio.Blocks.block_thread", lambda page: None)
     command.app(port=8123, device="cpu", no_browser=True)
     (((blocks, port), options),) = served
     assert (port, options) == (8123, {"browser": False})
+    (find_heads,) = found
+    boxes = np.array([[60, 5, 80, 20], [10, 5, 30, 20]], np.float32)
+    monkeypatch.setattr("gazelle.people.source.find_heads", lambda *args: people.Heads(boxes, np.ones(2, np.float32)))
+    assert find_heads(np.zeros((50, 100, 3), np.uint8)) == [(0.1, 0.1, 0.3, 0.4), (0.6, 0.1, 0.8, 0.4)]
     assert MICRO_NOTE in str(blocks.config["components"])
     assert "page: http://here/ (Ctrl-C stops it)" in capsys.readouterr().err
     with pytest.raises(NotSupported, match=r"^model 'test_vit' is no model of gaze"):

@@ -96,7 +96,7 @@ class Decoder(nn.Module):
             features: [B, C, h, w].
             bboxes: For each image a list of boxes (x0, y0, x1, y1) in fractions, with None for a person without a box.
                 Or a tensor [B, N, 4], in which a box without an area stands for a person without one. Boxes of a tensor
-                are not checked.
+                are not checked, and all of them are decoded at once.
             mask: Which of a tensor's boxes are people, bool [B, N]. None if all are. The result of others is 0.
             fill: See `gazelle.head_maps`.
 

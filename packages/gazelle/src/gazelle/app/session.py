@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gazelle.app.answers import person, report, shown_copy
-from gazelle.boxes import check_box
+from gazelle.boxes import Box, check_box
 from gazelle.estimation import Encoded, Estimator
 from plm_core import InputError
 from plm_core.errors import PlmError
 from plm_core.utils.images import Channels, open_image
 from plm_core.utils.ranges import whole
 
-Finder = Callable[[NDArray[np.uint8]], Sequence[Sequence[float]]]
+Finder = Callable[[NDArray[np.uint8]], Sequence[Box]]
 """A function from pixels, uint8 [H, W, 3], to head boxes (x0, y0, x1, y1) in fractions."""
 START = "Choose a photo, or drop one above."
 MOST_PEOPLE = 100

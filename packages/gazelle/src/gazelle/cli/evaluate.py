@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gazelle.cli.options import Release
 from plm_core.cli.options import BatchSize, Device, Json, NumWorkers, SkipUnreadable
 from plm_core.cli.table import show
 from plm_core.utils.arguments import DEVICE
@@ -21,12 +22,7 @@ def evaluate(
             "GOO-Real."
         ),
     ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights", help="Released file with the decoder of the model, such as gazelle_dinov2_vitb14.pt."
-        ),
-    ] = None,
+    weights: Release = None,
     split: Annotated[str, typer.Option("--split", help="Split of a folder.")] = "test",
     format: Annotated[
         str | None,

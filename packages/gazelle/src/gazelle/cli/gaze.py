@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gazelle.cli.options import ModelName, Release
 from plm_core.cli.options import Device, Json, Threads
 from plm_core.cli.table import show
 from plm_core.errors import InputError
@@ -91,22 +92,8 @@ def gaze(
             "for a video.",
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="Name of a model of gaze, or folder of one; random:NAME for random weights. The default is a micro "
-            "model that is shipped and was trained on drawn figures only.",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights",
-            help="File of the original's release, such as gazelle_dinov2_vitb14_inout.pt. The backbone is fetched from "
-            "the Hugging Face Hub.",
-        ),
-    ] = None,
+    model: ModelName = None,
+    weights: Release = None,
     box: Annotated[
         list[str] | None,
         typer.Option(
