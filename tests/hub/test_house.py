@@ -30,6 +30,8 @@ LAYERS = (
     ("adapters", "packing", "training"),
     ("runs",),
     ("prediction", "tools", "embeddings"),
+    ("lm",),
+    ("videobench",),
     ("cli", "testing", "tour"),
     ("plugin",),
 )
@@ -37,9 +39,9 @@ LAYERS = (
 PLACES = {
     "Command": ("implementation", r"(plm_core\.cli\.\w+|{package}\.cli(\.\w+)?)"),
     "TourStop": ("run", r"{package}\.tour"),
-    "WeightLayout": ("rules", r"{package}\.layouts"),
-    "BlockAdapter": ("view", r"(plm_core\.adapters\.\w+|{package}\.blocks)"),
-    "Training": ("train", r"(plm_core\.runs\.classification|{package}\.(recipes\.\w+|finetuning))"),
+    "WeightLayout": ("rules", r"(plm_core\.lm|{package})\.layouts"),
+    "BlockAdapter": ("view", r"(plm_core\.adapters\.\w+|(plm_core\.lm|{package})\.blocks)"),
+    "Training": ("train", r"(plm_core\.runs\.classification|(plm_core\.lm|{package})\.(recipes\.\w+|finetuning))"),
 }
 
 
