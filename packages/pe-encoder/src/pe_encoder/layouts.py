@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from pe_encoder.clip import CLIP
 from pe_encoder.model import VisionTower
 from pe_encoder.text import TextTower
 from plm_core import NotSupported
-from plm_core.layouts import Rule, Step, transpose
+from plm_core.layouts import Rule, Step, prefixed, transpose
 
 Rules = tuple[Rule, ...]
 
@@ -59,7 +59,7 @@ def _blocks(depth: int) -> Rules:
 
 def official_in_clip(model: VisionTower) -> Rules:
     """Return the rules for the vision tower in a file of PE-Core, which holds both towers."""
-    return _below("", "visual.", official(model))
+    return prefixed("", "visual.", official(model))
 
 
 def timm(model: VisionTower) -> Rules:
@@ -74,7 +74,7 @@ def timm(model: VisionTower) -> Rules:
 
 def open_clip_trunk(model: VisionTower) -> Rules:
     """Return the rules for the vision tower in a file of open_clip's PE-Core, where it is timm's."""
-    return _below("", "visual.trunk.", timm(model))
+    return prefixed("", "visual.trunk.", timm(model))
 
 
 def official_text(model: TextTower) -> Rules:
@@ -90,15 +90,15 @@ def official_text(model: TextTower) -> Rules:
 
 def open_clip_text(model: TextTower) -> Rules:
     """Return the rules for the text tower in a file of open_clip's PE-Core."""
-    return _below("", "text.", official_text(model))
+    return prefixed("", "text.", official_text(model))
 
 
 def official_clip(model: CLIP) -> Rules:
     """Return the rules for both towers in the original's file: the names of the text tower have no prefix there."""
     return (
         Rule("logit_scale", "logit_scale"),
-        *_below("visual.", "visual.", official(model.visual)),
-        *_below("text.", "", official_text(model.text)),
+        *prefixed("visual.", "visual.", official(model.visual)),
+        *prefixed("text.", "", official_text(model.text)),
     )
 
 
@@ -106,18 +106,9 @@ def open_clip(model: CLIP) -> Rules:
     """Return the rules for both towers in open_clip's file."""
     return (
         Rule("logit_scale", "logit_scale"),
-        *_below("visual.", "visual.trunk.", timm(model.visual)),
-        *_below("text.", "text.", official_text(model.text)),
+        *prefixed("visual.", "visual.trunk.", timm(model.visual)),
+        *prefixed("text.", "text.", official_text(model.text)),
     )
-
-
-def _below(native: str, foreign: str, rules: Iterable[Rule]) -> Rules:
-    """Return rules with a prefix on each side."""
-
-    def named(prefix: str, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        return prefix + names if isinstance(names, str) else tuple(prefix + name for name in names)
-
-    return tuple(Rule(named(native, rule.native), named(foreign, rule.foreign), rule.step) for rule in rules)
 
 
 def _added_dimensions(number: int) -> Step:

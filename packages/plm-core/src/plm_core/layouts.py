@@ -99,6 +99,14 @@ def uninterleave(num_heads: int) -> Step:
     return Step("uninterleave", to_foreign, to_native)
 
 
+def _nothing(parts: Parts) -> Parts:
+    return []
+
+
+IGNORE = Step("ignore", _nothing, _nothing)
+"""The step of a rule without native patterns: its foreign tensors repeat others, are never written, and may be there."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """A native key pattern, or several, and the foreign ones for the same tensors.
@@ -110,7 +118,7 @@ class Rule:
             ``*`` stands for the same characters, dots included, in all of them.
         foreign: The patterns of the other code base's keys.
         step: How the native tensors become the foreign ones, and back: `KEEP`, `transpose`, `split`, `stack`,
-            `reshape`, `uninterleave`, or a `Step` of your own.
+            `reshape`, `uninterleave`, `IGNORE`, or a `Step` of your own.
     """
 
     native: str | tuple[str, ...]
@@ -127,6 +135,20 @@ class Rule:
         native = (self.native,) if isinstance(self.native, str) else self.native
         foreign = (self.foreign,) if isinstance(self.foreign, str) else self.foreign
         return (foreign, native) if to == "native" else (native, foreign)
+
+
+def prefixed(native: str, foreign: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return rules for a part of a larger model: with a prefix before the native patterns, and one before the foreign.
+
+    Example:
+        >>> prefixed("visual.", "trunk.", [Rule("norm.*", "ln.*")])[0].foreign
+        'trunk.ln.*'
+    """
+
+    def named(prefix: str, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return prefix + names if isinstance(names, str) else tuple(prefix + name for name in names)
+
+    return tuple(Rule(named(native, rule.native), named(foreign, rule.foreign), rule.step) for rule in rules)
 
 
 def convert(

@@ -3,7 +3,75 @@
 from __future__ import annotations
 
 from plm_core.adapters.declarations import block_adapters
-from plm_core.hookspecs import BlockAdapter, Command, TourStop, Training, Transform, hookimpl
+from plm_core.hookspecs import (
+    BlockAdapter,
+    Command,
+    Input,
+    Model,
+    Pretrained,
+    TourStop,
+    Training,
+    Transform,
+    WeightLayout,
+    hookimpl,
+)
+from plm_core.lm.configs import IMAGE_SIZE, LICENSE, MEAN, PAPER, SIZES, STD, WEIGHTS_LICENSE, Size
+
+LM = "plm_core.lm.model:PerceptionLM"
+
+
+def _language_model(name: str, size: Size) -> Model:
+    return Model(
+        name=f"plm_{name}",
+        family="plm",
+        task="image-text-to-text",
+        builder="plm_core.lm.builders:perception_lm",
+        config=size.config,
+        params=size.params,
+        input=Input(size=(3, IMAGE_SIZE, IMAGE_SIZE), mean=MEAN, std=STD, crop_pct=1.0, crop_mode="squash"),
+        num_classes=0,
+        classifier=None,
+        first_conv="vision.tower.patch_embed.proj",
+        out_indices=(),
+        needs=("plm-core[lm]", "pe-encoder"),
+        license=LICENSE,
+        paper=PAPER,
+        pretrained=(
+            Pretrained(
+                tag="fb",
+                repo=size.repo,
+                layout="transformers",
+                license=WEIGHTS_LICENSE,
+                metrics=size.metrics,
+                note="gated: accept its license on the Hub first",
+            ),
+        ),
+    )
+
+
+@hookimpl
+def plm_models() -> list[Model]:
+    """Return the published sizes of the Perception Language Model."""
+    return [_language_model(name, size) for name, size in SIZES.items()]
+
+
+@hookimpl
+def plm_weight_layouts() -> list[WeightLayout]:
+    """Return the layouts of the Perception Language Model."""
+    return [
+        WeightLayout(
+            name="transformers",
+            models=(LM,),
+            rules="plm_core.lm.layouts:transformers",
+            help="PerceptionLM of transformers, whose vision tower is timm's",
+        ),
+        WeightLayout(
+            name="official",
+            models=(LM,),
+            rules="plm_core.lm.layouts:official",
+            help="the original's consolidated.pth",
+        ),
+    ]
 
 
 @hookimpl
@@ -84,8 +152,18 @@ def plm_transforms() -> list[Transform]:
 
 @hookimpl
 def plm_block_adapters() -> list[BlockAdapter]:
-    """Return the adapters of the model families of other libraries."""
-    return block_adapters()
+    """Return the adapters of the model families of other libraries, and that of the language model."""
+    return [
+        *block_adapters(),
+        BlockAdapter(
+            name="plm",
+            models=(LM,),
+            view="plm_core.lm.blocks:view",
+            embed="plm_core.lm.blocks:embed",
+            example=("plm_core.lm.blocks:example", {}),
+            input_size=(3, 64, 64),
+        ),
+    ]
 
 
 @hookimpl

@@ -22,7 +22,7 @@ A layout is the naming of tensors in one code base. The layouts of a model are t
 from plm_core.weights.digests import digest, fingerprint
 from plm_core.weights.files import read, write
 from plm_core.weights.loading import load
-from plm_core.weights.mapping import Report, WeightsMismatch, export, layouts_for, mismatch, to_native
+from plm_core.weights.mapping import Report, WeightsMismatch, export, layouts_for, mismatch, rules_of, to_native
 from plm_core.weights.publishing import save, save_pretrained
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "mismatch",
     "read",
+    "rules_of",
     "save",
     "save_pretrained",
     "to_native",

@@ -142,6 +142,16 @@ def _rules(model: nn.Module, layout: WeightLayout) -> tuple[Rule, ...]:
     return rules
 
 
+def rules_of(model: nn.Module, name: str) -> tuple[Rule, ...]:
+    """Return the rules of a layout for a model, such as the part of a larger one; none if it has no such layout.
+
+    Raises:
+        NotSupported: The other code base has no such variant of the model.
+    """
+    layout = layouts_for(model).get(name)
+    return () if layout is None else _rules(model, layout)
+
+
 def export(model: nn.Module, layout: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a model under the names and in the shapes of a layout.
 
