@@ -21,7 +21,7 @@ from plm_core.registry import registry
 ADAPTERS = {entry.declaration.name: entry.declaration for entry in registry().all(BlockAdapter).values()}
 WINDOWED = ("hiera", "timm-hiera", "timm-swin", "torchvision-swin", "transformers-hiera", "transformers-swin")
 FAMILIES = sorted(set(ADAPTERS) - set(WINDOWED))
-MAPS = ("gazelle",)
+MAPS = ("gazelle", "plm")
 """Families that only ask for maps of all patches, so that no block shows the merged tokens."""
 
 

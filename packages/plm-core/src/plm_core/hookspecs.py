@@ -100,7 +100,8 @@ class Pretrained(Fields):
             where there is no identifier.
         repo: Hugging Face Hub id, ``org/name``. None when the file is shipped inside the distribution.
         revision: Branch, tag or commit of the repository. None for the default branch.
-        file: File in the repository, or ``package:path`` of a shipped file, such as
+        file: File in the repository. ``model.safetensors.index.json`` stands for the files that such an index names, or
+            for the one file of a repository without an index. Or ``package:path`` of a shipped file, such as
             ``acme_models:weights/tiny.safetensors``. Beside a shipped file lies its model card, of the same name with
             the ending ``.md``. It begins with the front matter of the Hub's cards, which names the license::
 

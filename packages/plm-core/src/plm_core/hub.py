@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from plm_core.utils.network import client_errors, from_cache, mask_logs, masked,
 from plm_core.utils.text import shown
 
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+"""The file that says in which of several files each tensor of a large model is, as transformers writes them."""
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 RECORD_FILE = "training.json"
@@ -81,6 +83,56 @@ def download(file: HubFile, cache_dir: str | Path | None = None) -> Path:
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(file.repo, file.file, revision=file.revision, cache_dir=cache_dir))
+
+
+def fetch_weights(file: HubFile) -> Path:
+    """Download the weights of a repository: its one file, or the index and all files that it names.
+
+    Args:
+        file: The file, which is downloaded as `fetch` does. In place of `WEIGHTS_FILE` the repository may have
+            `INDEX_FILE`, and the other way round.
+
+    Returns:
+        The path of the file or of the index.
+
+    Raises:
+        WeightsError: See `fetch`. Also if the index is not one.
+    """
+    from huggingface_hub.errors import EntryNotFoundError
+
+    others = {WEIGHTS_FILE: INDEX_FILE, INDEX_FILE: WEIGHTS_FILE}
+    with one_line(f"cannot get {file}", file):
+        try:
+            return _with_shards(file)
+        except EntryNotFoundError:
+            if file.file not in others:
+                raise
+            with suppress(EntryNotFoundError):
+                return _with_shards(replace(file, file=others[file.file]))
+            raise
+
+
+def _with_shards(file: HubFile) -> Path:
+    """Download a file of weights and, if it is an index, the files that it names."""
+    path = download(file)
+    for name in shards_of(path) if path.name == INDEX_FILE else ():
+        download(replace(file, file=name))
+    return path
+
+
+def shards_of(index: Path) -> list[str]:
+    """Return the names of the files that an index names.
+
+    Raises:
+        WeightsError: It is no index, or names a file outside of its folder.
+    """
+    try:
+        names = sorted({str(name) for name in read_json(index)["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError, TypeError) as e:
+        raise WeightsError(f"{index} is not an index of weights: it has no 'weight_map' of files by tensor") from e
+    if wrong := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+        raise WeightsError(f"{index} names {shown(wrong[0])}; safetensors files beside it are expected")
+    return names
 
 
 def fetch_folder(repo: HubFile, patterns: Sequence[str]) -> Path:

@@ -104,7 +104,7 @@ def _nothing(parts: Parts) -> Parts:
 
 
 IGNORE = Step("ignore", _nothing, _nothing)
-"""The step of a rule without native patterns: its foreign tensors repeat others, are never written, and may be there."""
+"""The step of a rule without native patterns. Its foreign tensors repeat others, and are read past and not written."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def _language_model(name: str, size: Size) -> Model:
             Pretrained(
                 tag="fb",
                 repo=size.repo,
+                file="model.safetensors.index.json",
                 layout="transformers",
                 license=WEIGHTS_LICENSE,
                 metrics=size.metrics,

@@ -36,15 +36,11 @@ class Tower:
 TOWERS: Mapping[str, Tower] = {
     "vit_pe_core_large_patch14_336": Tower(name="pe_lang_l14_448", heads=16),
     "vit_pe_lang_large_patch14_448": Tower(name="pe_lang_l14_448", heads=16),
-    "vit_pe_core_gigantic_patch14_448": Tower(
-        name="pe_lang_g14_448", heads=16, mlp_ratio=8960 / 1536, cls_token=False
-    ),
-    "vit_pe_lang_gigantic_patch14_448": Tower(
-        name="pe_lang_g14_448", heads=16, mlp_ratio=8960 / 1536, cls_token=False
-    ),
+    "vit_pe_core_gigantic_patch14_448": Tower(name="pe_lang_g14_448", heads=16, mlp_ratio=8960 / 1536, cls_token=False),
+    "vit_pe_lang_gigantic_patch14_448": Tower(name="pe_lang_g14_448", heads=16, mlp_ratio=8960 / 1536, cls_token=False),
 }
 """The towers of published models by the names that transformers gives them."""
-RENAMED = {
+RENAMED: Mapping[str, str] = {
     "embed_dim": "width",
     "depth": "layers",
     "num_heads": "heads",
@@ -62,8 +58,8 @@ def build(config: Any, **kwargs: Any) -> PerceptionLM:
     """Build a model with random weights. Under ``torch.device("meta")`` it takes no memory.
 
     Args:
-        config: Keywords of transformers' PerceptionLMConfig as a dict, such a config itself, or the ``model`` section of
-            the original's params.json, alone or under the key ``meta_model``.
+        config: Keywords of transformers' PerceptionLMConfig as a dict, such a config itself, or the ``model`` section
+            of the original's params.json, alone or under the key ``meta_model``.
         **kwargs: Further keywords of `perception_lm`.
 
     Raises:
@@ -166,10 +162,10 @@ def create_tower(vision_config: Mapping[str, Any], cls_token: bool = True, **kwa
     arguments = dict(vision_config.get("model_args") or {})
     tower = TOWERS.get(name)
     if tower is None:
-        return create_model(name, num_classes=0, **arguments | kwargs)
-    given = {RENAMED.get(key, key): value for key, value in arguments.items() if key not in LEFT_OUT}
+        return create_model(name, num_classes=0, **(arguments | kwargs))
+    given: dict[str, Any] = {RENAMED.get(key, key): value for key, value in arguments.items() if key not in LEFT_OUT}
     own = {"heads": tower.heads, "mlp_ratio": tower.mlp_ratio, "use_cls_token": cls_token, "ls_init_value": None}
-    return create_model(tower.name, **own | given | kwargs)
+    return create_model(tower.name, **(own | given | kwargs))
 
 
 def from_official(model: Mapping[str, Any]) -> dict[str, Any]:

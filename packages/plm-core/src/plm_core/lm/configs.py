@@ -44,7 +44,12 @@ class Size:
 
 
 def _llama(dim: int, layers: int, heads: int, kv_heads: int, hidden: int, tied: bool, scaled: bool) -> Config:
-    scaling = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    scaling = {
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
     rope = {"rope_type": "llama3", "rope_theta": 500000.0, **scaling} if scaled else {"rope_type": "default"}
     return {
         "model_type": "llama",

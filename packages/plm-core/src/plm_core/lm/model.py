@@ -32,6 +32,7 @@ class PerceptionLM(nn.Module):
     Attributes:
         vision: The `VisionEncoder`.
         decoder: The language model. Its settings for generation are ``decoder.generation_config``.
+        num_features: D.
         num_classes: 0. A language model has no classes.
 
     Raises:
@@ -51,14 +52,17 @@ class PerceptionLM(nn.Module):
     ) -> None:
         super().__init__()
         self.decoder: Any = decoder
-        self.vision = VisionEncoder(tower, self.decoder.config.hidden_size, pooling_ratio)
+        width: Any = decoder.config
+        self.vision = VisionEncoder(tower, width.hidden_size, pooling_ratio)
+        self.num_features: int = width.hidden_size
         self.image_token_id = image_token_id
         self.video_token_id = video_token_id
         self.config = config
         _keep_rotations(decoder)
-        self._register_state_dict_hook(_without_tied_head)
-        self.register_load_state_dict_pre_hook(_with_tied_head)
-        self.register_load_state_dict_post_hook(_tie_again)
+        module: Any = self  # torch has no types for its hooks
+        module._register_state_dict_hook(_without_tied_head)
+        module.register_load_state_dict_pre_hook(_with_tied_head)
+        module.register_load_state_dict_post_hook(_tie_again)
 
     @property
     def device(self) -> torch.device:
@@ -141,8 +145,8 @@ class PerceptionLM(nn.Module):
     ) -> Any:
         """Return the logits of the next tokens, and the loss if there are labels.
 
-        Images alone, [B, 3, S, S] as floats in place of ``input_ids``, give their visual tokens [B, n, D]. So what works
-        on a vision model works on the eyes of this one.
+        Images alone, [B, 3, S, S] as floats in place of ``input_ids``, give their visual tokens [B, n, D]. So what
+        works on a vision model works on the eyes of this one.
 
         Args:
             input_ids: Token ids, int64 [B, L].
@@ -303,4 +307,3 @@ def _keep_rotations(decoder: nn.Module) -> None:
             if on_meta and config is not None and "RotaryEmbedding" in type(part).__name__:
                 with torch.device("cpu"):
                     setattr(module, name, type(part)(config=config))
-

@@ -63,8 +63,8 @@ class Projector(nn.Module):
 def pool(tokens: Tensor, ratio: int) -> Tensor:
     """Average the tokens of a square grid over windows: [B, N, D] -> [B, n, D].
 
-    Row i of the o = h // ratio output rows averages the input rows from floor(i * h / o) to below ceil((i + 1) * h / o),
-    and columns likewise.
+    Row i of the o = h // ratio output rows averages the input rows from floor(i * h / o) to below
+    ceil((i + 1) * h / o), and columns likewise.
 
     Raises:
         InputError: The grid is not square, or smaller than a window.

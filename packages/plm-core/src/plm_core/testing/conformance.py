@@ -37,7 +37,7 @@ INTERFACE = (
 """The attributes of timm's interface that a model must have."""
 ENCODERS = ("encode_image", "encode_text", "context_length", "vocab_size", "num_features")
 """The attributes of a model that embeds images and texts in one space."""
-LACKING_HEADS = ("object-detection", "zero-shot-image-classification", "other")
+LACKING_HEADS = ("object-detection", "zero-shot-image-classification", "image-text-to-text", "other")
 """The tasks of models that have another interface than timm's."""
 
 
@@ -51,8 +51,9 @@ def check_model(name: str) -> None:
     of more than five million parameters is built on the meta device. For an object detector, which has torchvision's
     interface, the checks cover the facts, the loading, also with other classes, and, unless it is that large, the model
     folder and the form of the detections. For a model that embeds images and texts in one space
-    (``zero-shot-image-classification``), they cover its embeddings in place of heads and features. For one of the task
-    ``other``, whose outputs may be any tensors, heads and features are left out.
+    (``zero-shot-image-classification``), they cover its embeddings in place of heads and features. For one of the tasks
+    ``image-text-to-text``, which takes images alone too, and ``other``, whose outputs may be any tensors, heads and
+    features are left out.
 
     Args:
         name: Name of a model in the registry.
@@ -148,7 +149,7 @@ def check_declaration(spec: Model) -> nn.Module:
 
     with torch.device("meta"):
         model = create_model(spec.name)
-    interfaces = {"object-detection": (), "zero-shot-image-classification": ENCODERS, "other": ()}
+    interfaces = {**dict.fromkeys(LACKING_HEADS, ()), "zero-shot-image-classification": ENCODERS}
     interface = interfaces.get(spec.task, INTERFACE)
     lacking = [name for name in interface if not hasattr(model, name)]
     assert not lacking, f"{spec.name} lacks {', '.join(lacking)} of the interface of its task, {spec.task}"

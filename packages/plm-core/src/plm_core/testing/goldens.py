@@ -30,6 +30,7 @@ class Golden:
         weights: The weights by the original's keys.
         outputs: The outputs by name.
         config: The configuration.
+        metadata: All entries of the header, as text.
         kwargs: The constructor arguments in the configuration, if it has any.
     """
 
@@ -38,7 +39,8 @@ class Golden:
 
         with safe_open(path, framework) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is not a dict)
-            self.config: dict[str, Any] = json.loads(file.metadata()["config"])
+            self.metadata: dict[str, str] = file.metadata()
+        self.config: dict[str, Any] = json.loads(self.metadata["config"])
         self.kwargs: dict[str, Any] | None = self.config.get("kwargs")
         self.inputs, self.weights, self.outputs = (_below(group, tensors) for group in GROUPS)
 

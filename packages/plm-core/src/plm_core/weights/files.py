@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plm_core.errors import FileError, InputError, WeightsError
 from plm_core.hookspecs import Model, Pretrained
-from plm_core.hub import PICKLES, WEIGHTS_FILE, HubFile, fetch
+from plm_core.hub import INDEX_FILE, PICKLES, WEIGHTS_FILE, HubFile, fetch_weights, shards_of
 from plm_core.layouts import State
 from plm_core.registry import registry
 from plm_core.utils.arguments import check_type
@@ -21,11 +21,15 @@ from plm_core.utils.text import first_line, shown
 from plm_core.weights.checks import check_state, check_values
 from plm_core.weights.pickles import read_pickle, unwrap
 
+INDEX_ENDING = ".safetensors.index.json"
+
 
 def read(
     source: str | Path | State, allow_pickle: bool = False, *, ema: bool | None = None, key: str | None = None
 ) -> dict[str, Tensor]:
     """Read the tensors of a file, of a folder with model.safetensors, or of a repository on the Hub.
+
+    The weights of a large model may be in several files, with an index ``model.safetensors.index.json``.
 
     Args:
         source: A path, ``[hf-hub:]org/name[@revision]``, the name of declared weights such as
@@ -60,6 +64,22 @@ def read(
         return check_state(unwrap(read_pickle(path), str(path), ema, key), str(path))
     if ema is not None or key is not None:
         raise InputError(f"{path} is no pickle of a training script: it has one set of weights, and no keys above them")
+    if path.name.endswith(INDEX_ENDING):
+        return {
+            key: value
+            for shard in shards_of(path)
+            for key, value in _tensors(_present(path.parent / shard, path)).items()
+        }
+    return _tensors(path)
+
+
+def _present(path: Path, index: Path) -> Path:
+    if not path.is_file():
+        raise WeightsError(f"{index} names {path.name}, which is not beside it")
+    return path
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -72,7 +92,8 @@ def read(
 def _locate(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
-        path = path / WEIGHTS_FILE
+        index = path / INDEX_FILE
+        path = index if index.is_file() and not (path / WEIGHTS_FILE).is_file() else path / WEIGHTS_FILE
         if not path.is_file():
             raise WeightsError(f"folder {str(source)!r} has no {WEIGHTS_FILE}")
     if path.is_file():
@@ -82,13 +103,13 @@ def _locate(source: str | Path) -> Path:
         announce_license(model, weights)
         if weights.repo is None:
             return shipped_file(weights.file)
-        return fetch(HubFile(weights.repo, weights.revision, weights.file))
+        return fetch_weights(HubFile(weights.repo, weights.revision, weights.file))
     hub_file = HubFile.parse(source) if isinstance(source, str) else None
     if hub_file is not None:
         announce_repo(hub_file.repo, registry().declared(Model))
     if hub_file is None or str(source).endswith((".safetensors", *PICKLES)):
         raise WeightsError(f"source {str(source)!r} is neither a file nor a repository 'org/name[@revision]'")
-    return fetch(hub_file)
+    return fetch_weights(hub_file)
 
 
 def _declared(source: str) -> tuple[Model, Pretrained] | None:

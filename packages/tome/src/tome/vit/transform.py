@@ -50,10 +50,10 @@ def apply(
         raise InputError(f"unmerge is {unmerge!r}; it is None, True, False or 'last'")
     if not isinstance(positions, str) or positions not in ("destination", "mean"):
         raise InputError(f"positions is {positions!r}; it is 'destination' or 'mean'")
-    if unmerge is not True:
-        _refuse_token_counts(model)
     plans: list[Plan] = []
     views = blocks.find(model)
+    if unmerge is not True:
+        _refuse_token_counts(model, views)
     if positions == "mean":
         _refuse_mean_positions(views)
     for path, model_view in views.items():
@@ -124,11 +124,15 @@ def _unmerge(model_view: ModelView, asked: Unmerge | None) -> Unmerge:
     return asked
 
 
-def _refuse_token_counts(model: nn.Module) -> None:
-    """Refuse a language model that has a place in its text for each patch of an image."""
-    for module in model.modules():
+def _refuse_token_counts(model: nn.Module, views: Mapping[str, ModelView]) -> None:
+    """Refuse a language model that has a place in its text for each patch of an image.
+
+    The block adapter of one that has its own says that it needs every patch.
+    """
+    for path, module in model.named_modules():
         config = getattr(module, "config", None)
-        if hasattr(config, "image_token_id") or hasattr(config, "image_token_index"):
+        needs_all = path in views and views[path].returns_maps
+        if not needs_all and (hasattr(config, "image_token_id") or hasattr(config, "image_token_index")):
             raise NotSupported(
                 f"{type(module).__name__} has a place in its text for each patch of an image: let all blocks return "
                 "all tokens with unmerge=True"
