@@ -30,7 +30,7 @@ from plm_core.utils.lazy import attributes
 
 if TYPE_CHECKING:
     __version__: str
-    from plm_core import blocks, hub, samples, shapes, weights
+    from plm_core import blocks, hub, lm, samples, shapes, weights
     from plm_core.embedding import embed
     from plm_core.models import create_model, list_models, transform_for
     from plm_core.transforms import apply, remove
@@ -42,7 +42,7 @@ _LAZY = {
     "list_models": "plm_core.models",
     "remove": "plm_core.transforms",
     "transform_for": "plm_core.models",
-    **dict.fromkeys(("blocks", "hub", "samples", "shapes", "weights"), ""),
+    **dict.fromkeys(("blocks", "hub", "lm", "samples", "shapes", "weights"), ""),
 }
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "hookimpl",
     "hub",
     "list_models",
+    "lm",
     "remove",
     "samples",
     "shapes",

@@ -1,7 +1,7 @@
 """The Perception Language Model (arXiv 2504.13180): a vision encoder, a projector and a language model of transformers.
 
-    model = plm_core.lm.build(config)            # transformers' PerceptionLMConfig, or the original's params.json
-    plm_core.weights.load(model, "facebook/Perception-LM-1B")
+    model = plm_core.lm.from_pretrained("facebook/Perception-LM-1B")
+    model = plm_core.lm.build(config)   # transformers' PerceptionLMConfig, or the original's params.json
 
 Everything here needs the extra ``plm-core[lm]`` and is imported when it is first used.
 
@@ -11,6 +11,8 @@ Everything here needs the extra ``plm-core[lm]`` and is imported when it is firs
 - ``builders``: `build`, from a configuration.
 - ``layouts``: the tensor names of transformers and of the original.
 - ``blocks``: the way of transforms into the tower.
+- ``pretrained``: models from and to files.
+- ``documents``: packed rows, whose documents do not see one another, and their loss.
 - ``official``: the original's training step.
 """
 
@@ -22,8 +24,14 @@ if TYPE_CHECKING:
     from plm_core.lm.builders import build
     from plm_core.lm.model import PerceptionLM
     from plm_core.lm.official import training_loss
+    from plm_core.lm.pretrained import from_pretrained, save_transformers
 
-__all__ = ["PerceptionLM", "build", "training_loss"]
+__all__ = ["PerceptionLM", "build", "from_pretrained", "save_transformers", "training_loss"]
+
+SUBMODULES = (
+    *("blocks", "builders", "chat", "configs", "data", "documents", "layouts", "media", "model", "official"),
+    *("pretrained", "regions", "tiling", "video", "vision"),
+)
 
 __getattr__, __dir__ = attributes(
     __name__,
@@ -31,7 +39,9 @@ __getattr__, __dir__ = attributes(
     {
         "PerceptionLM": "plm_core.lm.model",
         "build": "plm_core.lm.builders",
+        "from_pretrained": "plm_core.lm.pretrained",
+        "save_transformers": "plm_core.lm.pretrained",
         "training_loss": "plm_core.lm.official",
-        **dict.fromkeys(("blocks", "builders", "configs", "layouts", "model", "official", "vision"), ""),
+        **dict.fromkeys(SUBMODULES, ""),
     },
 )

@@ -17,6 +17,9 @@ from plm_core.lm.vision import VisionEncoder
 IMAGE_TOKEN_ID, VIDEO_TOKEN_ID = 128002, 128003
 """The placeholders of images and of videos in the vocabulary of Llama 3, as transformers names them."""
 
+IGNORE = -100
+"""The label of a token that is no target, as in torch and transformers."""
+
 
 class PerceptionLM(nn.Module):
     """A language model that sees: a vision tower, a projector, and any causal language model of transformers.
@@ -256,16 +259,19 @@ def put(embeddings: Tensor, places: Tensor, tokens: Tensor, name: str) -> Tensor
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy over the targets, in float32, and 0 if there are none.
+    """Return the mean cross-entropy over the targets, at least in float32, and 0 if there are none.
 
     Args:
         logits: [..., V].
         targets: Token ids, and -100 where there is no target, [...].
     """
     total = nn.functional.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten().to(logits.device), ignore_index=-100, reduction="sum"
+        logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32)),
+        targets.flatten().to(logits.device),
+        ignore_index=IGNORE,
+        reduction="sum",
     )
-    return total / (targets != -100).sum().clamp(min=1).to(total.device)
+    return total / (targets != IGNORE).sum().clamp(min=1).to(total.device)
 
 
 # --- the head and the rotations --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plm_core.errors import InputError
-from plm_core.lm.model import PerceptionLM, next_token_loss, put
+from plm_core.lm.model import IGNORE, PerceptionLM, next_token_loss, put
 
 TEXT = "text"
 """The media type whose samples carry a chunk that nobody looks at."""
@@ -53,4 +53,4 @@ def training_loss(
         seen = model.image_features(images[torch.tensor(shown, device=images.device)])
         embeddings = put(embeddings, (image_pos_index >= 0) & looking[:, None], seen, "images")
     logits = model.decoder(inputs_embeds=embeddings, use_cache=False).logits
-    return next_token_loss(logits, torch.where(mask.bool(), y, -100))
+    return next_token_loss(logits, torch.where(mask.bool(), y, IGNORE))
