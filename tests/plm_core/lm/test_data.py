@@ -516,7 +516,48 @@ def test_the_training_loop_reads_them(folder, samples):
     assert sample.kind == "text"
 
 
-# --- faults of a source
+# --- plm check-data
+
+
+def test_a_good_source(folder, plm):
+    result = plm("check-data", folder / "rows.jsonl", "--media")
+    assert result.code == 0, result.err
+    assert [row[1:] for row in result.rows] == [[kind, "1"] for kind in GOOD]
+
+
+def test_faults_of_a_file(bad, plm, tmp_path):
+    write(tmp_path / "more.jsonl", GOOD["text"], "{", {"imge": 1}, {"image": "none.png", "text": "a"})
+    result = plm("check-data", tmp_path / "more.jsonl", "--limit", 1)
+    assert result.code == 1
+    assert result.out.splitlines()[1:] == [
+        f"{tmp_path}/more.jsonl\ttext\t1",
+        f"{tmp_path}/more.jsonl\tcaption\t1",
+        f"{tmp_path}/more.jsonl\tfaulty\t2",
+        f"fault: {tmp_path}/more.jsonl, line 2: no JSON: Expecting property name enclosed in double quotes, column 2",
+        "faults that are not listed: 1",
+    ]
+    report = json.loads(plm("check-data", bad, "--media", "--json").out)
+    assert report["faulty"] == 3
+    assert report["datasets"][0]["kinds"] == {"text": 12}
+    for number, (fault, reason) in enumerate(zip(report["faults"], ("No such file", "", "video"), strict=True), 2):
+        assert fault.startswith(f"{bad}, line {number}: ")
+        assert reason in fault
+
+
+def test_faults_of_a_registry(registry, plm):
+    write(registry.parent / "second" / "rows.jsonl", {"image": 3, "text": "a"})
+    registry.write_text(registry.read_text() + "\nthird: {annotation: none.jsonl}")
+    result = plm("check-data", registry)
+    assert result.code == 1
+    assert result.rows[:3] == [["first", "image", "5"], ["second", "faulty", "1"], ["third", "faulty", "1"]]
+    assert "line 1: 'image' is a number, no path" in result.out
+    assert f"fault: third: data '{registry.parent}/none.jsonl' does not exist" in result.out
+
+
+def test_a_source_that_is_not_there(plm, tmp_path):
+    result = plm("check-data", tmp_path / "none.jsonl")
+    assert result.code == 2
+    assert result.err.startswith("plm: error: data '")
 
 
 def test_images_in_rows_are_counted_one_by_one(folder, tmp_path):
