@@ -80,13 +80,44 @@ def read_table(source: str | Path) -> Dataset:
         MissingDependency: Hugging Face datasets are not installed.
     """
     wanted = _Source.parse(source)
+    return _read(wanted, _one_table(wanted))
+
+
+def load_table(source: str | Path) -> Any:
+    """Return the split that is named, or else the one to train on, or the only one, as Hugging Face's library has it.
+
+    Images stay encoded: each is a mapping with ``bytes`` and ``path``, one of which may be None.
+
+    Args:
+        source: As for `read_table`, without label= and image=.
+
+    Raises:
+        InputError: The dataset cannot be loaded, has no such split, or no rows.
+        MissingDependency: Hugging Face datasets are not installed.
+    """
+    wanted = _Source.parse(source)
+    if wanted.label or wanted.image:
+        raise InputError(f"dataset {wanted.text!r}: label= and image= are for labelled images, and not allowed here")
+    table, library = _one_table(wanted), _import_datasets()
+    if not len(table):
+        raise InputError(f"dataset {wanted.text!r} has no rows")
+    encoded = library.Image(decode=False)
+    for name, kind in table.features.items():
+        if isinstance(kind, library.Image):
+            table = table.cast_column(name, encoded)
+        elif isinstance(getattr(kind, "feature", None), library.Image):
+            table = table.cast_column(name, library.List(encoded))
+    return table
+
+
+def _one_table(wanted: _Source) -> Any:
     tables = _load(wanted, wanted.split or "train")
-    if isinstance(tables, Mapping):
-        train, _ = choose_splits(tables, f"dataset {wanted.text!r}")
-        if train is None and len(tables) > 1:
-            raise _no_train(wanted, tables)
-        return _read(wanted, tables[train or next(iter(tables))])
-    return _read(wanted, tables)
+    if not isinstance(tables, Mapping):
+        return tables
+    train, _ = choose_splits(tables, f"dataset {wanted.text!r}")
+    if train is None and len(tables) > 1:
+        raise _no_train(wanted, tables)
+    return tables[train or next(iter(tables))]
 
 
 def read_table_splits(source: str | Path) -> tuple[Dataset, Dataset | None]:
