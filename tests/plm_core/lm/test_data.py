@@ -9,6 +9,7 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
+from plm_core.lm.media import MediaSettings
 
 from plm_core.errors import FileError, InputError
 from plm_core.lm.data import (
@@ -24,7 +25,6 @@ from plm_core.lm.data import (
 from plm_core.lm.data.bad_rows import BadRows
 from plm_core.lm.data.mixing import BLOCK, shuffled
 from plm_core.lm.data.samples import read_image
-from plm_core.lm.media import MediaSettings
 from plm_core.training.seeding import Seeded
 
 SMALL = MediaSettings(size=28, tokens=4, max_tiles=4, max_frames=4)

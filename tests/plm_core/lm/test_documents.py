@@ -6,8 +6,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from plm_core import InputError, NotSupported, lm
 from plm_core.lm.blocks import example
+from plm_core.lm.chat import IGNORE
 from plm_core.lm.documents import Learner, attend_within_documents, packed_logits
-from plm_core.lm.model import IGNORE, next_token_loss
+from plm_core.lm.model import next_token_loss
 
 LENGTHS = [11, 1, 7, 20]
 SMALL = {
@@ -32,7 +33,7 @@ def row(lengths=LENGTHS, targets=0.5, chunks=(1, 0, 0, 2), tokens=4, seed=0):
         "input_ids": ids,
         "labels": labels,
         "position_ids": torch.cat([torch.arange(n) for n in lengths])[None],
-        "lengths": lengths,
+        "lengths": torch.tensor(lengths),
         "media_positions": torch.tensor(media, dtype=torch.long),
         "pixel_values": torch.rand(sum(chunks), 3, 64, 64, generator=g) if any(chunks) else None,
     }
@@ -42,7 +43,7 @@ def alone(batch):
     """The documents of a row, each with its labels and chunks."""
     pixels = batch["pixel_values"]
     start = used = 0
-    for length in batch["lengths"]:
+    for length in batch["lengths"].tolist():
         own = (batch["media_positions"] >= start) & (batch["media_positions"] < start + length)
         number = int(own.sum()) // 4
         yield {

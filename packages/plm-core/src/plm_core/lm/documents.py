@@ -17,7 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from plm_core.errors import InputError, NotSupported
-from plm_core.lm.model import IGNORE, PerceptionLM, next_token_loss
+from plm_core.lm.chat import IGNORE
+from plm_core.lm.model import PerceptionLM, next_token_loss
 
 NAME = "plm_documents"
 """The attention's name, for ``set_attn_implementation``. Without documents it is the attention of torch."""
@@ -99,7 +100,8 @@ class Learner(nn.Module):
 
         Args:
             batch: As `plm_core.lm.data.pack` returns it: ``input_ids``, ``labels`` and ``position_ids`` [1, T],
-                ``lengths``, ``media_positions`` [k], and ``pixel_values`` [N, 3, S, S] or None.
+                ``lengths``,
+                ``media_positions`` [k], and ``pixel_values`` [N, 3, S, S] or None.
 
         Raises:
             InputError: The chunks do not fill the places of visual tokens.
@@ -120,7 +122,7 @@ def packed_logits(model: PerceptionLM, batch: Mapping[str, Any], places: Tensor)
         places: Positions from 1, int64 [P].
     """
     embeddings = _embeddings(model, batch)
-    documents = Documents(batch["lengths"])
+    documents = Documents(batch["lengths"].tolist())
     output = model.decoder(
         inputs_embeds=embeddings,
         position_ids=batch["position_ids"],

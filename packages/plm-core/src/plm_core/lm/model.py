@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from plm_core.errors import InputError
+from plm_core.lm.chat import IGNORE
 from plm_core.lm.vision import VisionEncoder
 
 IMAGE_TOKEN_ID, VIDEO_TOKEN_ID = 128002, 128003
 """The placeholders of images and of videos in the vocabulary of Llama 3, as transformers names them."""
-
-IGNORE = -100
-"""The label of a token that is no target, as in torch and transformers."""
 
 
 class PerceptionLM(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from plm_core.errors import InputError
-from plm_core.lm.model import IGNORE, PerceptionLM, next_token_loss, put
+from plm_core.lm.chat import IGNORE
+from plm_core.lm.model import PerceptionLM, next_token_loss, put
 
 TEXT = "text"
 """The media type whose samples carry a chunk that nobody looks at."""
