@@ -100,8 +100,8 @@ class Learner(nn.Module):
 
         Args:
             batch: As `plm_core.lm.data.pack` returns it: ``input_ids``, ``labels`` and ``position_ids`` [1, T],
-                ``lengths``,
-                ``media_positions`` [k], and ``pixel_values`` [N, 3, S, S] or None.
+                ``lengths``
+                of the documents, ``media_positions`` [k], and ``pixel_values`` [N, 3, S, S] or None.
 
         Raises:
             InputError: The chunks do not fill the places of visual tokens.
