@@ -95,6 +95,12 @@ class Actor:
             max(s.y + s.radius for s in ends),
         )
 
+    def spans(self, frames: int) -> list[tuple[str, int, int]]:
+        """Return the motion, and the stillness before and after it, each with its first frame and one past its last."""
+        motion = self.motion
+        spans = [("still", 0, motion.start), (motion.name, motion.start, motion.end), ("still", motion.end, frames)]
+        return [span for span in spans if span[1] < span[2]]
+
 
 @dataclass(frozen=True, slots=True)
 class Backdrop:
@@ -118,6 +124,20 @@ def sample_sprites(rng: np.random.Generator, size: int, objects: tuple[int, int]
         return sample_sprite(rng, identity, word, (between(rng, low, high), between(rng, low, high)), radius)
 
     return scatter(lambda: identities, propose, tucks)
+
+
+def sample_apart(rng: np.random.Generator, size: int, objects: tuple[int, int]) -> list[Sprite]:
+    """Sample the sprites of a picture, none of which hides a part of another. Half of the pictures have two colours."""
+    palette = COLOURS if pick(rng, (True, False)) else [COLOURS[i] for i in np.argsort(rng.random(len(COLOURS)))[:2]]
+    identities = sample_identities(rng, objects, palette)
+
+    def propose(identity: tuple[str, str]) -> Sprite:
+        word = pick(rng, SIZES)
+        radius = between(rng, *RADII[word]) * size
+        low, high = radius + 1, size - radius - 1
+        return sample_sprite(rng, identity, word, (between(rng, low, high), between(rng, low, high)), radius)
+
+    return scatter(lambda: identities, propose, lambda sprite, others: all(depth(sprite, o) <= 0 for o in others))
 
 
 def sample_actors(rng: np.random.Generator, size: int, frames: int, objects: tuple[int, int]) -> list[Actor]:
@@ -162,8 +182,19 @@ def describe_sprites(sprites: Sequence[Sprite]) -> str:
 
 def describe_actors(actors: Sequence[Actor]) -> str:
     """Describe a clip, for example "a small red circle moves left while a large blue star spins"."""
-    clauses = [f"a {actor.sprite.name} {_verb(actor.motion.name)}" for actor in actors]
+    return describe_clauses([f"a {actor.sprite.name} {verb(actor.motion.name)}" for actor in actors])
+
+
+def describe_clauses(clauses: Sequence[str]) -> str:
+    """Join what the objects of a clip do: one clause stands alone, two happen at once, and more make a list."""
     return " while ".join(clauses) if len(clauses) == 2 else _listed(clauses)
+
+
+def verb(motion: str) -> str:
+    """Return what an object does, for example "moves left"."""
+    if motion == "still":
+        return "stays still"
+    return f"moves {motion}" if motion in DIRECTIONS else f"{motion}s"
 
 
 def between(rng: np.random.Generator, low: float, high: float) -> float:
@@ -176,11 +207,13 @@ def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
-def sample_identities(rng: np.random.Generator, objects: tuple[int, int]) -> list[tuple[str, str]]:
+def sample_identities(
+    rng: np.random.Generator, objects: tuple[int, int], palette: Sequence[str] = COLOURS
+) -> list[tuple[str, str]]:
     """Sample distinct (shape, colour) pairs, so that "the red circle" always means one object."""
     count = pick(rng, range(objects[0], objects[1] + 1))
-    drawn = np.argsort(rng.random(len(SHAPES) * len(COLOURS)))[:count].tolist()
-    return [(SHAPES[pair // len(COLOURS)], COLOURS[pair % len(COLOURS)]) for pair in drawn]
+    drawn = np.argsort(rng.random(len(SHAPES) * len(palette)))[:count].tolist()
+    return [(SHAPES[pair // len(palette)], palette[pair % len(palette)]) for pair in drawn]
 
 
 def scatter(
@@ -295,12 +328,6 @@ def _relation(a: Sprite, b: Sprite) -> str:
     if abs(a.x - b.x) >= abs(a.y - b.y):
         return "left of" if a.x < b.x else "right of"
     return "above" if a.y < b.y else "below"
-
-
-def _verb(motion: str) -> str:
-    if motion == "still":
-        return "stays still"
-    return f"moves {motion}" if motion in DIRECTIONS else f"{motion}s"
 
 
 def _listed(parts: Sequence[str]) -> str:

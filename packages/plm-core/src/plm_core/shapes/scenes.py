@@ -1,19 +1,15 @@
 """The datasets of scenes and clips. Each item is a pure function of its index and of the options."""
 
 import math
-import operator
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plm_core.shapes import draw, gazing, graph
-from plm_core.shapes.words import BACKGROUNDS, SPLITS
-
-Item = TypeVar("Item", covariant=True)
+from plm_core.shapes.world import World, check_span, check_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +92,8 @@ class Clip:
         frames: Red, green and blue levels, uint8 [T, H, W, 3]. Each frame has its own grain; the backdrop is the same.
         caption: A description, for example "a small red circle moves left while a large blue star spins".
         objects: The objects. They never overlap, and no two have both the same shape and the same colour.
-        events: The motions, by object and then by time. The events of one object cover the clip: it is still before
-            and after its one motion.
+        events: The motions, by object and then by time. The events of one object cover the clip. In `Clips` it is
+            still before and after its one motion, and in `ClipQuestions` it can have several, one after the other.
     """
 
     frames: NDArray[np.uint8]
@@ -174,49 +170,7 @@ class GazeClip:
 
 
 @dataclass(frozen=True)
-class _World(ABC, Generic[Item]):
-    """The base of the datasets: checked options, indexing, and one random stream per item."""
-
-    split: str = "train"
-    _: KW_ONLY
-    size: int = 64
-    count: int = 1000
-    seed: int = 0
-    objects: tuple[int, int] = (1, 3)
-    background: str = "clutter"
-
-    stream: ClassVar[int]
-    least: ClassVar[int] = 32
-    most: ClassVar[int]
-
-    def __post_init__(self) -> None:
-        _check_choice("split", self.split, SPLITS)
-        _check_whole("size", self.size, self.least, 4096)
-        _check_whole("count", self.count, 1, 2**32)
-        _check_whole("seed", self.seed, 0, 2**64 - 1)
-        _check_span("objects", self.objects, 1, self.most)
-        _check_choice("background", self.background, BACKGROUNDS)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Item:
-        position = operator.index(index)
-        if not -self.count <= position < self.count:
-            raise IndexError(f"index must be from {-self.count} to {self.count - 1}, not {position}")
-        key = (self.stream, SPLITS.index(self.split), position % self.count)
-        return self._make(np.random.Generator(np.random.PCG64(np.random.SeedSequence(int(self.seed), spawn_key=key))))
-
-    def __iter__(self) -> Iterator[Item]:
-        return (self[index] for index in range(self.count))
-
-    @abstractmethod
-    def _make(self, rng: np.random.Generator) -> Item:
-        """Sample and draw one item from one random stream."""
-
-
-@dataclass(frozen=True)
-class Images(_World[Scene]):
+class Images(World[Scene]):
     """A sequence of still scenes. Each `Scene` is drawn when it is indexed.
 
     Args:
@@ -240,14 +194,11 @@ class Images(_World[Scene]):
 
     def _make(self, rng: np.random.Generator) -> Scene:
         sprites = graph.sample_sprites(rng, self.size, self.objects)
-        backdrop = graph.sample_backdrop(rng, self.size, self.background, sprites)
-        canvas = draw.paint_backdrop(backdrop, self.size)
-        objects = _objects(sprites, draw.paint(canvas, sprites))
-        return Scene(draw.expose(canvas, backdrop.grain, rng), graph.describe_sprites(sprites), objects)
+        return render_scene(rng, self.size, self.background, sprites)
 
 
 @dataclass(frozen=True)
-class Clips(_World[Clip]):
+class Clips(World[Clip]):
     """A sequence of moving scenes. Each `Clip` is drawn when it is indexed.
 
     Args:
@@ -272,24 +223,15 @@ class Clips(_World[Clip]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_whole("frames", self.frames, 1, 4096)
+        check_whole("frames", self.frames, 1, 4096)
 
     def _make(self, rng: np.random.Generator) -> Clip:
         actors = graph.sample_actors(rng, self.size, self.frames, self.objects)
-        backdrop = graph.sample_backdrop(rng, self.size, self.background, [actor.sprite for actor in actors])
-        canvas = np.repeat(draw.paint_backdrop(backdrop, self.size)[None], self.frames, axis=0)
-        poses = [[actor.at(frame) for actor in actors] for frame in range(self.frames)]
-        masks = np.stack([draw.paint(page, sprites) for page, sprites in zip(canvas, poses, strict=True)], axis=1)
-        objects = tuple(
-            Track(actor.sprite.shape, actor.sprite.colour, actor.sprite.size, boxes, mask)
-            for actor, boxes, mask in zip(actors, draw.boxes(masks), masks, strict=True)
-        )
-        events = tuple(event for index, actor in enumerate(actors) for event in _events(index, actor, self.frames))
-        return Clip(draw.expose(canvas, backdrop.grain, rng), graph.describe_actors(actors), objects, events)
+        return render_clip(rng, self.size, self.frames, self.background, actors, graph.describe_actors(actors))
 
 
 @dataclass(frozen=True)
-class Gazes(_World[GazeScene]):
+class Gazes(World[GazeScene]):
     """A sequence of still scenes in which figures look at things. Each `GazeScene` is drawn when it is indexed.
 
     About three figures in ten look out of the picture, and the others at an object or at another head. Every gaze
@@ -320,7 +262,7 @@ class Gazes(_World[GazeScene]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_span("people", self.people, 1, 4)
+        check_span("people", self.people, 1, 4)
 
     def _make(self, rng: np.random.Generator) -> GazeScene:
         party = gazing.sample_party(rng, self.size, self.objects, self.people)
@@ -330,7 +272,7 @@ class Gazes(_World[GazeScene]):
 
 
 @dataclass(frozen=True)
-class GazeClips(_World[GazeClip]):
+class GazeClips(World[GazeClip]):
     """A sequence of clips in which figures turn their heads. Each `GazeClip` is drawn when it is indexed.
 
     Every figure looks at two things or more, one after the other, each with the margin of `Gazes`. While a head turns,
@@ -362,8 +304,8 @@ class GazeClips(_World[GazeClip]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_span("people", self.people, 1, 4)
-        _check_whole("frames", self.frames, 2, 4096)
+        check_span("people", self.people, 1, 4)
+        check_whole("frames", self.frames, 2, 4096)
 
     def _make(self, rng: np.random.Generator) -> GazeClip:
         parties = gazing.sample_moving_party(rng, self.size, self.frames, self.objects, self.people)
@@ -371,6 +313,44 @@ class GazeClips(_World[GazeClip]):
         canvas = np.repeat(stage[None], self.frames, axis=0)
         people = tuple(_people(page, party) for page, party in zip(canvas, parties, strict=True))
         return GazeClip(draw.expose(canvas, backdrop.grain, rng), gazing.describe_party(parties), objects, people)
+
+
+class Performer(Protocol):
+    """An object of a clip: its first pose, its pose in each frame, and the spans of its motions."""
+
+    @property
+    def sprite(self) -> graph.Sprite:
+        """The pose in the first frame."""
+
+    def at(self, frame: int) -> graph.Sprite:
+        """Return the pose in a frame."""
+
+    def spans(self, frames: int) -> list[tuple[str, int, int]]:
+        """Return each motion with its first frame and one past its last, so that they cover the frames."""
+
+
+def render_scene(rng: np.random.Generator, size: int, background: str, sprites: Sequence[graph.Sprite]) -> Scene:
+    """Sample a backdrop for sprites, and draw the labelled picture."""
+    backdrop = graph.sample_backdrop(rng, size, background, sprites)
+    canvas = draw.paint_backdrop(backdrop, size)
+    objects = _objects(sprites, draw.paint(canvas, sprites))
+    return Scene(draw.expose(canvas, backdrop.grain, rng), graph.describe_sprites(sprites), objects)
+
+
+def render_clip(
+    rng: np.random.Generator, size: int, frames: int, background: str, cast: Sequence[Performer], caption: str
+) -> Clip:
+    """Sample a backdrop for the objects of a clip, and draw its labelled frames."""
+    backdrop = graph.sample_backdrop(rng, size, background, [performer.sprite for performer in cast])
+    canvas = np.repeat(draw.paint_backdrop(backdrop, size)[None], frames, axis=0)
+    poses = [[performer.at(frame) for performer in cast] for frame in range(frames)]
+    masks = np.stack([draw.paint(page, sprites) for page, sprites in zip(canvas, poses, strict=True)], axis=1)
+    objects = tuple(
+        Track(performer.sprite.shape, performer.sprite.colour, performer.sprite.size, boxes, mask)
+        for performer, boxes, mask in zip(cast, draw.boxes(masks), masks, strict=True)
+    )
+    events = tuple(Event(index, *span) for index, performer in enumerate(cast) for span in performer.spans(frames))
+    return Clip(draw.expose(canvas, backdrop.grain, rng), caption, objects, events)
 
 
 def _stage(
@@ -422,30 +402,3 @@ def _objects(sprites: Sequence[graph.Sprite], masks: draw.Masks) -> tuple[Object
         Object(sprite.shape, sprite.colour, sprite.size, (x0, y0, x1, y1), mask)
         for sprite, (x0, y0, x1, y1), mask in zip(sprites, draw.boxes(masks).tolist(), masks, strict=True)
     )
-
-
-def _events(index: int, actor: graph.Actor, frames: int) -> list[Event]:
-    """Return the motion of an actor, and the stillness in the frames before and after it."""
-    motion = actor.motion
-    spans = [("still", 0, motion.start), (motion.name, motion.start, motion.end), ("still", motion.end, frames)]
-    return [Event(index, name, start, end) for name, start, end in spans if start < end]
-
-
-def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
-    if not (_is_whole(value) and low <= value <= high):
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-
-
-def _check_span(name: str, value: Any, low: int, high: int) -> None:
-    pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_whole, value))
-    if not (pair and low <= value[0] <= value[1] <= high):
-        raise ValueError(f"{name} must be (fewest, most) with {low} <= fewest <= most <= {high}, not {value!r}")
