@@ -38,6 +38,8 @@ def write_run(job: Job, trained: Trained, license: str | None = None) -> None:
     license = license or (start.get("license") if from_its_weights else None) or "other"
     for name, extra in trained.extras.items():
         weights.save(extra, job.out / name)
+    if trained.beside is not None:
+        trained.beside(job.out)
     write_curve(trained.history, job.out, title=f"{job.recipe}: {last_part(job.model)}")
     write_text(job.out / RECORD_FILE, json.dumps(record(job, trained), indent=2, default=str) + "\n")
     weights.save_pretrained(
@@ -46,7 +48,7 @@ def write_run(job: Job, trained: Trained, license: str | None = None) -> None:
         license,
         card(job, trained),
         labels=tuple(trained.labels) or None,
-        about={"recipe": job.recipe},
+        about={**trained.about, "recipe": job.recipe},
     )
 
 
