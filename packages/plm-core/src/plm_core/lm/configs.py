@@ -132,3 +132,42 @@ SIZES: dict[str, Size] = {
         metrics={AVERAGE: 55.6, DOCVQA: 94.6, VIDEOMME: 58.3},
     ),
 }
+
+MICRO_SIZE = 48
+MICRO_PARAMS = 267_776
+MICRO: Config = {
+    "vision_config": {
+        "model_type": "timm_wrapper",
+        "architecture": "vit_pe_core_large_patch14_336",
+        "model_args": {
+            "patch_size": 8,
+            "embed_dim": 64,
+            "depth": 3,
+            "num_heads": 4,
+            "mlp_ratio": 2.0,
+            "img_size": [MICRO_SIZE, MICRO_SIZE],
+            "global_pool": "",
+            "use_post_transformer_norm": False,
+            "init_values": 0.1,
+            "ref_feat_shape": [6, 6],
+        },
+    },
+    "text_config": {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    },
+    "vision_use_cls_token": True,
+    "projector_pooling_ratio": 2,
+    "image_token_id": 2,
+    "video_token_id": 2,
+    "tie_word_embeddings": True,
+}
+"""The proportions of 1B as small as the world of shapes needs, for trials. It has no published weights."""
