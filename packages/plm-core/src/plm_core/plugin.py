@@ -125,6 +125,11 @@ def plm_commands() -> list[Command]:
             implementation="plm_core.cli.train:train",
         ),
         Command(
+            name="check-data",
+            help="Check the conversations that a language model is to be trained on.",
+            implementation="plm_core.cli.check_data:check",
+        ),
+        Command(
             name="retrain",
             help="Train a shipped micro model again, from scratch.",
             implementation="plm_core.cli.retrain:retrain",
