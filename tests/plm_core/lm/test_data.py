@@ -465,6 +465,15 @@ def test_bad_rows_are_counted_listed_and_replaced(bad, samples, tmp_path):
         assert torch.equal(again[index].input_ids, first[index].input_ids)
     assert len(again.bad_rows) == 5
     assert len(report.read_text().splitlines()) == 5
+    with report.open("a") as file:  # which another process is writing
+        file.write('{"row": "')
+    assert len(BadRows(5, report)) == 5
+
+
+def test_rows_are_drawn_until_one_is_good(samples, tmp_path):
+    rows = write(tmp_path / "rows.jsonl", GOOD["text"], *[{"image": "none.png", "text": "a"}] * 3)
+    data = samples(rows, max_bad=3)
+    assert all(torch.equal(data[index].input_ids, data[0].input_ids) for index in range(4))
 
 
 def test_more_bad_rows_than_allowed_are_an_error(bad, samples, tmp_path, one_line):
