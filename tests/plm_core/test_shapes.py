@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plm_core import shapes
-from plm_core.shapes import draw, graph
+from plm_core.shapes import draw, graph, questions
 
 NAME = re.compile(rf"a ({'|'.join(shapes.SIZES)}) ({'|'.join(shapes.COLOURS)}) ({'|'.join(shapes.SHAPES)})\b")
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -106,17 +106,37 @@ class FirstDrawOfGazeClips(shapes.GazeClips):
         return rng.random()
 
 
+class FirstDrawOfImageQuestions(questions.ImageQuestions):
+    def _make(self, rng):
+        return rng.random()
+
+
+class FirstDrawOfClipQuestions(questions.ClipQuestions):
+    def _make(self, rng):
+        return rng.random()
+
+
+FIRST_DRAWS = (
+    FirstDrawOfImages,
+    FirstDrawOfClips,
+    FirstDrawOfGazes,
+    FirstDrawOfGazeClips,
+    FirstDrawOfImageQuestions,
+    FirstDrawOfClipQuestions,
+)
+
+
 def test_splits_seeds_and_datasets_share_no_stream():
-    """Compare the first random number of each stream; two equal ones among 480 would be no coincidence."""
+    """Compare the first random number of each stream; two equal ones among 720 would be no coincidence."""
     firsts = [
         draw
-        for dataset in (FirstDrawOfImages, FirstDrawOfClips, FirstDrawOfGazes, FirstDrawOfGazeClips)
+        for dataset in FIRST_DRAWS
         for split in shapes.SPLITS
         for seed in (0, 1, 2**32)
         for draw in dataset(split, count=20, seed=seed)
     ]
-    assert len(firsts) == 480
-    assert len(set(firsts)) == 480
+    assert len(firsts) == 720
+    assert len(set(firsts)) == 720
 
 
 def test_splits_show_different_scenes():

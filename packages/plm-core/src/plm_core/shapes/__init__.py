@@ -6,7 +6,7 @@ words, tight box and visible mask. A clip also has the motions of each object, w
 point of its gaze, what it looks at, and whether that is in the picture.
 
 An item is a pure function of its split, seed, index and options: it depends neither on the items read before it nor on
-the process. The two splits, and the four datasets, never share a random stream.
+the process. The two splits, and the datasets, never share a random stream.
 
 The world gives tests, examples and micro models data that ships with the library. It is not a substitute for
 photographs: it has no texture, light, depth or camera, and a vocabulary of a few dozen words. The held-out split shows
@@ -29,10 +29,11 @@ picture passes all things by at least that much.
 The package needs NumPy only.
 
 - ``words``: the names of shapes, colours and motions, without NumPy.
-- ``scenes``: the datasets `Images`, `Clips`, `Gazes` and `GazeClips`, and their items.
+- ``scenes``: the datasets `Images`, `Clips`, `Gazes` and `GazeClips`, and their items; ``world`` is their base.
 - ``graph``: the plan of a scene, sampled first.
 - ``gazing``: the plan of a scene with figures, and the geometry of their gazes.
 - ``draw``: the pixels of a plan, drawn second.
+- ``questions``: the datasets `ImageQuestions` and `ClipQuestions`, whose items come with questions and answers.
 """
 
 from __future__ import annotations
