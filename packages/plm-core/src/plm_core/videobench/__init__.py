@@ -12,6 +12,7 @@
     judge.py        judges: an endpoint, a local model, a comparison of words; judging.py asks them
     scoring.py      scores of any model's predictions
     records.py      files that grow by a row at a time
+    lmms_eval.py    a model for lmms-eval that is answered by an `Answerer`
 
 The names below are imported when they are first used.
 """
