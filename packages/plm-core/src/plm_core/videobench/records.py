@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from plm_core.utils.text import first_line, shown
 
 RUN = "run.json"
 """The file beside the predictions that says what they depend on."""
+SYNC = 1.0
+"""Seconds after which rows are sent to the disk, for the case of a power cut. A kill loses none either way."""
 
 
 @contextmanager
@@ -59,6 +62,7 @@ class Records:
         self.path = path
         self.rows: dict[str, dict[str, Any]] = {}
         self._end = 0
+        self._synced = 0.0
         try:
             contents = path.read_bytes() if path.exists() else b""
         except OSError as e:
@@ -85,7 +89,9 @@ class Records:
                     written = file.write(line)
                     if written != len(line):
                         raise OSError(f"{written} of {len(line)} bytes were written")
-                    os.fsync(file.fileno())
+                    if time.monotonic() - self._synced > SYNC:
+                        os.fsync(file.fileno())
+                        self._synced = time.monotonic()
                 except OSError:
                     file.truncate(self._end)
                     raise
