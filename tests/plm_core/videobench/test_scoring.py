@@ -59,7 +59,12 @@ def test_scores_are_those_of_the_metrics(data, answers, model):
     assert written == json.loads(json.dumps(scores.as_dict()))
     assert written["run"]["model"] == "fixed"
     assert all(written["tasks"][name]["judge"] == StringJudge.name for name in ("sgqa", "rcap", "rdcap"))
-    replies = [json.loads(line) for line in (answers / "rdcap.replies.jsonl").read_text().splitlines()]
+    replies = [
+        json.loads(line)
+        for line in (answers / "replies" / "string-comparison-no-language-model" / "rdcap.jsonl")
+        .read_text()
+        .splitlines()
+    ]
     assert replies[0]["judge"] == StringJudge.name
     assert len(replies[0]["replies"]) == 4
 
@@ -168,6 +173,8 @@ def test_replies_to_other_answers_or_by_other_judges_are_not_taken(data, answers
     score(answers, data, judge, tasks=["rcap"])
     assert [case.prediction for case in judge.asked] == ["walks to door 0"] * 2 + ["new"]
     assert score(answers, data, tasks=["rcap"]).tasks["rcap"].score < 100
+    score(answers, data, judge, tasks=["rcap"])  # its replies outlive those of the other judge
+    assert len(judge.asked) == 3
 
 
 def test_a_judge_that_is_not_there_is_not_asked_for_every_row(data, tmp_path, row, write_rows):

@@ -1,14 +1,16 @@
 """The replies of a judge to the answers of a model, in files that grow, so that no question is asked twice.
 
-``OUT/TASK.replies.jsonl`` has a line for each row: what was compared (as a digest), the judge, and one reply for each
-question to it. A question without a reply (a timeout) has null, and ``failed`` says why. Such questions, and those
-whose reply is nonsense, are asked again by the next call.
+``OUT/replies/JUDGE/TASK.jsonl`` has a line for each row: what was compared (as a digest), the judge, and one reply for
+each question to it. A question without a reply (a timeout) has null, and ``failed`` says why. Such questions, and those
+whose reply is nonsense, are asked again by the next call. Each judge has its own files, so none replaces the replies of
+another, which may have been expensive.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from plm_core.utils.files import make_folder
 from plm_core.utils.progress import progress_bar
 from plm_core.utils.text import first_line
 from plm_core.videobench.data import Row
@@ -56,20 +59,21 @@ def cases(task: Task, row: Row, prediction: str) -> list[Case]:
     return [Case("caption", piece["caption"], caption) for piece in row["dense_captions"] for caption in captions]
 
 
-def judge_all(task: Task, answers: Sequence[tuple[Row, str]], judge: Judge, file: Path) -> Judged:
-    """Ask a judge about answers, except for what the file holds.
+def judge_all(task: Task, answers: Sequence[tuple[Row, str]], judge: Judge, out: Path) -> Judged:
+    """Ask a judge about answers, except for what its file of replies holds.
 
     Args:
         task: A task with a judge.
         answers: The rows and their answers.
         judge: The judge.
-        file: The file of replies, which is created or continued.
+        out: The folder of the results, where the file of replies is created or continued.
 
     Raises:
         InputError: The file has a line that is no row, or the judge refuses to answer at all.
         FileError: The file cannot be written.
     """
-    records, judged = Records(file), Judged()
+    folder = make_folder(out / "replies" / re.sub(r"\W+", "-", judge.name)[:80].strip("-"))
+    records, judged = Records(folder / f"{task.name}.jsonl"), Judged()
     work = []
     for row, prediction in answers:
         asked = cases(task, row, prediction)

@@ -244,7 +244,7 @@ def _metric(
         return metrics.fgqa(predictions, rows), Judged()
     if task.name == "rtloc":
         return metrics.rtloc(predictions, rows, frames), Judged()
-    judged = judge_all(task, answers, judge, folder / f"{task.name}.replies.jsonl")
+    judged = judge_all(task, answers, judge, folder)
     replies = [judged.replies[row["uid"]] for row in rows]
     if task.name == "rdcap":
         given = [_matrix(row, text, part) for row, text, part in zip(rows, predictions, replies, strict=True)]
