@@ -131,6 +131,9 @@ def test_videos_are_looked_for_in_the_published_folders(clips, tmp_path, one_lin
     assert find_video([tmp_path, clips], TASKS["fgqa"], "a.mp4") == clips / "a.mp4"
     with one_line(InputError, "video 'a.mp4' is not in"):
         find_video([tmp_path], TASKS["fgqa"], "a.mp4")
+    for name in ("a" * 300, "a\0b", "\ud800"):
+        with one_line(InputError, "is not in"):
+            find_video([clips], TASKS["fgqa"], name)
     for name in ("../clips/a.mp4", str(clips / "a.mp4")):
         with one_line(InputError, "a path below the folder of videos is"):
             find_video([clips], TASKS["fgqa"], name)

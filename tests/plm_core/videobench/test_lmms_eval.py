@@ -85,7 +85,7 @@ def test_frames_and_video_files_become_requests(lmm, model, clips):
     answers = lmm.generate_until(
         [
             instance(0, lambda doc: [picture(doc["video"]), picture(9)], max_new_tokens=16, temperature=0),
-            instance(2, lambda doc: str(clips / "a.mp4")),
+            instance(2, lambda doc: [str(clips / "a.mp4")]),
             instance(1, lambda doc: picture(doc["video"])),
         ]
     )

@@ -108,6 +108,12 @@ def test_examples_of_rtloc(prediction, iou, recall):
     assert sample["mean_recall"] == recall
 
 
+@pytest.mark.parametrize(("end", "iou", "recall"), [("13.000000003", 0.3, 0), ("15.000000005", 0.5, 0.25)])
+def test_an_overlap_must_exceed_a_threshold(end, iou, recall):
+    [sample] = metrics.rtloc([f"[10, {end}]"], [ROW]).samples
+    assert (sample["iou"], sample["mean_recall"]) == (iou, recall)
+
+
 def test_a_window_of_one_frame_is_never_found():
     row = {"total_frames": 32, "start_frame": 5, "end_frame": 5}
     assert metrics.rtloc(["[5, 5]"], [row]).samples[0]["iou"] == 0
@@ -128,6 +134,13 @@ def test_an_example_of_rdcap():
     )
     assert metric.samples[0]["max_score"] == pytest.approx(1.00421, abs=5e-6)
     assert metric.values == pytest.approx([0.40168, 0.36], abs=5e-6)
+
+
+def test_numbers_without_end_are_read():
+    digits = "9" * 5000
+    row = {"total_frames": 32, "dense_captions": [{"start_frame": 0, "end_frame": 9}]}
+    assert metrics.rdcap([f"[{digits}, {digits}] a [0, {digits}] b"], [row], [[[1, 1]]]).score == 0
+    assert metrics.rtloc([f"[{digits}, {digits}]", f"[0, {digits}]"], [ROW] * 2).score == 0
 
 
 def test_captions_lose_what_is_around_them():

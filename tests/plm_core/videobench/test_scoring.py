@@ -175,6 +175,9 @@ def test_replies_to_other_answers_or_by_other_judges_are_not_taken(data, answers
     assert score(answers, data, tasks=["rcap"]).tasks["rcap"].score < 100
     score(answers, data, judge, tasks=["rcap"])  # its replies outlive those of the other judge
     assert len(judge.asked) == 3
+    judge.name = "failing!"  # which gives the same name of a folder
+    score(answers, data, judge, tasks=["rcap"])
+    assert len(judge.asked) == 5
 
 
 def test_a_judge_that_is_not_there_is_not_asked_for_every_row(data, tmp_path, row, write_rows):
@@ -243,11 +246,13 @@ def test_rows_without_an_answer_or_a_verdict_make_the_command_fail(data, model, 
     assert code == 2
     assert "plm: error: rcap 0: video 'a.mp4' is not in" in stderr
     assert "plm: error: 2 rows have no answer; the same command tries them again" in stderr
-    bench("run", "m:model", data, "--out", out, "--tasks", "rcap")
+    rcap = data / "rcap" / "plm_rcap_test.jsonl"
+    rcap.write_text(rcap.read_text().replace('"uid": 0', '"uid": "0\\u001b[1m"'))
+    bench("run", "m:model", data, "--out", tmp_path / "again", "--tasks", "rcap")
     monkeypatch.setattr("plm_core.videobench.StringJudge", lambda: Failing(no_reply))
-    code, _, stderr = bench("score", out, data)
+    code, _, stderr = bench("score", tmp_path / "again", data)
     assert code == 2
-    assert "plm: error: rcap 0: no answer in 5 s" in stderr
+    assert r"plm: error: rcap 0\x1b[1m: no answer in 5 s" in stderr
     assert "plm: error: 2 rows are not judged; the same command asks again" in stderr
 
 

@@ -16,6 +16,7 @@ from plm_core.cli.table import show
 from plm_core.errors import InputError
 from plm_core.utils.arguments import DEVICE
 from plm_core.utils.ranges import check_choice
+from plm_core.utils.text import shown
 
 if TYPE_CHECKING:
     from plm_core.videobench import Judge, RunReport, Scores
@@ -26,6 +27,8 @@ KEY = "PLM_JUDGE_KEY"
 """The environment variable with the key of a judge at an endpoint, which no command line should show."""
 LISTED = 10
 """The most rows of a kind whose errors are printed. The files have all of them."""
+LONGEST = 1000
+"""The most characters of one of them."""
 JUDGES = ("string", "endpoint", "local")
 
 
@@ -117,7 +120,7 @@ def _print_report(report: RunReport, as_json: bool) -> None:
     else:
         show(rows)
     for row, error in list(report.unreadable.items())[:LISTED]:
-        typer.echo(f"plm: error: {row}: {error}", err=True)
+        typer.echo(shown(f"plm: error: {row}: {error}", LONGEST), err=True)
     if report.unreadable:
         typer.echo(
             f"plm: error: {len(report.unreadable)} rows have no answer; the same command tries them again", err=True
@@ -228,6 +231,6 @@ def _end(scores: Scores) -> None:
         return
     for task in scores.tasks.values():
         for uid, why in list(task.failed.items())[:LISTED]:
-            typer.echo(f"plm: error: {task.task} {uid}: {why}", err=True)
+            typer.echo(shown(f"plm: error: {task.task} {uid}: {why}", LONGEST), err=True)
     typer.echo(f"plm: error: {scores.unjudged} rows are not judged; the same command asks again", err=True)
     raise typer.Exit(2)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,8 @@ def find_video(folders: Sequence[Path], task: Task, name: str) -> Path:
     names = (name,) if Path(name).suffix else (name, f"{name}.mp4")
     below = (".", task.name, "stc") if task.region else (".", task.name)
     files = (folder / part / each for folder in folders for part in below for each in names)
-    for file in files:
-        if file.is_file():
-            return file
+    with suppress(OSError):  # a name that no file can have
+        for file in files:
+            if file.is_file():
+                return file
     raise InputError(f"video {shown(name)!r} is not in {' or '.join(map(str, folders))}")

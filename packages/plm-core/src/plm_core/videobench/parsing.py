@@ -53,7 +53,12 @@ def first_window(text: str) -> Span | None:
 
 def dense_pieces(text: str) -> list[tuple[Span, str]]:
     """Return the windows in a text with the caption behind each, up to the next ``[``."""
-    return [((int(start), int(end)), _tidy(caption)) for start, end, caption in _PIECE.findall(text)]
+    return [((_frame(start), _frame(end)), _tidy(caption)) for start, end, caption in _PIECE.findall(text)]
+
+
+def _frame(digits: str) -> float:
+    # a model that repeats itself writes numbers beyond those that int() reads
+    return int(digits) if len(digits) < 16 else float(digits)
 
 
 def _tidy(caption: str) -> str:
