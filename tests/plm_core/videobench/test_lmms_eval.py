@@ -109,6 +109,9 @@ def test_the_class_is_registered_by_name_and_by_manifest(library, monkeypatch, m
 
 
 def test_what_an_answerer_cannot_do_is_one_line(lmm, clips, one_line):
+    def refuse(requests):
+        raise InputError("beyond the context")
+
     with one_line(NotSupported, "no likelihoods"):
         lmm.loglikelihood([])
     with one_line(NotSupported, "single questions"):
@@ -119,6 +122,9 @@ def test_what_an_answerer_cannot_do_is_one_line(lmm, clips, one_line):
         lmm.generate_until([instance(0, lambda doc: np.zeros(3))])
     with one_line(InputError, "is not a file"):
         lmm.generate_until([instance(0, lambda doc: str(clips / "none.mp4"))])
+    lmm.answerer.answer = refuse
+    with one_line(InputError, "task 'rcap_test', document 0: beyond the context"):
+        lmm.generate_until([instance(0, lambda doc: picture(1))])
 
 
 @pytest.mark.skipif(find_spec("lmms_eval") is not None, reason="lmms-eval is installed")

@@ -129,13 +129,28 @@ def test_fewer_frames_are_allowed_for_small_models(data, model, tmp_path):
 )
 def test_a_model_that_does_not_answer_with_texts(data, model, tmp_path, answers, message, one_line):
     model.answer = answers
-    with one_line(InputError, message):
+    with one_line(PluginError, message):
         run(model, data, tmp_path / "out")
+
+
+def test_a_row_that_the_model_refuses_is_noted_and_the_others_are_answered(data, model, tmp_path):
+    class Short(type(model)):
+        def answer(self, requests):
+            if any(request.uid == "f1" for request in requests):
+                raise InputError("prompt has 99 tokens; 64 are allowed")
+            return super().answer(requests)
+
+    report = run(Short(), data, tmp_path / "out", tasks=["fgqa"], batch_size=3)
+    assert report.unreadable == {"fgqa f1": "prompt has 99 tokens; 64 are allowed"}
+    assert report.answered == {"fgqa": 2}
+    assert run(model, data, tmp_path / "out", tasks=["fgqa"]).answered == {"fgqa": 1}
 
 
 def test_arguments_are_checked(data, model, tmp_path, one_line):
     with one_line(InputError, "limit -1 is not allowed: a whole number from 1 is"):
         run(model, data, tmp_path / "out", limit=-1)
+    with one_line(InputError, "limit 0 is not allowed"):
+        run(model, data, tmp_path / "out", limit=0)
     with one_line(InputError, "batch_size 0 is not allowed"):
         run(model, data, tmp_path / "out", batch_size=0)
     with one_line(InputError, "with ray it must be a name"):
@@ -159,10 +174,11 @@ def test_boxes_that_are_not_there_fail_before_the_first_question(data, model, tm
 def test_two_processes_do_not_write_to_one_folder(data, model, tmp_path, one_line):
     class Nested(type(model)):
         def answer(self, requests):
-            run(model, data, tmp_path / "out")
+            with one_line(InputError, "another process writes to"):
+                run(model, data, tmp_path / "out")
+            return super().answer(requests)
 
-    with one_line(InputError, "another process writes to"):
-        run(Nested(), data, tmp_path / "out")
+    assert run(Nested(), data, tmp_path / "out", tasks=["sgqa"]).answered == {"sgqa": 2}
 
 
 # --- files that grow ----------------------------------------------------------------------------------------------
@@ -231,7 +247,7 @@ def named(monkeypatch):
     return "answerers_of_a_test:Fixed"
 
 
-def test_ray_answers_in_any_order_and_few_batches_wait(data, tmp_path, named, monkeypatch):
+def test_ray_answers_in_any_order_and_few_batches_wait(data, tmp_path, named, monkeypatch, one_line):
     ray = fake_ray()
     monkeypatch.setitem(sys.modules, "ray", ray)
     (data / "sgqa" / "plm_sgqa_test.jsonl").write_text(
@@ -244,7 +260,10 @@ def test_ray_answers_in_any_order_and_few_batches_wait(data, tmp_path, named, mo
     assert {row["uid"]: row["prediction"] for row in lines(tmp_path / "out" / "rtloc.jsonl")} == dict.fromkeys(
         "01", "rtloc 32"
     )
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["model"] == named
+    facts = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (facts["model"], facts["dtype"]) == (named, "fp32")
+    with one_line(InputError, "(dtype 'fp32', now 'bf16')"):
+        run(AnswererName(name=named, dtype="bf16"), data, tmp_path / "out")
 
 
 def test_what_fails_on_ray_is_one_line(data, tmp_path, named, monkeypatch, one_line):

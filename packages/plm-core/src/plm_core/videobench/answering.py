@@ -51,7 +51,11 @@ class Answerer(Protocol):
     name: str
 
     def answer(self, requests: Sequence[Request]) -> list[str]:
-        """Return one answer for each request."""
+        """Return one answer for each request.
+
+        Raises:
+            InputError: A request cannot be answered, for instance since it is beyond the model's context.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,17 +163,28 @@ def read_all(questions: Sequence[Question | Answer]) -> list[Request | Answer]:
 def answer_all(answerer: Answerer, requests: Sequence[Request | Answer]) -> list[Answer]:
     """Return the answers of a model, after those that are there already.
 
+    A request that the model refuses with an InputError, such as one beyond its context, becomes an `Answer` that says
+    why. The others of its batch are asked one by one then.
+
     Raises:
-        InputError: The model does not give one text for each request.
+        PluginError: The model does not give one text for each request.
     """
     asked = [item for item in requests if isinstance(item, Request)]
     answers = [item for item in requests if isinstance(item, Answer)]
-    texts: Any = answerer.answer(asked) if asked else []
-    if not isinstance(texts, list | tuple) or len(texts) != len(asked):
+    try:
+        return answers + (_answer(answerer, asked) if asked else [])
+    except InputError as e:
+        if len(asked) > 1:
+            return answers + [answer for request in asked for answer in answer_all(answerer, [request])]
+        return [*answers, Answer(asked[0].task, asked[0].uid, error=first_line(e))]
+
+
+def _answer(answerer: Answerer, requests: Sequence[Request]) -> list[Answer]:
+    texts: Any = answerer.answer(requests)
+    if not isinstance(texts, list | tuple) or len(texts) != len(requests):
         count = len(texts) if isinstance(texts, list | tuple) else type(texts).__name__
-        raise InputError(f"model {answerer.name!r} gives {count} answers to {len(asked)} requests")
-    for request, text in zip(asked, texts, strict=True):
+        raise PluginError(f"model {answerer.name!r} gives {count} answers to {len(requests)} requests")
+    for text in texts:
         if not isinstance(text, str):
-            raise InputError(f"model {answerer.name!r} gives {type(text).__name__} as an answer; a text is expected")
-        answers.append(Answer(request.task, request.uid, text))
-    return answers
+            raise PluginError(f"model {answerer.name!r} gives {type(text).__name__} as an answer; a text is expected")
+    return [Answer(request.task, request.uid, text) for request, text in zip(requests, texts, strict=True)]

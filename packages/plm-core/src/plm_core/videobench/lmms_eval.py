@@ -98,7 +98,9 @@ def _make_class() -> type:
                 batch = requests[start : start + self.batch_size]
                 asked = [request_of(instance.args, self.task_dict, self.frames) for instance in batch]
                 for instance, answer in zip(batch, answer_all(self.answerer, asked), strict=True):
-                    text = answer.text or ""
+                    if answer.text is None:
+                        raise InputError(f"task {answer.task!r}, document {answer.uid}: {answer.error}")
+                    text = answer.text
                     self.cache_hook.add_partial("generate_until", instance.args[:2], text)
                     answers.append(text)
             return answers

@@ -2,7 +2,8 @@
 
 For each task, ``OUT/TASK.jsonl`` has a line for each row: ``{"uid": "17", "prediction": "(B)"}``. ``OUT/run.json`` says
 what the answers depend on. A row is written as soon as it is answered, so the same call goes on after a kill, and asks
-nothing twice. A row whose video cannot be read has ``error`` in the place of ``prediction``, and is tried again.
+nothing twice. A row whose video cannot be read, or that the model refuses, has ``error`` in the place of
+``prediction``, and is tried again.
 """
 
 from __future__ import annotations
@@ -97,13 +98,17 @@ def run(
             model by its name, and reads the videos at the same paths.
 
     Raises:
-        InputError: The data are faulty, an argument is not allowed, ``out`` holds answers of another run, or the model
-            does not give one text for each request.
+        InputError: The data are faulty, an argument is not allowed, or ``out`` holds answers of another run.
+        PluginError: The model does not give one text for each request.
         MissingDependency: PyAV or Ray is not installed.
         FileError: ``out`` cannot be written. What was answered before is kept.
     """
     settings = settings or RunSettings()
-    for name, value in (("limit", limit or 1), ("batch_size", batch_size), ("frames", settings.frames)):
+    for name, value in (
+        ("limit", 1 if limit is None else limit),
+        ("batch_size", batch_size),
+        ("frames", settings.frames),
+    ):
         if not whole(value):
             raise InputError(f"{name} {value!r} is not allowed: a whole number from 1 is")
     if isinstance(model, str):
@@ -120,9 +125,8 @@ def run(
     asking = _Asking(folder, settings, words, subjects)
     target = Path(out)
     with only_writer(target):
-        _check_same_run(
-            target, {"model": model.name, "prompts": words.name, "split": settings.split, "frames": settings.frames}
-        )
+        facts = {"model": model.name, "prompts": words.name, "split": settings.split, "frames": settings.frames}
+        _check_same_run(target, facts | ({"dtype": model.dtype} if isinstance(model, AnswererName) else {}))
         files = {name: Records(target / f"{name}.jsonl") for name in rows}
         open_rows = {name: _unanswered(part, files[name], limit) for name, part in rows.items()}
         resumed = {name: sum("prediction" in row for row in file.rows.values()) for name, file in files.items()}
