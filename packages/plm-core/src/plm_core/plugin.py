@@ -20,7 +20,6 @@ from plm_core.lm.configs import (
     LICENSE,
     MEAN,
     MICRO,
-    MICRO_PARAMS,
     MICRO_SIZE,
     PAPER,
     SIZES,
@@ -75,7 +74,7 @@ def _micro() -> Model:
         task="image-text-to-text",
         builder="plm_core.lm.builders:perception_lm",
         config=MICRO,
-        params=MICRO_PARAMS,
+        params=618_688,
         input=Input(size=(3, MICRO_SIZE, MICRO_SIZE), mean=MEAN, std=STD, crop_pct=1.0, crop_mode="squash"),
         num_classes=0,
         classifier=None,
@@ -154,6 +153,11 @@ def plm_commands() -> list[Command]:
             name="train",
             help="Train a model by a recipe, and leave a model folder.",
             implementation="plm_core.cli.train:train",
+        ),
+        Command(
+            name="check-data",
+            help="Check the conversations that a language model is to be trained on.",
+            implementation="plm_core.cli.check_data:check",
         ),
         Command(
             name="retrain",

@@ -133,41 +133,37 @@ SIZES: dict[str, Size] = {
     ),
 }
 
-MICRO_SIZE = 48
-MICRO_PARAMS = 267_776
+
+MICRO_SIZE, MICRO_FRAMES, MICRO_LENGTH = 48, 8, 768
+"""Side of a chunk, frames of a clip and greatest length of our micro model."""
+MICRO_TOWER = "pe_micro_spatial"
+"""The micro model of pe-encoder that its tower starts from."""
+MICRO_TOKENS = 9
+"""Visual tokens of a chunk: 6 x 6 patches, two of them per token along each side."""
+MICRO_VOCABULARY = 111
+"""The words of the world of shapes, and the special tokens."""
+
 MICRO: Config = {
-    "vision_config": {
-        "model_type": "timm_wrapper",
-        "architecture": "vit_pe_core_large_patch14_336",
-        "model_args": {
-            "patch_size": 8,
-            "embed_dim": 64,
-            "depth": 3,
-            "num_heads": 4,
-            "mlp_ratio": 2.0,
-            "img_size": [MICRO_SIZE, MICRO_SIZE],
-            "global_pool": "",
-            "use_post_transformer_norm": False,
-            "init_values": 0.1,
-            "ref_feat_shape": [6, 6],
-        },
-    },
+    "vision_config": {"architecture": MICRO_TOWER, "model_args": {"img_size": [MICRO_SIZE] * 2}},
     "text_config": {
         "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 3,
+        "hidden_size": 96,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 512,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 1024,
+        "num_key_value_heads": 4,
+        "head_dim": 24,
+        "intermediate_size": 256,
+        "vocab_size": MICRO_VOCABULARY,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "max_position_embeddings": MICRO_LENGTH,
         "tie_word_embeddings": True,
+        "bos_token_id": 103,
+        "eos_token_id": 109,
+        "pad_token_id": 104,
     },
-    "vision_use_cls_token": True,
     "projector_pooling_ratio": 2,
-    "image_token_id": 2,
-    "video_token_id": 2,
+    "image_token_id": 105,
+    "video_token_id": 106,
     "tie_word_embeddings": True,
 }
-"""The proportions of 1B as small as the world of shapes needs, for trials. It has no published weights."""
+"""Our micro model."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ from plm_core.lm.data.samples import IndexedRows
 from plm_core.lm.documents import Learner
 from plm_core.lm.media import MediaSettings
 from plm_core.lm.model import PerceptionLM
+from plm_core.lm.processor import Processor
 from plm_core.lm.recipes.scoring import score
 from plm_core.lm.recipes.splits import Split, split_rows
-from plm_core.lm.recipes.starting import create, keywords_of, shaped, tokenizer_source
+from plm_core.lm.recipes.starting import create, find_tokenizer, keywords_of, shaped
 from plm_core.lm.recipes.tables import StageConfig
-from plm_core.lm.recipes.tokenizers import load_tokenizer, word_tokenizer, write_beside
+from plm_core.lm.recipes.tokenizers import tokenizer_of
 from plm_core.lm.recipes.training import chunk_size, train_lm
 from plm_core.models import input_of
 from plm_core.runs import Job, Trained, begin
@@ -67,7 +67,7 @@ def run(job: Job) -> Trained | None:
         notes=reader.notes(),
         extras={"tower.safetensors": trained.vision.tower} if config.keep_tower else {},
         about={"media": asdict(settings), "max_length": config.max_length},
-        beside=partial(write_beside, tokenizer=tokenizer, settings=settings),
+        beside=Processor(tokenizer, settings, config.max_length).save_pretrained,
     )
 
 
@@ -155,15 +155,15 @@ def media_settings(model: PerceptionLM, config: StageConfig) -> MediaSettings:
 def _tokenizer(job: Job, config: StageConfig, split: Split) -> Any:
     """Return the tokenizer of a training. For a trial with random weights and without one, words of the data are it."""
     keywords = keywords_of(job)
-    source = tokenizer_source(job, config)
-    if source is not None:
-        return load_tokenizer(source)
+    tokenizer = find_tokenizer(job, config)
+    if tokenizer is not None:
+        return tokenizer
     if job.pretrained or job.weights is not None:
         raise InputError(
             f"model {job.model!r} has no tokenizer beside it: name a folder or a repository (--set tokenizer=...)"
         )
     job.notes.append("tokenizer: one of the words in the data, since none is named (--set tokenizer=...)")
-    return word_tokenizer(_texts(split.train), keywords["text_config"].get("vocab_size"))
+    return tokenizer_of(_texts(split.train), keywords["text_config"]["vocab_size"])
 
 
 def _texts(rows: IndexedRows) -> Iterator[str]:

@@ -17,8 +17,9 @@ from plm_core.hub import CONFIG_FILE, HubFile, fetch, read_config
 from plm_core.layouts import State
 from plm_core.lm.builders import TOWERS
 from plm_core.lm.model import PerceptionLM
+from plm_core.lm.processor import Processor
 from plm_core.lm.recipes.tables import StageConfig
-from plm_core.lm.recipes.tokenizers import has_tokenizer
+from plm_core.lm.recipes.tokenizers import has_tokenizer, load_tokenizer
 from plm_core.registry import registry
 from plm_core.runs import Job
 from plm_core.runs.job import architecture_of
@@ -140,19 +141,23 @@ def whole_source(job: Job) -> str | None:
     return f"{name}.{tag or declared[0].tag}"
 
 
-def tokenizer_source(job: Job, config: StageConfig) -> str | None:
-    """Return the folder or the repository of the tokenizer of a training; None if nothing names one."""
-    if config.tokenizer is not None:
-        return config.tokenizer
-    for source in (job.weights, job.model):
-        folder = folder_of(source)
-        if folder is not None and has_tokenizer(folder):
-            return str(folder)
+def find_tokenizer(job: Job, config: StageConfig) -> Any:
+    """Return the tokenizer of a training: the one that is named, or that of its model; None if nothing names one.
+
+    Raises:
+        InputError: It cannot be loaded.
+        WeightsError: Its files cannot be obtained.
+    """
+    folders = [folder for source in (job.weights, job.model) if (folder := folder_of(source)) and has_tokenizer(folder)]
+    if config.tokenizer is not None or folders:
+        return load_tokenizer(config.tokenizer or folders[0])
     if starts_from_parts(job, config):
-        return config.decoder
+        return load_tokenizer(str(config.decoder))
     declared = registry().all(Model).get(job.model.partition(".")[0])
-    entries = declared.declaration.pretrained if declared and job.pretrained else ()
-    return entries[0].repo if entries else None
+    entries = declared.declaration.pretrained if declared else ()
+    if not entries or (entries[0].repo and not job.pretrained):  # a trial with random weights downloads nothing
+        return None
+    return Processor.from_pretrained(job.model).tokenizer
 
 
 def create(job: Job, config: StageConfig) -> PerceptionLM:
