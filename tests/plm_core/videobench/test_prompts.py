@@ -91,7 +91,7 @@ def test_without_lmms_eval_there_are_the_plain_prompts(monkeypatch, one_line):
     monkeypatch.setattr("plm_core.videobench.prompts.util.find_spec", lambda name: None)
     with one_line(MissingDependency, "read from the package lmms-eval, which is not installed"):
         load_prompts("lmms-eval")
-    with one_line(InputError, "prompts 'paper' is not allowed: 'plain' and 'lmms-eval' are"):
+    with one_line(InputError, "prompts 'paper' is not allowed: 'plain', 'lmms-eval' and 'shapes' are"):
         load_prompts("paper")
     assert load_prompts("plain").name == "plain"
 

@@ -57,7 +57,11 @@ Tasks = Annotated[
 ]
 Prompts = Annotated[
     str,
-    typer.Option("--prompts", help="plain, or lmms-eval for the literal words of that package, if it is installed."),
+    typer.Option(
+        "--prompts",
+        help="plain; lmms-eval for the literal words of that package, if it is installed; or shapes for the "
+        "miniature in the world of shapes.",
+    ),
 ]
 
 

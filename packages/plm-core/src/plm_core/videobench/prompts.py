@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from plm_core.errors import MissingDependency, NotSupported
+from plm_core.lm.shapes_data import ask_row
 from plm_core.utils.ranges import check_choice
 from plm_core.utils.text import describe
 from plm_core.videobench.parsing import lettered, rescale
@@ -21,7 +22,7 @@ Row = Mapping[str, Any]
 Messages = list[dict[str, str]]
 """A conversation: messages with ``role`` and ``content``."""
 
-PROMPTS = ("plain", "lmms-eval")
+PROMPTS = ("plain", "lmms-eval", "shapes")
 LMMS_TASKS = "lmms_eval.tasks.plm_videobench"
 
 
@@ -41,14 +42,15 @@ class Prompts(Protocol):
 
 
 def load_prompts(name: str) -> Prompts:
-    """Return prompts by name: ``plain`` or ``lmms-eval``.
+    """Return prompts by name: ``plain``, ``lmms-eval``, or ``shapes`` for the miniature in the world of shapes.
 
     Raises:
         InputError: There are no such prompts.
         MissingDependency: lmms-eval is not installed, or something that its task files import.
     """
     check_choice("prompts", name, PROMPTS)
-    return PlainPrompts() if name == "plain" else LmmsEvalPrompts()
+    kinds: dict[str, type[Prompts]] = {"plain": PlainPrompts, "lmms-eval": LmmsEvalPrompts, "shapes": ShapesPrompts}
+    return kinds[name]()
 
 
 class PlainPrompts:
@@ -105,6 +107,16 @@ class PlainPrompts:
             'else: {"score": a whole number from 0 to 10, "explanation": "one sentence"}'
         )
         return _messages(system, user)
+
+
+class ShapesPrompts(PlainPrompts):
+    """Prompts in the words of the world of shapes, which a model of that world is trained on."""
+
+    name = "shapes"
+
+    def question(self, task: str, row: Row, frames: int) -> str:
+        """Return what a model is asked."""
+        return ask_row(task, row, frames)
 
 
 class LmmsEvalPrompts:
