@@ -69,6 +69,16 @@ def test_the_first_stage_trains_a_projector_between_a_decoder_and_the_first_bloc
     assert trained.scores.keys() == {"held-out loss"}
 
 
+def test_the_card_says_what_a_stage_started_from_and_tells_no_paths(first, parts):
+    out, _ = first
+    card, record = ((out / name).read_text() for name in ("README.md", "training.json"))
+    assert "- **Start**: `plm_1b` with the decoder of `decoder` and the tower of `core.safetensors`" in card
+    assert 'license: "other"' in card
+    assert "--set tower=core.safetensors" in card
+    for path in parts.values():
+        assert path not in card + record
+
+
 def test_the_folder_of_a_stage_has_a_tokenizer_and_the_settings_of_its_media(first, tiny):
     out, _ = first
     processor = Processor.from_pretrained(out)

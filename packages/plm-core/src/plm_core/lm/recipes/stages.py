@@ -20,7 +20,7 @@ from plm_core.lm.model import PerceptionLM
 from plm_core.lm.processor import Processor
 from plm_core.lm.recipes.scoring import score
 from plm_core.lm.recipes.splits import Split, split_rows
-from plm_core.lm.recipes.starting import create, find_tokenizer, keywords_of, shaped
+from plm_core.lm.recipes.starting import create, find_tokenizer, keywords_of, shaped, start_in_words
 from plm_core.lm.recipes.tables import StageConfig
 from plm_core.lm.recipes.tokenizers import tokenizer_of
 from plm_core.lm.recipes.training import chunk_size, train_lm
@@ -67,6 +67,7 @@ def run(job: Job) -> Trained | None:
         notes=reader.notes(),
         extras={"tower.safetensors": trained.vision.tower} if config.keep_tower else {},
         about={"media": asdict(settings), "max_length": config.max_length},
+        start=start_in_words(job, config),
         beside=Processor(tokenizer, settings, config.max_length).save_pretrained,
     )
 

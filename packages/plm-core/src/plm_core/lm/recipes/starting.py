@@ -23,6 +23,7 @@ from plm_core.lm.recipes.tokenizers import has_tokenizer, load_tokenizer
 from plm_core.registry import registry
 from plm_core.runs import Job
 from plm_core.runs.job import architecture_of
+from plm_core.runs.request import last_part
 from plm_core.weights.mapping import announce_rest
 
 BUILDER = "plm_core.lm.builders:perception_lm"
@@ -119,6 +120,13 @@ def starts_from_parts(job: Job, config: StageConfig) -> bool:
     if (config.decoder is None) != (config.tower is None):
         raise InputError(f"decoder is {config.decoder!r} and tower is {config.tower!r}; both are needed, or none")
     return config.decoder is not None
+
+
+def start_in_words(job: Job, config: StageConfig) -> str:
+    """Say from what decoder and tower a training starts, for the model card; empty if it starts from a whole model."""
+    if not starts_from_parts(job, config):
+        return ""
+    return f"the decoder of `{last_part(str(config.decoder))}` and the tower of `{last_part(str(config.tower))}`"
 
 
 def whole_source(job: Job) -> str | None:
