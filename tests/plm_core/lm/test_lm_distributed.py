@@ -84,10 +84,11 @@ def assert_close(a, b):
 def test_two_processes_end_with_the_weights_of_one(start, tiny, conversations, forked, tmp_path):
     """Each process sees one conversation at a time, so one of them may see a text where the other sees an image."""
     before = tiny.untrained().state_dict()
-    _, alone, held = tiny.trained(conversations, per_device_batch_size=1)
-    adapted = tiny.trained(conversations, replace(tiny.CONFIG, lora_rank=2), per_device_batch_size=1)[1].state
+    options = {"rows": 12, "per_device_batch_size": 1}
+    _, alone, held = tiny.trained(conversations, tiny.FOURS, **options)
+    adapted = tiny.trained(conversations, replace(tiny.FOURS, lora_rank=2), **options)[1].state
     losses = [entry["loss"] for entry in alone.history]
-    assert held == [1] * 24
+    assert held == [1] * 12
     assert len(losses) == 3
     assert all((alone.state[key] - value).abs().max() > 1e-6 for key, value in before.items())  # training changed all
 
@@ -96,13 +97,14 @@ def test_two_processes_end_with_the_weights_of_one(start, tiny, conversations, f
     for name in ("copied", "sharded", "resumed"):
         assert_close(alone.state, load_file(tmp_path / f"{name}.safetensors"))
         assert first[name]["losses"] == second[name]["losses"] == pytest.approx(losses, abs=1e-5)
+        assert first[name]["score"] == pytest.approx(alone.history[-1]["held-out loss"], abs=1e-5)
         assert (first[name]["main"], first[name]["tensors"]) == (True, len(before))
         assert (second[name]["main"], second[name]["tensors"]) == (False, 0)
     assert_close(adapted, load_file(tmp_path / "adapted.safetensors"))
-    for name, batches in {"sharded": 12, "stopped": 8, "resumed": 4}.items():
+    for name, batches in {"sharded": 6, "stopped": 4, "resumed": 2}.items():
         assert len(first[name]["held"]) == len(second[name]["held"]) == batches
         assert all(0.4 < share < 0.6 for share in (*first[name]["held"], *second[name]["held"]))
-    assert first["copied"]["held"] == second["copied"]["held"] == [1] * 12
+    assert first["copied"]["held"] == second["copied"]["held"] == [1] * 6
 
 
 def test_the_blocks_of_the_tower_and_the_layers_of_the_decoder_are_sharded_apart(tiny, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.utils.data import Subset
 from transformers import TrainerCallback
 
 from plm_core import weights
@@ -23,6 +24,7 @@ from plm_core.lm.data import ConversationSamples, open_rows
 from plm_core.lm.media import MediaSettings
 from plm_core.lm.recipes import StageConfig, StageRecipe, train_lm
 from plm_core.lm.recipes import training as lm_training
+from plm_core.lm.recipes.scoring import score
 from plm_core.lm.recipes.tokenizers import tokenizer_of
 
 VISION = {
@@ -55,6 +57,7 @@ RECIPE = StageRecipe(
     epochs=1, batch_size=8, lr=0.5, optimizer="sgd", weight_decay=1e-3, warmup_epochs=0.5, clip_grad=1.0
 )
 CONFIG = StageConfig(recipe=RECIPE, recompute=True)
+FOURS = replace(CONFIG, recipe=replace(RECIPE, batch_size=4))
 
 
 def tokenizer():
@@ -74,8 +77,8 @@ def untrained(**changes):
     return perception_lm(**{**TINY, "image_token_id": image_id, **changes})
 
 
-def trained(folder, config=CONFIG, **options):
-    """Return the model and the result of a training, and for each batch the share of the parameters held here."""
+def trained(folder, config=CONFIG, rows=24, **options):
+    """Train on some rows. Return the model, the result, and for each batch the share of the parameters held here."""
     model, held = untrained(), []
     plain_loss = lm_training.loss
 
@@ -85,9 +88,14 @@ def trained(folder, config=CONFIG, **options):
         held.append(sum(p.numel() for p in local) / sum(p.numel() for p in parameters))
         return plain_loss(learner, batch)
 
+    def judge(learner):
+        data = samples(folder, "validation.jsonl")
+        return score(learner, Subset(data, range(2)), data.encoder)
+
     lm_training.loss = loss
     try:
-        result = train_lm(model, samples(folder), config, **{"log_steps": 1, "show": False, **options})
+        data, options = Subset(samples(folder), range(rows)), {"log_steps": 1, "show": False, **options}
+        result = train_lm(model, data, config, evaluate=judge, **options)
     except TrainingInterrupted:
         result = None
     finally:
@@ -109,16 +117,17 @@ def main(out, folder):
         "sharded": {"fsdp": True},
         "stopped": {"fsdp": True, "out": out / "checkpoints", "callbacks": [InterruptMainProcess()]},
         "resumed": {"fsdp": True, "out": out / "checkpoints", "resume": True},
-        "adapted": {"fsdp": True, "config": replace(CONFIG, lora_rank=2)},
+        "adapted": {"fsdp": True, "config": replace(FOURS, lora_rank=2)},
         "copied": {},
     }
     for name, options in runs.items():
-        _, result, held = trained(folder, per_device_batch_size=1, **options)
+        _, result, held = trained(folder, **{"config": FOURS, "rows": 12, "per_device_batch_size": 1, **options})
         report[name] = {"held": held}
         if result is None:
             continue
         losses = [entry["loss"] for entry in result.history]
         report[name] |= {"main": result.main, "tensors": len(result.state), "losses": losses}
+        report[name]["score"] = result.history[-1]["held-out loss"]
         if result.main:
             weights.write(result.state, out / f"{name}.safetensors")
     (out / f"report{os.environ['RANK']}.json").write_text(json.dumps(report))
