@@ -120,14 +120,15 @@ def test_the_second_stage_starts_from_the_first_with_layer_scale_and_writes_the_
 train_lm = stages.train_lm
 
 
-def test_a_decoder_of_another_shape_brings_its_configuration(parts, tiny, conversations, tmp_path):
-    config = {**tiny.TEXT, "model_type": "qwen2", "hidden_size": 24}
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_decoder_of_another_shape_brings_its_configuration(parts, tiny, conversations, tmp_path, tied):
+    config = {**tiny.TEXT, "model_type": "qwen2", "hidden_size": 24, "tie_word_embeddings": tied}
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).save_pretrained(tmp_path / "decoder")
     options = {"model": "plm_1b", "model_kwargs": {"vision_config": tiny.VISION, "img_size": 32}, "max_steps": 1}
     settings = {"decoder": str(tmp_path / "decoder"), "tower": parts["tower"], "tokenizer": parts["decoder"]}
     trained = run("lm-stage1", conversations, tmp_path / "run", settings=settings, **options)
     assert trained.model.decoder.config.model_type == "qwen2"
-    assert trained.model.num_features == 24
+    assert (trained.model.num_features, trained.model.tied) == (24, tied)
     check_run_folder(tmp_path / "run", trained.model)
 
 
@@ -190,6 +191,8 @@ def test_wrong_starts_are_one_line(first, parts, shape, tiny, conversations, tmp
     refused(InputError, "model 'resnet18' is no language model that sees", model="resnet18", preset="1b")
     half = {"decoder": parts["decoder"], "tower": None}
     refused(InputError, "tower is None", "both are needed, or none", settings=half)
+    settings = {**parts, "decoder": str(first[0]), "tokenizer": parts["decoder"]}
+    refused(WeightsError, "is no model of transformers: its config.json has no model_type", settings=settings)
     refused(InputError, "tokenizer 'no such' is neither a folder", settings={**parts, "tokenizer": "no such"})
     refused(InputError, "cannot be loaded", settings={**parts, "tokenizer": str(tmp_path)})
     small = {**shape, "text_config": {**tiny.TEXT, "vocab_size": 20}}

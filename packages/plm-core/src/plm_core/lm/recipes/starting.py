@@ -57,7 +57,7 @@ def shaped(job: Job, config: StageConfig, image_id: int) -> Job:
     if config.layer_scale is not None:
         changes["vision_config"] = _scaled(known["vision_config"], config.layer_scale)
     if starts_from_parts(job, config):
-        changes["text_config"] = _text_config(known["text_config"], str(config.decoder))
+        changes |= _decoder_keywords(known["text_config"], str(config.decoder))
     own = {key: value for key, value in job.model_kwargs.items() if key != "vision_config"}
     return replace(job, model_kwargs={**job.model_kwargs, **changes, **own})
 
@@ -95,8 +95,13 @@ def _scaled(vision: Mapping[str, Any], layer_scale: float) -> dict[str, Any]:
     return {**vision, "model_args": {**(vision.get("model_args") or {}), "init_values": layer_scale or None}}
 
 
-def _text_config(declared: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the declared configuration of a decoder, or for weights of another shape their own."""
+def _decoder_keywords(declared: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the keywords for a decoder: its declared configuration, or for weights of another shape their own.
+
+    Whether its head is tied to its words is what its own says.
+    """
+    from transformers import AutoConfig
+
     folder = Path(source)
     if not folder.is_dir():
         repo = HubFile.parse(source)
@@ -104,9 +109,13 @@ def _text_config(declared: Mapping[str, Any], source: str) -> dict[str, Any]:
             raise InputError(f"decoder {source!r} is neither a folder nor a repository 'org/name[@revision]'")
         folder = fetch(replace(repo, file=CONFIG_FILE)).parent
     own = dict(read_config(folder))
+    if not isinstance(own.get("model_type"), str):
+        raise WeightsError(f"decoder {source!r} is no model of transformers: its config.json has no model_type")
     same = all(own.get(name) == declared.get(name) for name in SHAPING if own.get(name) is not None)
     left_out = ("architectures", "transformers_version", "torch_dtype", "dtype")
-    return dict(declared) if same else {name: value for name, value in own.items() if name not in left_out}
+    text = {name: value for name, value in own.items() if name not in left_out}
+    tied = bool(AutoConfig.for_model(**text).tie_word_embeddings)
+    return {"text_config": dict(declared) if same else text, "tie_word_embeddings": tied}
 
 
 def starts_from_parts(job: Job, config: StageConfig) -> bool:
