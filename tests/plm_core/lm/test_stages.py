@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,6 +131,17 @@ def test_a_decoder_of_another_shape_brings_its_configuration(parts, tiny, conver
     assert trained.model.decoder.config.model_type == "qwen2"
     assert (trained.model.num_features, trained.model.tied) == (24, tied)
     check_run_folder(tmp_path / "run", trained.model)
+
+
+def test_decoder_and_tokenizer_come_from_a_repository_of_the_hub(parts, shape, conversations, tmp_path, hub_double):
+    hub_double.add("acme/decoder", {path.name: path for path in Path(parts["decoder"]).iterdir()})
+    settings = {"decoder": "acme/decoder", "tower": parts["tower"]}
+    options = {"model": "plm_1b", "model_kwargs": shape, "settings": settings, "max_steps": 1}
+    trained = run("lm-stage1", conversations, tmp_path / "run", **options)
+    words = weights.read(parts["decoder"])["model.embed_tokens.weight"]
+    assert torch.equal(trained.model.decoder.get_input_embeddings().weight, words)
+    assert "the decoder of `acme/decoder`" in (tmp_path / "run" / "README.md").read_text()
+    assert (tmp_path / "run" / "tokenizer.json").is_file()
 
 
 def test_a_resumed_stage_ends_as_an_undisturbed_one(shape, conversations, tmp_path):
