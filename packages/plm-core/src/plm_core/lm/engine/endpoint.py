@@ -35,7 +35,7 @@ class Endpoint:
         api_key: The key; None for an endpoint that needs none. The token of the Hugging Face Hub is never sent.
         timeout: Seconds to wait for a text.
         parallel: Questions at the same time.
-        max_tokens: The longest text.
+        max_new_tokens: The longest text, in tokens.
         temperature: 0 for the most likely text.
 
     Raises:
@@ -50,7 +50,7 @@ class Endpoint:
         *,
         timeout: float = 120.0,
         parallel: int = 8,
-        max_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
     ) -> None:
         if not re.match(r"https?://", base_url):
@@ -62,7 +62,7 @@ class Endpoint:
         self.model = model
         self.timeout = timeout
         self.parallel = parallel
-        self.options = {"max_tokens": max_tokens, "temperature": temperature}
+        self.options = {"max_tokens": max_new_tokens, "temperature": temperature}
         self.sleep: Callable[[float], None] = time.sleep
         self._key = api_key
         self._client: Any = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from plm_core.errors import InputError, MissingDependency, PlmError
+from plm_core.errors import InputError, PlmError
 from plm_core.utils.arguments import DEVICE
 from plm_core.utils.text import describe, first_line
 
@@ -60,18 +60,19 @@ def texts_of(worker: Callable[..., Sequence[Text]], items: Sequence[Any], *rest:
         *rest: The other arguments.
 
     Raises:
-        InputError: It says that no item will get a text, or does not give one text for each item.
-        MissingDependency: It says that something is not installed.
+        InputError: It does not give one text for each item.
+        PlmError: It raises any of our errors but a `WorkerError`, so no item would get a text.
     """
     if not items:
         return []
     try:
         texts: Any = worker(items, *rest)
-    except (InputError, MissingDependency):
+    except WorkerError as e:
+        return [e] * len(items)
+    except PlmError:  # such as a model that there is not
         raise
     except Exception as e:  # the function of a user may raise anything, such as a lack of memory
-        error = e if isinstance(e, WorkerError) else WorkerError(f"{name_of(worker)} fails: {describe(e)}")
-        return [error] * len(items)
+        return [WorkerError(f"{name_of(worker)} fails: {describe(e)}")] * len(items)
     if not isinstance(texts, list | tuple) or len(texts) != len(items):
         count = len(texts) if isinstance(texts, list | tuple) else type(texts).__name__
         raise InputError(f"{name_of(worker)} gives {count} texts for {len(items)} items")
