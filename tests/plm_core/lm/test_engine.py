@@ -1,10 +1,12 @@
-"""The data engine from files to rows: provenance, failures, kill and resume, and Ray."""
+"""The data engine from files to rows: provenance, failures, kill and resume, Ray, and the command line."""
 
 import json
 import os
 import pickle
 import signal
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
@@ -553,3 +555,115 @@ def test_a_worker_loads_its_models_once():
     ray_backend._engine.cache_clear()
     pickled = pickle.dumps(Seeing())
     assert ray_backend._engine(pickled) is ray_backend._engine(pickled)
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def url(monkeypatch):
+    """The address of an endpoint that describes, merges and asks."""
+    from huggingface_hub import constants
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            content = body["messages"][0]["content"]
+            text = "a described star" if isinstance(content, list) else Writing().reply(content)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [{"index": 0, "message": {"content": text}}]}).encode())
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_command_writes_data_that_check_data_takes(folder, film, url, plm):
+    out = folder / "data.jsonl"
+    (folder / "notes.jsonl").write_text(json.dumps({"image": str(folder / "1.png"), "notes": "EXIT"}) + "\n\n")
+    words = ["caption", folder, "--out", out, "--endpoint", url, "--endpoint-model", "vlm", "--qa", "2"]
+    result = plm(*words, "--notes", folder / "notes.jsonl", "--json")
+    assert result.code == 0, result.err
+    summary = json.loads(result.out)
+    assert (summary["captions"], summary["questions"], summary["failed"]) == (4, 8, {})
+    assert f"wrote {out}" in result.err
+    assert plm("check-data", out, "--media").code == 0
+    assert rows_of(out)[0]["metadata"]["captioner"] == "vlm at an endpoint"
+    result = plm(*words)
+    assert (result.code, "resume" in result.err) == (2, True)
+    result = plm(*words, "--resume")
+    assert (result.code, result.rows[0][:2]) == (0, ["4", "4"])
+
+
+def test_the_command_says_what_failed(folder, plm, monkeypatch):
+    from plm_core.lm.engine import workers
+
+    monkeypatch.setattr(workers.LocalModel, "caption", Seeing(fails=[False, True]))
+    (folder / "0.png").write_bytes(b"no")
+    words = ["caption", folder, "--out", folder / "a.jsonl", "--model", "plm_1b", "--batch-size", "2"]
+    result = plm(*words)
+    assert result.code == 2
+    assert "0.png: image" in result.err
+    assert "3.png caption: seeing fails: RuntimeError: out of memory" in result.err
+    assert "1 files cannot be read, 2 texts cannot be used; the same command with --resume" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--model or --endpoint is needed"),
+        (["--endpoint", "http://x"], "--endpoint and --endpoint-model belong together"),
+        (["--model", "plm_1b", "--writer", "endpoint"], "--writer endpoint needs --endpoint"),
+        (["--model", "plm_1b", "--writer", "me"], "writer 'me' is not allowed"),
+        (["--model", "plm_1b", "--qa", "1"], "questions is 1, and there is no writer"),
+        (["--model", "plm_1b", "--prompt", "imag=x"], "no prompt 'imag'; did you mean 'image'"),
+        (["--model", "plm_1b", "--notes", "none"], "--notes 'none' cannot be read"),
+        (["--model", "plm_nano"], "plm_nano"),
+    ],
+)
+def test_words_that_are_not_allowed(folder, plm, words, message):
+    result = plm("caption", folder / "1.png", "--out", folder / "data.jsonl", *words)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_the_options_reach_the_models(folder, plm, monkeypatch):
+    made = {}
+
+    def keep(files, out, **options):
+        made.update(options)
+        raise InputError("enough")
+
+    monkeypatch.setattr("plm_core.lm.engine.make", keep)
+    monkeypatch.setenv("PLM_ENDPOINT_KEY", "secret")
+    remote = ("--endpoint", "http://x", "--endpoint-model", "llm")
+    plm("caption", folder, "--out", "a.jsonl", "--model", "plm_1b", *remote, "--seconds", "9", "--timeout", "5")
+    captioner, writer = (made[name].__self__ for name in ("captioner", "writer"))
+    assert (captioner.name, captioner.generation, writer.options["max_tokens"]) == ("plm_1b", {}, 1024)
+    assert (writer.timeout, writer._key, made["scenes"].seconds) == (5, "secret", 9)
+    assert made["video_captioner"].__self__ is captioner
+    plm("caption", folder, "--out", "a.jsonl", "--model", "plm_1b", "--writer", "model", "--max-new-tokens", "9")
+    assert made["writer"].__self__ is made["captioner"].__self__
+    assert made["writer"].__self__.generation == {"max_new_tokens": 9}
+    assert made["merge"] is None
+    plm("caption", folder, "--out", "a.jsonl", *remote, "--merge", "none", "--prompt", "image=what?", "--ray")
+    assert (made["merge"], made["prompts"].image, made["ray"]) == (None, "what?", "local")
+    assert made["captioner"].__self__.name == made["writer"].__self__.name == "llm at an endpoint"
+
+
+def test_notes_must_be_about_the_files(folder, plm):
+    words = ["caption", folder / "1.png", "--out", folder / "a.jsonl", "--model", "plm_1b", "--notes", folder / "n"]
+    (folder / "n").write_text('{"image": "elsewhere.png", "notes": "EXIT"}\n')
+    assert "elsewhere.png', which is not among the files" in plm(*words).err
+    (folder / "n").write_text('{"image": "1.png"}\n')
+    assert "n, line 1: an object with image or video, and notes, is expected" in plm(*words).err
