@@ -135,6 +135,11 @@ def plm_commands() -> list[Command]:
             implementation="plm_core.cli.videobench:app",
         ),
         Command(
+            name="caption",
+            help="Write captions of images and videos, as data to train on.",
+            implementation="plm_core.cli.caption:app",
+        ),
+        Command(
             name="retrain",
             help="Train a shipped micro model again, from scratch.",
             implementation="plm_core.cli.retrain:retrain",
