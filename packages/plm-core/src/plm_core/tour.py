@@ -40,9 +40,9 @@ print(assistant.ask("what does the red star do?", [lm.VideoClip(source=frames)])
 def questions(tour: Tour) -> None:
     """Ask the micro language model about a held-out picture and a held-out clip."""
     tour.text(
-        "A Perception Language Model puts what a vision tower sees into the places of a text, and a language model goes "
-        "on from there. This tiny one knows a hundred words and the world of shapes. For photos there is plm ask, with "
-        "the published weights."
+        "A Perception Language Model puts what a vision tower sees into the places of a text, and a language model "
+        "goes on from there. This tiny one knows a hundred words and the world of shapes. For photos there is plm ask, "
+        "with the published weights."
     )
     needs = registry().get(Model, SPEAKER).needs
     if missing := [need for need in needs if not installed_here(need)]:
