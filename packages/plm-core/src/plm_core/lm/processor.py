@@ -33,6 +33,7 @@ from plm_core.lm.video import TimeMap
 from plm_core.registry import registry
 from plm_core.utils.files import make_folder, write_text
 from plm_core.utils.references import shipped_file
+from plm_core.utils.text import is_name
 
 PREPROCESSOR_FILE = "preprocessor.json"
 """The file with the settings of the media and the greatest length, beside the tokenizer."""
@@ -226,6 +227,7 @@ class Processor:
             **changes: Changes of the `MediaSettings`, such as ``max_tokens``.
 
         Raises:
+            UnknownName: There is no such model.
             WeightsError: The files cannot be obtained.
             InputError: The source has no tokenizer, or a setting is not allowed.
         """
@@ -272,6 +274,8 @@ def _folder_of(source: str) -> Path:
         return folder
     repo = HubFile.parse(source)
     if repo is None:
+        if is_name(name):
+            registry().get(Model, name)  # raises the error with similar names
         raise WeightsError(
             f"source {source!r} is neither a declared model, a folder nor a repository 'org/name[@revision]'"
         )
