@@ -130,6 +130,16 @@ def plm_commands() -> list[Command]:
             implementation="plm_core.cli.check_data:check",
         ),
         Command(
+            name="ask",
+            help="Ask a language model about images and videos.",
+            implementation="plm_core.cli.ask:ask",
+        ),
+        Command(
+            name="chat",
+            help="Talk with a language model about images and videos.",
+            implementation="plm_core.cli.chat:chat",
+        ),
+        Command(
             name="retrain",
             help="Train a shipped micro model again, from scratch.",
             implementation="plm_core.cli.retrain:retrain",
