@@ -111,7 +111,10 @@ def tiny_config(tokenizer):
     return {
         "vision_config": {
             "architecture": "vit_pe_core_large_patch14_336",
-            "model_args": {"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": [28, 28], "init_values": 0.1},
+            "model_args": {
+                **{"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": [28, 28], "init_values": 0.1},
+                **{"global_pool": "", "use_post_transformer_norm": False, "ref_feat_shape": [2, 2]},
+            },
         },
         "text_config": {
             "hidden_size": 32,

@@ -140,6 +140,11 @@ def plm_commands() -> list[Command]:
             implementation="plm_core.cli.chat:chat",
         ),
         Command(
+            name="serve",
+            help="Serve a language model to programs, by the interface of OpenAI.",
+            implementation="plm_core.cli.serve:serve",
+        ),
+        Command(
             name="retrain",
             help="Train a shipped micro model again, from scratch.",
             implementation="plm_core.cli.retrain:retrain",

@@ -11,6 +11,7 @@ Shapes: B prompts of L tokens, N chunks of S x S pixels.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plm_core.errors import InputError, WeightsError
+from plm_core.errors import InputError, MissingDependency, WeightsError
 from plm_core.hookspecs import Model, Pretrained
 from plm_core.hub import HubFile, fetch_folder, read_config
 from plm_core.lm.chat import ChatEncoder, ChatFormat, Encoded
@@ -230,9 +231,12 @@ class Processor:
             UnknownName: There is no such model.
             WeightsError: The files cannot be obtained.
             InputError: The source has no tokenizer, or a setting is not allowed.
+            MissingDependency: The extra plm-core[lm] is not installed.
         """
-        from transformers import AutoTokenizer
-
+        try:
+            from transformers import AutoTokenizer
+        except ModuleNotFoundError as e:
+            raise MissingDependency("a language model needs transformers: install plm-core[lm]") from e
         folder = _folder_of(str(source))
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -246,13 +250,49 @@ class Processor:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer and the settings into a folder, beside the weights of a model.
 
+        The files are also those that ``AutoProcessor`` of transformers reads, and vLLM. They tile as the original does:
+        theirs know no budget, tile each of several images, and show all frames of a video.
+
         Raises:
             FileError: A file cannot be written.
         """
         folder = make_folder(folder)
-        self.tokenizer.save_pretrained(str(folder))
+        theirs = self._transformers()
+        (self.tokenizer if theirs is None else theirs).save_pretrained(str(folder))
+        self._generation().save_pretrained(str(folder))
         text = json.dumps({"max_length": self.max_length, **asdict(self.settings)}, indent=2)
         write_text(folder / PREPROCESSOR_FILE, text + "\n")
+
+    def _generation(self) -> Any:
+        """Return the settings by which transformers ends an answer where we do."""
+        from transformers import GenerationConfig
+
+        return GenerationConfig(eos_token_id=self.stop_ids, pad_token_id=self.encoder.pad_id, do_sample=False)
+
+    def _transformers(self) -> Any:
+        """Return the processor of transformers that does the same; None if there is none."""
+        from transformers import PerceptionLMImageProcessor, PerceptionLMProcessor, PerceptionLMVideoProcessor
+
+        settings = self.settings
+        side = math.isqrt(settings.tokens)
+        square = side * side == settings.tokens and settings.size // (settings.size // side) == side
+        if not square or getattr(self.tokenizer, "image_token", None) is None:
+            return None
+        sizes = {"size": {"height": settings.size, "width": settings.size}}
+        pixels = {**sizes, "image_mean": list(settings.mean), "image_std": list(settings.std)}
+        tiles = {
+            "tile_size": settings.size,
+            "max_num_tiles": settings.max_tiles,
+            "vision_input_type": settings.mode,
+        }
+        return PerceptionLMProcessor(
+            image_processor=PerceptionLMImageProcessor(**pixels, **tiles),
+            video_processor=PerceptionLMVideoProcessor(**pixels),
+            tokenizer=self.tokenizer,
+            patch_size=settings.size // side,  # of a visual token, so that nothing is left to pool
+            pooling_ratio=1,
+            chat_template=self.tokenizer.chat_template,
+        )
 
 
 def _drawn(pixels: Any, indices: Sequence[int], box: Sequence[float]) -> Tensor:
