@@ -170,6 +170,7 @@ def test_a_box_and_a_range_of_a_video(clip, photo):
         (["photo.png", "<image> or <image>?"], "has 2 <image> or <video> for 1 images or videos"),
         (["photo.png", "what? " * 60], "the model takes 100"),
         ([], "one question is expected"),
+        (["clip.mp4", "photo.png"], "the question is missing: the last word, 'photo.png', is a file"),
         (["what?", "--questions", "rows.jsonl"], "one question is expected"),
         (["--questions", "rows.jsonl"], "--questions and --out belong together"),
         (["what?", "--out", "rows.jsonl"], "--questions and --out belong together"),
@@ -257,17 +258,18 @@ def test_bad_rows_are_named_and_tried_again(plm, loaded, rows, tmp_path):
     missing = {"media": ["late.png"], "question": "what?"}
     bad = ["no json\n", "\n", {"media": "photo.png", "question": "what?"}, {"media": []}, {"question": "<image>?"}]
     bad += [{"question": "a", "media": ["photo.png"], "boxes": 3}, {"question": "a", "start": "x"}, [1]]
+    bad += [{"question": "a", "media": ["x" * 300]}, {"question": "a", "media": ["photo.png", "\0"]}]
     source, out = rows(ROWS[0], missing, *bad, ROWS[1]), tmp_path / "answers.jsonl"
     result = run(plm, source, out)
     assert result.code == 2
-    assert [row["line"] for row in answers(out)] == [1, 11]
+    assert [row["line"] for row in answers(out)] == [1, 13]
     errors = [line for line in result.err.splitlines() if "plm: error" in line]
     named = sorted(int(line.partition(", line ")[2].partition(":")[0]) for line in errors[:-1])
-    assert named == [2, 3, 5, 6, 7, 8, 9, 10]
-    assert errors[-1] == "plm: error: 8 of 10 questions could not be answered"
+    assert named == [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert errors[-1] == "plm: error: 10 of 12 questions could not be answered"
     (tmp_path / "late.png").write_bytes((tmp_path / "photo.png").read_bytes())
     assert run(plm, source, out).code == 2
-    assert [row["line"] for row in answers(out)] == [1, 11, 2]
+    assert [row["line"] for row in answers(out)] == [1, 13, 2]
 
 
 def test_a_run_goes_on_where_it_was_stopped(plm, loaded, assistant, rows, tmp_path, monkeypatch):
@@ -359,12 +361,26 @@ def test_a_conversation_about_a_video(chat, assistant, clip):
 def test_a_conversation_survives_its_faults(chat, assistant, clip, photo):
     broken = clip.parent / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n no")
-    lines = ["/frob", "/image nothing.jpg", f"/image {clip}", f"/image {broken}", "what?", "what is it?"]
+    lines = [
+        "/frob",
+        "/image nothing.jpg",
+        f"/image {'x' * 300}",
+        f"/image {clip}",
+        f"/image {broken}",
+        "what?",
+        "what is it?",
+    ]
     result = chat(*lines)
     assert result.code == 2
     assert result.out == f"{assistant.ask('what is it?', max_new_tokens=3).text}\n"
     errors = [line for line in result.err.splitlines() if line.startswith("plm: error: ")]
-    expected = ("there is no /frob; /image", "'nothing.jpg' is no file", "is a video; /video shows it", "broken.png")
+    expected = (
+        "there is no /frob; /image",
+        "'nothing.jpg' is no file",
+        "x' is no file",
+        "is a video; /video shows it",
+        "broken.png",
+    )
     assert len(errors) == len(expected)
     for error, said in zip(errors, expected, strict=True):
         assert said in error

@@ -159,6 +159,14 @@ def test_settings_follow_from_the_configuration(tiny_config, processor, tmp_path
     assert Processor.from_pretrained(tmp_path).settings == MediaSettings(max_tiles=16, mode="vanilla")
 
 
+def test_settings_come_from_the_files_of_transformers(assistant, tmp_path):
+    changed = assistant.processor.with_settings(max_tiles=3, mode="vanilla", mean=(0.1, 0.2, 0.3), max_frames=32)
+    save_transformers(assistant.model, tmp_path)
+    changed.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor.json").unlink()
+    assert Processor.from_pretrained(tmp_path).settings == changed.settings
+
+
 def test_sources_without_a_tokenizer(tmp_path):
     with pytest.raises(InputError, match="has no tokenizer"):
         Processor.from_pretrained(tmp_path)

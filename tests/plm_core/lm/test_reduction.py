@@ -125,3 +125,8 @@ def test_a_number_that_is_not_allowed_changes_nothing(wide):
             wide.keep_tokens(count)
     assert wide.model.vision.keep is None
     assert wide.processor.settings.tokens == 16
+    wide.keep_tokens(5)
+    wide.processor = wide.processor.with_settings(max_tokens=10)
+    with pytest.raises(InputError, match="max_tokens 10 is not allowed: one chunk takes 16"):
+        wide.keep_tokens(None)
+    assert (wide.model.vision.keep, wide.processor.settings.tokens) == (5, 5)

@@ -15,10 +15,15 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.utils.import_utils import is_serve_available
 
-from plm_core import InputError, NotSupported, lm
+from plm_core import InputError, NotSupported, WeightsError, lm
 from plm_core.lm import serving
 from plm_core.lm.configs import MICRO
 from plm_core.lm.pretrained import save_transformers, timm_tower, transformers_config
+
+
+def free_port():
+    with socket.create_server(("localhost", 0)) as free:
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +107,17 @@ def test_towers_that_timm_does_not_have():
 # --- what is served -----------------------------------------------------------------------------------------------
 
 
-def test_what_transformers_reads_is_served_as_it_is(folder):
+def test_what_transformers_reads_is_served_as_it_is(folder, hub_double):
     assert serving.servable(str(folder)) == str(folder)
+    config = {"config.json": folder / "config.json"}
+    for repo in ("org/name", "facebook/Perception-LM-1B", "facebook/Perception-LM-8B"):
+        hub_double.add(repo, config)
     assert serving.servable("org/name@main") == "org/name@main"
     assert serving.servable("plm_1b") == "facebook/Perception-LM-1B"
     assert serving.servable("plm_8b.fb") == "facebook/Perception-LM-8B"
+    hub_double.add("facebook/Perception-LM-3B", config, gated=True)
+    with pytest.raises(WeightsError, match="access is gated"):
+        serving.servable("plm_3b")
 
 
 def test_what_it_does_not_read_is_written_to_the_cache(tensors, folder, tmp_path, picture):
@@ -143,26 +154,28 @@ def test_what_cannot_be_served_is_one_line(plm, folder, tensors, tmp_path, monke
     assert "install transformers[serving]" in lacking.err
     monkeypatch.setattr("transformers.utils.import_utils.is_serve_available", lambda: True)
     assert "did you mean" in plm("serve", "plm_b1").err
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} of 'localhost' cannot be used" in plm("serve", folder, "--port", port).err
 
 
 def test_the_server_gets_the_model_and_its_place(plm, folder, monkeypatch):
     calls = []
     monkeypatch.setattr("transformers.utils.import_utils.is_serve_available", lambda: True)
     monkeypatch.setattr("transformers.cli.serve.Serve", lambda **options: calls.append(options))
-    result = plm("serve", folder, "--port", 8123, "--device", "cpu", "--dtype", "bf16")
+    port = free_port()
+    result = plm("serve", folder, "--port", port, "--device", "cpu", "--dtype", "bf16")
     assert result.code == 0
     assert calls == [
-        {"force_model": str(folder), "host": "localhost", "port": 8123, "device": "cpu", "dtype": "bfloat16"}
+        {"force_model": str(folder), "host": "localhost", "port": port, "device": "cpu", "dtype": "bfloat16"}
     ]
-    assert "http://localhost:8123/v1/chat/completions" in result.err
+    assert f"http://localhost:{port}/v1/chat/completions" in result.err
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_serve_available(), reason="transformers[serving] is not installed")
 def test_a_program_gets_our_answer_by_http(folder, tensors, picture):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = f"from plm_core.cli import main; import sys; sys.argv = ['plm', 'serve', {str(folder)!r}, '--device', "
     server = subprocess.Popen([sys.executable, "-c", f"{command}'cpu', '--port', '{port}']; main()"])
     try:

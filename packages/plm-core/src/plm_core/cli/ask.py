@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,6 +124,8 @@ def ask(
 def _check_words(words: list[str] | None, questions: Path | None, out: Path | None, parts: bool) -> None:
     if bool(words) == (questions is not None):
         raise InputError("one question is expected, after its images and videos; or a file of them by --questions")
+    if words and os.path.isfile(words[-1]):  # a Path refuses a word that is too long for a name
+        raise InputError(f"the question is missing: the last word, {words[-1]!r}, is a file")
     if (questions is None) != (out is None):
         raise InputError("--questions and --out belong together: a file of questions, and one for the answers")
     if questions is not None and parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -156,9 +157,10 @@ class Conversation:
 
 
 def _file(path: str) -> str:
-    if not Path(path).expanduser().is_file():
+    full = os.path.expanduser(path)
+    if not os.path.isfile(full):
         raise InputError(f"{path!r} is no file")
-    return str(Path(path).expanduser())
+    return full
 
 
 def _lines() -> Iterator[str]:

@@ -47,6 +47,7 @@ def serve(
         print(f"vllm serve {shlex.quote(folder)} --model-impl transformers")
         return
     serving.check_server()
+    serving.check_port(host, port)
     served = serving.servable(model)
     say_model(model)
     typer.echo(f"at http://{host}:{port}/v1/chat/completions, as the model {served}; Ctrl-C ends it", err=True)

@@ -8,6 +8,7 @@ answer_file(assistant, Path("questions.jsonl"), Path("answers.jsonl"), {"model":
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -126,7 +127,7 @@ def question(
         InputError: A file does not exist, a range without one video, or boxes that are not of one image or video.
     """
     for medium in media:
-        if isinstance(medium, str | Path) and not Path(medium).is_file():
+        if isinstance(medium, str | Path) and not os.path.isfile(medium):
             raise InputError(f"{str(medium)!r} is no file")
     clips = [clip for medium in media if (clip := video_of(medium)) is not None]
     if (start is not None or end is not None) and len(clips) != 1:

@@ -329,15 +329,27 @@ def _settings_of(folder: Path) -> tuple[MediaSettings, int]:
         known = {field.name for field in fields(MediaSettings)}
         own: dict[str, Any] = {key: _as_tuple(value) for key, value in values.items() if key in known}
         return MediaSettings(**own), int(values.get("max_length", MAX_LENGTH))
-    config = read_config(folder)
-    theirs = _json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
-    theirs = theirs.get("image_processor", theirs)
-    settings = media_settings(config)
+    settings = media_settings(read_config(folder))
+    theirs = _transformers_settings(folder)
     if theirs.get("max_num_tiles"):
         settings = replace(settings, max_tiles=theirs["max_num_tiles"])
     if theirs.get("vision_input_type", "thumb+tile") != "thumb+tile":
         settings = replace(settings, mode="vanilla")
+    for ours, name in (("mean", "image_mean"), ("std", "image_std")):
+        if theirs.get(name):
+            settings = replace(settings, **{ours: _as_tuple(theirs[name])})
     return settings, MAX_LENGTH
+
+
+def _transformers_settings(folder: Path) -> dict[str, Any]:
+    """Return how transformers prepares images, which newer versions write into the file of the whole processor."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            values = _json(folder / name)
+            if "image_processor" in values or name != "processor_config.json":
+                theirs: dict[str, Any] = values.get("image_processor", values)
+                return theirs
+    return {}
 
 
 def media_settings(config: Mapping[str, Any]) -> MediaSettings:

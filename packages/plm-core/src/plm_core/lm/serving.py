@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 from pathlib import Path
 
 from plm_core.errors import InputError, MissingDependency
 from plm_core.hookspecs import Model
-from plm_core.hub import CONFIG_FILE, HubFile, read_config
+from plm_core.hub import CONFIG_FILE, HubFile, fetch, read_config
 from plm_core.lm.assistant import Assistant
 from plm_core.lm.pretrained import MODEL_TYPE, save_transformers
 from plm_core.registry import registry
@@ -68,13 +69,22 @@ def _ready(source: str) -> str | None:
     declared = registry().all(Model).get(name)
     if declared is not None:
         entries = declared.declaration.pretrained
-        entry = next((entry for entry in entries if entry.tag == tag), entries[0])
-        revision = f"@{entry.revision}" if entry.revision else ""
-        return None if entry.repo is None else f"{entry.repo}{revision}"
+        entry = next((entry for entry in entries if entry.tag == tag), entries[0] if entries else None)
+        if entry is None or entry.repo is None:
+            return None
+        source = f"{entry.repo}@{entry.revision}" if entry.revision else entry.repo
     if Path(source).is_dir():
         has_all = (Path(source) / PROCESSOR_FILE).is_file() and (Path(source) / CONFIG_FILE).is_file()
-        return source if has_all and read_config(Path(source)).get("model_type") == MODEL_TYPE else None
-    return source if HubFile.parse(source) is not None else None
+        return source if has_all and _is_perception_lm(Path(source)) else None
+    repo = HubFile.parse(source)
+    if repo is None:
+        return None
+    config = fetch(HubFile(repo.repo, repo.revision, CONFIG_FILE))  # it says so in one line if that is not allowed
+    return source if _is_perception_lm(config.parent) else None
+
+
+def _is_perception_lm(folder: Path) -> bool:
+    return read_config(folder).get("model_type") == MODEL_TYPE
 
 
 def check_server() -> None:
@@ -92,6 +102,19 @@ def check_server() -> None:
             "plm serve needs the server of transformers: install transformers[serving]; or write the folder with "
             "--write DIR, and serve it with vLLM"
         )
+
+
+def check_port(host: str, port: int) -> None:
+    """Check that a server could listen on a port, before a model is loaded for it.
+
+    Raises:
+        InputError: It cannot.
+    """
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as e:
+        raise InputError(f"port {port} of {host!r} cannot be used: {e.strerror}; name another by --port") from e
 
 
 def serve(model: str, host: str, port: int, device: str, dtype: str | None = None) -> None:
