@@ -64,13 +64,13 @@ PINNED_CLIP = [
     ("in which frames is this true: the shape in the red box moves left?", "[5,7]"),
     ("what does the shape in the red box do, and in which frames?", "[0,4] it stays still, [5,7] it moves left"),
 ]
-FLOORS = {  # what the most frequent reply may be right for
+CEILINGS = {  # what the most frequent reply may be right for
     "exists": 0.55,
     "relation": 0.55,
     "comparison": 0.55,
     "size": 0.6,
     "third": 0.4,
-    "count": 0.4,
+    "count": 0.33,
     "quarter": 0.33,
     "shape": 0.18,
     "colour": 0.15,
@@ -93,7 +93,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def clips():
-    return list(ClipQuestions("heldout", size=48, count=280, objects=(1, 3)))
+    return list(ClipQuestions("heldout", size=48, count=240, objects=(1, 3)))
 
 
 def asked(items, *kinds):
@@ -461,6 +461,8 @@ def test_wrong_options_differ_in_one_detail(clips):
         if row.question.startswith("which"):
             a, b = row.answer.split(), wrong.split()
             details["colour" if a[1] != b[1] else "shape"] += 1
+            (motion,) = [motion for verb, motion in VERBS.items() if row.question == f"which shape {verb}?"]
+            assert is_possible(b[2], [motion])
         elif sorted(a) == sorted(b):
             details["order"] += 1
             continue
@@ -502,8 +504,8 @@ def test_boxes_are_drawn_around_the_object_and_only_where_it_is_seen(clips):
 def test_the_most_frequent_reply_is_seldom_right(scenes, clips):
     everything = [question for item in (*scenes, *clips) for question in item.questions]
     scores = majority_scores(everything)
-    assert set(scores) == set(FLOORS) == {*PICTURE_KINDS, *CLIP_KINDS}
-    assert {kind: score for kind, score in scores.items() if score > FLOORS[kind]} == {}
+    assert set(scores) == set(CEILINGS) == {*PICTURE_KINDS, *CLIP_KINDS}
+    assert {kind: score for kind, score in scores.items() if score > CEILINGS[kind]} == {}
 
 
 def test_the_words_of_a_question_do_not_give_its_answer_away(scenes):
@@ -520,13 +522,13 @@ def test_the_words_of_a_question_do_not_give_its_answer_away(scenes):
             right[question.kind] += replies[form].most_common(1)[0][0] == question.reply
             total[question.kind] += 1
     scores = {kind: right[kind] / total[kind] for kind in total}
-    assert {kind: score for kind, score in scores.items() if score > FLOORS[kind] + 0.05} == {}
+    assert {kind: score for kind, score in scores.items() if score > CEILINGS[kind] + 0.05} == {}
 
 
 def test_no_option_looks_right_by_itself(clips):
     """Learn how often each option is right on other clips, and choose the one that is right more often."""
     seen = defaultdict(list)
-    for clip in ClipQuestions(size=32, count=500, kinds=("fgqa",), background="plain"):
+    for clip in ClipQuestions(size=32, count=400, kinds=("fgqa",), background="plain"):
         for row in clip.questions:
             for option in row.options:
                 seen[option].append(option == row.answer)

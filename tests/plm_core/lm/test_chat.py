@@ -150,6 +150,7 @@ def test_several_media_have_their_places_or_come_first(byte_tokenizer):
         ("<image> <image> what?", [37], "the prompt has 2 <image> or <video> for 1 images or videos"),
         ("<image> what?", [1, 1], "the prompt has 1 <image> or <video> for 2 images or videos"),
         ("<image> <image> <image>", [1, 1], "the prompt has 3 <image> or <video> for 2 images or videos"),
+        ("<image> <image> <image>", [1, 2], "the prompt has 3 <image> or <video> for 2 images or videos"),
         ("<image> what?", 0, "the prompt has 1 <image> or <video>, and there is no image or video"),
         ("<video> what?", (), "the prompt has 1 <image> or <video>, and there is no image or video"),
         ("<|image|> what?", 1, "a text has '<|image|>', which stands for visual tokens: leave it out"),

@@ -9,7 +9,6 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
-from plm_core.lm.media import MediaSettings
 
 from plm_core.errors import FileError, InputError
 from plm_core.lm.data import (
@@ -25,6 +24,7 @@ from plm_core.lm.data import (
 from plm_core.lm.data.bad_rows import BadRows
 from plm_core.lm.data.mixing import BLOCK, shuffled
 from plm_core.lm.data.samples import read_image
+from plm_core.lm.media import MediaSettings
 from plm_core.training.seeding import Seeded
 
 SMALL = MediaSettings(size=28, tokens=4, max_tiles=4, max_frames=4)
@@ -104,6 +104,7 @@ def test_fields_of_rows():
     region = parse_row(GOOD["image_region"], "here")
     assert (region.boxes, region.size) == (((10, 20, 30, 40),), (100, 200))
     assert parse_row(GOOD["video_region"], "here").frame_boxes == {"0": (1, 2, 30, 20), "9": None}
+    assert parse_row({**GOOD["video"], "bbox_map": {"07": None}}, "here").frame_boxes == {"7": None}
     assert parse_row(GOOD["caption"], "here").conversations == talk("", "a cat")
     assert parse_row({**GOOD["image"], "image": ["a.png"]}, "here").kind == "image"
     assert parse_row({**GOOD["image"], "video": None}, "here").kind == "image"
@@ -221,6 +222,7 @@ def test_shards_of_webdataset(tmp_path, folder, samples):
         writer.write({"__key__": "f", "a.png": png(), "b.png": png(), "json": {"image": "jpg", "text": "a cat"}})
         writer.write({"__key__": "g", "a.png": png(), "b.png": png(), "json": {"text": "a cat"}})
         writer.write({"__key__": "h", "png": png(), "cls": "3"})
+        writer.write({"__key__": "i", "png": png(), "json": {**two, "image": ["png", "1.png"]}})
     rows = pickle.loads(pickle.dumps(open_rows(tmp_path)))
     assert [rows[index].kind for index in range(5)] == ["image", "multi_image", "caption", "caption", "text"]
     assert read_image(rows[0].media[0]).getpixel((0, 0))[0] == 9
@@ -230,6 +232,7 @@ def test_shards_of_webdataset(tmp_path, folder, samples):
             r"1.tar, f: there is no file 'jpg' in the sample, but ",
             r"2.tar, g: the sample has a.png, b.png, of which its JSON must name one as 'image' or 'video'",
             r"2.tar, h: there is no .json and no .txt",
+            r"2.tar, i: there is no file '1.png' in the sample",
         ),
         5,
     ):
@@ -356,7 +359,7 @@ def test_a_mixture_goes_on_where_it_was(registry):
     resumed = pickle.loads(pickle.dumps(load_mixture(registry, "first:3,second:1", length=3 * BLOCK, seed=1)))
     assert [resumed.choice(index) for index in reversed(range(0, len(whole), 7))] == choices[::-1]
     other = load_mixture(registry, "first:3,second:1", length=3 * BLOCK, seed=2)
-    assert [other.choice(index) for index in range(0, len(whole), 7)] != choices
+    assert [other.choice(index)[0] for index in range(0, len(whole), 7)] != [name for name, _, _ in choices]
     name, row, _ = resumed.choice(100)
     assert resumed[100].place == resumed.place(100) == f"{registry.parent / name / 'rows.jsonl'}, line {row + 1}"
 
@@ -400,6 +403,16 @@ def test_the_region_of_a_video_is_drawn_where_it_is_seen(folder, samples):
     assert plain.std() < 0.02  # one colour
     assert drawn[0, 0].max() > 0.9  # red
     assert torch.allclose(drawn[1:], drawn[1:].mean(), atol=0.02)
+
+
+def test_boxes_are_pixels_of_the_image_as_it_is_stored(samples, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 3  # upside down
+    image = Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64).astype(np.uint8))
+    image.save(tmp_path / "a.png", exif=exif)
+    shown, stored = samples(write(tmp_path / "rows.jsonl", GOOD["image"], GOOD["image_region"]))
+    assert torch.allclose(shown.chunks[0], stored.chunks[0].flip(1, 2), atol=0.02)
+    assert not torch.allclose(shown.chunks[0], stored.chunks[0], atol=0.02)
 
 
 def test_times_in_the_wrong_order_are_swapped(folder, samples, tmp_path):
@@ -465,6 +478,15 @@ def test_bad_rows_are_counted_listed_and_replaced(bad, samples, tmp_path):
         assert torch.equal(again[index].input_ids, first[index].input_ids)
     assert len(again.bad_rows) == 5
     assert len(report.read_text().splitlines()) == 5
+    with report.open("a") as file:  # which another process is writing
+        file.write('{"row": "')
+    assert len(BadRows(5, report)) == 5
+
+
+def test_rows_are_drawn_until_one_is_good(samples, tmp_path):
+    rows = write(tmp_path / "rows.jsonl", GOOD["text"], *[{"image": "none.png", "text": "a"}] * 3)
+    data = samples(rows, max_bad=3)
+    assert all(torch.equal(data[index].input_ids, data[0].input_ids) for index in range(4))
 
 
 def test_more_bad_rows_than_allowed_are_an_error(bad, samples, tmp_path, one_line):

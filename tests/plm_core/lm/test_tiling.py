@@ -53,6 +53,7 @@ def test_chunks_are_the_originals(number, path, name):
     for image in (pixels, pixels.numpy(), Image.fromarray(pixels.numpy())):
         chunks = tiling.tiles(image, setting["tile"], setting["max_num_tiles"], setting["mode"], path)
         assert chunks.dtype == torch.float32
+        assert chunks.is_contiguous()
         torch.testing.assert_close(chunks, case.outputs[f"{name}{number}"], atol=1e-6, rtol=0)
 
 

@@ -145,6 +145,11 @@ def plm_commands() -> list[Command]:
             implementation="plm_core.cli.serve:serve",
         ),
         Command(
+            name="videobench",
+            help="Answer and score PLM-VideoBench, five tasks on videos.",
+            implementation="plm_core.cli.videobench:app",
+        ),
+        Command(
             name="retrain",
             help="Train a shipped micro model again, from scratch.",
             implementation="plm_core.cli.retrain:retrain",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from plm_core.errors import InputError, NotSupported
 from plm_core.lm.reduction import merge_tokens
 
-AT_ONCE = 4
-"""Chunks that a tower sees at a time where no gradients are needed. More would not fit a processor's cache."""
+AT_ONCE = 2
+"""Chunks that a tower sees at a time on the CPU where no gradients are needed. More do not fit the caches."""
 
 
 class Projector(nn.Module):
@@ -127,7 +127,7 @@ class VisionEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the visual tokens of chunks: [B, 3, H, W] -> [B, n, D], or [B, keep, D]."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or images.shape[0] <= AT_ONCE:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or images.device.type != "cpu":
             return self._tokens(images)
         return torch.cat([self._tokens(some) for some in images.split(AT_ONCE)])
 

@@ -82,7 +82,8 @@ class BadRows:
     @staticmethod
     def _read(report: Path) -> dict[str, str]:
         try:
-            lines = report.read_text(encoding="utf-8").splitlines()
+            # another process may be writing the last line
+            lines = report.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
             return {row["row"]: row["reason"] for row in map(json.loads, lines)}
         except FileNotFoundError:
             return {}

@@ -46,6 +46,8 @@ HELD_OUT = 300
 """Held-out scenes and clips."""
 LONG = ("caption", "description", "locate")
 """Kinds of questions whose answers are whole sentences or coordinates. The score of image QA is that of the others."""
+TURNS = 6
+"""Questions of a conversation. Each time it is other ones, in another order."""
 QA = "held-out image QA %"
 
 
@@ -97,11 +99,10 @@ class Talk:
 
 @cache
 def picture_talks(split: str, count: int) -> list[Talk]:
-    """Draw pictures with all their questions, in random order."""
+    """Draw pictures with all their questions."""
     world = ImageQuestions(split, size=MICRO_SIZE, count=count)
-    rng = np.random.default_rng(0)
     return [
-        Talk(_pixels(scene.image[None]), _shuffled(rng, scene.questions), "image")
+        Talk(_pixels(scene.image[None]), scene.questions, "image")
         for scene in track(world, f"drawing {split} pictures", count)
     ]
 
@@ -110,13 +111,12 @@ def picture_talks(split: str, count: int) -> list[Talk]:
 def clip_talks(split: str, count: int) -> list[Talk]:
     """Draw clips with their questions: those about the plain frames, and those about the object in a red box."""
     world = ClipQuestions(split, size=MICRO_SIZE, count=count, frames=MICRO_FRAMES)
-    rng = np.random.default_rng(0)
     talks = []
     for clip in track(world, f"drawing {split} clips", count):
         for questions in grouped(clip.questions):
             boxes = questions[0].track
             frames = clip.frames if boxes is None else draw_boxes(clip.frames, boxes)
-            talks.append(Talk(_pixels(frames), _shuffled(rng, questions), "video"))
+            talks.append(Talk(_pixels(frames), questions, "video"))
     return talks
 
 
@@ -126,10 +126,6 @@ def grouped(questions: Iterable[Question]) -> list[tuple[Question, ...]]:
     for question in questions:
         groups[question.track].append(question)
     return [tuple(group) for group in groups.values()]
-
-
-def _shuffled(rng: np.random.Generator, questions: Sequence[Question]) -> tuple[Question, ...]:
-    return tuple(questions[index] for index in rng.permutation(len(questions)))
 
 
 def _pixels(frames: Any) -> Tensor:
@@ -152,18 +148,17 @@ class Talks(Dataset[Sample]):
         self.encoder = encoder
         self.blind = blind
         self.captions = captions
-        self.talks = [talk for talk in talks if not captions or _caption(talk)]
+        self.talks = [talk for talk in talks if not captions or any(q.kind == "caption" for q in talk.questions)]
 
     def __len__(self) -> int:
         return len(self.talks)
 
     def __getitem__(self, index: int) -> Sample:
         talk = self.talks[index]
-        questions = [_caption(talk)] if self.captions else talk.questions
+        questions = [_caption(talk)] if self.captions else chosen(talk.questions)
         turns = [
             turn
             for question in questions
-            if question is not None
             for turn in ({"from": "human", "value": question.prompt}, {"from": "assistant", "value": question.reply})
         ]
         chunks = 0 if self.blind else len(talk.pixels)
@@ -175,8 +170,18 @@ class Talks(Dataset[Sample]):
         return Sample(ids, labels, places.long(), normalised(talk.pixels) if chunks else None, talk.media_type)
 
 
-def _caption(talk: Talk) -> Question | None:
-    return next((question for question in talk.questions if question.kind == "caption"), None)
+def chosen(questions: Sequence[Question]) -> list[Question]:
+    """Return some questions in random order, by torch's generator. At most one has a long answer, and it comes last.
+
+    A long answer would give those of later questions away.
+    """
+    order = [questions[index] for index in torch.randperm(len(questions)).tolist()]
+    long = [question for question in order if question.kind in LONG][:1]
+    return [question for question in order if question.kind not in LONG][: TURNS - len(long)] + long
+
+
+def _caption(talk: Talk) -> Question:
+    return next(question for question in talk.questions if question.kind == "caption")
 
 
 def normalised(pixels: Tensor) -> Tensor:

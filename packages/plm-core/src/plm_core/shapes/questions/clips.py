@@ -28,7 +28,7 @@ from plm_core.shapes.words import COLOURS, MOTIONS, SHAPES
 
 ROWS = 3  # the most rows of a group
 CONFUSED = (("left", "right", "up", "down"), ("grow", "shrink"), ("still", "spin", "blink"))
-"""Motions that a wrong option can put in place of each other. Each is as likely as the others to be the right one."""
+"""Motions that a wrong option can put in place of each other. Each is about as likely as the others to be right."""
 Make: TypeAlias = Callable[[np.random.Generator, Clip], tuple[Question, ...]]
 
 
@@ -76,7 +76,7 @@ def _fgqa(rng: np.random.Generator, clip: Clip) -> tuple[Question, ...]:
 
 
 def _near_stories(rng: np.random.Generator, shape: str, motions: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return stories that differ in one motion or in the order alone, a few of either first, in a random order."""
+    """Return stories that differ in their order alone, one at most, and then those that differ in one motion."""
     swapped = [
         (*motions[:at], other, *motions[at + 1 :])
         for at, motion in enumerate(motions)

@@ -24,7 +24,7 @@ CLEAR = 0.05  # a centre is at least this far from the border of a third or a qu
 ORDER = 0.05  # the centres of a list from left to right are at least this far apart
 LARGER = 1.3  # of two objects, one has so many times the longer side of the other's box, and of its pixels
 # A question about a rare answer is asked more often where it is possible, so that the answers are about as frequent.
-COUNT_WEIGHTS: Mapping[int, float] = MappingProxyType({0: 0.6, 1: 0.6, 2: 1.0, 3: 3.0, 4: 6.0})
+COUNT_WEIGHTS: Mapping[int, float] = MappingProxyType({0: 0.24, 1: 0.2, 2: 1.0, 3: 6.0, 4: 20.0})
 THIRD_WEIGHTS: Mapping[int, float] = MappingProxyType({0: 1.0, 1: 0.5, 2: 1.0})
 RELATIONS = ((0, "left of", "right of"), (1, "above", "below"))  # the axis, and the words for less and for more
 THIRDS = ((0, ("left", "middle", "right")), (1, ("top", "middle", "bottom")))
