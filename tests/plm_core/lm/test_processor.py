@@ -5,63 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from plm_core import InputError, WeightsError, lm
+from plm_core import InputError, UnknownName, WeightsError
 from plm_core.lm.assistant import Assistant, Chat
 from plm_core.lm.media import MediaSettings
-from plm_core.lm.micro.tokenizer import word_tokenizer
 from plm_core.lm.pretrained import save_transformers
 from plm_core.lm.processor import Processor, media_settings
 from plm_core.lm.prompts import Prompt, VideoClip, marked
-
-WORDS = ["is", "it", "a", "red", "blue", "green", "star", "what", "where", "frames", "in", *"[](),.:?0123456789"]
-SETTINGS = MediaSettings(size=28, tokens=1, max_tiles=4, max_frames=4)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return word_tokenizer(WORDS)
-
-
-@pytest.fixture(scope="module")
-def processor(tokenizer):
-    return Processor(tokenizer, SETTINGS, max_length=100)
-
-
-@pytest.fixture(scope="module")
-def config(tokenizer):
-    """A tiny configuration in transformers' terms, whose chunks of 28 pixels become one visual token each."""
-    return {
-        "vision_config": {
-            "architecture": "vit_pe_core_large_patch14_336",
-            "model_args": {"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": [28, 28], "init_values": 0.1},
-        },
-        "text_config": {
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "vocab_size": len(tokenizer),
-        },
-        "projector_pooling_ratio": 2,
-        "image_token_id": tokenizer.image_token_id,
-        "video_token_id": tokenizer.video_token_id,
-    }
-
-
-@pytest.fixture(scope="module")
-def assistant(config, processor):
-    torch.manual_seed(3)
-    model = lm.build(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return Assistant(model, processor)
-
-
-def picture(width=60, height=40, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
 def clip(write_video, folder):
@@ -90,12 +40,12 @@ def test_unknown_words_are_one_token(tokenizer):
 # --- prompts -----------------------------------------------------------------------------------------------------
 
 
-def test_a_question_about_an_image(processor):
+def test_a_question_about_an_image(processor, picture):
     inputs = processor("what is it?", [picture()])
     chunks = len(inputs["pixel_values"])
     assert chunks == 5, "a thumbnail and two by two tiles"
     assert inputs["pixel_values"].shape[1:] == (3, 28, 28)
-    assert (inputs["input_ids"] == processor.encoder.image_id).sum() == chunks * SETTINGS.tokens
+    assert (inputs["input_ids"] == processor.encoder.image_id).sum() == chunks * processor.settings.tokens
     assert inputs["attention_mask"].all()
     text = processor.tokenizer.decode(inputs["input_ids"][0])
     assert text.startswith("<|begin_of_text|>")
@@ -104,7 +54,7 @@ def test_a_question_about_an_image(processor):
     )
 
 
-def test_prompts_of_different_lengths_are_padded_on_the_left(processor):
+def test_prompts_of_different_lengths_are_padded_on_the_left(processor, picture):
     prompts = [Prompt(text="is it red?"), Prompt(text="what is it?", media=[picture()]), Prompt(text="is it?")]
     prepared = processor.prepare(prompts)
     ids, mask = prepared.inputs["input_ids"], prepared.inputs["attention_mask"]
@@ -117,21 +67,21 @@ def test_prompts_of_different_lengths_are_padded_on_the_left(processor):
         assert torch.equal(row[own == 1], alone)
 
 
-def test_several_images_are_one_chunk_each_in_their_places(processor):
+def test_several_images_are_one_chunk_each_in_their_places(processor, picture):
     inputs = processor("is <image> red in <image>?", [picture(), picture(seed=1)])
     places = torch.nonzero(inputs["input_ids"][0] == processor.encoder.image_id)[:, 0]
     assert len(inputs["pixel_values"]) == 2
     assert places.diff().tolist() == [3], "words stand between the two"
 
 
-def test_a_budget_of_visual_tokens(processor):
+def test_a_budget_of_visual_tokens(processor, picture):
     whole = processor("what?", [picture(280, 280)])["pixel_values"]
     small = processor.with_settings(max_tokens=3)("what?", [picture(280, 280)])["pixel_values"]
     assert len(whole) == 5
     assert len(small) <= 3
 
 
-def test_a_region_becomes_its_coordinates(processor):
+def test_a_region_becomes_its_coordinates(processor, picture):
     inputs = processor("what is in <|bbox0|>?", [picture(100, 200)], boxes=[(10, 20, 40, 60)])
     assert "[100,100,400,300]" in processor.tokenizer.decode(inputs["input_ids"][0])
     with pytest.raises(InputError, match=r"no <\|bbox0\|>"):
@@ -163,15 +113,15 @@ def test_a_box_is_drawn_on_the_frames(processor):
 @pytest.mark.parametrize(
     ("text", "media", "message"),
     [
-        ("is <image> a <image>?", [picture()], "has 2 <image> or <video> for 1 images or videos"),
+        ("is <image> a <image>?", ["a picture"], "has 2 <image> or <video> for 1 images or videos"),
         ("is <image> red?", [], "there is no image"),
         ("what?", ["nowhere.jpg"], "nowhere.jpg"),
         ("what? " * 60, [], "the prompt has .* tokens, 0 of them visual, and the model takes 100"),
     ],
 )
-def test_prompts_that_are_not_allowed(processor, text, media, message):
+def test_prompts_that_are_not_allowed(processor, text, media, message, picture):
     with pytest.raises(InputError, match=message):
-        processor(text, media)
+        processor(text, [picture() if medium == "a picture" else medium for medium in media])
 
 
 def test_a_broken_file_in_a_batch_is_named(processor, tmp_path):
@@ -196,8 +146,8 @@ def test_a_processor_comes_back_from_a_folder(processor, tmp_path):
     assert Processor.from_pretrained(tmp_path, max_tokens=2).settings.max_tokens == 2
 
 
-def test_settings_follow_from_the_configuration(config, processor, tmp_path):
-    assert media_settings(config) == MediaSettings(size=28, tokens=1)
+def test_settings_follow_from_the_configuration(tiny_config, processor, tmp_path):
+    assert media_settings(tiny_config) == MediaSettings(size=28, tokens=1)
     published = {
         "vision_config": {"architecture": "vit_pe_core_large_patch14_336", "model_args": {"img_size": [448] * 2}}
     }
@@ -209,14 +159,30 @@ def test_settings_follow_from_the_configuration(config, processor, tmp_path):
     assert Processor.from_pretrained(tmp_path).settings == MediaSettings(max_tiles=16, mode="vanilla")
 
 
+def test_settings_come_from_the_files_of_transformers(assistant, tmp_path):
+    changed = assistant.processor.with_settings(max_tiles=3, mode="vanilla", mean=(0.1, 0.2, 0.3), max_frames=32)
+    save_transformers(assistant.model, tmp_path)
+    changed.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor.json").unlink()
+    assert Processor.from_pretrained(tmp_path).settings == changed.settings
+
+
 def test_sources_without_a_tokenizer(tmp_path):
     with pytest.raises(InputError, match="has no tokenizer"):
         Processor.from_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="neither a declared model"):
         Processor.from_pretrained("no such model")
+    with pytest.raises(UnknownName, match=r"did you mean .*'plm_1b'"):
+        Processor.from_pretrained("plm_b1")
 
 
-def test_a_folder_of_transformers_is_an_assistant(assistant, tmp_path):
+def test_an_answer_has_no_more_tokens_than_there_is_room_for(assistant):
+    prompt = Prompt(text="what? " * 44)
+    answer = assistant.ask(prompt, max_new_tokens=1000, min_new_tokens=1)
+    assert answer.prompt_tokens + answer.new_tokens <= 100
+
+
+def test_a_folder_of_transformers_is_an_assistant(assistant, tmp_path, picture):
     save_transformers(assistant.model, tmp_path)
     assistant.processor.save_pretrained(tmp_path)
     again = Assistant.from_pretrained(tmp_path)
@@ -226,7 +192,7 @@ def test_a_folder_of_transformers_is_an_assistant(assistant, tmp_path):
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-def test_answers_in_batches_are_those_of_each_question_alone(assistant):
+def test_answers_in_batches_are_those_of_each_question_alone(assistant, picture):
     prompts = [Prompt(text="what is it?", media=[picture(seed=number)][: number % 3]) for number in range(7)]
     together = list(assistant.answers(prompts, batch_size=4, max_new_tokens=6))
     alone = [assistant.ask(prompt, max_new_tokens=6) for prompt in prompts]
@@ -235,7 +201,7 @@ def test_answers_in_batches_are_those_of_each_question_alone(assistant):
     assert len({answer.text for answer in together}) > 1, "the pictures matter"
 
 
-def test_an_answer_says_what_it_cost(assistant):
+def test_an_answer_says_what_it_cost(assistant, picture):
     answer = assistant.ask("what is it?", [picture()], max_new_tokens=3)
     assert answer.visual_tokens == answer.chunks == 5
     assert answer.new_tokens <= 3
@@ -243,7 +209,7 @@ def test_an_answer_says_what_it_cost(assistant):
     assert answer.finished or answer.new_tokens == 3
 
 
-def test_an_answer_comes_in_a_stream(assistant):
+def test_an_answer_comes_in_a_stream(assistant, picture):
     pieces = []
     answer = assistant.ask("is it red?", [picture()], stream=pieces.append, max_new_tokens=8)
     assert len(pieces) > 1
@@ -259,7 +225,7 @@ def test_spans_of_frames_become_seconds(assistant, write_video, tmp_path, monkey
     assert answer.in_seconds == f"in [{span.start:.2f} s, {span.end:.2f} s]: a star"
 
 
-def test_a_conversation_keeps_its_pictures(assistant):
+def test_a_conversation_keeps_its_pictures(assistant, picture):
     chat = Chat(assistant)
     chat.say("what is it?", [picture()], max_new_tokens=4)
     second = chat.say("is it red?", max_new_tokens=4)

@@ -160,9 +160,29 @@ def plm_commands() -> list[Command]:
             implementation="plm_core.cli.check_data:check",
         ),
         Command(
+            name="ask",
+            help="Ask a language model about images and videos.",
+            implementation="plm_core.cli.ask:ask",
+        ),
+        Command(
+            name="chat",
+            help="Talk with a language model about images and videos.",
+            implementation="plm_core.cli.chat:chat",
+        ),
+        Command(
+            name="serve",
+            help="Serve a language model to programs, by the interface of OpenAI.",
+            implementation="plm_core.cli.serve:serve",
+        ),
+        Command(
             name="videobench",
             help="Answer and score PLM-VideoBench, five tasks on videos.",
             implementation="plm_core.cli.videobench:app",
+        ),
+        Command(
+            name="caption",
+            help="Write captions of images and videos, as data to train on.",
+            implementation="plm_core.cli.caption:app",
         ),
         Command(
             name="retrain",

@@ -64,4 +64,46 @@ SkipUnreadable = Annotated[
         "--skip-unreadable", help="Leave out images or videos that cannot be read, and list them (default: an error)."
     ),
 ]
+LanguageModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="Language model: its name, with or without tag; a folder of one; or org/name of a repository on the Hub.",
+    ),
+]
+LANGUAGE_MODEL = "plm_micro_shapes"
+"""The language model that answers unless another is named. It is the one that is shipped."""
+WeightsDtype = Annotated[
+    str | None, typer.Option("--dtype", help="Precision of the weights: fp32 or bf16 (default: that of the file).")
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        min=1,
+        help="Visual tokens that one image or one video may take (default: tiles and frames as in the paper).",
+    ),
+]
+KeepTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--keep-tokens",
+        min=1,
+        help="Visual tokens that are left of each tile or frame: the most similar ones are merged (default: all).",
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="The most tokens of an answer (default: 256).")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature", min=0, help="Draw the answer at this temperature (default: the most likely one, which 0 is)."
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", min=0, max=1, help="Draw from the likeliest tokens that have this probability together."),
+]
+Beams = Annotated[int, typer.Option("--beams", min=1, help="Number of beams; more than 1 are not streamed.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed.")]

@@ -17,6 +17,7 @@ Everything here needs the extra ``plm-core[lm]`` and is imported when it is firs
 - ``prompts``, ``processor``: questions as the inputs of a model.
 - ``assistant``: `Assistant`, which answers them.
 - ``data``: conversations to train on.
+- ``engine``: data that models write, from videos and images.
 - ``documents``: packed rows, whose documents do not see one another, and their loss.
 - ``official``: the original's training step.
 """
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 SUBMODULES = (
-    *("assistant", "blocks", "builders", "chat", "configs", "data", "documents", "layouts", "media", "model"),
+    *("assistant", "blocks", "builders", "chat", "configs", "data", "documents", "engine", "layouts", "media", "model"),
     *("official", "pretrained", "processor", "prompts", "regions", "tiling", "video", "vision"),
 )
 

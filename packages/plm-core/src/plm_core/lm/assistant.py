@@ -66,13 +66,17 @@ class Assistant:
         self.model = model.eval()
         self.processor = processor
         settings = processor.settings
-        with torch.no_grad():
-            tokens = model.image_features(torch.zeros(1, 3, settings.size, settings.size)).shape[1]
+        tokens = self._tokens_of_chunk()
         if tokens != settings.tokens:
             raise InputError(
                 f"the model gives {tokens} visual tokens for a chunk of {settings.size} pixels, and the processor "
                 f"expects {settings.tokens}"
             )
+
+    def _tokens_of_chunk(self) -> int:
+        size = self.processor.settings.size
+        with torch.no_grad():
+            return self.model.image_features(torch.zeros(1, 3, size, size)).shape[1]
 
     @classmethod
     def from_pretrained(
@@ -93,6 +97,23 @@ class Assistant:
         processor = Processor.from_pretrained(source, **settings)
         return cls(from_pretrained(source, dtype).to(pick_device(device)), processor)
 
+    def keep_tokens(self, count: int | None) -> None:
+        """Merge the visual tokens of each chunk before the decoder reads them, see `plm_core.lm.reduction`.
+
+        Args:
+            count: How many are left of each chunk; None for all. More than there are change nothing.
+
+        Raises:
+            InputError: The number is below 1, or a chunk would take more tokens than ``max_tokens`` allows.
+        """
+        before = self.model.vision.keep
+        self.model.vision.keep = count
+        try:
+            self.processor = self.processor.with_settings(tokens=self._tokens_of_chunk())
+        except InputError:
+            self.model.vision.keep = before
+            raise
+
     def ask(
         self,
         text: str | Prompt,
@@ -110,7 +131,7 @@ class Assistant:
             boxes: Regions of the one image, for which ``<|bbox0|>`` and so on stand in the question.
             stream: A function that is called with each piece of the answer as it comes.
             **generation: Keywords of transformers' ``generate``. By default the answer is greedy and has at most
-                `MAX_NEW_TOKENS` tokens.
+                `MAX_NEW_TOKENS` tokens. It never has more than the model has room for after the prompt.
 
         Raises:
             InputError: See `Processor.prepare`.
@@ -137,7 +158,8 @@ class Assistant:
 
     def _answers(self, prepared: Prepared, generation: Mapping[str, Any]) -> list[Answer]:
         room = self.processor.max_length - max(prepared.lengths)
-        options = {"max_new_tokens": min(MAX_NEW_TOKENS, room), "do_sample": False, **generation}
+        options = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, **generation}
+        options["max_new_tokens"] = min(options["max_new_tokens"], room)
         inputs = {name: value.to(self.model.device) for name, value in prepared.inputs.items()}
         stops = self.processor.stop_ids
         ids = self.model.generate(**inputs, eos_token_id=stops, pad_token_id=self.processor.encoder.pad_id, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from plm_core import weights
 from plm_core.errors import InputError, NotSupported
 from plm_core.hookspecs import Model
 from plm_core.hub import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, HubFile, fetch, read_config
-from plm_core.lm.builders import TOWERS, build
+from plm_core.lm.builders import RENAMED, TOWERS, build
 from plm_core.lm.model import PerceptionLM
 from plm_core.models import create_model
 from plm_core.registry import registry
@@ -22,6 +23,8 @@ from plm_core.weights.files import store
 
 MODEL_TYPE = "perception_lm"
 """transformers' name for this architecture."""
+CLS_TOKEN = {name: tower.cls_token for name, tower in TOWERS.items()}
+"""Whether a tower of timm has a class token."""
 SHARD = "5GB"
 """The largest file of weights, by default, which is transformers' default too."""
 
@@ -77,6 +80,34 @@ def _configuration(source: str) -> Any:
     return config if config.get("model_type") == MODEL_TYPE and _has_own_tower(config) else None
 
 
+def timm_tower(keywords: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the ``vision_config`` by which timm builds a tower of the Perception Encoder.
+
+    Args:
+        keywords: Those of the tower in the package pe-encoder.
+
+    Returns:
+        None for a tower that has something after its blocks, and for one of another kind.
+    """
+    if keywords.get("use_ln_post") is not False or keywords.get("output_dim") is not None:
+        return None
+    cls_token = keywords.get("use_cls_token", True)
+    size = keywords.get("img_size") or keywords["image_size"]
+    sides = [size, size] if isinstance(size, int) else list(size)
+    arguments = {timms: keywords[ours] for timms, ours in RENAMED.items() if keywords.get(ours) is not None}
+    return {
+        "architecture": next(name for name, has in CLS_TOKEN.items() if has == cls_token),
+        "model_args": {
+            **arguments,
+            "patch_size": keywords["patch_size"],
+            "mlp_ratio": keywords["mlp_ratio"],
+            "img_size": sides,
+            "ref_feat_shape": [side // keywords["patch_size"] for side in sides],
+            "global_pool": "",
+        },
+    }
+
+
 def _has_own_tower(config: Any) -> bool:
     """Return whether the tower has no buffers that only its constructor can fill."""
     return config["vision_config"]["architecture"] in TOWERS
@@ -89,7 +120,7 @@ def save_transformers(model: PerceptionLM, folder: str | Path, max_shard_size: s
     the tokenizer and the preprocessing. Files come whole or not at all, the configuration last.
 
     Args:
-        model: The model, whose tower must be one that timm has.
+        model: The model, whose tower must be one that timm has, or of the Perception Encoder.
         folder: The folder to write to. It is created if it does not exist.
         max_shard_size: Largest size of a file of weights, such as "5GB".
 
@@ -132,7 +163,11 @@ def transformers_config(model: PerceptionLM) -> dict[str, Any]:
     name = config["vision_config"]["architecture"]
     declared = registry().all(Model).get(name)
     if declared is not None:
-        raise NotSupported(f"transformers builds towers of timm alone, and {name!r} is of {declared.distribution}")
+        tower = timm_tower({**declared.declaration.config, **(config["vision_config"].get("model_args") or {})})
+        if declared.distribution != "pe-encoder" or tower is None:
+            raise NotSupported(f"transformers builds towers of timm alone, and {name!r} is of {declared.distribution}")
+        config["vision_config"] = {"model_type": "timm_wrapper", **tower}
+        config["vision_use_cls_token"] = CLS_TOKEN[tower["architecture"]]
     config["architectures"] = ["PerceptionLMForConditionalGeneration"]
     config["dtype"] = str(model.dtype).removeprefix("torch.")
     return config

@@ -11,6 +11,7 @@ Shapes: B prompts of L tokens, N chunks of S x S pixels.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plm_core.errors import InputError, WeightsError
+from plm_core.errors import InputError, MissingDependency, WeightsError
 from plm_core.hookspecs import Model, Pretrained
 from plm_core.hub import HubFile, fetch_folder, read_config
 from plm_core.lm.chat import ChatEncoder, ChatFormat, Encoded
@@ -33,6 +34,7 @@ from plm_core.lm.video import TimeMap
 from plm_core.registry import registry
 from plm_core.utils.files import make_folder, write_text
 from plm_core.utils.references import shipped_file
+from plm_core.utils.text import is_name
 
 PREPROCESSOR_FILE = "preprocessor.json"
 """The file with the settings of the media and the greatest length, beside the tokenizer."""
@@ -226,11 +228,15 @@ class Processor:
             **changes: Changes of the `MediaSettings`, such as ``max_tokens``.
 
         Raises:
+            UnknownName: There is no such model.
             WeightsError: The files cannot be obtained.
             InputError: The source has no tokenizer, or a setting is not allowed.
+            MissingDependency: The extra plm-core[lm] is not installed.
         """
-        from transformers import AutoTokenizer
-
+        try:
+            from transformers import AutoTokenizer
+        except ModuleNotFoundError as e:
+            raise MissingDependency("a language model needs transformers: install plm-core[lm]") from e
         folder = _folder_of(str(source))
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -244,13 +250,49 @@ class Processor:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer and the settings into a folder, beside the weights of a model.
 
+        The files are also those that ``AutoProcessor`` of transformers reads, and vLLM. They tile as the original does:
+        theirs know no budget, tile each of several images, and show all frames of a video.
+
         Raises:
             FileError: A file cannot be written.
         """
         folder = make_folder(folder)
-        self.tokenizer.save_pretrained(str(folder))
+        theirs = self._transformers()
+        (self.tokenizer if theirs is None else theirs).save_pretrained(str(folder))
+        self._generation().save_pretrained(str(folder))
         text = json.dumps({"max_length": self.max_length, **asdict(self.settings)}, indent=2)
         write_text(folder / PREPROCESSOR_FILE, text + "\n")
+
+    def _generation(self) -> Any:
+        """Return the settings by which transformers ends an answer where we do."""
+        from transformers import GenerationConfig
+
+        return GenerationConfig(eos_token_id=self.stop_ids, pad_token_id=self.encoder.pad_id, do_sample=False)
+
+    def _transformers(self) -> Any:
+        """Return the processor of transformers that does the same; None if there is none."""
+        from transformers import PerceptionLMImageProcessor, PerceptionLMProcessor, PerceptionLMVideoProcessor
+
+        settings = self.settings
+        side = math.isqrt(settings.tokens)
+        square = side * side == settings.tokens and settings.size // (settings.size // side) == side
+        if not square or getattr(self.tokenizer, "image_token", None) is None:
+            return None
+        sizes = {"size": {"height": settings.size, "width": settings.size}}
+        pixels = {**sizes, "image_mean": list(settings.mean), "image_std": list(settings.std)}
+        tiles = {
+            "tile_size": settings.size,
+            "max_num_tiles": settings.max_tiles,
+            "vision_input_type": settings.mode,
+        }
+        return PerceptionLMProcessor(
+            image_processor=PerceptionLMImageProcessor(**pixels, **tiles),
+            video_processor=PerceptionLMVideoProcessor(**pixels),
+            tokenizer=self.tokenizer,
+            patch_size=settings.size // side,  # of a visual token, so that nothing is left to pool
+            pooling_ratio=1,
+            chat_template=self.tokenizer.chat_template,
+        )
 
 
 def _drawn(pixels: Any, indices: Sequence[int], box: Sequence[float]) -> Tensor:
@@ -272,6 +314,8 @@ def _folder_of(source: str) -> Path:
         return folder
     repo = HubFile.parse(source)
     if repo is None:
+        if is_name(name):
+            registry().get(Model, name)  # raises the error with similar names
         raise WeightsError(
             f"source {source!r} is neither a declared model, a folder nor a repository 'org/name[@revision]'"
         )
@@ -285,15 +329,27 @@ def _settings_of(folder: Path) -> tuple[MediaSettings, int]:
         known = {field.name for field in fields(MediaSettings)}
         own: dict[str, Any] = {key: _as_tuple(value) for key, value in values.items() if key in known}
         return MediaSettings(**own), int(values.get("max_length", MAX_LENGTH))
-    config = read_config(folder)
-    theirs = _json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
-    theirs = theirs.get("image_processor", theirs)
-    settings = media_settings(config)
+    settings = media_settings(read_config(folder))
+    theirs = _transformers_settings(folder)
     if theirs.get("max_num_tiles"):
         settings = replace(settings, max_tiles=theirs["max_num_tiles"])
     if theirs.get("vision_input_type", "thumb+tile") != "thumb+tile":
         settings = replace(settings, mode="vanilla")
+    for ours, name in (("mean", "image_mean"), ("std", "image_std")):
+        if theirs.get(name):
+            settings = replace(settings, **{ours: _as_tuple(theirs[name])})
     return settings, MAX_LENGTH
+
+
+def _transformers_settings(folder: Path) -> dict[str, Any]:
+    """Return how transformers prepares images, which newer versions write into the file of the whole processor."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            values = _json(folder / name)
+            if "image_processor" in values or name != "processor_config.json":
+                theirs: dict[str, Any] = values.get("image_processor", values)
+                return theirs
+    return {}
 
 
 def media_settings(config: Mapping[str, Any]) -> MediaSettings:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plm_core.errors import InputError, NotSupported
+from plm_core.lm.reduction import merge_tokens
 
 AT_ONCE = 2
 """Chunks that a tower sees at a time on the CPU where no gradients are needed. More do not fit the caches."""
@@ -94,10 +95,13 @@ class VisionEncoder(nn.Module):
 
     Attributes:
         width: C.
+        keep: The visual tokens of a chunk that are left after `plm_core.lm.reduction.merge_tokens`; None for all.
 
     Raises:
         NotSupported: The tower gives no feature maps.
     """
+
+    keep: int | None = None
 
     def __init__(self, tower: nn.Module, dim: int, pooling_ratio: int = 2) -> None:
         super().__init__()
@@ -128,7 +132,11 @@ class VisionEncoder(nn.Module):
         return maps[-1].flatten(2).transpose(1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the visual tokens of chunks: [B, 3, H, W] -> [B, n, D]."""
+        """Return the visual tokens of chunks: [B, 3, H, W] -> [B, n, D], or [B, keep, D]."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or images.device.type != "cpu":
-            return self.projector(self.features(images))
-        return torch.cat([self.projector(self.features(some)) for some in images.split(AT_ONCE)])
+            return self._tokens(images)
+        return torch.cat([self._tokens(some) for some in images.split(AT_ONCE)])
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        tokens: Tensor = self.projector(self.features(images))
+        return tokens if self.keep is None else merge_tokens(tokens, self.keep)
