@@ -266,6 +266,35 @@ def video_captions(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def conversations(tmp_path_factory):
+    """Write 24 conversations to train on and 8 held-out ones, about scenes of shapes; tests do not change them.
+
+    Every sixth is about two scenes, and every sixth is a text alone.
+    """
+    import json
+
+    from PIL import Image
+
+    from plm_core import shapes
+
+    folder = tmp_path_factory.mktemp("conversations")
+    for split, name, count in (("train", "train", 24), ("heldout", "validation", 8)):
+        rows = []
+        for number, scene in enumerate(shapes.Images(split, size=48, count=count, objects=(1, 1))):
+            file = f"{name}{number}.png"
+            Image.fromarray(scene.image).save(folder / file)
+            question = {"from": "human", "value": "which shape is it?" if number % 6 else "say circle"}
+            answer = {"from": "assistant", "value": scene.objects[0].shape if number % 6 else "circle"}
+            row = {"conversations": [question, answer], **({"image": file} if number % 6 else {})}
+            if number % 6 == 5:
+                row["image"] = [file, f"{name}{number - 1}.png"]
+                question["value"] = "<image> and <image>: which shape is first?"
+            rows.append(row)
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def gaze_photos(tmp_path_factory):
     """Write a training split of 12 scenes and a test split of 6 in GazeFollow's format; tests do not change them."""
     from gazelle.data import write_gazefollow

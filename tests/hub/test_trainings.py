@@ -20,15 +20,17 @@ SHORT = {
     "captions": {"epochs": 2, "batch_size": 8},
     "gazefollow": {"epochs": 2, "batch_size": 8},
     "vat": {"epochs": 2, "batch_size": 8},
+    "conversations": {"epochs": 2, "batch_size": 8},
 }
 
 
 @pytest.fixture
-def data(request, pictures, videos, objects, captions, gaze_photos, gaze_videos):
+def data(request, pictures, videos, objects, captions, conversations, gaze_photos, gaze_videos):
     """Folders by kind. Images and videos with captions are one kind, of which a recipe takes either."""
     if "video" in request.node.callspec.params["name"]:
         captions = request.getfixturevalue("video_captions")
     folders = {"images": pictures, "videos": videos, "coco": objects, "captions": captions}
+    folders["conversations"] = conversations
     return {**folders, "gazefollow": gaze_photos, "vat": gaze_videos}
 
 

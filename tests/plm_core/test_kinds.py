@@ -3,6 +3,7 @@
 import pytest
 
 from plm_core.datasets import KINDS, check_kind, kind_of
+from plm_core.datasets.conversations import find_conversations
 from plm_core.errors import InputError, UnknownName
 
 TREES = {
@@ -20,6 +21,7 @@ TREES = {
     "captions in shards": ["000.tar", "001.tar"],
     "captions in shards of splits": ["train/000.tar", "val/000.tar"],
     "images beside an archive": ["cat/1.png", "photos.tar", "rows.jsonl"],
+    "conversations in chunks": ["a.chunk.0.jsonl", "a.chunk.1.jsonl", "1.png"],
     "coco": ["images/1.jpg", "instances.json"],
     "coco in splits": ["train/images/1.jpg", "train/instances.json", "val/images/2.jpg", "val/instances.json"],
     "gazefollow": ["train_annotations_release.txt", "test_annotations_release.txt", "train/0/1.jpg", "test2/0/1.jpg"],
@@ -55,8 +57,45 @@ def test_kinds_of_other_sources(tmp_path):
     tree(tmp_path, ["x.npz", "x.csv", "x.jsonl", "x.tar"])
     assert kind_of(tmp_path / "x.jsonl") == kind_of(tmp_path / "x.tar") == "captions"
     assert (kind_of(tmp_path / "x.npz"), kind_of(str(tmp_path / "x.csv"))) == ("images", "unknown")
+    assert kind_of(tree(tmp_path, ["sets.yaml"]) / "sets.yaml") == "conversations"
     with pytest.raises(InputError, match=r"data '.*none' does not exist; a folder, an \.npz file or hf:name"):
         kind_of(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ('{"image": "1.png", "conversations": []}', "conversations"),
+        ('\n \n{"image": "1.png", "text": "a cat"}\nno JSON', "conversations"),
+        ('{"image": "1.png", "conversations": [', "conversations"),
+        ('{"image": "1.png", "caption": "a cat"}', "captions"),
+        ('{"image": "1.png", "caption": "a cat", "text": "?"}', "captions"),
+        ("[]", "captions"),
+        ("", "captions"),
+    ],
+)
+def test_the_first_row_tells_conversations_from_captions(tmp_path, row, kind):
+    (tmp_path / "train.jsonl").write_text(row)
+    (tmp_path / "validation.jsonl").touch()
+    assert kind_of(tmp_path) == kind_of(tmp_path / "train.jsonl") == kind
+
+
+def test_the_files_of_conversations(tmp_path):
+    row = '{"text": "a cat"}\n'
+    for name in ("train.jsonl", "val.jsonl", "rows.jsonl", "b/chunk.10.jsonl", "b/chunk.9.jsonl", "sets.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(row)
+    assert find_conversations(tmp_path) == ([tmp_path / "train.jsonl"], tmp_path / "val.jsonl")
+    assert find_conversations(tmp_path / "b") == ([tmp_path / "b/chunk.9.jsonl", tmp_path / "b/chunk.10.jsonl"], None)
+    assert find_conversations(tmp_path / "rows.jsonl") == ([tmp_path / "rows.jsonl"], None)
+    held_out = tmp_path / "validation.jsonl"
+    held_out.touch()
+    assert find_conversations(tmp_path / "rows.jsonl") == ([tmp_path / "rows.jsonl"], held_out)
+    assert find_conversations(tmp_path / "sets.yml") == ([tmp_path / "sets.yml"], held_out)
+    held_out.write_text(row)
+    assert find_conversations(held_out) == ([held_out], None)
+    (tmp_path / "b" / "validation.jsonl").touch()
+    assert find_conversations(tmp_path / "b")[1] == tmp_path / "b/validation.jsonl"
 
 
 USER = "recipe 'finetune'"

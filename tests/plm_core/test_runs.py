@@ -107,7 +107,7 @@ def test_every_setting_and_option_reaches_the_training(stopped, pictures, tmp_pa
     """What `finetune` and `fit` do with it is tested in test_training.py."""
     settings = {"epochs": 3, "batch_size": 12, "lr": 0.1, "optimizer": "sgd", "betas": (0.7, 0.8), "clip_grad": 2.5}
     settings |= {"weight_decay": 0.3, "warmup_epochs": 1.5, "warmup_start": 0.25, "layer_decay": 0.6, "aug_repeats": 2}
-    settings |= {"schedule": "steps", "milestones": (0.5, 0.75)}
+    settings |= {"schedule": "steps", "milestones": (0.5, 0.75), "decay_all": True}
     own = {"drop_path": 0.2, "dropout": 0.4, "auto_augment": "rand-m3", "mixup": 0.3, "cutmix": 0.6, "smoothing": 0.2}
     own |= {"scale": (0.4, 0.8), "hflip": 0.1}
     options = {"seed": 5, "precision": "bf16", "max_steps": 7, "save_steps": 9, "per_device_batch_size": 4}

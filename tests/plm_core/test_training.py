@@ -128,6 +128,19 @@ def test_vectors_are_not_decayed_in_a_model_that_says_nothing_about_it():
     assert decays == {0.0: [p.shape for p in vectors], 0.1: [p.shape for p in matrices]}
 
 
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_all_parameters_are_decayed_if_the_recipe_says_so(layer_decay):
+    import plm_core
+
+    model = plm_core.create_model("hiera_micro_digits")
+    model.pos_embed.requires_grad_(False)
+    recipe = Recipe(epochs=1, batch_size=1, lr=1.0, weight_decay=0.1, layer_decay=layer_decay, decay_all=True)
+    groups = parameter_groups(model, recipe)
+    assert {group["weight_decay"] for group in groups} == {0.1}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters())) - 1
+    assert (len({group["lr"] for group in groups}) > 1) == (layer_decay is not None)
+
+
 def test_layer_decay_needs_a_model_that_knows_its_layers():
     with pytest.raises(InputError, match="group_matcher"):
         parameter_groups(net(), Recipe(epochs=1, batch_size=1, lr=1.0, layer_decay=0.5))

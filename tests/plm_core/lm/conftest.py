@@ -2,7 +2,9 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +84,12 @@ def system_prompt(chat_golden):
 def byte_tokenizer(system_prompt):
     """Return the tokenizer of the goldens, with a chat template that writes their system prompt."""
     return ByteTokenizer(system_prompt)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Return the names of train_script.py: a tiny model, its samples and its training."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "train_script.py")))
 
 
 # --- a tiny model with random weights, which answers at random ------------------------------------------------------

@@ -116,6 +116,27 @@ def test_a_row_of_texts_needs_no_pixels():
     assert model.vision.projector.linear_1.weight.grad is None
 
 
+@pytest.mark.parametrize("learns", ["everything", "the projector"])
+def test_an_idle_chunk_gives_a_row_of_texts_gradients_and_changes_nothing(learns):
+    torch.manual_seed(0)
+    model = example()
+    model.requires_grad_(learns == "everything")
+    model.vision.projector.requires_grad_(True)
+    batch = row(chunks=(0, 0, 0, 0))
+    loss = Learner(model, 64)(batch)
+    assert float(loss) == pytest.approx(float(Learner(model)(batch)), abs=1e-7)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert not model.vision.projector.linear_1.weight.grad.any()
+
+
+def test_logits_for_the_targets_in_place_of_their_loss():
+    learner, batch = Learner(example()).eval(), row()
+    targets = batch["labels"][batch["labels"] != IGNORE]
+    logits = learner(batch, logits=True)
+    assert torch.allclose(torch.nn.functional.cross_entropy(logits, targets), learner(batch), atol=1e-6)
+
+
 def test_the_attention_without_documents_is_that_of_torch():
     model = example().eval()
     ids, mask = torch.randint(0, 60, (2, 9)), torch.tensor([[0] * 4 + [1] * 5, [1] * 9])

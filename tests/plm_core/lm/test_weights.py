@@ -11,6 +11,8 @@ import plm_core
 from plm_core import InputError, NotSupported, WeightsError, lm, weights
 from plm_core.hub import INDEX_FILE, shards_of
 from plm_core.lm.blocks import example
+from plm_core.lm.builders import create_tower
+from plm_core.lm.configs import SIZES
 from plm_core.lm.pretrained import from_pretrained, save_transformers
 from plm_core.testing import expand_manifest
 
@@ -84,6 +86,19 @@ def test_the_official_layout_gives_the_same_model(small, golden):
     report = weights.load(again, weights.export(model, "official"))
     assert report.layout == "official"
     assert weights.fingerprint(again) == weights.fingerprint(model)
+
+
+@pytest.mark.parametrize("size", ["1b", "8b"])
+def test_a_tower_may_have_no_layer_scale(size):
+    config = SIZES[size].config
+    vision = config["vision_config"]
+    plain = {**vision, "model_args": {**vision["model_args"], "init_values": None}}
+    with torch.device("meta"):
+        tower, bare = (create_tower(given, config["vision_use_cls_token"]) for given in (vision, plain))
+    scales = {name for name in tower.state_dict() if ".ls" in name}
+    assert len(scales) == 2 * len(tower.blocks)
+    shapes = {name: value.shape for name, value in tower.state_dict().items() if name not in scales}
+    assert shapes == {name: value.shape for name, value in bare.state_dict().items()}
 
 
 def test_a_configuration_of_the_original_builds_the_published_sizes():

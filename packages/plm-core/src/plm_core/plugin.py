@@ -15,7 +15,18 @@ from plm_core.hookspecs import (
     WeightLayout,
     hookimpl,
 )
-from plm_core.lm.configs import IMAGE_SIZE, LICENSE, MEAN, PAPER, SIZES, STD, WEIGHTS_LICENSE, Size
+from plm_core.lm.configs import (
+    IMAGE_SIZE,
+    LICENSE,
+    MEAN,
+    MICRO,
+    MICRO_SIZE,
+    PAPER,
+    SIZES,
+    STD,
+    WEIGHTS_LICENSE,
+    Size,
+)
 
 LM = "plm_core.lm.model:PerceptionLM"
 
@@ -52,8 +63,27 @@ def _language_model(name: str, size: Size) -> Model:
 
 @hookimpl
 def plm_models() -> list[Model]:
-    """Return the published sizes of the Perception Language Model."""
-    return [_language_model(name, size) for name, size in SIZES.items()]
+    """Return the published sizes of the Perception Language Model, and a small one for trials."""
+    return [*(_language_model(name, size) for name, size in SIZES.items()), _micro()]
+
+
+def _micro() -> Model:
+    return Model(
+        name="plm_micro_shapes",
+        family="plm",
+        task="image-text-to-text",
+        builder="plm_core.lm.builders:perception_lm",
+        config=MICRO,
+        params=618_688,
+        input=Input(size=(3, MICRO_SIZE, MICRO_SIZE), mean=MEAN, std=STD, crop_pct=1.0, crop_mode="squash"),
+        num_classes=0,
+        classifier=None,
+        first_conv="vision.tower.patch_embed.proj",
+        out_indices=(),
+        needs=("plm-core[lm]", "pe-encoder"),
+        license=LICENSE,
+        paper=PAPER,
+    )
 
 
 @hookimpl
@@ -199,7 +229,7 @@ def plm_block_adapters() -> list[BlockAdapter]:
 
 @hookimpl
 def plm_trainings() -> list[Training]:
-    """Return the recipe for any classifier."""
+    """Return the recipe for any classifier, and those of the language model."""
     return [
         Training(
             name="finetune",
@@ -210,8 +240,27 @@ def plm_trainings() -> list[Training]:
             presets={"*_micro_*": "micro", "test_*": "micro", "*": "default"},
             micro="test_vit",
             options=("pretrained", "weights", "transforms"),
-        )
+        ),
+        _language_training("lm-stage1", "Train the projector of a language model that sees, on captions.", "STAGE1"),
+        _language_training("lm-stage2", "Train all of a language model that sees, on synthetic data.", "STAGE2"),
+        _language_training("lm-stage3", "Train all of a language model that sees, on people's answers.", "STAGE3"),
+        _language_training("lm-finetune", "Finetune a language model that sees, on your conversations.", "FINETUNE"),
     ]
+
+
+def _language_training(name: str, help: str, table: str) -> Training:
+    sizes = {"plm_1b": "1b", "plm_3b": "3b", "plm_8b": "8b"} if table != "FINETUNE" else {"*": "default"}
+    return Training(
+        name=name,
+        help=help,
+        data="conversations",
+        train="plm_core.lm.recipes.stages:run",
+        configs=f"plm_core.lm.recipes.tables:{table}",
+        presets={"plm_micro_*": "micro", **sizes},
+        model="plm_1b" if table in ("STAGE1", "FINETUNE") else None,
+        micro="plm_micro_shapes",
+        options=("pretrained", "weights"),
+    )
 
 
 @hookimpl

@@ -26,7 +26,8 @@ def train(
             help="Data of the recipe's kind. Images: a folder with one folder of images per class, or such folders "
             "train and val; an .npz file; or hf:name[,label=COLUMN]. Videos: a folder with one folder of videos per "
             "class, or such folders train and val. Captions: a folder with captions.jsonl or shards (.tar), such "
-            "folders train and val, or one such file. COCO: folders train and val, each with images/ and "
+            "folders train and val, or one such file. Conversations: a .jsonl file, a folder with train.jsonl, or a "
+            "registry (.yaml) of such files. COCO: folders train and val, each with images/ and "
             "instances.json."
         ),
     ] = None,

@@ -10,6 +10,7 @@
     folder.py       folders of images or videos by class
     npz.py          arrays
     huggingface.py  datasets of the Hugging Face Hub, and those that its library has saved
+    conversations.py  the files of conversations for language models
     captions/       images or videos with captions: `load_captions`, `CaptionPairs` ...
 
 Images stay encoded until a model needs them. Only pictures.py and captions/pairs.py import torch. The names below are

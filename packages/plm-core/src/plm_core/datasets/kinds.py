@@ -1,7 +1,7 @@
 """What a source of data holds: images, videos, captions, COCO's or a gaze format, a model, or nothing that is known.
 
 Commands describe the data that they take by `KINDS`, and refuse other data by `check_kind` before anything is loaded.
-Only names of files are looked at.
+Only names of files are looked at, and the first row of JSON lines, which may be captions or conversations.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from plm_core.datasets.captions.layout import find_rows, find_shards, is_captions
+from plm_core.datasets.conversations import find_conversations
 from plm_core.datasets.layout import files_below, find_splits, is_saved, subfolders
 from plm_core.errors import InputError, UnknownName
 from plm_core.utils.endings import VIDEOS, image_endings
@@ -47,6 +48,13 @@ KINDS: Mapping[str, Kind] = {
             "images or videos with captions",
             'captions.jsonl with rows such as {"image": "a/1.png", "caption": "..."}, or shards (.tar)',
         ),
+        Kind(
+            "conversations",
+            "conversations",
+            "conversations about images or videos",
+            'a .jsonl file with rows such as {"image": "1.png", "conversations": [...]}, a folder with train.jsonl or '
+            "with *chunk.<n>*.jsonl, or a registry (.yaml)",
+        ),
         Kind("coco", "COCO data", "images and instances.json", "train/ and val/, each with images/ and instances.json"),
         Kind(
             "gazefollow",
@@ -75,6 +83,8 @@ def kind_of(source: str | Path) -> str:
     - ``videos``: class folders of videos. Where there are both, the first class folder that has files decides.
     - ``captions``: ``captions.jsonl``, or ``train.jsonl``, whatever lies beside it; shards (.tar) where there are no
       class folders; a .jsonl or .tar file.
+    - ``conversations``: a registry (.yaml); a folder of ``*chunk.<n>*.jsonl``; and of captions those in a .jsonl file,
+      or in ``train.jsonl``, whose first row has turns, see `plm_core.datasets.conversations`.
     - ``coco``: ``images/`` beside ``instances.json``.
     - ``gazefollow``: ``train_annotations_release.txt`` or ``test_annotations_release.txt``, whatever lies beside it.
     - ``vat``: ``images/`` beside text files such as ``annotations/train/SHOW/CLIP/PERSON.txt``.
@@ -91,14 +101,23 @@ def kind_of(source: str | Path) -> str:
         return "images"
     path = Path(source)
     if not path.exists():
-        files = "a folder, an .npz file or hf:name[:split] is allowed, and for captions a .jsonl or .tar file"
+        files = (
+            "a folder, an .npz file or hf:name[:split] is allowed, for captions a .jsonl or .tar file, and for "
+            "conversations a .jsonl or .yaml file"
+        )
         raise InputError(f"data {str(source)!r} does not exist; {files}")
     if path.is_file():
         return _kind_of_file(path)
+    return _kind_of_folder(path)
+
+
+def _kind_of_folder(path: Path) -> str:
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         return "model"
     if is_saved(path):
         return "images"
+    if find_conversations(path):
+        return "conversations"
     if find_rows(path):
         return "captions"
     return _kind_of_gaze(path) or _kind_of_splits(path) or ("unknown" if next(files_below(path), None) else "empty")
@@ -127,6 +146,8 @@ def _kind_of_splits(path: Path) -> str | None:
 
 
 def _kind_of_file(path: Path) -> str:
+    if find_conversations(path):
+        return "conversations"
     if is_captions(path):
         return "captions"
     return "images" if path.suffix.lower() == ".npz" else "unknown"

@@ -22,22 +22,30 @@ class Tower:
 
     Attributes:
         name: The registered tower that has the same parameters, without what PE-Core has after its blocks.
+        core: The registered PE-Core that it began as, whose blocks have no layer scale.
+        layers: Its blocks.
         heads: Its attention heads, which timm takes from the name.
         mlp_ratio: The ratio of its MLPs, likewise.
         cls_token: Whether it has a class token, likewise.
     """
 
     name: str
+    core: str
+    layers: int
     heads: int
     mlp_ratio: float = 4.0
     cls_token: bool = True
 
 
 TOWERS: Mapping[str, Tower] = {
-    "vit_pe_core_large_patch14_336": Tower(name="pe_lang_l14_448", heads=16),
-    "vit_pe_lang_large_patch14_448": Tower(name="pe_lang_l14_448", heads=16),
-    "vit_pe_core_gigantic_patch14_448": Tower(name="pe_lang_g14_448", heads=16, mlp_ratio=8960 / 1536, cls_token=False),
-    "vit_pe_lang_gigantic_patch14_448": Tower(name="pe_lang_g14_448", heads=16, mlp_ratio=8960 / 1536, cls_token=False),
+    "vit_pe_core_large_patch14_336": Tower(name="pe_lang_l14_448", core="pe_core_l14_336", layers=23, heads=16),
+    "vit_pe_lang_large_patch14_448": Tower(name="pe_lang_l14_448", core="pe_core_l14_336", layers=23, heads=16),
+    "vit_pe_core_gigantic_patch14_448": Tower(
+        name="pe_lang_g14_448", core="pe_core_g14_448", layers=47, heads=16, mlp_ratio=8960 / 1536, cls_token=False
+    ),
+    "vit_pe_lang_gigantic_patch14_448": Tower(
+        name="pe_lang_g14_448", core="pe_core_g14_448", layers=47, heads=16, mlp_ratio=8960 / 1536, cls_token=False
+    ),
 }
 """The towers of published models by the names that transformers gives them."""
 RENAMED: Mapping[str, str] = {
@@ -49,6 +57,8 @@ RENAMED: Mapping[str, str] = {
     "use_post_transformer_norm": "use_ln_post",
 }
 """timm's words for the keywords of a tower, and ours."""
+CORE_AS_LANG: dict[str, Any] = {"image_size": 448, "global_pool": "", "use_ln_post": False}
+"""Keywords of a PE-Core that make it a PE-Lang: an image of this size, and no norm and no pooling after the blocks."""
 LEFT_OUT = ("global_pool", "ref_feat_shape")
 """Keywords of timm that say what a tower does anyway: it pools nothing, and its rotary positions are those of its own
 size."""
@@ -164,8 +174,11 @@ def create_tower(vision_config: Mapping[str, Any], cls_token: bool = True, **kwa
     if tower is None:
         return create_model(name, num_classes=0, **(arguments | kwargs))
     given: dict[str, Any] = {RENAMED.get(key, key): value for key, value in arguments.items() if key not in LEFT_OUT}
-    own = {"heads": tower.heads, "mlp_ratio": tower.mlp_ratio, "use_cls_token": cls_token, "ls_init_value": None}
-    return create_model(tower.name, **(own | given | kwargs))
+    own = {"heads": tower.heads, "mlp_ratio": tower.mlp_ratio, "use_cls_token": cls_token, "num_classes": 0}
+    keywords = own | given | kwargs
+    if keywords.get("ls_init_value") is None:  # timm leaves out keywords that are None, and PE-Lang has layer scale
+        return create_model(tower.core, **(CORE_AS_LANG | {"layers": tower.layers} | keywords))
+    return create_model(tower.name, **keywords)
 
 
 def from_official(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,14 +86,18 @@ class Learner(nn.Module):
 
     Args:
         model: The model. Its decoder is given to `attend_within_documents`.
+        idle_size: Side in pixels of a chunk that is encoded for rows without media, to no effect on the loss. Several
+            processes need it, whose collectives must keep in step, and so does a training of the projector alone, in
+            which each row must have a gradient. None for no such chunk.
     """
 
-    def __init__(self, model: PerceptionLM) -> None:
+    def __init__(self, model: PerceptionLM, idle_size: int | None = None) -> None:
         super().__init__()
         attend_within_documents(model.decoder)
         self.model = model
+        self.idle_size = idle_size
 
-    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+    def forward(self, batch: Mapping[str, Any], logits: bool = False) -> Tensor:
         """Return the mean cross-entropy over all targets of a packed row, and 0 if there are none.
 
         The head is applied to the tokens before targets alone.
@@ -102,6 +106,7 @@ class Learner(nn.Module):
             batch: As `plm_core.lm.data.pack` returns it: ``input_ids``, ``labels`` and ``position_ids`` [1, T],
                 ``lengths``
                 of the documents, ``media_positions`` [k], and ``pixel_values`` [N, 3, S, S] or None.
+            logits: Whether to return the logits for the targets instead, [P, V]. There must be targets.
 
         Raises:
             InputError: The chunks do not fill the places of visual tokens.
@@ -110,18 +115,22 @@ class Learner(nn.Module):
         places = torch.nonzero(batch["labels"][0] != IGNORE)[:, 0]
         if not len(places):  # some logits are still needed, whose gradients are 0
             places = places.new_ones(1)
-        return next_token_loss(packed_logits(self.model, batch, places), batch["labels"][0, places])
+        predicted = packed_logits(self.model, batch, places, self.idle_size)
+        return predicted if logits else next_token_loss(predicted, batch["labels"][0, places])
 
 
-def packed_logits(model: PerceptionLM, batch: Mapping[str, Any], places: Tensor) -> Tensor:
+def packed_logits(
+    model: PerceptionLM, batch: Mapping[str, Any], places: Tensor, idle_size: int | None = None
+) -> Tensor:
     """Return the logits for the tokens at places of a packed row, each from the token before it: [P, V].
 
     Args:
         model: A model whose decoder was given to `attend_within_documents`.
         batch: See `Learner`.
         places: Positions from 1, int64 [P].
+        idle_size: See `Learner`.
     """
-    embeddings = _embeddings(model, batch)
+    embeddings = _embeddings(model, batch, idle_size)
     documents = Documents(batch["lengths"].tolist())
     output = model.decoder(
         inputs_embeds=embeddings,
@@ -140,11 +149,14 @@ def packed_logits(model: PerceptionLM, batch: Mapping[str, Any], places: Tensor)
     return logits
 
 
-def _embeddings(model: PerceptionLM, batch: Mapping[str, Any]) -> Tensor:
+def _embeddings(model: PerceptionLM, batch: Mapping[str, Any], idle_size: int | None) -> Tensor:
     embeddings: Tensor = model.decoder.get_input_embeddings()(batch["input_ids"])
     pixels, places = batch["pixel_values"], batch["media_positions"]
     if pixels is None:
-        return embeddings
+        if idle_size is None:
+            return embeddings
+        unseen = model.image_features(embeddings.new_ones(1, 3, idle_size, idle_size))
+        return embeddings + 0 * unseen.sum().to(embeddings)
     tokens = model.image_features(pixels).flatten(0, 1)
     if len(tokens) != len(places):
         raise InputError(

@@ -116,6 +116,12 @@ class VisionEncoder(nn.Module):
         weight = next(tower.parameters())
         self.projector = Projector(self.width, dim, pooling_ratio, weight.device, weight.dtype)
 
+    def tokens_of(self, size: int) -> int:
+        """Return the number of visual tokens of a chunk with sides of so many pixels."""
+        facts: Any = self.tower.feature_info
+        stride: int = (facts[-1] if isinstance(facts, list) else facts.get_dicts()[-1])["reduction"]
+        return int((size // stride // self.projector.pooling_ratio) ** 2)
+
     def features(self, images: Tensor) -> Tensor:
         """Return the features of the last block in row-major order, without class tokens: [B, 3, H, W] -> [B, N, C]."""
         prefix = getattr(self.tower, "num_prefix_tokens", None)

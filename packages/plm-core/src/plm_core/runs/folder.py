@@ -13,7 +13,7 @@ from plm_core.hookspecs import Training
 from plm_core.hub import RECORD_FILE
 from plm_core.registry import registry
 from plm_core.runs.job import Job, Trained
-from plm_core.runs.request import last_part, request_of
+from plm_core.runs.request import last_part, request_of, without_folder
 from plm_core.training.curve import write_curve
 from plm_core.utils.files import write_text
 
@@ -34,10 +34,12 @@ def write_run(job: Job, trained: Trained, license: str | None = None) -> None:
     """
     model = trained.model.cpu()
     start: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    from_its_weights = job.pretrained and job.weights is None
+    from_its_weights = job.pretrained and job.weights is None and not trained.start
     license = license or (start.get("license") if from_its_weights else None) or "other"
     for name, extra in trained.extras.items():
         weights.save(extra, job.out / name)
+    if trained.beside is not None:
+        trained.beside(job.out)
     write_curve(trained.history, job.out, title=f"{job.recipe}: {last_part(job.model)}")
     write_text(job.out / RECORD_FILE, json.dumps(record(job, trained), indent=2, default=str) + "\n")
     weights.save_pretrained(
@@ -46,7 +48,7 @@ def write_run(job: Job, trained: Trained, license: str | None = None) -> None:
         license,
         card(job, trained),
         labels=tuple(trained.labels) or None,
-        about={"recipe": job.recipe},
+        about={**trained.about, "recipe": job.recipe},
     )
 
 
@@ -70,7 +72,7 @@ def card(job: Job, trained: Trained) -> str:
     start = "its pretrained weights" if job.pretrained else "random weights"
     start = f"the weights of `{last_part(job.weights)}`" if job.weights else start
     rows = {
-        "Start": f"`{last_part(job.model)}` with {start}",
+        "Start": f"`{last_part(job.model)}` with {trained.start or start}",
         "Data": trained.data,
         "Recipe": f"`{_command(job)}`",
         "Steps": str(int(trained.history[-1]["step"])) if trained.history else "",
@@ -91,7 +93,7 @@ def _command(job: Job) -> str:
     words = ["--random"] if has_weights and not (job.pretrained or job.weights) else []
     words += [f"--weights {shlex.quote(last_part(job.weights))}"] if job.weights else []
     words += [f"--preset {job.preset}"]
-    words += [f"--set {shlex.quote(f'{key}={value}')}" for key, value in job.settings.items()]
+    words += [f"--set {shlex.quote(f'{key}={without_folder(value)}')}" for key, value in job.settings.items()]
     words += [f"--transform {shlex.quote(text)}" for text in job.transforms]
     words += [f"--model-kwargs {shlex.quote(f'{key}={value}')}" for key, value in job.model_kwargs.items()]
     words += ["--skip-unreadable"] if job.skip_unreadable else []

@@ -194,6 +194,10 @@ class Trained:
         data: The data in words, such as "1437 images of 10 classes".
         notes: Further lines of the model card, by title.
         extras: Further weights to write into the folder, by file name: models whose own keys are written.
+        start: What the training started from, in words, if that is neither the weights of the model nor those that the
+            job names.
+        about: Further facts for the key ``plm`` of the folder's config.
+        beside: A function that writes further files into the folder, such as those of a tokenizer.
     """
 
     model: nn.Module
@@ -203,6 +207,9 @@ class Trained:
     data: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, nn.Module] = field(default_factory=dict)
+    start: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    beside: Callable[[Path], None] | None = None
 
 
 def load_body(model: nn.Module, source: str) -> None:

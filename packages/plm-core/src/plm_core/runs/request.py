@@ -34,7 +34,7 @@ def request_of(job: Job) -> dict[str, Any]:
         **job.facts,
         "model": last_part(job.model),
         "preset": job.preset,
-        "settings": dict(job.settings),
+        "settings": {name: without_folder(value) for name, value in job.settings.items()},
         "model_kwargs": dict(job.model_kwargs),
         "pretrained": job.pretrained,
         "weights": None if job.weights is None else last_part(job.weights),
@@ -42,7 +42,7 @@ def request_of(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "skip_unreadable": job.skip_unreadable,
         "precision": job.options.get("precision"),
-        "config": config,
+        "config": {name: without_folder(value) for name, value in config.items()},
         "options": {name: job.options[name] for name in OPTIONS if name in job.options},
     }
 
@@ -50,6 +50,11 @@ def request_of(job: Job) -> dict[str, Any]:
 def last_part(source: str) -> str:
     """Return the last part of a path: a folder that is published should not tell where somebody keeps files."""
     return Path(source).name if Path(source).exists() or source.startswith("local-dir:") else source
+
+
+def without_folder(value: Any) -> Any:
+    """Return a value of a setting: of a path the last part, see `last_part`, and everything else as it is."""
+    return last_part(value) if isinstance(value, str) and "/" in value else value
 
 
 def begin(job: Job, found: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from plm_core.errors import InputError, MissingDependency
 from plm_core.training.checks import training_device
@@ -93,8 +93,15 @@ def training_arguments(
 def _units(model: nn.Module) -> dict[str, Any]:
     """Return the FSDP setting that shards a model block by block; empty if it has no blocks, to shard it as a whole."""
     blocks = (module for name, module in model.named_modules() if re.search(r"blocks\.\d+$", name))
-    names = sorted({type(block).__name__ for block in blocks})
+    names = sorted({type(block).__name__ for block in (*blocks, *_decoder_layers(model))})
     return {"transformer_layer_cls_to_wrap": names} if names else {}
+
+
+def _decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of the language models of transformers in a model, which are named ``layers``, not blocks."""
+    decoders = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    layers = [getattr(decoder, "layers", None) for decoder in decoders]
+    return [layer for stack in layers if isinstance(stack, nn.ModuleList) for layer in stack]
 
 
 def _shares(recipe: Recipe, per_device_batch_size: int | None) -> dict[str, int]:

@@ -27,6 +27,7 @@ class Recipe:
         optimizer: "adamw", "lamb" (arXiv 1904.00962, as timm has it) or "sgd" (with momentum ``betas[0]``).
         betas: Coefficients of AdamW and LAMB.
         weight_decay: Weight decay of matrices. Vectors and the parameters in ``model.no_weight_decay()`` have none.
+        decay_all: Whether these have it too.
         warmup_epochs: Epochs in which the learning rate rises linearly.
         warmup_start: Learning rate at the first step, as a fraction of ``lr``.
         schedule: "cosine" decays to zero; "steps" divides the learning rate by ten at each of ``milestones``.
@@ -43,6 +44,7 @@ class Recipe:
     optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
+    decay_all: bool = False
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
     schedule: Literal["cosine", "steps"] = "cosine"
@@ -90,11 +92,17 @@ def _rising(milestones: tuple[float, ...]) -> bool:
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return the optimiser's parameter groups: weight decay on matrices only, and learning rates by ``layer_decay``.
+    """Return the optimiser's parameter groups: weight decay as the recipe says, and learning rates by ``layer_decay``.
 
     Raises:
         InputError: The recipe has ``layer_decay``, and the model has no ``group_matcher``.
     """
+    groups = _groups(model, recipe)
+    return [{**group, "weight_decay": recipe.weight_decay} for group in groups] if recipe.decay_all else groups
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the groups with weight decay on matrices only."""
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
     no_weight_decay: Any = getattr(model, "no_weight_decay", set)

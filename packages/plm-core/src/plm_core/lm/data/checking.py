@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plm_core.datasets.conversations import REGISTRIES
 from plm_core.errors import InputError
-from plm_core.lm.data.registry import SUFFIXES, load_registry
+from plm_core.lm.data.registry import load_registry
 from plm_core.lm.data.rows import KINDS, Medium, Row, Stored
 from plm_core.lm.data.sources import Rows, open_rows
 from plm_core.utils.images import check_image
@@ -56,7 +57,7 @@ def check_data(source: str | Path, *, media: bool = False, limit: int | None = 2
         MissingDependency: A package for the source, or PyAV for videos, is not installed.
     """
     report = DataReport(str(source))
-    if Path(source).suffix.lower() not in SUFFIXES:
+    if Path(source).suffix.lower() not in REGISTRIES:
         _check(report, str(source), open_rows(source), media, limit)
         return report
     for name, entry in load_registry(source).items():

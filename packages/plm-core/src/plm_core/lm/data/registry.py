@@ -12,9 +12,6 @@ from plm_core.lm.data.sources import Rows, open_rows
 from plm_core.utils.near_misses import miss
 from plm_core.utils.text import first_line, shown
 
-SUFFIXES = (".yaml", ".yml")
-"""The suffixes of such a file."""
-
 
 @dataclass(frozen=True)
 class Entry:

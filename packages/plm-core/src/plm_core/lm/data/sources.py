@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from plm_core.datasets.captions.members import read_members
+from plm_core.datasets.conversations import find_chunks
 from plm_core.datasets.layout import files_in, is_saved
 from plm_core.errors import InputError, MissingDependency
 from plm_core.lm.data.rows import Row, Stored, listed, parse_row
 from plm_core.utils.endings import VIDEOS, image_endings
 from plm_core.utils.text import first_line, natural_key
 
-_CHUNK = re.compile(r".*chunk\.(\d+).*\.jsonl", re.DOTALL)
 _HIDDEN = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 ALLOWED = (
     "a .jsonl file, a .tar file, a folder of *chunk.<n>*.jsonl or of .tar files, a folder that Hugging Face's library "
@@ -241,11 +241,9 @@ def open_rows(source: str | Path, root: str | Path | None = None) -> Rows:
 def _of_folder(path: Path, root: Path | None) -> Rows:
     if is_saved(path):
         return TableRows(path, root)
-    names = files_in(path)
-    chunks = sorted((int(match[1]), match[0]) for match in map(_CHUNK.fullmatch, names) if match)
-    if chunks:
-        return JsonRows([path / name for _, name in chunks], path if root is None else root)
-    shards = sorted((name for name in names if name.lower().endswith(".tar")), key=natural_key)
+    if chunks := find_chunks(path):
+        return JsonRows(chunks, path if root is None else root)
+    shards = sorted((name for name in files_in(path) if name.lower().endswith(".tar")), key=natural_key)
     if shards:
         return ShardRows([path / name for name in shards])
     raise InputError(f"folder {str(path)!r} has no rows; {ALLOWED} is allowed")
