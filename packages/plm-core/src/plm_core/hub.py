@@ -25,8 +25,11 @@ CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 RECORD_FILE = "training.json"
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor.json")
-"""What a language model has beside its weights: transformers' tokenizer, and the settings of its media."""
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor.json"),
+    *("processor_config.json", "generation_config.json"),
+)
+"""What a language model has beside its weights: tokenizer and processor of transformers, and settings of its media."""
 # The only files that are uploaded. None of them can run code when it is read. The last ones are left by a training.
 PUSHED = (*MODEL_FILES, *TOKENIZER_FILES, RECORD_FILE, "curve.csv", "curve.png")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".tar")

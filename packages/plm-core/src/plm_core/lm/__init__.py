@@ -16,7 +16,10 @@ Everything here needs the extra ``plm-core[lm]`` and is imported when it is firs
 - ``tiling``, ``video``, ``regions``, ``media``: images, videos and regions as chunks of pixels.
 - ``prompts``, ``processor``: questions as the inputs of a model.
 - ``assistant``: `Assistant`, which answers them.
+- ``asking``, ``serving``: what ``plm ask`` and ``plm serve`` do.
+- ``reduction``: fewer visual tokens per chunk, by merging the most alike.
 - ``data``: conversations to train on.
+- ``recipes``: the three stages, finetuning and LoRA.
 - ``engine``: data that models write, from videos and images.
 - ``documents``: packed rows, whose documents do not see one another, and their loss.
 - ``official``: the original's training step.
@@ -52,8 +55,9 @@ __all__ = [
 ]
 
 SUBMODULES = (
-    *("assistant", "blocks", "builders", "chat", "configs", "data", "documents", "engine", "layouts", "media", "model"),
-    *("official", "pretrained", "processor", "prompts", "regions", "tiling", "video", "vision"),
+    *("asking", "assistant", "blocks", "builders", "chat", "configs", "data", "documents", "engine", "layouts"),
+    *("media", "model", "official", "pretrained", "processor", "prompts", "recipes", "reduction", "regions"),
+    *("serving", "tiling", "video", "vision"),
 )
 
 __getattr__, __dir__ = attributes(

@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
-
 from plm_core.lm.assistant import Assistant
+from plm_core.lm.pretrained import DTYPES
 from plm_core.lm.prompts import Prompt, VideoClip
 from plm_core.utils.arguments import DEVICE
 from plm_core.utils.ranges import check_choice
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class AssistantAnswerer:
@@ -52,11 +49,11 @@ def load_answerer(name: str, *, device: str = DEVICE, dtype: str = "fp32") -> As
     Args:
         name: See `plm_core.lm.from_pretrained`.
         device: See `Assistant.from_pretrained`.
-        dtype: Precision of the weights: "fp32", "bf16" or "fp16".
+        dtype: Precision of the weights: "fp32" or "bf16".
 
     Raises:
         WeightsError: See `Assistant.from_pretrained`.
         InputError: See `Assistant.from_pretrained`.
     """
-    check_choice("dtype", dtype, tuple(PRECISIONS))
-    return AssistantAnswerer(Assistant.from_pretrained(name, PRECISIONS[dtype], device), name)
+    check_choice("dtype", dtype, tuple(DTYPES))
+    return AssistantAnswerer(Assistant.from_pretrained(name, DTYPES[dtype], device), name)

@@ -15,18 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from plm_core import transforms
 from plm_core.errors import FileError, InputError
 from plm_core.lm.assistant import Answer, Assistant
+from plm_core.lm.pretrained import DTYPES
 from plm_core.lm.prompts import Medium, Prompt, video_of
 from plm_core.utils.arguments import DEVICE
 from plm_core.utils.files import make_folder
 from plm_core.utils.ranges import check_choice, real
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""The precisions of weights by their names on the command line."""
 MARK = "<|bbox"
 """How the marks of regions in a question begin."""
 KEYS = ("question", "media", "start", "end", "boxes")

@@ -25,6 +25,8 @@ MODEL_TYPE = "perception_lm"
 """transformers' name for this architecture."""
 CLS_TOKEN = {name: tower.cls_token for name, tower in TOWERS.items()}
 """Whether a tower of timm has a class token."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""The data types of weights by the names that commands give them."""
 SHARD = "5GB"
 """The largest file of weights, by default, which is transformers' default too."""
 

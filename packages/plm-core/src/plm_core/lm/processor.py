@@ -305,6 +305,8 @@ def _folder_of(source: str) -> Path:
     declared = registry().all(Model).get(name)
     if declared is not None:
         entries: Sequence[Pretrained] = declared.declaration.pretrained
+        if not entries:
+            raise WeightsError(f"model {name!r} has no pretrained weights, and so no tokenizer")
         entry = next((entry for entry in entries if entry.tag == tag), entries[0])
         if entry.repo is None:
             return shipped_file(entry.file).with_suffix("")

@@ -120,7 +120,8 @@ class VisionEncoder(nn.Module):
         """Return the number of visual tokens of a chunk with sides of so many pixels."""
         facts: Any = self.tower.feature_info
         stride: int = (facts[-1] if isinstance(facts, list) else facts.get_dicts()[-1])["reduction"]
-        return int((size // stride // self.projector.pooling_ratio) ** 2)
+        count = int((size // stride // self.projector.pooling_ratio) ** 2)
+        return count if self.keep is None else min(self.keep, count)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features of the last block in row-major order, without class tokens: [B, 3, H, W] -> [B, N, C]."""
