@@ -265,9 +265,8 @@ def _language_training(name: str, help: str, table: str) -> Training:
 
 @hookimpl
 def plm_tour_stops() -> list[TourStop]:
-    """Return the stops of the language model and of the transform ``packed``, and the last, of what is installed."""
+    """Return the stop of the transform ``packed``, and the last stop, which shows what is installed."""
     return [
-        TourStop(name="lm", title="Ask a picture, ask a clip", run="plm_core.tour:questions", order=42),
         TourStop(name="packed", title="The same layers, multiplied faster", run="plm_core.tour:packed", order=50),
         TourStop(name="installed", title="What is installed", run="plm_core.tour:installed", order=900),
     ]

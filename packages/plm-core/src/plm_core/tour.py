@@ -1,4 +1,4 @@
-"""The stops of plm-core on ``plm tour``: questions, layers that are packed, and what is installed."""
+"""The stops of plm-core on ``plm tour``: layers that are packed, and what is installed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from plm_core.hookspecs import Model
 from plm_core.registry import registry
 from plm_core.tools.bench import Timing, compare
 from plm_core.tools.tour import Tour
-from plm_core.utils import plots
-from plm_core.utils.requirements import installed as installed_here
 from plm_core.utils.text import millions
 
 PACKED_MODEL = "vit_tiny_patch16_224"
@@ -26,56 +24,6 @@ FASTER = 1.05
 CODE = f"""model = plm_core.create_model("{PACKED_MODEL}").eval()
 plm_core.apply(model, "packed", example=images)
 print(packing.report(model))"""
-
-
-SPEAKER = "plm_micro_shapes"
-SIDE, FRAMES = 48, 8
-ASK = f"""from plm_core import lm
-
-assistant = lm.Assistant.from_pretrained("{SPEAKER}")
-print(assistant.ask("what shape is red?", [picture]).text)
-print(assistant.ask("what does the red star do?", [lm.VideoClip(source=frames)]).text)"""
-
-
-def questions(tour: Tour) -> None:
-    """Ask the micro language model about a held-out picture and a held-out clip."""
-    tour.text(
-        "A Perception Language Model puts what a vision tower sees into the places of a text, and a language model "
-        "goes on from there. This tiny one knows a hundred words and the world of shapes. For photos there is plm ask, "
-        "with the published weights."
-    )
-    needs = registry().get(Model, SPEAKER).needs
-    if missing := [need for need in needs if not installed_here(need)]:
-        tour.text(f"It needs {' and '.join(missing)}, which is not installed.")
-        return
-    from plm_core import lm
-    from plm_core.shapes.questions import ClipQuestions, ImageQuestions
-
-    tour.code(ASK)
-    assistant = lm.Assistant.from_pretrained(SPEAKER)
-    scene = ImageQuestions("heldout", size=SIDE, count=8)[3]
-    clip = ClipQuestions("heldout", size=SIDE, count=8, frames=FRAMES)[1]
-    figure = plots.figure("a picture", "plm-core[tour]", figsize=(9.6, 1.9), layout="constrained")
-    pictures = [scene.image, *clip.frames[:: FRAMES // 4]]
-    titles = ["the picture", *(f"frame {number}" for number in range(0, FRAMES, FRAMES // 4))]
-    for axes, picture, title in zip(figure.subplots(1, len(pictures)), pictures, titles, strict=True):
-        axes.imshow(picture)
-        axes.set_title(title, fontsize=9)
-        axes.axis("off")
-    tour.figure(figure, f"A held-out picture, and four of the {FRAMES} frames of a held-out clip.")
-    for what, item, medium in (
-        ("the picture", scene, scene.image),
-        ("the clip", clip, lm.VideoClip(source=clip.frames)),
-    ):
-        plain = [question for question in item.questions if question.track is None]
-        answers = assistant.answers([lm.Prompt(text=question.prompt, media=[medium]) for question in plain])
-        rows = [
-            {"question": question.prompt, "answer": answer.text, "right answer": question.reply}
-            for question, answer in zip(plain, answers, strict=True)
-        ]
-        tour.table(rows)
-        right = sum(row["answer"] == row["right answer"] for row in rows)
-        tour.fact(f"questions about {what} answered word for word", f"{right} of {len(rows)}")
 
 
 @torch.inference_mode()
