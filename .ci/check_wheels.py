@@ -38,6 +38,11 @@ assert plm_core.list_models("resnet18*"), "none of timm's models is listed"
 with tempfile.TemporaryDirectory() as folder:
     weights.save_pretrained(plm_core.create_model("test_vit", num_classes=2), folder, "mit", labels=["cat", "dog"])
     assert plm_core.create_model(folder, pretrained=True).pretrained_cfg["label_names"] == ["cat", "dog"]
+assert plm_core.lm.tiling.grid(640, 480, 448, 36)[:2] == (7, 5), "another grid of tiles"
+try:
+    plm_core.lm.build({"vision_config": {"architecture": "test_vit"}, "text_config": {"vocab_size": 9}})
+except plm_core.MissingDependency as error:
+    assert "plm-core[lm]" in str(error), error
 """,
     "hiera": """
 import hiera, timm, torch

@@ -123,7 +123,7 @@ def test_version(plm):
     [
         (["lst"], "no command 'lst'; did you mean 'list'?"),
         (["frobnicate"], "no command 'frobnicate'; acme would provide it and is not installed"),
-        (["zzz"], "there are: bench, caption, check-data, convert, doctor, "),
+        (["zzz"], "there are: ask, bench, caption, chat, check-data, "),
         (["list", "hierra_*"], "no model 'hierra_*'"),
         (["list", "acme_*"], "acme would provide it and is not installed"),
         (["info", "hiera_micro_digit"], f"no model 'hiera_micro_digit'; did you mean '{MICRO}'"),

@@ -566,7 +566,7 @@ def test_switches_come_from_the_environment(monkeypatch):
         (Merger, "zipitt", "no merger 'zipitt'; did you mean 'zipit'"),
         (Command, "dokter", "no command 'dokter'; did you mean 'doctor'?"),
         (Command, "frobnicate", "no command 'frobnicate'; acme would provide it"),
-        (Command, "zzz", "no command 'zzz'; there are: bench, caption, check-data, convert, doctor, "),
+        (Command, "zzz", "no command 'zzz'; there are: ask, bench, caption, chat, check-data, "),
     ],
 )
 @pytest.mark.usefixtures("acme")
