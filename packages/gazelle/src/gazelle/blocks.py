@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from gazelle.model import GazeLLE
 from plm_core import blocks
-from plm_core.blocks import BlockView, ModelView
+from plm_core.blocks import ModelView
 
 PREFIX = "backbone.model."
 
@@ -19,17 +17,7 @@ def view(model: GazeLLE) -> ModelView:
     Raises:
         NotSupported: The backbone has no block adapter, or its own refuses it.
     """
-    inner = blocks.view(model.backbone.model)
-    return replace(inner, blocks=tuple(map(_named, inner.blocks)), returns_maps=True)
-
-
-def _named(inner: BlockView) -> BlockView:
-    """Return the view of a block under its name in the whole model."""
-    return replace(
-        inner,
-        name=f"{PREFIX}{inner.name}",
-        view_of=lambda block: replace(inner.view_of(block), name=f"{PREFIX}{inner.name}"),
-    )
+    return blocks.part_of(blocks.view(model.backbone.model), PREFIX)
 
 
 def embed(model: GazeLLE, images: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from plm_core.blocks.patching import (
     unpatch,
 )
 from plm_core.blocks.swapping import Swapped, forward_class, original_class, swap, swap_back
-from plm_core.blocks.views import Attend, BlockView, ModelView, Tokens, attend, attention_kwargs, run_block
+from plm_core.blocks.views import Attend, BlockView, ModelView, Tokens, attend, attention_kwargs, part_of, run_block
 
 __all__ = [
     "Attend",
@@ -51,6 +51,7 @@ __all__ = [
     "find",
     "forward_class",
     "original_class",
+    "part_of",
     "patch",
     "patched_by",
     "run_block",

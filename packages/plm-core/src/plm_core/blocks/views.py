@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, C channels, H heads, D channels per head.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -152,6 +152,21 @@ class ModelView:
     tokens: Tokens
     returns_maps: bool = False
     pools_patches: bool = False
+
+
+def part_of(view: ModelView, prefix: str) -> ModelView:
+    """Return the view of a part as that of the model that holds it and asks it for maps of all patches.
+
+    Args:
+        view: The view of the part.
+        prefix: The path of the part in the model with a dot, such as ``backbone.``.
+    """
+
+    def named(inner: BlockView) -> BlockView:
+        name = f"{prefix}{inner.name}"
+        return replace(inner, name=name, view_of=lambda block: replace(inner.view_of(block), name=name))
+
+    return replace(view, blocks=tuple(map(named, view.blocks)), returns_maps=True)
 
 
 def run_block(view: BlockView, x: Tensor, attention: Attend | None = None, **context: Any) -> Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from plm_core import blocks
-from plm_core.blocks import BlockView, ModelView
+from plm_core.blocks import ModelView
 from plm_core.lm.builders import perception_lm
 from plm_core.lm.model import PerceptionLM
 
@@ -20,17 +18,7 @@ def view(model: PerceptionLM) -> ModelView:
     Raises:
         NotSupported: The tower has no block adapter, or its own refuses it.
     """
-    inner = blocks.view(model.vision.tower)
-    return replace(inner, blocks=tuple(map(_named, inner.blocks)), returns_maps=True)
-
-
-def _named(inner: BlockView) -> BlockView:
-    """Return the view of a block under its name in the whole model."""
-    return replace(
-        inner,
-        name=f"{PREFIX}{inner.name}",
-        view_of=lambda block: replace(inner.view_of(block), name=f"{PREFIX}{inner.name}"),
-    )
+    return blocks.part_of(blocks.view(model.vision.tower), PREFIX)
 
 
 def embed(model: PerceptionLM, images: Tensor) -> Tensor:
